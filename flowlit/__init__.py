@@ -1,0 +1,17 @@
+"""flowlit: small, one-step image generators by rectified flow, annealing reflow and flow-guided distillation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Generator", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something of it is asked for, so that ``flowlit --help`` is instant."""
+    if name in __all__:
+        from . import generator
+
+        return getattr(generator, name)
+    raise AttributeError(f"module 'flowlit' has no attribute {name!r}")

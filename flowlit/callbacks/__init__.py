@@ -1,0 +1,25 @@
+"""What happens around training and validation. Callbacks and modules meet at attribute names only."""
+
+from .anneal import Anneal
+from .ema import EMA
+from .fid import FID
+from .gradients import Gradients
+from .images import ImageWriter
+from .pairs import PairWriter
+from .report import Report
+from .samples import Samples
+from .straightness import Straightness
+from .throughput import Throughput
+
+__all__ = [
+    "EMA",
+    "FID",
+    "Anneal",
+    "Gradients",
+    "ImageWriter",
+    "PairWriter",
+    "Report",
+    "Samples",
+    "Straightness",
+    "Throughput",
+]

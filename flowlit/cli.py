@@ -1,0 +1,84 @@
+"""The door: ``flowlit <command>``. Commands import what they need, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import FlowlitError
+
+USAGE = """\
+usage: flowlit <command> [options]
+
+small, one-step image generators: teacher → couplings → annealing reflow → flow-guided distillation
+
+commands
+  fit        train what a YAML describes             flowlit fit -c experiments/slimflow_cifar.yaml
+  couple     make couplings (noise, image)           flowlit couple -c experiments/couple_cifar.yaml --num 100000
+  validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
+  test       the same, as a final run
+  predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
+  pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
+
+options of a command: flowlit <command> --help
+any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
+"""
+
+LIGHTNING = ("fit", "validate", "test", "predict", "couple")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 fine, 1 it failed, 2 it was called wrongly."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if command == "--version":
+        print(f"flowlit {__version__}")
+        return 0
+    try:
+        if command == "pipeline":
+            from .pipeline import main as pipeline
+
+            return pipeline(argv[1:])
+        if command in LIGHTNING:
+            return run_lightning(argv)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if (known := _told(error)) is None:
+            raise
+        print(f"flowlit: error: {known}", file=sys.stderr)
+        return 1
+    print(f"flowlit: error: unknown command {command!r}; see flowlit --help", file=sys.stderr)
+    return 2
+
+
+def _told(error: BaseException | None) -> FlowlitError | None:
+    """Find the error meant for the user among what was raised because of it."""
+    while error is not None and not isinstance(error, FlowlitError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def run_lightning(argv: list[str]) -> int:
+    """Parse and run fit, validate, test, predict or couple with LightningCLI."""
+    import jsonargparse
+    from omegaconf.errors import OmegaConfBaseException
+
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    from .lightning_cli import FlowCLI
+
+    try:
+        FlowCLI.run(argv)
+    except OmegaConfBaseException as error:
+        print(f"flowlit: error: interpolation in the configuration: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    finally:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+    return 0

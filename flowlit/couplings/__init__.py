@@ -1,0 +1,21 @@
+"""Joint laws of (noise, image): independent, simulated on the fly, or cached on disk."""
+
+from .cached import Cached, StoredPairs
+from .flip import flip, random_flip
+from .independent import Independent
+from .noise import NoiseShards, SeededNoise, seeded_normal
+from .simulated import Simulated
+from .store import Store
+
+__all__ = [
+    "Cached",
+    "Independent",
+    "NoiseShards",
+    "SeededNoise",
+    "Simulated",
+    "Store",
+    "StoredPairs",
+    "flip",
+    "random_flip",
+    "seeded_normal",
+]

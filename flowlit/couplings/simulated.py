@@ -1,0 +1,39 @@
+"""Pairs made on the fly: a frozen teacher is integrated inside every training step."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..frozen import Frozen
+from ..types import Coupling, Noise, Pair, Solver
+from .flip import random_flip
+from .noise import SeededNoise
+
+
+class Simulated(Coupling):
+    """(x0, ODE[teacher](x0)), solved when a batch is asked for. Needs no disk, pays the teacher at every step.
+
+    With the same seed, solver and teacher these are the pairs that ``flowlit couple`` stores.
+
+    Args:
+        teacher: a velocity, usually ``flowlit.networks.pretrained``.
+        solver: of the teacher's ODE.
+        noise: which noise, and how many different pairs (an epoch).
+        flip: mirror both ends of each pair with probability ½.
+    """
+
+    def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise, flip: bool = False):
+        self.teacher, self.solver, self.noise, self.flip = Frozen(teacher), solver, noise, flip
+
+    def dataset(self) -> Dataset:
+        return self.noise
+
+    def complete(self, batch: Noise, device: torch.device) -> Pair:
+        pair = Pair(batch.x0, self.solver(self.teacher, batch.x0, batch.cond).x1, batch.cond)
+        return random_flip(pair) if self.flip else pair
+
+    @property
+    def source(self) -> str:
+        return f"pairs simulated by {self.teacher!r}"

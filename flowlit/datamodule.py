@@ -1,0 +1,177 @@
+"""The data of every stage: pairs of a coupling for training, seeded noise for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from .couplings.noise import NoiseShards, SeededNoise
+from .couplings.store import Store
+from .types import Coupling, FlowlitError, Images
+
+
+def mix(*numbers: int) -> int:
+    """Hash integers to 32 bits; a bijection in the last one, so that no two steps share their draws."""
+    h = 0
+    for number in numbers:
+        h = (h + number + 0x9E3779B9) & 0xFFFFFFFF
+        h = ((h ^ (h >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+        h = ((h ^ (h >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+        h ^= h >> 16
+    return h
+
+
+class IndexStream(DistributedSampler):
+    """Rows in a fresh permutation for each pass, as one stream whose place is known: rank r takes places r, r + world, ….
+
+    The row at place p depends on (seed, p) alone, so a run resumed at any step sees what it would have seen. ``length`` rows
+    per rank are what Lightning calls an epoch.
+    """
+
+    def __init__(self, rows: int, length: int, seed: int, rank: int = 0, world: int = 1, start: int = 0):
+        super().__init__(cast(Dataset, range(rows)), num_replicas=world, rank=rank)
+        self.rows, self.length, self.stream_seed, self.start = rows, length, seed, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        place, current = self.start * self.num_replicas + self.rank, -1
+        order: list[int] = []
+        while True:
+            number, row = divmod(place, self.rows)
+            if number != current:
+                generator = torch.Generator().manual_seed(mix(self.stream_seed, number))
+                order, current = torch.randperm(self.rows, generator=generator).tolist(), number
+            yield order[row]
+            place += self.num_replicas
+
+
+class Stripe(DistributedSampler):
+    """Rows rank, rank + world, … in order, none twice and none left out."""
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
+
+
+class FlowDataModule(pl.LightningDataModule):
+    """Pairs for ``fit``; seeded noise (or held-out images) for ``validate``, ``test`` and ``predict``.
+
+    Every random draw of a training step (noise, times, flips, dropout) follows from (seed, step, rank): resuming is exact.
+
+    Args:
+        coupling: what to train on; not needed to validate, test, predict or couple.
+        batch_size: of one optimizer step over all devices; divided among devices and accumulated batches.
+        noise: from which validation, testing and prediction start; its shape is also that of ``flowlit couple``.
+        noise_batch_size: samples generated at a time on each device.
+        validation: labelled images instead of noise, for classifiers.
+        num_workers: processes that read data; 0 is best for stored pairs.
+        seed: of data order and all draws of the training steps.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling | None = None,
+        batch_size: int = 128,
+        noise: SeededNoise | None = None,
+        noise_batch_size: int = 256,
+        validation: Images | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.coupling, self.batch_size = coupling, batch_size
+        self.noise, self.noise_batch_size, self.validation = noise, noise_batch_size, validation
+        self.num_workers, self.seed = num_workers, seed
+        self._pairs: Dataset | None = None
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            if self.coupling is None:
+                raise FlowlitError("fit needs something to train on: give data.coupling")
+            self._pairs = self.coupling.dataset()
+            rows = len(cast(Sized, self._pairs))
+            if rows < self.batch_size:
+                raise FlowlitError(f"{self.coupling.source}: {rows} rows cannot fill one batch of {self.batch_size}; lower batch_size")
+
+    def device_batch_size(self) -> int:
+        """Samples per device and accumulated batch.
+
+        Raises:
+            FlowlitError: if the global batch cannot be divided so.
+        """
+        trainer = cast(pl.Trainer, self.trainer)
+        share = trainer.world_size * trainer.accumulate_grad_batches
+        if self.batch_size % share:
+            raise FlowlitError(
+                f"batch_size {self.batch_size} is that of one optimizer step and must divide by {trainer.world_size} devices × "
+                f"{trainer.accumulate_grad_batches} accumulated batches"
+            )
+        return self.batch_size // share
+
+    def train_dataloader(self) -> DataLoader:
+        trainer, pairs, size = cast(pl.Trainer, self.trainer), cast(Dataset, self._pairs), self.device_batch_size()
+        rows = len(cast(Sized, pairs))
+        epoch = rows // (size * trainer.world_size)
+        batches = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else epoch
+        done = trainer.global_step * trainer.accumulate_grad_batches
+        stream = IndexStream(
+            rows, batches * size, self.seed, trainer.global_rank, trainer.world_size, start=done * size
+        )
+        return self._loader(pairs, size, stream, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        data = self.validation if self.validation is not None else self.noise
+        if data is None:
+            raise FlowlitError("validation needs noise to start from: give data.noise (shape, num)")
+        trainer = cast(pl.Trainer, self.trainer)
+        stripe = Stripe(data, num_replicas=trainer.world_size, rank=trainer.global_rank)
+        return self._loader(data, self.noise_batch_size, stripe)
+
+    test_dataloader = val_dataloader
+    predict_dataloader = val_dataloader
+
+    def _loader(self, data: Dataset, batch_size: int, sampler: DistributedSampler, **kwargs: Any) -> DataLoader:
+        return DataLoader(
+            data,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **kwargs,
+        )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        trainer = cast(pl.Trainer, self.trainer)
+        if trainer.training:
+            place = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            torch.manual_seed(mix(self.seed, trainer.global_rank, place))
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        trainer = cast(pl.Trainer, self.trainer)
+        if not trainer.training or self.coupling is None:
+            return batch
+        with torch.no_grad():
+            return self.coupling.complete(batch, trainer.strategy.root_device)
+
+
+class ShardData(pl.LightningDataModule):
+    """The shards of a store that are still to be made, for ``flowlit couple``."""
+
+    def __init__(self, noise: SeededNoise, store: Store, shard_size: int, batch_size: int):
+        super().__init__()
+        self.noise, self.store, self.shard_size, self.batch_size = noise, store, shard_size, batch_size
+
+    def predict_dataloader(self) -> DataLoader:
+        finished = cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.finished_shards())
+        shards = NoiseShards(self.noise, self.shard_size, self.batch_size, skip=finished)
+        return DataLoader(shards, batch_size=None)

@@ -1,0 +1,279 @@
+"""Real images, as uint8 (C, H, W) with their class in ``cond``. Nothing is opened before the first access."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision import datasets
+
+from .types import FlowlitError, Images
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()[:16]
+
+
+def _item(image: Tensor, label: int | None) -> dict[str, Any]:
+    return {"x1": image, "cond": {} if label is None else {"label": torch.tensor(label, dtype=torch.int64)}}
+
+
+def _read_image(file: Any, name: str, resolution: int | None, channels: int) -> Tensor:
+    """Decode one image to uint8 (C, H, W).
+
+    Raises:
+        FlowlitError: if it is broken or of another resolution.
+    """
+    try:
+        with Image.open(file) as image:
+            array = np.array(image.convert("L" if channels == 1 else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise FlowlitError(f"{name} is not a readable image ({error}); replace or remove it") from error
+    if resolution is not None and array.shape[:2] != (resolution, resolution):
+        height, width = array.shape[:2]
+        raise FlowlitError(f"{name} is {width}×{height} pixels, expected {resolution}×{resolution}; resize the images first")
+    return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
+
+
+def _limited(count: int, limit: int | None, source: str) -> int:
+    if limit is not None and limit > count:
+        raise FlowlitError(f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit")
+    if count == 0:
+        raise FlowlitError(f"{source} holds no images; expected at least one ({', '.join(sorted(_SUFFIXES))})")
+    return count if limit is None else limit
+
+
+class _InMemory(Images):
+    """Shared by small sets: reads everything at the first access, then indexes tensors."""
+
+    def __init__(self, limit: int | None, labels: bool):
+        self.limit, self.labels = limit, labels
+        self._data: tuple[Tensor, Tensor] | None = None
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """Return uint8 images (N, C, H, W) and labels (N,)."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> tuple[Tensor, Tensor]:
+        if self._data is None:
+            images, labels = self._read()
+            count = _limited(len(images), self.limit, type(self).__name__)
+            self._data = images[:count], labels[:count].long()
+        return self._data
+
+    def __len__(self) -> int:
+        return len(self.data[0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        images, labels = self.data
+        return {"x1": images[index], "cond": {"label": labels[index]} if self.labels else {}}
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest(type(self).__name__, hashlib.sha256(self.data[0].numpy().tobytes()).hexdigest())
+
+
+class Digits(_InMemory):
+    """scikit-learn's handwritten digits: 1,797 images of 1×8×8, 17 grey levels, 10 classes; part of the installation.
+
+    Args:
+        part: "all", or a fixed split by index: every fifth image is "test", the others are "train".
+        limit: use only the first images.
+        labels: put the class into ``cond``.
+
+    Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998.
+    """
+
+    def __init__(self, part: str = "all", limit: int | None = None, labels: bool = True):
+        super().__init__(limit, labels)
+        if part not in ("all", "train", "test"):
+            raise FlowlitError(f"Digits: part is {part!r}; expected 'all', 'train' or 'test'")
+        self.part = part
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(digits.target)
+        test = torch.arange(len(images)) % 5 == 4
+        keep = {"all": torch.ones_like(test), "train": ~test, "test": test}[self.part]
+        return images[keep], labels[keep]
+
+
+class CIFAR10(_InMemory):
+    """CIFAR-10 through torchvision: 50,000 training (10,000 test) images of 3×32×32, 10 classes.
+
+    Args:
+        root: where torchvision keeps it.
+        train: the training part.
+        download: fetch it if it is not there (163 MiB).
+        limit, labels: as for ``Digits``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/cifar10",
+        train: bool = True,
+        download: bool = True,
+        limit: int | None = None,
+        labels: bool = False,
+    ):
+        super().__init__(limit, labels)
+        self.root, self.train, self.download = root, train, download
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        try:
+            data = datasets.CIFAR10(self.root, train=self.train, download=self.download)
+        except (OSError, RuntimeError) as error:
+            raise FlowlitError(
+                f"CIFAR-10 is not in {self.root} and could not be downloaded ({error}). Put cifar-10-python.tar.gz there, or "
+                "read your own copy with class_path: flowlit.images.ImageZip or flowlit.images.ImageFolder"
+            ) from error
+        return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+class ImageFolder(Images):
+    """A folder of images: flat, or one sub-folder a class (labels are the sub-folders in alphabetical order).
+
+    Args:
+        root: the folder; searched through all its sub-folders.
+        resolution: expected width and height in pixels; None leaves it to the first image that does not fit the network.
+        channels: 3 (RGB) or 1 (grey); images are converted.
+        limit: use only the first images, in alphabetical order.
+        labels: put the class into ``cond``; needs sub-folders.
+    """
+
+    def __init__(
+        self, root: str, resolution: int | None = None, channels: int = 3, limit: int | None = None, labels: bool = False
+    ):
+        self.root, self.resolution, self.channels, self.limit, self.labels = root, resolution, channels, limit, labels
+        self._files: list[Path] | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        if self._files is None:
+            root = Path(self.root)
+            if not root.is_dir():
+                raise FlowlitError(f"image folder {root} does not exist; check data.coupling.images.root")
+            found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+            self._files = found[: _limited(len(found), self.limit, f"image folder {root}")]
+            if self.labels and any(len(path.relative_to(root).parts) < 2 for path in self._files):
+                raise FlowlitError(f"image folder {root}: labels need one sub-folder a class, but images lie at its top")
+            for path in self._files:
+                self._verify(path)
+        return self._files
+
+    def _verify(self, path: Path) -> None:
+        """Look at every header, so that a broken file is found before training begins, not in the middle."""
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except Exception as error:
+            raise FlowlitError(f"{path} is not a readable image ({error}); replace or remove it") from error
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.files[index]
+        label = self._classes.index(path.relative_to(self.root).parts[0]) if self.labels else None
+        return _item(_read_image(path, str(path), self.resolution, self.channels), label)
+
+    @property
+    def _classes(self) -> list[str]:
+        return sorted({path.relative_to(self.root).parts[0] for path in self.files})
+
+    @property
+    def fingerprint(self) -> str:
+        stats = [(path.relative_to(self.root), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        return _digest("ImageFolder", stats, self.resolution, self.channels)
+
+
+class ImageZip(Images):
+    """Zip files of PNG images with ``dataset.json``, {"labels": [[name, class], …]}, as StyleGAN and EDM use them.
+
+    Names are read from the archive and never used as paths on the disk.
+
+    Args:
+        paths: one zip, or several shards whose images follow each other.
+        resolution, channels, limit: as for ``ImageFolder``.
+        labels: put the class into ``cond``; needs ``dataset.json`` in every shard.
+    """
+
+    def __init__(
+        self,
+        paths: str | Sequence[str],
+        resolution: int | None = None,
+        channels: int = 3,
+        limit: int | None = None,
+        labels: bool = False,
+    ):
+        self.paths = [paths] if isinstance(paths, str) else list(paths)
+        self.resolution, self.channels, self.limit, self.labels = resolution, channels, limit, labels
+        self._index: list[tuple[int, str, int | None]] | None = None
+        self._zips: dict[int, zipfile.ZipFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zips": {}}  # a worker opens its own
+
+    @property
+    def index(self) -> list[tuple[int, str, int | None]]:
+        """(shard, name, class) of every image."""
+        if self._index is None:
+            found = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
+            self._index = found[: _limited(len(found), self.limit, f"image zip {', '.join(self.paths)}")]
+        return self._index
+
+    def _open(self, shard: int) -> zipfile.ZipFile:
+        if shard not in self._zips:
+            try:
+                self._zips[shard] = zipfile.ZipFile(self.paths[shard])
+            except FileNotFoundError as error:
+                raise FlowlitError(f"image zip {self.paths[shard]} does not exist") from error
+            except (zipfile.BadZipFile, OSError) as error:
+                raise FlowlitError(f"image zip {self.paths[shard]} cannot be read ({error}); fetch it again") from error
+        return self._zips[shard]
+
+    def _list(self, shard: int) -> list[tuple[int, str, int | None]]:
+        archive, path = self._open(shard), self.paths[shard]
+        names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in _SUFFIXES)
+        if not self.labels:
+            return [(shard, name, None) for name in names]
+        try:
+            labels = dict(json.loads(archive.read("dataset.json"))["labels"])
+            return [(shard, name, int(labels[name])) for name in names]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FlowlitError(
+                f"{path}: labels asked for, but dataset.json is missing or has no label for every image ({error}); "
+                "set labels: false or repair it"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        shard, name, label = self.index[index]
+        where = f"{self.paths[shard]}:{name}"
+        try:
+            content = self._open(shard).read(name)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise FlowlitError(f"{where} cannot be read ({error}); fetch the zip again") from error
+        return _item(_read_image(io.BytesIO(content), where, self.resolution, self.channels), label)
+
+    @property
+    def fingerprint(self) -> str:
+        entries = [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
+        return _digest("ImageZip", entries, len(self), self.resolution, self.channels)

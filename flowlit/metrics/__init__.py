@@ -1,0 +1,1 @@
+"""Numbers about flows and images: Fréchet distance, straightness, cost."""

@@ -1,0 +1,157 @@
+"""The matchmaker: introduces a network to an objective, and a network to a solver."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, TypedDict
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from .. import __version__
+from ..codecs import Pixels
+from ..networks.pretrained import fingerprint, mismatch, spec
+from ..solvers import RK45, Euler
+from ..tree import flatten
+from ..types import Codec, FlowlitError, Noise, Objective, Pair, Solution, Solver
+
+
+class Generated(TypedDict):
+    """What a validation or test step hands to the callbacks."""
+
+    noise: Noise
+    solutions: dict[str, Solution]
+
+
+class SavedModule(pl.LightningModule):
+    """A module whose checkpoints say how its network is built, and refuse another architecture with a clear error."""
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None):
+        super().__init__()
+        if _given_hyperparameters.get() is not None:  # built by the command line: remember the configuration, which is plain data
+            self.save_hyperparameters()
+        self.network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.network.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
+        network = spec(self.network) or _configured(self.hparams, "network")
+        return {"version": __version__, "network": network}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["flowlit"] = self.facts()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if difference := mismatch(self.state_dict(), checkpoint["state_dict"]):
+            raise FlowlitError(
+                f"the checkpoint is of another architecture than this {type(self).__name__}: {difference}. Take the "
+                "config.yaml beside it, or start afresh without --ckpt_path"
+            )
+        before, now = flatten(checkpoint.get("hyper_parameters", {})), flatten(dict(self.hparams))
+        for key in sorted(before.keys() & now.keys()):
+            if before[key] != now[key]:
+                rank_zero_info(f"flowlit: {key}: the checkpoint had {before[key]}, now {now[key]} (used)")
+
+
+def _configured(hparams: Any, name: str) -> dict[str, Any] | None:
+    """Find how the command line's configuration built an argument of the module."""
+    given = hparams.get(name)
+    return dict(given) if isinstance(given, dict) and "class_path" in given else None
+
+
+class FlowModule(SavedModule):
+    """Train a velocity network, and generate with it in validation.
+
+    Beside ``network`` stands ``ema``, its exponential moving average: updated by the ``EMA`` callback, saved and loaded with
+    everything else, and used for generation as soon as it has been updated.
+
+    Args:
+        network: an nn.Module called as (x, t, cond).
+        objective: what to train it for.
+        optimizer: called with the network's parameters; Adam with the papers' settings by default.
+        lr_scheduler: called with the optimizer, stepped after each optimizer step.
+        solvers: by name, for validation; ``predict``, ``couple`` and ``flowlit.load`` use the first.
+        codec: between x1 and images; None is ``Pixels``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        solvers: dict[str, Solver] | None = None,
+        codec: Codec | None = None,
+    ):
+        super().__init__(network, optimizer, lr_scheduler)
+        self.objective = objective
+        self.solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
+        self.codec = codec or Pixels()
+        self.ema = deepcopy(network).requires_grad_(False).eval()
+        self.ema_updates = 0
+        self.objective.on_attach(self)
+
+    def train(self, mode: bool = True) -> FlowModule:
+        super().train(mode)
+        self.ema.eval()
+        return self
+
+    def velocity(self) -> nn.Module:
+        """The network to generate with: the average once there is one, the trained network otherwise."""
+        return self.ema if self.ema_updates else self.network
+
+    def solve(self, solver: str, noise: Noise) -> Solution:
+        """Integrate the velocity from a batch of noise with a named solver."""
+        return self.solvers[solver](self.velocity(), noise.x0, noise.cond)
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        parts = self.objective(self.network, pair)
+        for name, value in parts.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(pair.x1))
+        return parts["loss"]
+
+    def validation_step(self, noise: Noise, batch_idx: int) -> Generated:
+        return {"noise": noise, "solutions": {name: self.solve(name, noise) for name in self.solvers}}
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Noise | list[Noise], batch_idx: int) -> tuple[Noise, Solution]:
+        """Solve one batch, or the micro-batches of one shard, with the first solver."""
+        parts = [batch] if isinstance(batch, Noise) else batch
+        name = next(iter(self.solvers))
+        solved = [self.solve(name, noise) for noise in parts]
+        cond = {key: torch.cat([noise.cond[key] for noise in parts]) for key in parts[0].cond}
+        noise = Noise(torch.cat([n.index for n in parts]), torch.cat([n.x0 for n in parts]), cond)
+        return noise, Solution(torch.cat([s.x1 for s in solved]), torch.cat([s.nfe for s in solved]))
+
+    def provenance(self) -> dict[str, Any]:
+        """Say who makes pairs, for a manifest: hash and size of the network in use, and the solver."""
+        network = self.velocity()
+        name = next(iter(self.solvers))
+        return {
+            "teacher": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
+            "solver": repr(self.solvers[name]),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            **super().facts(),
+            "ema_updates": self.ema_updates,
+            "solver": spec(next(iter(self.solvers.values()))),
+            "codec": spec(self.codec),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.ema_updates = checkpoint.get("flowlit", {}).get("ema_updates", 0)

@@ -1,0 +1,50 @@
+"""Stage 0: a classifier, for the features of a Fréchet distance."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from ..codecs import Pixels
+from ..types import Cond, FlowlitError, Pair
+from .base import SavedModule
+
+
+class Classifier(SavedModule):
+    """Classify x1 of a pair by its label; validation reports accuracy on held-out images.
+
+    Args:
+        network: images (B, C, H, W) in [-1, 1] -> logits; with a method ``features``.
+        optimizer, lr_scheduler: as ``FlowModule``.
+        noise: standard deviation of Gaussian noise on the training images, so that features are smooth.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        noise: float = 0.0,
+    ):
+        super().__init__(network, optimizer, lr_scheduler)
+        self.noise = noise
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        x = pair.x1 + self.noise * torch.randn_like(pair.x1)
+        loss = F.cross_entropy(self.network(x), self._labels(pair.cond))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        right = self.network(Pixels().encode(batch["x1"])).argmax(1) == self._labels(batch["cond"])
+        self.log("val/accuracy", right.float().mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
+
+    test_step = validation_step
+
+    @staticmethod
+    def _labels(cond: Cond) -> Tensor:
+        if "label" not in cond:
+            raise FlowlitError("a classifier needs labels; set labels: true for the images")
+        return cond["label"]

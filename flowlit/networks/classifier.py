@@ -1,0 +1,42 @@
+"""A small convolutional classifier, whose features serve a Fréchet distance where Inception makes no sense."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..types import FlowlitError
+
+
+class SmallClassifier(nn.Module):
+    """Classify images (B, C, R, R) in [-1, 1] -> logits (B, classes); ``features`` gives (B, dim).
+
+    Three levels of two 3×3 convolutions with batch normalisation, halving the resolution in between, then the mean over
+    positions.
+    """
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, dim: int = 64):
+        super().__init__()
+        if dim % 4:
+            raise FlowlitError(f"SmallClassifier: dim {dim} must be a multiple of 4")
+
+        self.spec = {
+            "class_path": "flowlit.networks.SmallClassifier",
+            "init_args": {"in_channels": in_channels, "num_classes": num_classes, "dim": dim},
+        }
+
+        def level(inputs: int, outputs: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for i in (inputs, outputs):
+                layers += [nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            return layers
+
+        self.body = nn.Sequential(
+            *level(in_channels, dim // 4), nn.MaxPool2d(2), *level(dim // 4, dim // 2), nn.MaxPool2d(2), *level(dim // 2, dim)
+        )
+        self.head = nn.Linear(dim, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))

@@ -1,0 +1,58 @@
+"""The exact velocity of a finite set of images: an oracle that needs no training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..path import expand
+from ..types import Cond, FlowlitError
+
+
+class EmpiricalFlow(nn.Module):
+    """The minimiser of the rectified-flow loss for independent noise and the empirical law of ``images``.
+
+    v(x, t) = (Σ w_i x_i - x) / (1 - t), with w the softmax over i of -‖x - t x_i‖² / (2 (1 - t)²). Its ODE ends on the images
+    themselves; use it to test solvers, couplings, stores and metrics, and as a limit that no teacher should reach (memory).
+    With labels in ``cond``, only the images of that class count. Times are clamped to 1 - ``eps``.
+
+    Args:
+        images: items {"x1": uint8 (C, H, W), "cond"}; read at the first call. Or a float tensor (N, C, H, W).
+    """
+
+    def __init__(self, images: Dataset | Tensor, eps: float = 1e-3):
+        super().__init__()
+        self.images = images
+        self.eps = eps
+        self._x1: Tensor | None = None
+        self._label: Tensor | None = None
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        x1, label = self._data(x)
+        t = t.to(x.dtype).clamp_max(1 - self.eps)
+        scale = (1 - t)[:, None]
+        # ‖x - t x_i‖², up to the term ‖x‖² that the softmax does not see
+        flat = x.flatten(1)
+        square = t[:, None] ** 2 * x1.flatten(1).square().sum(1) - 2 * t[:, None] * (flat @ x1.flatten(1).T)
+        logits = -square / (2 * scale**2)
+        if "label" in cond:
+            if label is None:
+                raise FlowlitError("EmpiricalFlow: cond has labels, but its images have none")
+            logits = logits.masked_fill(label[None, :] != cond["label"][:, None], -torch.inf)
+        mean = (logits.softmax(1) @ x1.flatten(1)).reshape(x.shape)
+        return (mean - x) / (1 - expand(t, x))
+
+    def _data(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self._x1 is None:
+            if isinstance(self.images, Tensor):
+                self._x1 = self.images
+            else:
+                items = [self.images[i] for i in range(len(self.images))]  # type: ignore[arg-type]
+                self._x1 = torch.stack([item["x1"] for item in items]).float() / 127.5 - 1
+                if items and "label" in items[0]["cond"]:
+                    self._label = torch.stack([torch.as_tensor(item["cond"]["label"]) for item in items])
+        if self._x1.device != like.device or self._x1.dtype != like.dtype:
+            self._x1 = self._x1.to(like.device, like.dtype)
+            self._label = None if self._label is None else self._label.to(like.device)
+        return self._x1, self._label

@@ -1,0 +1,16 @@
+"""What a network is trained for: regression over a coupling (reflow), and distillation of its flow."""
+
+from .distill import Combined, Distillation, FlowGuided, distillation_loss, flow_guided_loss
+from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
+
+__all__ = [
+    "AnnealedReflow",
+    "Combined",
+    "Distillation",
+    "FlowGuided",
+    "RectifiedFlow",
+    "annealed_reflow_loss",
+    "distillation_loss",
+    "flow_guided_loss",
+    "rectified_flow_loss",
+]

@@ -1,0 +1,80 @@
+"""Regress a velocity onto straight lines: rectified flow, reflow and annealed reflow are one loss over three couplings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..distances import SquaredError
+from ..path import anneal, interpolate
+from ..times import Uniform
+from ..types import Distance, LossWeight, Objective, Pair, TimeLaw, VelocityField
+
+
+def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, distance: Distance) -> Tensor:
+    """d( v(x_t, t), x1 - x0 ), (B,). Liu et al. 2022, eq. 1; with pairs made by a teacher it is reflow."""
+    x_t = interpolate(pair.x0, pair.x1, t)
+    return distance(velocity(x_t, t, pair.cond), pair.x1 - pair.x0)
+
+
+def annealed_reflow_loss(
+    velocity: VelocityField, pair: Pair, t: Tensor, noise: Tensor, beta: float, distance: Distance
+) -> Tensor:
+    """Rectified-flow loss on the pair whose noise end is mixed with a share beta of fresh noise, (B,).
+
+    SlimFlow (2407.12718), section 3.1. The target uses the mixed noise, too.
+    """
+    mixed = pair._replace(x0=anneal(pair.x0, noise, beta))
+    return rectified_flow_loss(velocity, mixed, t, distance)
+
+
+class RectifiedFlow(Objective):
+    """Train on the coupling as it is: independent noise gives a 1-rectified flow (teacher), stored pairs give reflow.
+
+    With ``times: Grid(k)`` on stored pairs it is k-step distillation in velocity form.
+
+    Args:
+        distance: between velocities; None is the mean squared error.
+        times: law of the training times; None is uniform on [0, 1).
+        weight: of each sample by its time; None is 1.
+    """
+
+    def __init__(
+        self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None
+    ):
+        super().__init__()
+        self.distance = distance or SquaredError()
+        self.times = times or Uniform()
+        self.weight = weight
+
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        t = self.times(len(pair.x1), pair.x1.device)
+        return {"loss": self.weighted(self.loss(velocity, pair, t), t)}
+
+    def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
+        return rectified_flow_loss(velocity, pair, t, self.distance)
+
+    def weighted(self, loss: Tensor, t: Tensor) -> Tensor:
+        return (loss if self.weight is None else self.weight(t) * loss).mean()
+
+
+class AnnealedReflow(RectifiedFlow):
+    """Annealing reflow: start from fresh noise (beta = 1), end at the stored pairs (beta = 0).
+
+    Use it to train a small network from random initialisation on a large teacher's pairs. ``beta`` is set before each
+    step by the ``Anneal`` callback; left at 0 this is ``RectifiedFlow``.
+    """
+
+    def __init__(
+        self,
+        distance: Distance | None = None,
+        times: TimeLaw | None = None,
+        weight: LossWeight | None = None,
+        beta: float = 0.0,
+    ):
+        super().__init__(distance, times, weight)
+        self.beta = beta
+
+    def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
+        noise = torch.randn_like(pair.x0)
+        return annealed_reflow_loss(velocity, pair, t, noise, self.beta, self.distance)

@@ -1,0 +1,285 @@
+"""A recipe of stages, each an ordinary flowlit command in a process of its own.
+
+A stage is done for good under a key: the hash of its command, the content of its configuration, its options and the keys of the
+stages it needs. A finished stage with the same key is skipped; an interrupted one goes on; one whose key changed is put
+aside into ``.stale`` (and comes back if the key does), so that nothing that was computed is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import __version__
+from .errors import FlowlitError
+from .tree import flatten
+
+
+@dataclass
+class Stage:
+    """One command of a recipe.
+
+    Args:
+        command: fit, couple, validate, test or predict.
+        config: YAML file or files, later ones winning.
+        writes: its result, relative to the recipe's root; the first folder of that path belongs to the stage.
+        needs: stages that must be done before.
+        options: dotted command-line options and their values.
+    """
+
+    name: str
+    command: str
+    config: str | list[str]
+    writes: str
+    needs: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def configs(self) -> list[str]:
+        return [self.config] if isinstance(self.config, str) else self.config
+
+    def folder(self, root: Path) -> Path:
+        return root / Path(self.writes).parts[0]
+
+    def content(self) -> dict[str, Any]:
+        """Everything that decides the result of the stage itself, flat."""
+        facts: dict[str, Any] = {"command": self.command, "flowlit": __version__}
+        for path in self.configs:
+            facts |= flatten(read_yaml(path))
+        return facts | {f"--{key}": value for key, value in self.options.items()}
+
+    def arguments(self, root: Path) -> list[str]:
+        """The words after ``flowlit``."""
+        words = [self.command]
+        for path in self.configs:
+            words += ["-c", path]
+        words += ["--vars.root", str(root)]
+        for key, value in self.options.items():
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        return words
+
+
+@dataclass
+class Plan:
+    """What to do about a stage, and why."""
+
+    stage: Stage
+    action: str  # "done", "resume" or "run"
+    reason: str
+    key: str
+    content: dict[str, Any]
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file, with the fragments that it names (``network: parts/unet.yaml``) in place.
+
+    Raises:
+        FlowlitError: if it is missing or not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise FlowlitError(f"{path} does not exist; run flowlit from the folder that holds experiments/") from error
+    except yaml.YAMLError as error:
+        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise FlowlitError(f"{path}: expected a mapping, found {type(content).__name__}")
+
+    def fill(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: fill(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [fill(value) for value in node]
+        if isinstance(node, str) and node.endswith(".yaml") and (path.parent / node).is_file():
+            return read_yaml(path.parent / node)
+        return node
+
+    return fill(content)
+
+
+@dataclass
+class Recipe:
+    """Stages in order, a root folder, and the rows of the closing table."""
+
+    root: Path
+    stages: list[Stage]
+    table: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, path: str, root: str | None = None) -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            FlowlitError: for unknown keys, or a stage that needs one which does not come before it.
+        """
+        content = read_recipe(path)
+        if unknown := set(content) - {"root", "stages", "table"}:
+            raise FlowlitError(f"{path}: unknown keys {sorted(unknown)}; a recipe has root, stages and table")
+        stages: list[Stage] = []
+        for name, fields in content["stages"].items():
+            try:
+                stage = Stage(name=name, **fields)
+            except TypeError as error:
+                raise FlowlitError(f"{path}: stage {name}: {error}; it has command, config, writes, needs, options") from error
+            if missing := set(stage.needs) - {s.name for s in stages}:
+                raise FlowlitError(f"{path}: stage {name} needs {sorted(missing)}, which must come before it")
+            stages.append(stage)
+        return cls(Path(root or content["root"]), stages, content.get("table", []))
+
+    def override(self, words: Sequence[str]) -> None:
+        """Add options given as --stage.option value (or --stage.option=value).
+
+        Raises:
+            FlowlitError: if there is no such stage.
+        """
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            key, equals, value = word.removeprefix("--").partition("=")
+            name, dot, option = key.partition(".")
+            stage = next((s for s in self.stages if s.name == name), None)
+            if not word.startswith("--") or not dot or stage is None or not (equals or rest):
+                names = ", ".join(s.name for s in self.stages)
+                raise FlowlitError(f"unknown argument {word!r}; override a stage by --stage.option value, stages are {names}")
+            stage.options[option] = value if equals else rest.pop(0)
+
+    def plans(self) -> list[Plan]:
+        """Decide about every stage."""
+        plans: dict[str, Plan] = {}
+        for stage in self.stages:
+            upstream = {name: plans[name].key for name in stage.needs}
+            content = stage.content()
+            key = hashlib.sha256(json.dumps([content, upstream], sort_keys=True, default=str).encode()).hexdigest()[:16]
+            waiting = [name for name in stage.needs if plans[name].action != "done"]
+            plans[stage.name] = Plan(stage, *self._decide(stage, key, content, waiting), key, content)
+        return list(plans.values())
+
+    def _decide(self, stage: Stage, key: str, content: dict[str, Any], waiting: list[str]) -> tuple[str, str]:
+        state, result = read_state(stage.folder(self.root)), self.root / stage.writes
+        if state is None or state["key"] != key:
+            if stale := read_state(self.stale(stage, key)):
+                return ("done" if stale["done"] else "resume"), "an earlier run with this configuration is taken up again"
+            if state is None:
+                return "run", "it has not run yet"
+            before = state["content"]
+            changed = [
+                f"{k}: {before.get(k, 'unset')} → {content.get(k, 'unset')}"
+                for k in sorted({*before, *content})
+                if before.get(k) != content.get(k)
+            ]
+            return "run", f"changed: {'; '.join(changed[:3])}" if changed else f"it depends on {', '.join(waiting or stage.needs)}"
+        if not state["done"]:
+            return "resume", "it was interrupted"
+        return ("done", f"took {state['seconds']:.0f} s") if result.exists() else ("run", f"{result} has disappeared")
+
+    def stale(self, stage: Stage, key: str) -> Path:
+        """Where the stage's folder is put aside."""
+        return self.root / ".stale" / f"{stage.folder(self.root).name}-{key}"
+
+    def prepare(self, plan: Plan) -> None:
+        """Make the stage's folder hold what belongs to its key, putting aside what does not."""
+        folder = plan.stage.folder(self.root)
+        state = read_state(folder)
+        if state is not None and state["key"] != plan.key:
+            _move(folder, self.stale(plan.stage, state["key"]))
+        if not folder.exists() and (kept := self.stale(plan.stage, plan.key)).exists():
+            _move(kept, folder)
+
+    def run(self, plan: Plan) -> None:
+        """Carry out one stage.
+
+        Raises:
+            FlowlitError: if its process fails.
+        """
+        self.prepare(plan)
+        stage, folder = plan.stage, plan.stage.folder(self.root)
+        if plan.action == "done":
+            return
+        before = read_state(folder)
+        spent = before["seconds"] if before and not before["done"] else 0.0
+        words = stage.arguments(self.root)
+        if stage.command == "fit" and plan.action == "resume" and (self.root / stage.writes).exists():
+            words += ["--ckpt_path", str(self.root / stage.writes)]
+        write_state(folder, plan, done=False, seconds=spent)
+        print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
+        start = time.monotonic()
+        code = subprocess.run([sys.executable, "-m", "flowlit", *words], check=False).returncode
+        if code != 0:
+            raise FlowlitError(f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again")
+        if not (self.root / stage.writes).exists():
+            raise FlowlitError(f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in the recipe")
+        write_state(folder, plan, done=True, seconds=spent + time.monotonic() - start)
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Read the recipe itself; the configurations it names stay names."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise FlowlitError(f"recipe {path} does not exist; the shipped ones are in experiments/recipes/") from error
+    if not isinstance(content, dict) or "stages" not in content or "root" not in content:
+        raise FlowlitError(f"{path} is not a recipe; expected root and stages")
+    return content
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What the pipeline knows of a stage's folder; None if nothing."""
+    try:
+        return json.loads((folder / "stage.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_state(folder: Path, plan: Plan, done: bool, seconds: float) -> None:
+    """Note atomically how far a stage is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"key": plan.key, "done": done, "seconds": round(seconds, 1), "content": plan.content}
+    temporary = folder / ".stage.json.tmp"
+    temporary.write_text(json.dumps(state, indent=1, default=str))
+    os.replace(temporary, folder / "stage.json")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``flowlit pipeline``."""
+    parser = argparse.ArgumentParser(
+        prog="flowlit pipeline",
+        description="Run the stages of a recipe, each in a process of its own; skip what is done, go on where it stopped.",
+        epilog="Override an option of a stage by --stage.option value, e.g. --reflow.model.network.width 24",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", required=True, help="the recipe, e.g. experiments/recipes/slimflow_digits.yaml")
+    parser.add_argument("--root", help="folder for all results; the recipe's own by default")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would run, and why")
+    options, words = parser.parse_known_args(list(argv))
+    recipe = Recipe.read(options.config, options.root)
+    recipe.override(words)
+    plans = recipe.plans()
+    width = max(len(plan.stage.name) for plan in plans)
+    for plan in plans:
+        print(f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}", flush=True)
+    if options.dry_run:
+        return 0
+    for plan in plans:
+        recipe.run(plan)
+    if recipe.table:
+        from .summary import summarise
+
+        print(summarise(recipe.root, recipe.table))
+    return 0

@@ -1,0 +1,172 @@
+"""The words of the house: records that travel between floors, and the abstract classes that YAML names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .errors import FlowlitError as FlowlitError
+
+Cond = Mapping[str, Tensor]
+"""Conditions of a batch: every value has first dimension B; ``{}`` when unconditional, never None."""
+
+Observer = Callable[[Tensor, Tensor, Tensor], None]
+"""Called by a solver as ``observe(t, x, v)`` with t (B,), x and v (B, C, H, W), at the start of every accepted step."""
+
+
+class Pair(NamedTuple):
+    """One batch drawn from a coupling."""
+
+    x0: Tensor  # (B, C, H, W) float32: noise, t = 0
+    x1: Tensor  # (B, C, H, W) float32 in about [-1, 1]: data, t = 1
+    cond: Cond = {}
+
+
+class Noise(NamedTuple):
+    """A batch of seeded noise; row i is a function of (seed, index[i]) alone."""
+
+    index: Tensor  # (B,) int64
+    x0: Tensor  # (B, C, H, W) float32
+    cond: Cond = {}
+
+
+class Solution(NamedTuple):
+    """Where a solver arrived, and what it cost."""
+
+    x1: Tensor  # (B, C, H, W): the far end (t = 1, or t = 0 if the solver ran in reverse)
+    nfe: Tensor  # (B,) int64: network evaluations per sample, counted at the call
+
+
+class VelocityField(Protocol):
+    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor: ...
+
+
+class Objective(nn.Module, ABC):
+    """What a network is trained for.
+
+    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged.
+    """
+
+    @abstractmethod
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]: ...
+
+    def on_attach(self, module: nn.Module) -> None:  # noqa: B027 - an optional hook
+        """Look at the module that will train with this objective; for objectives that need its average, say."""
+
+
+class Coupling(ABC):
+    """The joint law of (x0, x1), in two halves: one for data workers, one for the device."""
+
+    @abstractmethod
+    def dataset(self) -> Dataset:
+        """Open the data and return a map-style dataset; the only place where a coupling may touch the disk.
+
+        Raises:
+            FlowlitError: if something is missing or does not fit.
+        """
+
+    @abstractmethod
+    def complete(self, batch: Any, device: torch.device) -> Pair:
+        """Finish a collated batch on its device: draw noise, integrate a teacher, flip. Called under no_grad."""
+
+    @property
+    def source(self) -> str:
+        """Name what is read, for messages."""
+        return type(self).__name__
+
+
+class Solver(ABC):
+    """Integrate dx/dt = v(x, t) from t = 0 to t = 1 (or back, with ``reverse``)."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        velocity: VelocityField,
+        x0: Tensor,
+        cond: Cond = {},
+        *,
+        observe: Observer | None = None,
+        reverse: bool = False,
+    ) -> Solution: ...
+
+
+class Schedule(ABC):
+    """A scalar as a function of the optimizer step (not to be confused with the scheduler of the learning rate)."""
+
+    @abstractmethod
+    def __call__(self, step: int) -> float: ...
+
+
+class TimeLaw(ABC):
+    """The law of the training times."""
+
+    @abstractmethod
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draw n times, (n,) float32 in [0, 1]."""
+
+
+class LossWeight(ABC):
+    """A weight per sample as a function of its time."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> Tensor:
+        """(B,) in [0, 1] -> (B,), positive."""
+
+
+class Distance(nn.Module, ABC):
+    """A discrepancy per sample; zero for equal arguments."""
+
+    @abstractmethod
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C, H, W) -> (B,)."""
+
+
+class Codec(ABC):
+    """The only border between images outside (uint8) and x1 inside (float32)."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32."""
+
+    @abstractmethod
+    def decode(self, x1: Tensor) -> Tensor:
+        """float32 -> uint8 (B, C, H, W)."""
+
+
+class Images(Dataset, ABC):
+    """Real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Name the content, for caches: two sets with the same fingerprint hold the same images."""
+
+
+class Features(ABC):
+    """A feature extractor for Fréchet distances and their relatives.
+
+    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID.
+    """
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, d)."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash the weights: two extractors with the same fingerprint compute the same features."""
