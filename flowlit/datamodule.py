@@ -99,7 +99,9 @@ class FlowDataModule(pl.LightningDataModule):
             self._pairs = self.coupling.dataset()
             rows = len(cast(Sized, self._pairs))
             if rows < self.batch_size:
-                raise FlowlitError(f"{self.coupling.source}: {rows} rows cannot fill one batch of {self.batch_size}; lower batch_size")
+                raise FlowlitError(
+                    f"{self.coupling.source}: {rows} rows cannot fill one batch of {self.batch_size}; lower batch_size"
+                )
 
     def device_batch_size(self) -> int:
         """Samples per device and accumulated batch.
@@ -122,9 +124,7 @@ class FlowDataModule(pl.LightningDataModule):
         epoch = rows // (size * trainer.world_size)
         batches = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else epoch
         done = trainer.global_step * trainer.accumulate_grad_batches
-        stream = IndexStream(
-            rows, batches * size, self.seed, trainer.global_rank, trainer.world_size, start=done * size
-        )
+        stream = IndexStream(rows, batches * size, self.seed, trainer.global_rank, trainer.world_size, start=done * size)
         return self._loader(pairs, size, stream, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:

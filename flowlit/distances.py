@@ -119,9 +119,9 @@ class FeatureDistance(Distance):
             known[name].register_forward_hook(lambda _module, _inputs, output: self._caught.append(output))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack(
-            [per_sample((fa - fb) ** 2) for fa, fb in zip(self._features(a), self._features(b), strict=True)]
-        ).sum(0)
+        return torch.stack([per_sample((fa - fb) ** 2) for fa, fb in zip(self._features(a), self._features(b), strict=True)]).sum(
+            0
+        )
 
     def _features(self, x: Tensor) -> list[Tensor]:
         self._caught.clear()

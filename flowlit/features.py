@@ -46,8 +46,8 @@ class Inception(Features):
             except (urllib.error.URLError, FileNotFoundError) as error:
                 place = self.weights or f"{torch.hub.get_dir()}/checkpoints"
                 raise FlowlitError(
-                    f"Inception: its weights were not found in {place} and could not be downloaded ({error}). Get {_INCEPTION_FILE} "
-                    "from torch-fidelity's releases and name it as features.weights, or use other features"
+                    f"Inception: its weights were not found in {place} and could not be downloaded ({error}). Get "
+                    f"{_INCEPTION_FILE} from torch-fidelity's releases and name it as features.weights, or use other features"
                 ) from error
             self._network = Frozen(network)
         return self._network

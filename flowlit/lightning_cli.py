@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any, Dict  # noqa: UP035 - jsonargparse shows Dict[str, Any] in the help
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -32,7 +32,7 @@ class FlowCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "couple": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--vars", type=Dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML.")
+        parser.add_argument("--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML.")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
@@ -64,4 +64,5 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # the average, always
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage().lower())
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip: For seamless" not in record.getMessage())

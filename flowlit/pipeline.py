@@ -179,7 +179,10 @@ class Recipe:
                 for k in sorted({*before, *content})
                 if before.get(k) != content.get(k)
             ]
-            return "run", f"changed: {'; '.join(changed[:3])}" if changed else f"it depends on {', '.join(waiting or stage.needs)}"
+            return (
+                "run",
+                f"changed: {'; '.join(changed[:3])}" if changed else f"it depends on {', '.join(waiting or stage.needs)}",
+            )
         if not state["done"]:
             return "resume", "it was interrupted"
         return ("done", f"took {state['seconds']:.0f} s") if result.exists() else ("run", f"{result} has disappeared")
@@ -219,7 +222,9 @@ class Recipe:
         if code != 0:
             raise FlowlitError(f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again")
         if not (self.root / stage.writes).exists():
-            raise FlowlitError(f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in the recipe")
+            raise FlowlitError(
+                f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in the recipe"
+            )
         write_state(folder, plan, done=True, seconds=spent + time.monotonic() - start)
 
 

@@ -8,6 +8,7 @@ RK45 keeps a step size for each, and the stochastic solvers draw each sample's n
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def march(
     x = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
     times = [x.new_full((len(x),), t) for t in grid]
-    for t, t_next in zip(times, times[1:], strict=False):
+    for t, t_next in itertools.pairwise(times):
         v_t = v(x, t)
         if observe is not None:
             observe(t, x, v_t)

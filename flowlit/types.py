@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 class Noise(NamedTuple):
     """A batch of seeded noise; row i is a function of (seed, index[i]) alone."""
 
-    index: Tensor  # (B,) int64
+    index: Tensor  # type: ignore[assignment]  # (B,) int64
     x0: Tensor  # (B, C, H, W) float32
     cond: Cond = {}
 
@@ -57,7 +57,7 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]: ...
 
-    def on_attach(self, module: nn.Module) -> None:  # noqa: B027 - an optional hook
+    def on_attach(self, module: nn.Module) -> None:
         """Look at the module that will train with this objective; for objectives that need its average, say."""
 
 

@@ -32,9 +32,7 @@ class EMA(Callback):
         self.decay, self.warmup = decay, warmup
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == pl_module.ema_updates:
             return  # no optimizer step: gradients are still accumulating
         pl_module.ema_updates = trainer.global_step

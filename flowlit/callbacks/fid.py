@@ -22,8 +22,8 @@ def tag(features: Features) -> str:
 class FID(Callback):
     """Fréchet distance between what each solver generated in validation and real images, and its mean NFE.
 
-    Logged as ``fid/<solver>`` in Inception's features, ``frechet_<features>/<solver>`` in others, and ``nfe/<solver>``. The number of
-    images is ``data.noise.num``; distances of different numbers of images must not be compared.
+    Logged as ``fid/<solver>`` in Inception's features, ``frechet_<features>/<solver>`` in others, and ``nfe/<solver>``. The
+    number of images is ``data.noise.num``; distances of different numbers of images must not be compared.
 
     Args:
         features: the extractor.
@@ -63,7 +63,8 @@ class FID(Callback):
     def _finish(self, pl_module: Any) -> None:
         assert self._real is not None
         for name, moments in self._moments.items():
-            distance = frechet_distance(*(x.cpu() for x in moments.compute()), *self._real)
+            mean, cov = moments.compute()
+            distance = frechet_distance(mean.cpu(), cov.cpu(), *self._real)
             pl_module.log(f"{tag(self.features)}/{name}", distance, rank_zero_only=True)
             pl_module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
 
@@ -71,7 +72,13 @@ class FID(Callback):
         self._start(trainer, pl_module)
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._update(outputs, pl_module)
 

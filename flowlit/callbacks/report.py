@@ -29,7 +29,9 @@ class Report(Callback):
             "params": count_parameters(pl_module.network),
             "solvers": {name: repr(solver) for name, solver in getattr(pl_module, "solvers", {}).items()},
             "weights": "ema" if getattr(pl_module, "ema_updates", 0) else "network",
-            "device": torch.cuda.get_device_name() if pl_module.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name()
+            if pl_module.device.type == "cuda"
+            else f"cpu, {torch.get_num_threads()} threads",
             "devices": trainer.world_size,
             "precision": str(trainer.precision),
             "flowlit": __version__,

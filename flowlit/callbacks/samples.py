@@ -44,7 +44,7 @@ class Samples(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
-            if trainer.log_dir is not None and not trainer.fast_dev_run:
+            if trainer.log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 folder = Path(trainer.log_dir) / "samples"
                 folder.mkdir(parents=True, exist_ok=True)
                 save_image(grid, folder / f"{name}.png")
@@ -53,7 +53,13 @@ class Samples(Callback):
         self._start()
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._collect(pl_module, outputs)
 

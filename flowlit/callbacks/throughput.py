@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -37,7 +38,7 @@ class Throughput(Callback):
         if noise is None or trainer.state.fn == "fit":
             return
         for name in pl_module.solvers:
-            rate = images_per_second(lambda name=name: pl_module.solve(name, noise), len(noise.x0), self.repeats)
+            rate = images_per_second(partial(pl_module.solve, name, noise), len(noise.x0), self.repeats)
             pl_module.log(f"images_per_s/{name}", rate, rank_zero_only=True)
 
     on_test_batch_end = on_validation_batch_end

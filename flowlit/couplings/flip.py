@@ -12,9 +12,7 @@ from ..types import Pair
 def flip(pair: Pair, mask: Tensor) -> Pair:
     """Mirror both ends of the samples where mask (B,) is true along the width; labels stay."""
     mask = expand(mask, pair.x0)
-    return pair._replace(
-        x0=torch.where(mask, pair.x0.flip(-1), pair.x0), x1=torch.where(mask, pair.x1.flip(-1), pair.x1)
-    )
+    return pair._replace(x0=torch.where(mask, pair.x0.flip(-1), pair.x0), x1=torch.where(mask, pair.x1.flip(-1), pair.x1))
 
 
 def random_flip(pair: Pair) -> Pair:

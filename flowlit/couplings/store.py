@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise FlowlitError(f"{path} cannot be written ({error.strerror}); free some space and run the same command again") from error
+        raise FlowlitError(f"{path} cannot be written ({error}); free some space and run the same command again") from error
 
 
 def plain(content: Any) -> Any:

@@ -28,6 +28,9 @@ class Moments(Metric):
     """Mean and covariance of features in float64, streaming and summed over ranks."""
 
     full_state_update = False
+    count: Tensor
+    total: Tensor
+    outer: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()

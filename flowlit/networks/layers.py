@@ -20,7 +20,8 @@ def initialise(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | 
     fan = receptive * (layer.weight.shape[0] + layer.weight.shape[1]) / 2
     bound = math.sqrt(3 * (scale or 1e-10) / fan)
     nn.init.uniform_(layer.weight, -bound, bound)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -36,6 +37,8 @@ def norm(channels: int) -> nn.GroupNorm:
 
 class TimeEmbedding(nn.Module):
     """Sines and cosines of 999 t, then two linear layers: (B,) -> (B, 4 width). Computed in float32."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int):
         super().__init__()

@@ -108,7 +108,7 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     if weights not in ("ema", "raw"):
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
     if weights == "ema" and not facts.get("ema_updates"):
-        raise FlowlitError(f"checkpoint {checkpoint} holds no average (it was trained without the EMA callback); use weights: raw")
+        raise FlowlitError(f"checkpoint {checkpoint} holds no average (it was trained without EMA); use weights: raw")
     if network is None:
         if facts.get("network") is None:
             raise FlowlitError(f"checkpoint {checkpoint} does not tell how its network is built; give it as network")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,7 @@ class UNet(nn.Module):
         for stage in self.bottleneck:
             h = stage(h, embedding)
         for stage in self.decoder:
-            if not stage.block.resample:
+            if not cast(Stage, stage).block.resample:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stage(h, embedding)
         return self.head(F.silu(self.head_norm(h)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,4 +115,4 @@ class Combined(Objective):
 
     def on_attach(self, module: nn.Module) -> None:
         for objective in self.objectives.values():
-            objective.on_attach(module)
+            cast(Objective, objective).on_attach(module)

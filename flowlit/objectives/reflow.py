@@ -39,9 +39,7 @@ class RectifiedFlow(Objective):
         weight: of each sample by its time; None is 1.
     """
 
-    def __init__(
-        self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None
-    ):
+    def __init__(self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None):
         super().__init__()
         self.distance = distance or SquaredError()
         self.times = times or Uniform()
