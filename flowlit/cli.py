@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from . import __version__
@@ -28,6 +31,10 @@ any value of a YAML can be overridden: --model.network.width 64 --trainer.max_st
 LIGHTNING = ("fit", "validate", "test", "predict", "couple")
 
 
+PARENT = "FLOWLIT_PARENT"
+"""Set by a pipeline for its stages: the process whose end they must not survive."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 it failed, 2 it was called wrongly."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -39,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flowlit {__version__}")
         return 0
     try:
+        leave_with_parent()
         if command == "pipeline":
             from .pipeline import main as pipeline
 
@@ -54,6 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"flowlit: error: unknown command {command!r}; see flowlit --help", file=sys.stderr)
     return 2
+
+
+def leave_with_parent() -> None:
+    """End this process soon after the pipeline that started it, lest a second pipeline meet it in the same folder."""
+    parent = int(os.environ.pop(PARENT, 0))
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(error: BaseException | None) -> FlowlitError | None:

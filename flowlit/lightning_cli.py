@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from . import callbacks, couplings, modules, networks, objectives, solvers  # noqa: F401 - short class names resolve
+from .callbacks import Progress
 from .datamodule import FlowDataModule  # noqa: F401
+from .networks.pretrained import read_checkpoint
 from .trainer import FlowTrainer
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the resolved configuration beside the logs: config.yaml for fit, config_<command>.yaml otherwise."""
+    """Save the resolved configuration beside the logs: config.yaml for fit, config_<command>.yaml otherwise.
+
+    Not before work begins: a run that is refused must not overwrite the record of the one before it.
+    """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.logger is None:
-            return
-        self.config_filename = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
-        super().setup(trainer, pl_module, stage)
+        pass
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.logger is not None:
+            command = str(trainer.state.fn.value)  # type: ignore[union-attr]
+            self.config_filename = "config.yaml" if command == "fit" else f"config_{command}.yaml"
+            super().setup(trainer, pl_module, command)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors take a few lines: what is wrong, and where the options are described."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing: the usage of all options takes two pages, and hides the error below it."""
 
 
 class FlowCLI(LightningCLI):
@@ -37,6 +59,21 @@ class FlowCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
 
+    def before_instantiate_classes(self) -> None:
+        """Read --ckpt_path before any work begins, so that a missing or torn file is one clear error."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        special = path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
+        if not special and self.config[self.subcommand].get("weights_only") is not False:
+            read_checkpoint(path)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+        """Add ``Progress``, unless another bar, or none, was asked for."""
+        given = config.get("callbacks") or []
+        asked = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
+        if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
+            callbacks = [*callbacks, Progress()]
+        return super()._instantiate_trainer(config, callbacks)
+
     @classmethod
     def run(cls, argv: list[str]) -> FlowCLI:
         """Parse the arguments and run the command that they name."""
@@ -51,6 +88,7 @@ class FlowCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             args=argv,
         )
@@ -64,5 +102,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # the average, always
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*Couldn't infer the batch indices.*")  # a shard knows its own
+    warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # all couplings made already
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(lambda record: "Tip: For seamless" not in record.getMessage())

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from . import __version__
+from .cli import PARENT
 from .errors import FlowlitError
 from .tree import flatten
 
@@ -218,7 +219,8 @@ class Recipe:
         write_state(folder, plan, done=False, seconds=spent)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         start = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", "flowlit", *words], check=False).returncode
+        child = {**os.environ, PARENT: str(os.getpid())}  # a stage must not outlive a pipeline that was killed
+        code = subprocess.run([sys.executable, "-m", "flowlit", *words], check=False, env=child).returncode
         if code != 0:
             raise FlowlitError(f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again")
         if not (self.root / stage.writes).exists():
@@ -234,6 +236,8 @@ def read_recipe(path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError as error:
         raise FlowlitError(f"recipe {path} does not exist; the shipped ones are in experiments/recipes/") from error
+    except yaml.YAMLError as error:
+        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or "stages" not in content or "root" not in content:
         raise FlowlitError(f"{path} is not a recipe; expected root and stages")
     return content

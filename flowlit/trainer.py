@@ -9,6 +9,7 @@ from .couplings.noise import SeededNoise
 from .couplings.store import Store
 from .datamodule import FlowDataModule, ShardData
 from .modules.base import FlowModule
+from .networks.pretrained import read_checkpoint
 from .types import FlowlitError
 
 
@@ -36,7 +37,7 @@ class FlowTrainer(pl.Trainer):
             model: whose velocity makes the pairs.
             datamodule: its ``noise`` gives shape and number of classes.
             ckpt_path: load the model's weights from this run's checkpoint.
-            weights_only: how to read it; True unless you trust the file with your machine.
+            weights_only: taken so that the config.yaml of a fit serves here too; checkpoints are always read as plain data.
             store: folder for shards and manifest.
             num: pairs in all.
             seed: of their noise; differs from that of every other store and of evaluation.
@@ -48,7 +49,12 @@ class FlowTrainer(pl.Trainer):
         if not isinstance(datamodule, FlowDataModule) or template is None:
             raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
         noise = SeededNoise(template.shape, num, seed, template.num_classes)
+        if ckpt_path is not None:  # before the writer notes whose pairs these are
+            content = read_checkpoint(ckpt_path)
+            model.on_load_checkpoint(content)
+            model.load_state_dict(content["state_dict"])
+        model.check_noise(noise)
         folder = Store(store)
         self.callbacks.append(PairWriter(folder, noise, shard_size, dtype))  # type: ignore[attr-defined]
         shards = ShardData(noise, folder, shard_size, batch_size)
-        self.predict(model, datamodule=shards, ckpt_path=ckpt_path, weights_only=weights_only, return_predictions=False)
+        self.predict(model, datamodule=shards, return_predictions=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -36,6 +37,7 @@ class PairWriter(BasePredictionWriter):
         self.store, self.noise, self.shard_size, self.dtype = store, noise, shard_size, dtype
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        self._check_disk()  # first, so that what it advises is still possible
         self.store.begin(
             {
                 "direction": "noise (x0, t = 0) -> data (x1, t = 1)",
@@ -50,14 +52,13 @@ class PairWriter(BasePredictionWriter):
                 "flowlit": __version__,
             }
         )
-        self._check_disk()
 
     def _check_disk(self) -> None:
         """Refuse before the first batch if the disk cannot hold the missing shards."""
         value_bytes = 4 if self.dtype == "float32" else 2
         entries = 2 * torch.Size(self.noise.shape).numel()
         missing = max(0, len(self.noise) - len(self.store.finished_shards()) * self.shard_size)
-        needed, free = missing * (entries * value_bytes + 16), shutil.disk_usage(self.store.folder).free
+        needed, free = missing * (entries * value_bytes + 16), shutil.disk_usage(_existing(self.store.folder)).free
         if needed > free:
             raise FlowlitError(
                 f"{self.store.folder}: {missing} pairs need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
@@ -81,11 +82,19 @@ class PairWriter(BasePredictionWriter):
         tensors = {"index": noise.index, "x0": noise.x0.to(dtype), "x1": solution.x1.to(dtype), **noise.cond}
         self.store.write_shard(int(noise.index[0]) // self.shard_size, tensors, solution.nfe)
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Finish the store, also when every shard was there already and nothing had to be predicted."""
         trainer.strategy.barrier("couplings")
         if trainer.is_global_zero:
-            manifest = self.store.finish()
+            manifest = self.store.manifest()
+            if not manifest["complete"]:
+                manifest = self.store.finish()
             rank_zero_info(
                 f"flowlit: {manifest['count']} pairs in {self.store.folder}, "
                 f"NFE {manifest['nfe']['mean']:.1f} on average, {manifest['nfe']['max']} at most"
             )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the closest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

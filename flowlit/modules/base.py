@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..codecs import Pixels
+from ..couplings.noise import SeededNoise
 from ..networks.pretrained import fingerprint, mismatch, spec
 from ..solvers import RK45, Euler
 from ..tree import flatten
@@ -101,6 +102,28 @@ class FlowModule(SavedModule):
         self.ema = deepcopy(network).requires_grad_(False).eval()
         self.ema_updates = 0
         self.objective.on_attach(self)
+
+    def setup(self, stage: str) -> None:
+        noise = getattr(getattr(self.trainer, "datamodule", None), "noise", None)
+        if noise is not None:
+            self.check_noise(noise)
+
+    def check_noise(self, noise: SeededNoise) -> None:
+        """Compare what the network tells of itself (``shape``, ``num_classes``) with the noise it will start from.
+
+        Raises:
+            FlowlitError: before any work, instead of at the first validation.
+        """
+        name, shape = type(self.network).__name__, getattr(self.network, "shape", noise.shape)
+        classes = getattr(self.network, "num_classes", noise.num_classes)
+        if tuple(shape) != noise.shape:
+            raise FlowlitError(
+                f"{name} takes images of shape {tuple(shape)}, but data.noise.shape is {noise.shape}; make them equal"
+            )
+        if noise.num_classes and classes != noise.num_classes:
+            raise FlowlitError(
+                f"{name} knows {classes} classes, but data.noise.num_classes is {noise.num_classes}; make them equal"
+            )
 
     def train(self, mode: bool = True) -> FlowModule:
         super().train(mode)

@@ -1,0 +1,194 @@
+"""The order of the data, and the draws of every step, follow from (seed, step, rank) alone."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tiny
+from flowlit.couplings import Independent, SeededNoise
+from flowlit.datamodule import FlowDataModule, IndexStream, Stripe, mix
+from flowlit.images import Digits
+from flowlit.types import FlowlitError
+
+
+def take(stream, count):
+    return list(islice(iter(stream), count))
+
+
+def as_if(**facts):
+    """A trainer, as far as the data module looks."""
+    return SimpleNamespace(
+        **{"world_size": 1, "accumulate_grad_batches": 1, "global_rank": 0, "max_steps": 10, "global_step": 0, **facts}
+    )
+
+
+def test_mix_is_a_bijection_in_its_last_argument():
+    numbers = [*range(100_000), *range(2**32 - 1000, 2**32), *(n * 7919 % 2**32 for n in range(200_000, 300_000))]
+    assert len({mix(42, 1, n) for n in numbers}) == len(set(numbers))
+    assert all(0 <= mix(n) < 2**32 for n in range(1000))
+
+
+def test_mix_tells_seeds_ranks_and_their_order_apart():
+    assert len({mix(a, b, 5) for a in range(100) for b in range(100)}) == 10_000
+    assert mix(1, 2) != mix(2, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 32])
+def test_each_pass_is_a_permutation(rows):
+    seen = take(IndexStream(rows, 0, seed=1), 5 * rows)
+    for start in range(0, len(seen), rows):
+        assert sorted(seen[start : start + rows]) == list(range(rows))
+
+
+def test_passes_and_seeds_differ():
+    seen = take(IndexStream(50, 0, seed=1), 200)
+    passes = {tuple(seen[i : i + 50]) for i in range(0, 200, 50)}
+    assert len(passes) == 4
+    assert seen[:50] != take(IndexStream(50, 0, seed=2), 50)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_partition_the_stream(world):
+    whole = take(IndexStream(10, 0, seed=5), 60)
+    parts = [take(IndexStream(10, 0, seed=5, rank=rank, world=world), 60 // world) for rank in range(world)]
+    assert [parts[place % world][place // world] for place in range(60)] == whole
+
+
+@pytest.mark.parametrize(("start", "rank", "world"), [(0, 0, 1), (3, 0, 1), (10, 0, 1), (27, 1, 2), (4, 2, 3)])
+def test_the_stream_goes_on_at_any_place(start, rank, world):
+    whole = take(IndexStream(10, 0, 9, rank, world), 50)
+    assert take(IndexStream(10, 0, 9, rank, world, start=start), 50 - start) == whole[start:]
+
+
+def test_the_length_is_what_was_asked_for():
+    assert len(IndexStream(10, 123, seed=0)) == 123
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 7])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_stripes_cover_all_rows_once(rows, world):
+    stripes = [Stripe(range(rows), num_replicas=world, rank=rank) for rank in range(world)]
+    assert sorted(row for stripe in stripes for row in stripe) == list(range(rows))
+    assert [len(stripe) for stripe in stripes] == [len(list(stripe)) for stripe in stripes]
+
+
+def test_the_batch_size_is_that_of_one_optimizer_step():
+    data = FlowDataModule(batch_size=24)
+    data.trainer = as_if(world_size=2, accumulate_grad_batches=3)
+    assert data.device_batch_size() == 4
+
+
+def test_a_batch_size_that_cannot_be_divided_is_refused():
+    data = FlowDataModule(batch_size=10)
+    data.trainer = as_if(world_size=4)
+    with pytest.raises(FlowlitError, match="batch_size 10.*4 devices × 1 accumulated"):
+        data.device_batch_size()
+
+
+def test_fit_without_a_coupling_is_refused():
+    with pytest.raises(FlowlitError, match=r"data\.coupling"):
+        FlowDataModule().setup("fit")
+
+
+def test_too_few_rows_for_one_batch_are_refused():
+    data = FlowDataModule(Independent(Digits(limit=5)), batch_size=6)
+    with pytest.raises(FlowlitError, match="5 rows cannot fill one batch of 6"):
+        data.setup("fit")
+
+
+def test_validation_without_noise_is_refused():
+    data = FlowDataModule()
+    data.trainer = as_if()
+    with pytest.raises(FlowlitError, match=r"data\.noise"):
+        data.val_dataloader()
+
+
+def loader(step=0, workers=0, **facts):
+    data = FlowDataModule(Independent(Digits()), batch_size=12, seed=4, num_workers=workers)
+    data.setup("fit")
+    data.trainer = as_if(global_step=step, **facts)
+    return data.train_dataloader()
+
+
+def labels(batches, count):
+    return [batch["cond"]["label"].tolist() for batch in islice(batches, count)]
+
+
+def test_the_loader_goes_on_where_a_checkpoint_was_written():
+    whole = labels(loader(), 8)
+    assert labels(loader(step=3), 5) == whole[3:]
+
+
+def test_the_loader_counts_accumulated_batches():
+    whole = labels(loader(accumulate_grad_batches=2), 8)
+    assert labels(loader(step=3, accumulate_grad_batches=2), 2) == whole[6:]
+    assert {len(batch) for batch in whole} == {6}
+
+
+def test_workers_give_the_same_batches():
+    assert labels(loader(workers=2), 4) == labels(loader(), 4)
+
+
+def test_ranks_share_one_batch():
+    whole = labels(loader(), 1)[0]
+    halves = [labels(loader(world_size=2, global_rank=rank), 1)[0] for rank in range(2)]
+    assert [halves[i % 2][i // 2] for i in range(12)] == whole
+
+
+def test_one_pass_of_the_loader_is_the_whole_run():
+    assert len(loader(max_steps=250)) == 250
+    assert len(loader(max_steps=-1)) == 1797 // 12
+
+
+class Draws(torch.nn.Module):
+    """Notes a draw of each training step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def forward(self, x, t, cond={}):
+        if torch.is_grad_enabled():
+            self.seen.append((round(float(x.sum()), 4), round(float(t.sum()), 6), round(float(torch.rand(())), 6)))
+        return self.weight * x
+
+
+def draws(tmp_path, seed=0, **trainer):
+    from flowlit.modules import Teacher
+
+    network = Draws()
+    data = FlowDataModule(Independent(Digits(limit=64)), 8, SeededNoise(tiny.SHAPE, 8), seed=seed)
+    tiny.trainer(tmp_path, 4, limit_val_batches=0, **trainer).fit(Teacher(network), data)
+    return network.seen
+
+
+def test_draws_follow_from_the_seed_and_the_step_alone(tmp_path):
+    torch.manual_seed(1)
+    first = draws(tmp_path)
+    torch.manual_seed(2)
+    torch.rand(10)
+    assert draws(tmp_path) == first
+    assert len(set(first)) == 4
+
+
+def test_another_seed_gives_other_draws(tmp_path):
+    assert not set(draws(tmp_path, seed=1)) & set(draws(tmp_path, seed=2))
+
+
+def test_accumulated_batches_draw_afresh(tmp_path):
+    seen = draws(tmp_path, accumulate_grad_batches=2)
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_validation_noise_is_the_same_for_one_and_for_more_processes():
+    data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 7, seed=3), noise_batch_size=4)
+
+    def indices(**facts):
+        data.trainer = as_if(**facts)
+        return [int(i) for batch in data.val_dataloader() for i in batch.index]
+
+    assert indices() == list(range(7))
+    assert sorted(indices(world_size=2) + indices(world_size=2, global_rank=1)) == list(range(7))

@@ -1,0 +1,69 @@
+"""Shared by the tests: fields with known solutions, a counting wrapper, hand-made checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flowlit.networks import UNet
+from flowlit.path import expand
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def tiny_unet(**changes) -> UNet:
+    """A network of a few thousand parameters that runs in milliseconds."""
+    settings = dict(resolution=8, in_channels=1, width=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.0)
+    return UNet(**{**settings, **changes})
+
+
+def randomise(network: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Module:
+    """Give every parameter a random value, so that the nearly-zero layers of a fresh network cannot hide a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+class CallCounter:
+    """Count evaluations per sample independently of the solver: ``cond["id"]`` says which samples are in a call."""
+
+    def __init__(self, field, size: int):
+        self.field, self.counts = field, torch.zeros(size, dtype=torch.int64)
+        self.cond = {"id": torch.arange(size)}
+
+    def __call__(self, x: Tensor, t: Tensor, cond) -> Tensor:
+        assert len(x) == len(t) == len(cond["id"])
+        self.counts += torch.bincount(cond["id"], minlength=len(self.counts))
+        return self.field(x, t, cond)
+
+
+class LinearField(nn.Module):
+    """v(x, t) = a x + b t + c, with trainable numbers; called counts its calls."""
+
+    def __init__(self, a: float = 0.3, b: float = -0.2, c: float = 0.1):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.tensor(value)) for value in (a, b, c))
+        self.called = 0
+
+    def forward(self, x: Tensor, t: Tensor, cond={}) -> Tensor:
+        self.called += 1
+        return self.a * x + self.b * expand(t, x) + self.c
+
+
+def straight(x: Tensor, t: Tensor, cond={}) -> Tensor:
+    """The field of the coupling x1 = 3 x0 + 1: it varies with x and t, but is constant along every trajectory."""
+    t = expand(t, x)
+    return 2 * (x - t) / (1 + 2 * t) + 1
+
+
+def write_checkpoint(path: Path, network: nn.Module, ema: nn.Module | None = None, **facts) -> str:
+    """Write what ``flowlit fit`` writes, as far as readers of networks care."""
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    state |= {f"ema.{key}": value for key, value in (ema or network).state_dict().items()}
+    facts = {"network": getattr(network, "spec", None), "ema_updates": 0 if ema is None else 5, **facts}
+    torch.save({"state_dict": state, "flowlit": facts}, path)
+    return str(path)
