@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
 from collections.abc import Sequence
 
 from . import __version__
 from .errors import FlowlitError
+from .process import leave_with_parent
 
 USAGE = """\
 usage: flowlit <command> [options]
@@ -29,10 +27,6 @@ any value of a YAML can be overridden: --model.network.width 64 --trainer.max_st
 """
 
 LIGHTNING = ("fit", "validate", "test", "predict", "couple")
-
-
-PARENT = "FLOWLIT_PARENT"
-"""Set by a pipeline for its stages: the process whose end they must not survive."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,23 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def leave_with_parent() -> None:
-    """End this process soon after the pipeline that started it, lest a second pipeline meet it in the same folder."""
-    parent = int(os.environ.pop(PARENT, 0))
-    if not parent:
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _told(error: BaseException | None) -> FlowlitError | None:
-    """Find the error meant for the user among what was raised because of it."""
-    while error is not None and not isinstance(error, FlowlitError):
+def _told(error: BaseException | None) -> BaseException | None:
+    """Find the error meant for the user (ours, or Lightning's about its options) among what was raised because of it."""
+    while error is not None and not isinstance(error, FlowlitError) and type(error).__name__ != "MisconfigurationException":
         error = error.__cause__ or error.__context__
     return error
 

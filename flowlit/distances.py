@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
 from collections.abc import Sequence
 
 import torch
@@ -90,9 +89,9 @@ def _load_lpips() -> nn.Module:
 
     try:
         return SampleSimilarityLPIPS("lpips-vgg16")
-    except urllib.error.URLError as error:
+    except OSError as error:
         raise FlowlitError(
-            f"LPIPS: its weights are not in {torch.hub.get_dir()}/checkpoints and could not be downloaded ({error.reason}). "
+            f"LPIPS: its weights are not in {torch.hub.get_dir()}/checkpoints and could not be downloaded ({error}). "
             "Expected vgg16-397923af.pth (torchvision) and weights-vgg16-lpips.pth (torch-fidelity): put them there, or "
             "choose another distance, e.g. --model.objective.distance flowlit.distances.SquaredError"
         ) from error

@@ -42,7 +42,7 @@ class Generator:
         if self.shape is None:
             raise FlowlitError("the network does not tell its image shape; call the generator with noise of your own")
         noise = SeededNoise(self.shape, num, seed, self.num_classes)
-        device = next(self.network.parameters()).device
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         batches = DataLoader(noise, batch_size=batch_size)
         return torch.cat([self(n.x0.to(device), {k: v.to(device) for k, v in n.cond.items()}).cpu() for n in batches])
 

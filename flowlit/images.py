@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
+import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,8 @@ def _read_image(file: Any, name: str, resolution: int | None, channels: int) -> 
 
 
 def _limited(count: int, limit: int | None, source: str) -> int:
+    if limit is not None and limit < 1:
+        raise FlowlitError(f"{source}: limit is {limit}; expected at least 1, or none for all images")
     if limit is not None and limit > count:
         raise FlowlitError(f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit")
     if count == 0:
@@ -129,7 +134,7 @@ class CIFAR10(_InMemory):
         train: bool = True,
         download: bool = True,
         limit: int | None = None,
-        labels: bool = False,
+        labels: bool = True,
     ):
         super().__init__(limit, labels)
         self.root, self.train, self.download = root, train, download
@@ -192,7 +197,7 @@ class ImageFolder(Images):
         label = self._classes.index(path.relative_to(self.root).parts[0]) if self.labels else None
         return _item(_read_image(path, str(path), self.resolution, self.channels), label)
 
-    @property
+    @cached_property
     def _classes(self) -> list[str]:
         return sorted({path.relative_to(self.root).parts[0] for path in self.files})
 
@@ -224,7 +229,7 @@ class ImageZip(Images):
         self.paths = [paths] if isinstance(paths, str) else list(paths)
         self.resolution, self.channels, self.limit, self.labels = resolution, channels, limit, labels
         self._index: list[tuple[int, str, int | None]] | None = None
-        self._zips: dict[int, zipfile.ZipFile] = {}
+        self._zips: dict[tuple[int, int], zipfile.ZipFile] = {}  # by process and shard
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zips": {}}  # a worker opens its own
@@ -238,14 +243,15 @@ class ImageZip(Images):
         return self._index
 
     def _open(self, shard: int) -> zipfile.ZipFile:
-        if shard not in self._zips:
+        key = os.getpid(), shard  # a forked worker would share its parent's position in the file
+        if key not in self._zips:
             try:
-                self._zips[shard] = zipfile.ZipFile(self.paths[shard])
+                self._zips[key] = zipfile.ZipFile(self.paths[shard])
             except FileNotFoundError as error:
                 raise FlowlitError(f"image zip {self.paths[shard]} does not exist") from error
             except (zipfile.BadZipFile, OSError) as error:
                 raise FlowlitError(f"image zip {self.paths[shard]} cannot be read ({error}); fetch it again") from error
-        return self._zips[shard]
+        return self._zips[key]
 
     def _list(self, shard: int) -> list[tuple[int, str, int | None]]:
         archive, path = self._open(shard), self.paths[shard]
@@ -269,7 +275,7 @@ class ImageZip(Images):
         where = f"{self.paths[shard]}:{name}"
         try:
             content = self._open(shard).read(name)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
             raise FlowlitError(f"{where} cannot be read ({error}); fetch the zip again") from error
         return _item(_read_image(io.BytesIO(content), where, self.resolution, self.channels), label)
 

@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from . import __version__
-from .cli import PARENT
 from .errors import FlowlitError
+from .process import PARENT
 from .tree import flatten
 
 

@@ -15,6 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from .types import FlowlitError, Schedule
 
 
+def _positive(owner: Schedule, name: str, value: float) -> None:
+    if value <= 0:
+        raise FlowlitError(f"{type(owner).__name__}: {name} is {value}; expected more than 0")
+
+
 @dataclass
 class Constant(Schedule):
     """Stay at ``value``."""
@@ -37,6 +42,9 @@ class Linear(Schedule):
     start: float = 1.0
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        _positive(self, "steps", self.steps)
+
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(1.0, step / self.steps)
 
@@ -49,6 +57,9 @@ class Cosine(Schedule):
     start: float = 1.0
     end: float = 0.0
 
+    def __post_init__(self) -> None:
+        _positive(self, "steps", self.steps)
+
     def __call__(self, step: int) -> float:
         share = (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
         return self.end + (self.start - self.end) * share
@@ -60,6 +71,9 @@ class Exponential(Schedule):
 
     scale: float
     start: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "scale", self.scale)
 
     def __call__(self, step: int) -> float:
         return self.start * math.exp(-step / self.scale)

@@ -12,6 +12,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -98,6 +99,7 @@ class _GridSolver(Solver):
 
     steps: int
     rho: float = 1.0
+    reversible: ClassVar[bool] = True
 
     @abstractmethod
     def rule(self, x0: Tensor) -> Step:
@@ -112,6 +114,8 @@ class _GridSolver(Solver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
+        if reverse and not self.reversible:
+            raise FlowlitError(f"{type(self).__name__} draws noise and cannot run in reverse; use an ODE solver")
         return march(self.rule(x0), velocity, x0, time_grid(self.steps, self.rho, reverse), cond, observe)
 
 
@@ -177,23 +181,7 @@ def noise_stream(x0: Tensor) -> Callable[[], Tensor]:
 
 
 @dataclass
-class _Stochastic(_GridSolver):
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
-    ) -> Solution:
-        if reverse:
-            raise FlowlitError(f"{type(self).__name__} draws noise and cannot run in reverse; use an ODE solver")
-        return super().__call__(velocity, x0, cond, observe=observe)
-
-
-@dataclass
-class SDE(_Stochastic):
+class SDE(_GridSolver):
     """Euler-Maruyama on dx = [v + ½ σ² s] dt + σ dW with the score s = (t v - x) / (1 - t).
 
     Keeps the marginals of the ODE for any sigma if the coupling is independent (a 1-rectified flow); only roughly for a
@@ -201,6 +189,7 @@ class SDE(_Stochastic):
     """
 
     sigma: float = 1.0
+    reversible: ClassVar[bool] = False
 
     def rule(self, x0: Tensor) -> Step:
         draw = noise_stream(x0)
@@ -215,7 +204,7 @@ class SDE(_Stochastic):
 
 
 @dataclass
-class ReNoise(_Stochastic):
+class ReNoise(_GridSolver):
     """Jump to the predicted data, then go back to the next time with noise: x ← t' x̂ + (1 - t') ε.
 
     ε is new at each step (``fresh: true``, stochastic iterative sampling), or the original x0 (``false``, as in 2405.20320).
@@ -223,6 +212,7 @@ class ReNoise(_Stochastic):
     """
 
     fresh: bool = True
+    reversible: ClassVar[bool] = False
 
     def rule(self, x0: Tensor) -> Step:
         draw = noise_stream(x0) if self.fresh else lambda: x0
@@ -276,9 +266,8 @@ def rk45(
     rows = torch.arange(len(x), device=x.device)
     k1 = v(x, clock(done)) * sign
     h = _first_step(v, x, k1, clock, sign, rtol, atol)
+    most = torch.full_like(h, 10.0)  # growth of the next step, none right after a rejection
     for _ in range(max_steps):
-        if len(rows) == 0:
-            return Solution(x, v.nfe)
         here, at = x[rows], done[rows]
         h = torch.minimum(h, 1 - at)
         ks = [k1]
@@ -294,10 +283,13 @@ def rk45(
         x[rows[accept]] = new[accept]
         done[rows[accept]] = torch.where(h >= 1 - at, 1.0, at + h)[accept]
         k1 = torch.where(expand(accept, here), ks[-1], ks[0])
-        grow = (0.9 * error.double().clamp_min(1e-10) ** -0.2).clamp(0.2, 10.0)
-        h = h * torch.where(accept, grow, grow.clamp_max(1.0))
+        grow = (0.9 * error.double().clamp_min(1e-10) ** -0.2).clamp_min(0.2)
+        h = h * torch.minimum(grow, most)
+        most = torch.where(accept, 10.0, 1.0)
         going = done[rows] < 1
-        rows, k1, h = rows[going], k1[going], h[going]
+        rows, k1, h, most = rows[going], k1[going], h[going], most[going]
+        if len(rows) == 0:
+            return Solution(x, v.nfe)
     raise FlowlitError(f"RK45: {len(rows)} samples need more than {max_steps} steps; loosen rtol={rtol} and atol={atol}")
 
 

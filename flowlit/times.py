@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .types import TimeLaw
+from .types import FlowlitError, TimeLaw
 
 
 @dataclass
@@ -37,6 +37,10 @@ class Grid(TimeLaw):
     """Draw t uniformly from {0, 1/k, …, (k-1)/k}: the times that k Euler steps visit, for k-step distillation."""
 
     k: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise FlowlitError(f"Grid: k is {self.k}; expected at least 1")
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         return torch.randint(self.k, (n,), device=device) / self.k

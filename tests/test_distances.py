@@ -117,7 +117,9 @@ def test_lpips_lets_gradients_through_to_its_input_but_not_into_its_weights(weig
     assert not list(distance.parameters()) and not distance.state_dict()
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), TimeoutError("no network"), ConnectionResetError("no network")])
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no network"), TimeoutError("no network"), ConnectionResetError("no network")]
+)
 def test_lpips_without_a_network_says_which_files_are_missing(error, monkeypatch):
     from torch_fidelity import sample_similarity_lpips as library
 

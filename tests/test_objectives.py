@@ -11,6 +11,7 @@ from flowlit.objectives import (
     Combined,
     Distillation,
     FlowGuided,
+    KStepDistillation,
     RectifiedFlow,
     annealed_reflow_loss,
     flow_guided_loss,
@@ -122,6 +123,15 @@ def test_distillation_starts_at_time_0_from_pure_noise():
     Distillation()(velocity, data)
     x, t, _ = velocity.calls[0]
     assert torch.equal(x, data.x0) and t.tolist() == [0.0] * 5
+
+
+def test_k_step_distillation_visits_the_times_of_k_euler_steps():
+    velocity = Record()
+    for _ in range(40):
+        KStepDistillation(4)(velocity, pair())
+    assert torch.cat([t for _, t, _ in velocity.calls]).unique().tolist() == [0.0, 0.25, 0.5, 0.75]
+    one, jump = (objective(LinearField(), pair())["loss"] for objective in (KStepDistillation(1), Distillation()))
+    assert torch.allclose(one, jump)
 
 
 def two_steps(student, guide, x0, t, first_step):

@@ -64,3 +64,9 @@ def test_warm_up_with_a_total_fades_to_zero():
 
 def test_no_warm_up_starts_with_the_full_rate():
     assert rates(0, None, 2) == pytest.approx([2.0, 2.0])
+
+
+@pytest.mark.parametrize("make", [lambda: Linear(steps=0), lambda: Cosine(steps=-1), lambda: Exponential(scale=0)])
+def test_horizon_must_be_positive(make):
+    with pytest.raises(FlowlitError, match="more than 0"):
+        make()

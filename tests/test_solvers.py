@@ -25,13 +25,13 @@ def start(batch=4, seed=0, dtype=torch.float64):
 
 
 def curved(x, t, cond={}):
-    """dx/dt = cos(3 t) (1 + x²): nonlinear and time-dependent."""
-    return torch.cos(3 * expand(t, x).to(x.dtype)) * (1 + x**2)
+    """dx/dt = (1 + t) sin x: nonlinear and time-dependent."""
+    return (1 + expand(t, x).to(x.dtype)) * torch.sin(x)
 
 
 def curved_end(x0):
     """Solution of ``curved`` at t = 1."""
-    return torch.tan(torch.atan(x0) + math.sin(3) / 3)
+    return 2 * torch.atan(torch.tan(x0 / 2) * math.exp(1.5))
 
 
 def by_rate(x, t, cond):
@@ -107,7 +107,7 @@ def test_rk45_takes_the_steps_that_scipy_takes(field, tolerance):
 
     scipy = solve_ivp(flat, (0, 1), x0.flatten().numpy(), method="RK45", rtol=tolerance, atol=tolerance)
     ours = rk45(field, x0, rtol=tolerance, atol=tolerance)
-    assert np.abs(ours.x1.flatten().numpy() - scipy.y[:, -1]).max() < tolerance / 10
+    assert np.abs(ours.x1.flatten().numpy() - scipy.y[:, -1]).max() < 2 * tolerance
     assert abs(int(ours.nfe) - scipy.nfev) <= 6, "at most one step apart"
 
 
@@ -137,9 +137,10 @@ def test_rk45_gives_up_after_too_many_steps():
 
 
 def test_rk45_may_use_all_of_its_steps():
-    steps = []
-    rk45(curved, start(1) / 2, observe=lambda t, x, v: steps.append(t))
-    assert rk45(curved, start(1) / 2, max_steps=len(steps)).x1.isfinite().all()
+    needed = (int(rk45(curved, start(1)).nfe) - 2) // 6  # two evaluations choose the first step, each step takes six
+    assert rk45(curved, start(1), max_steps=needed).x1.isfinite().all()
+    with pytest.raises(FlowlitError, match=f"1 samples need more than {needed - 1} steps"):
+        rk45(curved, start(1), max_steps=needed - 1)
 
 
 # all of them
@@ -154,26 +155,20 @@ def test_nfe_is_what_a_counting_wrapper_counts(solver):
     assert solution.nfe.dtype == torch.int64
 
 
-@pytest.mark.parametrize(("solver", "nfe"), [(Euler(1), 1), (Euler(7), 7), (Heun(7), 14), (RK4(7), 28), (SDE(7), 7), (ReNoise(7), 7)])
+@pytest.mark.parametrize(
+    ("solver", "nfe"), [(Euler(1), 1), (Euler(7), 7), (Heun(7), 14), (RK4(7), 28), (SDE(7), 7), (ReNoise(7), 7)]
+)
 def test_nfe_of_fixed_grids(solver, nfe):
     assert solver(straight, start(2)).nfe.tolist() == [nfe, nfe]
 
 
 @pytest.mark.parametrize("solver", ALL, ids=name)
 def test_condition_rows_follow_their_samples(solver):
-    """Each sample's field leads to its own target; RK45 drops finished samples on the way."""
-    x0, target = start(8, dtype=torch.float32), torch.arange(8.0) * 10
-    cond = {"target": target, "rate": torch.linspace(0.1, 20, 8)}
-    seen = []
-
-    def field(x, t, cond):
-        seen.append(len(x))
-        return expand(cond["target"], x) - 0 * x
-
-    if isinstance(solver, (SDE, ReNoise)):
-        solver = type(solver)(1)
-    x1 = solver(field, x0, cond).x1
-    assert torch.allclose(x1.flatten(1).mean(1) - x0.flatten(1).mean(1), target, atol=0.5 if isinstance(solver, SDE) else 1e-3)
+    x0, rate = start(8, dtype=torch.float32), torch.tensor([0.1, 9, 3, 0.5, 7, 1, 5, 2])
+    together = solver(by_rate, x0, {"rate": rate}).x1
+    alone = [solver(by_rate, x0[i : i + 1], {"rate": rate[i : i + 1]}).x1 for i in range(8)]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-6)
+    assert not torch.allclose(solver(by_rate, x0, {"rate": rate.flip(0)}).x1, together, atol=0.01)
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=name)
@@ -198,7 +193,9 @@ def test_the_starting_noise_is_left_alone(solver):
     assert torch.equal(x0, kept)
 
 
-@pytest.mark.parametrize(("solver", "tolerance"), [(Heun(200), 1e-4), (RK4(50), 1e-7), (RK45(1e-8, 1e-8), 1e-6)], ids=["Heun", "RK4", "RK45"])
+@pytest.mark.parametrize(
+    ("solver", "tolerance"), [(Heun(200), 1e-4), (RK4(50), 1e-7), (RK45(1e-8, 1e-8), 1e-6)], ids=["Heun", "RK4", "RK45"]
+)
 def test_reverse_undoes_forward(solver, tolerance):
     x0 = start().clamp(-1, 1)
     x1 = solver(curved, x0).x1

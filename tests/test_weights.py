@@ -18,7 +18,15 @@ def test_weights_are_finite_and_not_negative_everywhere(weight):
 
 @pytest.mark.parametrize(
     ("weight", "at_three_quarters"),
-    [(One(), 1), (SNR(), 9), (InverseSNR(), 1 / 9), (SNRPlusOne(), 10), (Karras(), 13), (TruncatedSNR(), 9), (Remaining(), 1 / 16)],
+    [
+        (One(), 1),
+        (SNR(), 9),
+        (InverseSNR(), 1 / 9),
+        (SNRPlusOne(), 10),
+        (Karras(), 13),
+        (TruncatedSNR(), 9),
+        (Remaining(), 1 / 16),
+    ],
     ids=repr,
 )
 def test_formulas(weight, at_three_quarters):

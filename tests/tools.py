@@ -15,7 +15,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def tiny_unet(**changes) -> UNet:
     """A network of a few thousand parameters that runs in milliseconds."""
-    settings = dict(resolution=8, in_channels=1, width=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.0)
+    settings = {
+        "resolution": 8,
+        "in_channels": 1,
+        "width": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_resolutions": (4,),
+        "dropout": 0.0,
+    }
     return UNet(**{**settings, **changes})
 
 
@@ -42,7 +50,7 @@ class CallCounter:
 
 
 class LinearField(nn.Module):
-    """v(x, t) = a x + b t + c, with trainable numbers; called counts its calls."""
+    """v(x, t) = a x + b t + c, with trainable numbers; counts its calls."""
 
     def __init__(self, a: float = 0.3, b: float = -0.2, c: float = 0.1):
         super().__init__()
@@ -60,10 +68,10 @@ def straight(x: Tensor, t: Tensor, cond={}) -> Tensor:
     return 2 * (x - t) / (1 + 2 * t) + 1
 
 
-def write_checkpoint(path: Path, network: nn.Module, ema: nn.Module | None = None, **facts) -> str:
+def write_checkpoint(path: Path, trained: nn.Module, ema: nn.Module | None = None, **facts) -> str:
     """Write what ``flowlit fit`` writes, as far as readers of networks care."""
-    state = {f"network.{key}": value for key, value in network.state_dict().items()}
-    state |= {f"ema.{key}": value for key, value in (ema or network).state_dict().items()}
-    facts = {"network": getattr(network, "spec", None), "ema_updates": 0 if ema is None else 5, **facts}
+    state = {f"network.{key}": value for key, value in trained.state_dict().items()}
+    state |= {f"ema.{key}": value for key, value in (ema or trained).state_dict().items()}
+    facts = {"network": getattr(trained, "spec", None), "ema_updates": 0 if ema is None else 5, **facts}
     torch.save({"state_dict": state, "flowlit": facts}, path)
     return str(path)

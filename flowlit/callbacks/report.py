@@ -22,7 +22,8 @@ class Report(Callback):
     """
 
     def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" or not trainer.is_global_zero or trainer.log_dir is None:
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.state.fn == "fit" or not trainer.is_global_zero or folder is None:
             return
         report = {
             "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
@@ -37,7 +38,7 @@ class Report(Callback):
             "flowlit": __version__,
             "torch": torch.__version__,
         }
-        write_atomically(Path(trainer.log_dir) / "metrics.json", json.dumps(report, indent=1).encode())
+        write_atomically(Path(folder) / "metrics.json", json.dumps(report, indent=1).encode())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)

@@ -7,13 +7,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from .evaluation import Evaluation
 
-class Samples(Callback):
+
+class Samples(Evaluation):
     """Log a grid of the first ``num`` images of validation for every solver, always from the same noise.
 
     As ``samples/<solver>`` in TensorBoard, and ``samples/<solver>.png`` in the run's folder.
@@ -27,45 +28,25 @@ class Samples(Callback):
         self.num, self.columns = num, columns
         self._images: dict[str, list[Tensor]] = {}
 
-    def _start(self) -> None:
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
         self._images = {}
 
-    def _collect(self, pl_module: Any, outputs: Any) -> None:
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         for name, solution in outputs["solutions"].items():
             kept = self._images.setdefault(name, [])
             if sum(len(x) for x in kept) < self.num:
-                kept.append(pl_module.codec.decode(solution.x1).cpu())
+                kept.append(module.codec.decode(solution.x1).cpu())
 
-    def _show(self, trainer: pl.Trainer) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if not trainer.is_global_zero:
             return
         for name, kept in self._images.items():
             grid = make_grid(torch.cat(kept)[: self.num].float() / 255, nrow=self.columns, padding=1, pad_value=0.5)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
-            if trainer.log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                folder = Path(trainer.log_dir) / "samples"
+            if log_dir is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                folder = Path(log_dir) / "samples"
                 folder.mkdir(parents=True, exist_ok=True)
                 save_image(grid, folder / f"{name}.png")
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start()
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._collect(pl_module, outputs)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._show(trainer)
-
-    on_test_start = on_validation_start
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = on_validation_epoch_end

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 
 from ..metrics.cost import images_per_second
 from ..types import Noise
+from .evaluation import Evaluation
 
 
-class Throughput(Callback):
+class Throughput(Evaluation):
     """Log ``images_per_s/<solver>`` of this device: the median of some timed repeats on one batch, after a warm-up.
 
     Outside training only, where nothing else competes.
@@ -26,20 +26,16 @@ class Throughput(Callback):
         self.batch_size, self.repeats = batch_size, repeats
         self._noise: Noise | None = None
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            cond = {key: value[: self.batch_size] for key, value in batch.cond.items()}
-            self._noise = Noise(batch.index[: self.batch_size], batch.x0[: self.batch_size], cond)
+            noise = outputs["noise"]
+            cond = {key: value[: self.batch_size] for key, value in noise.cond.items()}
+            self._noise = Noise(noise.index[: self.batch_size], noise.x0[: self.batch_size], cond)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
         noise = self._noise
         if noise is None or trainer.state.fn == "fit":
             return
-        for name in pl_module.solvers:
-            rate = images_per_second(partial(pl_module.solve, name, noise), len(noise.x0), self.repeats)
-            pl_module.log(f"images_per_s/{name}", rate, rank_zero_only=True)
-
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = on_validation_epoch_end
+        for name in module.solvers:
+            rate = images_per_second(partial(module.solve, name, noise), len(noise.x0), self.repeats)
+            module.log(f"images_per_s/{name}", rate, rank_zero_only=True)

@@ -25,6 +25,8 @@ class StoredPairs(Dataset):
                 "pairs); run the `flowlit couple` command that began it again, it goes on from there"
             )
         count = self.manifest["count"]
+        if limit is not None and limit < 1:
+            raise FlowlitError(f"{store.folder}: limit is {limit}; expected at least 1, or none for all pairs")
         if limit is not None and limit > count:
             raise FlowlitError(
                 f"{store.folder}: limit is {limit}, but it holds {count} pairs; lower the limit, or make more: "

@@ -33,6 +33,8 @@ class SeededNoise(Dataset):
     """
 
     def __init__(self, shape: Sequence[int], num: int, seed: int = 0, num_classes: int = 0):
+        if seed < 0 or num < 1:
+            raise FlowlitError(f"SeededNoise: expected seed >= 0 and num >= 1, found seed={seed}, num={num}")
         self.shape, self.num, self.seed, self.num_classes = tuple(shape), num, seed, num_classes
 
     def __len__(self) -> int:

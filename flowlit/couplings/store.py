@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FlowlitError: if the disk is full or cannot be written; nothing that was there before is lost.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise FlowlitError(f"{path} cannot be written ({error}); free some space and run the same command again") from error
 
 
@@ -141,7 +142,7 @@ class Store:
     def _entry(self, number: int) -> dict[str, Any]:
         path = self.shard_path(number)
         with _reading(path), safe_open(path, "pt") as shard:
-            facts = json.loads(shard.metadata()["facts"])
+            facts = json.loads((shard.metadata() or {})["facts"])
         with open(path, "rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         return {"file": path.name, **facts, "sha256": checksum}
@@ -150,7 +151,10 @@ class Store:
         """Map a shard into memory; pages are read when touched."""
         path = self.folder / Path(name).name  # a manifest cannot point out of its folder
         with _reading(path):
-            return load_file(path)
+            shard = load_file(path)
+            if missing := {"x0", "x1"} - shard.keys():
+                raise ValueError(f"it has no {sorted(missing)}")
+        return shard
 
 
 @contextmanager
@@ -169,12 +173,12 @@ def check_pairs(x0: Tensor, x1: Tensor, where: str) -> None:
     """Look at some pairs before training on them: the noise must be noise, and the ends not swapped.
 
     Raises:
-        FlowlitError: if x0 is far from N(0, 1) in mean or standard deviation, or x1 looks like noise.
+        FlowlitError: if x0 is far from N(0, 1) in mean or standard deviation, or x1 is not finite.
     """
     x0, x1 = x0.double(), x1.double()
     tolerance = 0.01 + 6 / math.sqrt(x0.numel())
     mean, std = float(x0.mean()), float(x0.std())
-    if abs(mean) > tolerance or abs(std - 1) > tolerance:
+    if not (abs(mean) <= tolerance and abs(std - 1) <= tolerance):  # NaN is no noise either
         hint = "the ends seem swapped: x0 is noise, x1 is data. " if float(x1.mean().abs()) < tolerance else ""
         raise FlowlitError(
             f"{where}: x0 has mean {mean:.3f} and standard deviation {std:.3f}, expected 0 and 1 (noise). {hint}"

@@ -63,6 +63,27 @@ class SavedModule(pl.LightningModule):
         for key in sorted(before.keys() & now.keys()):
             if before[key] != now[key]:
                 rank_zero_info(f"flowlit: {key}: the checkpoint had {before[key]}, now {now[key]} (used)")
+        override_optimizer(checkpoint, self.hparams.get("optimizer"))
+
+
+def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
+    """Write what the configuration says of the optimizer into a checkpoint whose state remembers something else.
+
+    Only for the same class; a learning rate is scaled, since its scheduler may have moved it.
+    """
+    before = checkpoint.get("hyper_parameters", {}).get("optimizer")
+    if not isinstance(now, dict) or not isinstance(before, dict) or now.get("class_path") != before.get("class_path"):
+        return
+    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    changed = {name: value for name, value in new.items() if name in old and old[name] != value}
+    factor = changed.pop("lr", 1.0) / old["lr"] if "lr" in changed and old["lr"] else 1.0
+    for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+        group.update(
+            {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items() if name in group}
+        )
+        group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
+    for scheduler in checkpoint.get("lr_schedulers", []):
+        scheduler.update({k: [lr * factor for lr in scheduler[k]] for k in ("base_lrs", "_last_lr") if k in scheduler})
 
 
 def _configured(hparams: Any, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What a network is trained for: regression over a coupling (reflow), and distillation of its flow."""
 
-from .distill import Combined, Distillation, FlowGuided, distillation_loss, flow_guided_loss
+from .distill import Combined, Distillation, FlowGuided, KStepDistillation, distillation_loss, flow_guided_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Combined",
     "Distillation",
     "FlowGuided",
+    "KStepDistillation",
     "RectifiedFlow",
     "annealed_reflow_loss",
     "distillation_loss",

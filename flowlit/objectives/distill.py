@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ..distances import SquaredError
 from ..frozen import Frozen
 from ..path import endpoint, expand
-from ..times import Uniform
+from ..times import Grid, Uniform
 from ..types import Cond, Distance, FlowlitError, Objective, Pair, TimeLaw, VelocityField
+from .reflow import RectifiedFlow
 
 FirstStep = Literal["student", "guide"]
 
@@ -60,6 +61,16 @@ class Distillation(Objective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         return {"loss": distillation_loss(velocity, pair, self.distance).mean()}
+
+
+class KStepDistillation(RectifiedFlow):
+    """Distil to k Euler steps: rectified-flow loss on stored pairs at the times 0, 1/k, …, (k-1)/k that they visit.
+
+    Rectified Flow's k-step distillation, in velocity form; for k = 1 with the squared error it is ``Distillation``.
+    """
+
+    def __init__(self, k: int, distance: Distance | None = None):
+        super().__init__(distance, times=Grid(k))
 
 
 class FlowGuided(Objective):

@@ -1,0 +1,24 @@
+"""A stage must not outlive the pipeline that started it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+PARENT = "FLOWLIT_PARENT"
+"""Set by a pipeline for its stages: the process whose end they must not survive."""
+
+
+def leave_with_parent() -> None:
+    """End this process soon after the pipeline that started it, lest a second pipeline meet it in the same folder."""
+    parent = int(os.environ.pop(PARENT, 0))
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
