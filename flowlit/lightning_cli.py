@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from . import callbacks, couplings, modules, networks, objectives, solvers  # noqa: F401 - short class names resolve
+from . import couplings, modules, networks, objectives, solvers  # noqa: F401 - short class names resolve
 from .callbacks import Progress
 from .datamodule import FlowDataModule  # noqa: F401
 from .networks.pretrained import read_checkpoint
@@ -60,19 +60,25 @@ class FlowCLI(LightningCLI):
         """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """Read --ckpt_path before any work begins, so that a missing or torn file is one clear error."""
-        path = self.config[self.subcommand].get("ckpt_path")
+        """Read --ckpt_path before any work begins, so that a missing or torn file is one clear error.
+
+        Checkpoints are read as plain data unless ``--weights_only false`` says that their pickled code may run.
+        """
+        config = self.config[self.subcommand]
+        if config.get("weights_only") is None:
+            config["weights_only"] = True
+        path = config.get("ckpt_path")
         special = path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
-        if not special and self.config[self.subcommand].get("weights_only") is not False:
+        if not special and config["weights_only"]:
             read_checkpoint(path)
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+    def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
         """Add ``Progress``, unless another bar, or none, was asked for."""
         given = config.get("callbacks") or []
         asked = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
         if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
-            callbacks = [*callbacks, Progress()]
-        return super()._instantiate_trainer(config, callbacks)
+            extra = [*extra, Progress()]
+        return super()._instantiate_trainer(config, extra)
 
     @classmethod
     def run(cls, argv: list[str]) -> FlowCLI:

@@ -50,7 +50,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             row["model"],
             f"{row['params']:,}",
             f"{row['nfe']:g}",
-            f"{row['frechet']:.3f}",
+            f"{row['frechet']:.4g}",
             "–" if row["straightness"] is None else f"{row['straightness']:.2f}",
             f"{row['images_per_s']:,.0f}",
         ]

@@ -4,9 +4,9 @@ from itertools import islice
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule, IndexStream, Stripe, mix
 from flowlit.images import Digits
@@ -83,7 +83,7 @@ def test_the_batch_size_is_that_of_one_optimizer_step():
 def test_a_batch_size_that_cannot_be_divided_is_refused():
     data = FlowDataModule(batch_size=10)
     data.trainer = as_if(world_size=4)
-    with pytest.raises(FlowlitError, match="batch_size 10.*4 devices × 1 accumulated"):
+    with pytest.raises(FlowlitError, match=r"batch_size 10.*4 devices × 1 accumulated"):
         data.device_batch_size()
 
 

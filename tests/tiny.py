@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from flowlit.trainer import FlowTrainer
@@ -53,8 +56,7 @@ def anneal(steps: int) -> dict[str, Any]:
 
 
 def checkpoints(every: int = 4) -> dict[str, Any]:
-    arguments = {"save_last": True, "save_top_k": 0, "every_n_train_steps": every, "enable_version_counter": False}
-    return {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": arguments}
+    return {"class_path": "flowlit.callbacks.LastCheckpoint", "init_args": {"every_n_train_steps": every}}
 
 
 EMA = {"class_path": "flowlit.callbacks.EMA", "init_args": {"decay": 0.9}}
@@ -71,7 +73,7 @@ def fit(
     **trainer: Any,
 ) -> dict[str, Any]:
     """A whole experiment that writes into ``root``."""
-    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "betas": [0.9, 0.99]}}
     euler = {"class_path": "flowlit.solvers.Euler", "init_args": {"steps": 2}}
     model = {"network": network or unet(), "optimizer": adam, "solvers": {"euler2": euler}}
     logger = {"save_dir": str(root), "name": "", "version": ""}
@@ -118,3 +120,40 @@ def weights(checkpoint: Path | str) -> dict[str, Tensor]:
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two state dicts are equal to the bit."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class KillAt(Callback):
+    """Ends its own process as `kill -9` would, before a given step; only once if a file to remember it by is given."""
+
+    def __init__(self, step: int, once: str | None = None):
+        self.step, self.once = step, once
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and not (self.once and Path(self.once).exists()):
+            if self.once:
+                Path(self.once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAfter(Callback):
+    """The same after some predicted shards."""
+
+    def __init__(self, shards: int):
+        self.shards = shards
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+        if batch_idx + 1 == self.shards:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Seen(Callback):
+    """Writes a fingerprint of every batch (of its data, of its noise) to ``<folder>/<rank>.txt``."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        path = Path(self.folder) / f"{trainer.global_rank}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.writelines(f"{float(x1.sum())} {float(x0.sum())}\n" for x0, x1 in zip(batch.x0, batch.x1, strict=True))

@@ -19,7 +19,8 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 1000):
-        super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_train_steps)
+        # without the counter, or a second run in the same folder would leave the first one's last.ckpt and write last-v1.ckpt
+        super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_train_steps, enable_version_counter=False)
         self.every = every_n_train_steps
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

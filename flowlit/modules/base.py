@@ -189,11 +189,12 @@ class FlowModule(SavedModule):
         }
 
     def facts(self) -> dict[str, Any]:
+        first = next(iter(self.solvers))
         return {
             **super().facts(),
             "ema_updates": self.ema_updates,
-            "solver": spec(next(iter(self.solvers.values()))),
-            "codec": spec(self.codec),
+            "solver": spec(self.solvers[first]) or _configured(self.hparams.get("solvers") or {}, first),
+            "codec": spec(self.codec) or _configured(self.hparams, "codec"),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
