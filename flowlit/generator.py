@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from .codecs import Pixels
 from .couplings.noise import SeededNoise
 from .networks.pretrained import Weights, build, pretrained, read_checkpoint
-from .solvers import Euler
 from .types import Codec, Cond, FlowlitError, Solver
 
 
@@ -62,6 +61,10 @@ def load(checkpoint: str, weights: Weights = "ema", solver: Solver | None = None
     facts = read_checkpoint(checkpoint).get("flowlit", {})
     net = pretrained(checkpoint, weights, network).eval().requires_grad_(False)
     if solver is None:
-        solver = build(facts["solver"], Solver) if facts.get("solver") else Euler(1)
+        if facts.get("solver") is None:
+            raise FlowlitError(
+                f"checkpoint {checkpoint} does not tell its solver; give one, e.g. solver=flowlit.solvers.Euler(1)"
+            )
+        solver = build(facts["solver"], Solver)
     codec = build(facts["codec"], Codec) if facts.get("codec") else Pixels()
     return Generator(net, solver, codec, getattr(net, "shape", None), getattr(net, "num_classes", 0))

@@ -1,5 +1,7 @@
 """Bad input gets one clear error that says what was found, what was expected and what mends it; nothing is lost."""
 
+import json
+
 import pytest
 import tiny
 import torch

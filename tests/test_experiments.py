@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, in_process
 
+from flowlit.features import reference_moments
 from flowlit.pipeline import Recipe
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -147,8 +148,13 @@ def stage_of(path):
 
 
 @pytest.fixture(scope="module")
-def offline():
-    """CIFAR-10 and Inception without a download: a few random images, random features."""
+def offline(tmp_path_factory):
+    """CIFAR-10 and Inception without a download: a few random images, random features; statistics go elsewhere."""
+    statistics = tmp_path_factory.mktemp("statistics")
+
+    def moments(images, features, folder, *rest):
+        return reference_moments(images, features, statistics, *rest)
+
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(40) % 10
@@ -160,6 +166,7 @@ def offline():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
+        patch.setattr("flowlit.callbacks.fid.reference_moments", moments)
         patch.setattr("flowlit.images.CIFAR10._read", lambda self: (images, labels))
         patch.setattr("flowlit.features.Inception._load", lambda self: SimpleNamespace(network=Random()))
         patch.setattr("flowlit.features.Inception.__call__", lambda self, x: Random()(x)[0])

@@ -78,5 +78,6 @@ def test_load_takes_network_solver_and_codec_from_the_checkpoint(tmp_path):
     assert load(path, solver=Euler(2)).solver == Euler(2)
 
 
-def test_load_without_a_solver_takes_one_step(tmp_path):
-    assert load(write_checkpoint(tmp_path / "c.ckpt", tiny_unet()), weights="raw").solver == Euler(1)
+def test_load_without_a_solver_asks_for_one(tmp_path):
+    with pytest.raises(FlowlitError, match="does not tell its solver"):
+        load(write_checkpoint(tmp_path / "c.ckpt", tiny_unet()), weights="raw")
