@@ -35,12 +35,23 @@ class IndexStream(DistributedSampler):
     def __init__(self, rows: int, length: int, seed: int, rank: int = 0, world: int = 1, start: int = 0):
         super().__init__(cast(Dataset, range(rows)), num_replicas=world, rank=rank)
         self.rows, self.length, self.stream_seed, self.start = rows, length, seed, start
+        self.first_epoch: int | None = None
 
     def __len__(self) -> int:
         return self.length
 
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch: the first one goes on at ``start``, the next where its whole epoch ends."""
+        super().set_epoch(epoch)
+        if self.first_epoch is None:
+            self.first_epoch = epoch
+
+    def _begin(self) -> int:
+        later = self.epoch - (self.epoch if self.first_epoch is None else self.first_epoch)
+        return self.start if later == 0 else self.start - self.start % self.length + later * self.length
+
     def __iter__(self) -> Iterator[int]:
-        place, current = self.start * self.num_replicas + self.rank, -1
+        place, current = self._begin() * self.num_replicas + self.rank, -1
         order: list[int] = []
         while True:
             number, row = divmod(place, self.rows)
@@ -174,4 +185,7 @@ class ShardData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         finished = cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.finished_shards())
         shards = NoiseShards(self.noise, self.shard_size, self.batch_size, skip=finished)
-        return DataLoader(shards, batch_size=None)
+        trainer = cast(pl.Trainer, self.trainer)
+        # with fewer shards than ranks, some are made twice, to the same bytes: an idle rank would break Lightning's barriers
+        ranks = max(1, min(trainer.world_size, len(shards)))
+        return DataLoader(shards, batch_size=None, sampler=Stripe(shards, ranks, trainer.global_rank % ranks))

@@ -109,8 +109,9 @@ class FeatureDistance(Distance):
     def __init__(self, network: nn.Module, layers: Sequence[str], normalize: bool = True):
         super().__init__()
         known = dict(network.named_modules())
-        if missing := [name for name in layers if name not in known] or not layers:
-            raise FlowlitError(f"FeatureDistance: no layers {missing} in {type(network).__name__}; it has {list(known)[1:]}")
+        missing = [name for name in layers if name not in known]
+        if missing or not layers:
+            raise FlowlitError(f"FeatureDistance: layers {missing or layers} not in {type(network).__name__}: {list(known)[1:]}")
         self._network = Frozen(network)
         self.normalize = normalize
         self._caught: list[Tensor] = []

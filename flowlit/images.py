@@ -18,6 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision import datasets
+from tqdm import tqdm
 
 from .types import FlowlitError, Images
 
@@ -177,7 +178,7 @@ class ImageFolder(Images):
             self._files = found[: _limited(len(found), self.limit, f"image folder {root}")]
             if self.labels and any(len(path.relative_to(root).parts) < 2 for path in self._files):
                 raise FlowlitError(f"image folder {root}: labels need one sub-folder a class, but images lie at its top")
-            for path in self._files:
+            for path in tqdm(self._files, desc="Checking images", leave=False, disable=len(self._files) < 10_000):
                 self._verify(path)
         return self._files
 

@@ -8,13 +8,15 @@ aside into ``.stale`` (and comes back if the key does), so that nothing that was
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,10 @@ class Stage:
         facts: dict[str, Any] = {"command": self.command, "flowlit": __version__}
         for path in self.configs:
             facts |= flatten(read_yaml(path))
-        return facts | {f"--{key}": value for key, value in self.options.items()}
+        for key, value in self.options.items():
+            named = isinstance(value, str) and value.endswith(".yaml") and Path(value).is_file()
+            facts |= flatten(read_yaml(value), f"--{key}") if named else {f"--{key}": value}
+        return facts
 
     def arguments(self, root: Path) -> list[str]:
         """The words after ``flowlit``."""
@@ -136,6 +141,8 @@ class Recipe:
                 raise FlowlitError(f"{path}: stage {name}: {error}; it has command, config, writes, needs, options") from error
             if missing := set(stage.needs) - {s.name for s in stages}:
                 raise FlowlitError(f"{path}: stage {name} needs {sorted(missing)}, which must come before it")
+            if taken := [s.name for s in stages if s.folder(Path()) == stage.folder(Path())]:
+                raise FlowlitError(f"{path}: stages {taken[0]} and {name} write into the same folder {stage.folder(Path())}")
             stages.append(stage)
         return cls(Path(root or content["root"]), stages, content.get("table", []))
 
@@ -279,11 +286,33 @@ def main(argv: Sequence[str]) -> int:
     options, words = parser.parse_known_args(list(argv))
     recipe = Recipe.read(options.config, options.root)
     recipe.override(words)
+    with nullcontext() if options.dry_run else locked(recipe.root):
+        return execute(recipe, options.dry_run)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second pipeline out of the same root; the lock goes with the process, however it ends.
+
+    Raises:
+        FlowlitError: if another pipeline is at work there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FlowlitError(f"another pipeline is at work in {root}; wait for it, or choose another --root") from error
+        yield
+
+
+def execute(recipe: Recipe, dry_run: bool) -> int:
+    """Show the plans, then carry them out."""
     plans = recipe.plans()
     width = max(len(plan.stage.name) for plan in plans)
     for plan in plans:
         print(f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}", flush=True)
-    if options.dry_run:
+    if dry_run:
         return 0
     for plan in plans:
         recipe.run(plan)

@@ -15,6 +15,7 @@ def leave_with_parent() -> None:
     parent = int(os.environ.pop(PARENT, 0))
     if not parent:
         return
+    os.environ[PARENT] = str(os.getpid())  # further ranks are started from here, and must not outlive this one
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -30,7 +30,7 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
             "params": report["params"],
             "nfe": round(metrics[f"nfe/{solver}"], 2),
             "frechet": metrics[distance],
-            "features": distance.split("/")[0].removeprefix("frechet_").replace("fid", "inception"),
+            "features": "inception" if distance.startswith("fid/") else distance.split("/")[0].removeprefix("frechet_"),
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
         }

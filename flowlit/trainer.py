@@ -45,6 +45,8 @@ class FlowTrainer(pl.Trainer):
             batch_size: pairs solved at a time.
             dtype: of the images on disk.
         """
+        if weights_only is False:
+            raise FlowlitError("couple reads checkpoints as plain data only; drop --weights_only false")
         template = getattr(datamodule, "noise", None)
         if not isinstance(datamodule, FlowDataModule) or template is None:
             raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")

@@ -411,11 +411,30 @@ def test_good_pairs_pass():
     check_pairs(torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, 1, 2, 2), "a tiny store")
 
 
+def forget_checksums(folder):
+    """Let a store take its shards as they are now."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        entry["sha256"] = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_flipped_byte_is_found(tmp_path):
+    fill(tmp_path, EmpiricalFlow(Digits(limit=50).data[0][:, :, ::2, ::2].float() / 127.5 - 1), noise=SeededNoise((1, 4, 4), 50))
+    path = tmp_path / "00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FlowlitError, match="its checksum is not that of the manifest"):
+        Cached(str(tmp_path)).dataset()[0]
+
+
 def test_swapped_ends_are_found(tmp_path):
     fill(tmp_path, EmpiricalFlow(Digits(limit=50).data[0][:, :, ::2, ::2].float() / 127.5 - 1), noise=SeededNoise((1, 4, 4), 50))
     for path in tmp_path.glob("*.safetensors"):
         content = load_file(path)
         save_file({**content, "x0": content["x1"], "x1": content["x0"]}, path)
+    forget_checksums(tmp_path)
     with pytest.raises(FlowlitError, match="the ends seem swapped: x0 is noise, x1 is data"):
         Cached(str(tmp_path)).dataset()
 

@@ -158,5 +158,5 @@ def test_feature_distance_is_frozen_and_differentiable_in_its_input():
 
 
 def test_feature_distance_names_the_layers_there_are():
-    with pytest.raises(FlowlitError, match=r"no layers \['9'\].*\['0', '1', '2'\]"):
+    with pytest.raises(FlowlitError, match=r"layers \['9'\] not in Sequential: \['0', '1', '2'\]"):
         FeatureDistance(small_network(), ["0", "9"])

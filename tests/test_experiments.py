@@ -215,9 +215,10 @@ def test_every_experiment_survives_a_short_run(path, chain):
 @pytest.mark.parametrize("family", [family_of(path) for path in PARTS if path.stem.startswith("on_the_fly")])
 def test_pairs_on_the_fly_are_one_override(family, chain, tmp_path):
     assert chain.run(REPOSITORY / f"experiments/teacher_{family}.yaml").code == 0
-    words = ["--data.coupling", f"experiments/parts/on_the_fly_{family}.yaml", "--vars.root", tmp_path]
-    words += ["--data.coupling.teacher.checkpoint", chain.roots[family] / "teacher/checkpoints/last.ckpt"]
-    outcome = in_process(*stage_of(REPOSITORY / f"experiments/slimflow_{family}.yaml"), *words)
+    words = stage_of(REPOSITORY / f"experiments/slimflow_{family}.yaml")
+    words[3:3] = ["-c", f"experiments/parts/on_the_fly_{family}.yaml"]
+    teacher = ["--data.coupling.teacher.checkpoint", chain.roots[family] / "teacher/checkpoints/last.ckpt"]
+    outcome = in_process(*words, "--vars.root", tmp_path, *teacher)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
 

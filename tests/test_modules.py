@@ -10,7 +10,9 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
 from flowlit.modules import Classifier, FlowModule, OneStepStudent, ReflowStudent, Teacher
+from flowlit.modules.base import override_optimizer, override_scheduler
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
+from flowlit.networks.pretrained import build
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided, RectifiedFlow
 from flowlit.solvers import Euler, Heun
 from flowlit.types import FlowlitError, Noise, Pair
@@ -234,3 +236,34 @@ def test_a_classifier_without_labels_is_refused(tmp_path):
     images = FlowDataModule(Independent(Digits(labels=False)), 8)
     with pytest.raises(FlowlitError, match="labels: true"):
         tiny.trainer(tmp_path, limit_val_batches=0).fit(Classifier(SmallClassifier(dim=16)), images)
+
+
+def test_another_optimizer_cannot_take_up_the_old_ones_state():
+    """Its groups and moments were silently those of the checkpoint."""
+    before = {"hyper_parameters": {"optimizer": {"class_path": "torch.optim.Adam"}}}
+    with pytest.raises(FlowlitError, match=r"optimizer is torch\.optim\.Adam, now torch\.optim\.SGD"):
+        override_optimizer(before, {"class_path": "torch.optim.SGD"})
+
+
+def test_new_arguments_of_a_scheduler_beat_the_checkpoint():
+    """Schedulers keep their arguments in their state, which won silently."""
+    before = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 10, "gamma": 0.5}}
+    checkpoint = {
+        "hyper_parameters": {"lr_scheduler": before},
+        "lr_schedulers": [{"step_size": 10, "gamma": 0.5, "last_epoch": 7}],
+    }
+    override_scheduler(checkpoint, {**before, "init_args": {"step_size": 99, "gamma": 0.5}})
+    assert checkpoint["lr_schedulers"] == [{"step_size": 99, "gamma": 0.5, "last_epoch": 7}]
+
+
+def test_a_label_the_network_does_not_know_is_told():
+    """It reached the embedding, which answers with an IndexError."""
+    with pytest.raises(FlowlitError, match="labels run from 1 to 3, but the network knows 3 classes"):
+        network(num_classes=3)(torch.zeros(2, 1, 8, 8), torch.zeros(2), {"label": torch.tensor([1, 3])})
+
+
+@pytest.mark.parametrize("path", ["torchvision.models.resnet18", "torch.optim.Adam", "no.such.thing"])
+def test_a_checkpoint_cannot_name_anything_but_a_network(path):
+    """Functions that return a module were called."""
+    with pytest.raises(FlowlitError, match="which a checkpoint names"):
+        build({"class_path": path, "init_args": {}}, torch.nn.Module)

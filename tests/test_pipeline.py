@@ -282,7 +282,7 @@ def test_the_recipe_runs_to_its_table(digits):
     for row in rows:
         assert row.keys() == KEYS
         assert row["features"] == "digits" and row["frechet"] > 0 and row["images_per_s"] > 0
-        assert row["model"] in table(outcome) and f"{row['frechet']:.3f}" in table(outcome)
+        assert row["model"] in table(outcome) and f"{row['frechet']:.4g}" in table(outcome)
     one_step = {row["model"]: row["nfe"] for row in rows if "one" in row["model"]}
     assert set(one_step.values()) == {1.0}
     params = {row["model"].split(",")[0]: row["params"] for row in rows}
@@ -336,7 +336,7 @@ def test_the_table_names_its_features():
         "images_per_s": 9.0,
     }
     text = format_table([row])
-    assert "Fréchet (inception features)" in text and "1,234" in text and "2.500" in text and "–" in text
+    assert "Fréchet (inception features)" in text and "1,234" in text and " 2.5 " in text and "–" in text
 
 
 # ------------------------------------------------------------------------------------------------- kill -9, for real
@@ -370,3 +370,28 @@ def test_kill_9_in_the_middle_of_a_stage(tmp_path):
 
     assert in_process("fit", "-c", path, "--vars.root", tmp_path / "whole").code == 0
     assert tiny.same(*(tiny.weights(tmp_path / name / "a/checkpoints/last.ckpt") for name in ("root", "whole")))
+
+
+def test_a_yaml_named_in_an_option_counts(recipe, tmp_path):
+    """Only its name was part of the key."""
+    part = tmp_path / "part.yaml"
+    part.write_text("width: 8")
+    recipe.override([f"--{recipe.stages[0].name}.model.network", str(part)])
+    before = recipe.plans()[0].key
+    part.write_text("width: 16")
+    assert recipe.plans()[0].key != before
+
+
+def test_two_pipelines_cannot_work_in_one_root(tmp_path):
+    with pipeline.locked(tmp_path), pytest.raises(FlowlitError, match="another pipeline is at work"), pipeline.locked(tmp_path):
+        pass
+    with pipeline.locked(tmp_path):
+        pass
+
+
+def test_two_stages_cannot_share_a_folder(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    stage = "{command: fit, config: x.yaml, writes: same/last.ckpt}"
+    path.write_text(f"root: {tmp_path}\nstages:\n  a: {stage}\n  b: {stage}\n")
+    with pytest.raises(FlowlitError, match="a and b write into the same folder"):
+        Recipe.read(str(path))

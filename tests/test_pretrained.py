@@ -65,7 +65,7 @@ def test_only_networks_are_built_from_a_description(tmp_path):
     path = write_checkpoint(
         tmp_path / "c.ckpt", LinearField(), network={"class_path": "subprocess.Popen", "init_args": {"args": "true"}}
     )
-    with pytest.raises(FlowlitError, match=r"cannot build subprocess.Popen as its checkpoint describes it"):
+    with pytest.raises(FlowlitError, match=r"subprocess.Popen, which a checkpoint names, is not a Module; refused"):
         pretrained(path, "raw")
 
 

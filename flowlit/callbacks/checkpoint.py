@@ -25,4 +25,4 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step % self.every and not self._should_skip_saving_checkpoint(trainer):
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)  # the whole state

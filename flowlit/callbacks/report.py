@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from .. import __version__
 from ..couplings.store import write_atomically
 from ..metrics.cost import count_parameters
+from ..networks.pretrained import fingerprint
 
 
 class Report(Callback):
@@ -30,6 +31,8 @@ class Report(Callback):
             "params": count_parameters(pl_module.network),
             "solvers": {name: repr(solver) for name, solver in getattr(pl_module, "solvers", {}).items()},
             "weights": "ema" if getattr(pl_module, "ema_updates", 0) else "network",
+            "network": dict(pl_module.hparams).get("network"),
+            "sha256": fingerprint(pl_module.velocity() if hasattr(pl_module, "velocity") else pl_module.network),
             "device": torch.cuda.get_device_name()
             if pl_module.device.type == "cuda"
             else f"cpu, {torch.get_num_threads()} threads",
@@ -38,7 +41,7 @@ class Report(Callback):
             "flowlit": __version__,
             "torch": torch.__version__,
         }
-        write_atomically(Path(folder) / "metrics.json", json.dumps(report, indent=1).encode())
+        write_atomically(Path(folder) / "metrics.json", json.dumps(report, indent=1, default=str).encode())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)

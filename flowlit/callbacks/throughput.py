@@ -37,5 +37,6 @@ class Throughput(Evaluation):
         if noise is None or trainer.state.fn == "fit":
             return
         for name in module.solvers:
-            rate = images_per_second(partial(module.solve, name, noise), len(noise.x0), self.repeats)
+            with trainer.precision_plugin.val_step_context():
+                rate = images_per_second(partial(module.solve, name, noise), len(noise.x0), self.repeats)
             module.log(f"images_per_s/{name}", rate, rank_zero_only=True)

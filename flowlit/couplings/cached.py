@@ -44,7 +44,8 @@ class StoredPairs(Dataset):
     def _row(self, index: int) -> tuple[dict[str, Tensor], int]:
         number, row = divmod(index, self.manifest["shard_size"])
         if number not in self._shards:
-            self._shards[number] = self.store.load_shard(self.manifest["shards"][number]["file"])
+            entry = self.manifest["shards"][number]
+            self._shards[number] = self.store.load_shard(entry["file"], entry["sha256"])
         return self._shards[number], row
 
     def __getitem__(self, index: int) -> Pair:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
 
 from ..types import FlowlitError
 
@@ -49,6 +50,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 def plain(content: Any) -> Any:
     """Reduce to what JSON can hold, as a reader will see it."""
     return json.loads(json.dumps(content))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:
@@ -106,7 +113,7 @@ class Store:
         if len(present) < expected:
             missing = sorted(set(range(expected)) - set(present))
             raise FlowlitError(f"{self.folder} lacks shards {missing[:5]} of {expected}; run the same command again")
-        entries = [self._entry(number) for number in range(expected)]
+        entries = [self._entry(number) for number in tqdm(range(expected), desc="Checksums", leave=False)]
         total = sum(entry["rows"] for entry in entries)
         manifest["shards"] = entries
         manifest["nfe"] = {
@@ -125,7 +132,7 @@ class Store:
         return self.folder / f"{number:05d}.safetensors"
 
     def finished_shards(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.safetensors"))
+        return sorted(int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdigit())
 
     def write_shard(self, number: int, tensors: dict[str, Tensor], nfe: Tensor) -> None:
         """Write a shard atomically; its own header keeps what the manifest will say of it."""
@@ -143,14 +150,14 @@ class Store:
         path = self.shard_path(number)
         with _reading(path), safe_open(path, "pt") as shard:
             facts = json.loads((shard.metadata() or {})["facts"])
-        with open(path, "rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"file": path.name, **facts, "sha256": checksum}
+        return {"file": path.name, **facts, "sha256": file_hash(path)}
 
-    def load_shard(self, name: str) -> dict[str, Tensor]:
-        """Map a shard into memory; pages are read when touched."""
+    def load_shard(self, name: str, checksum: str | None = None) -> dict[str, Tensor]:
+        """Map a shard into memory, after comparing its checksum if one is given; pages are read when touched."""
         path = self.folder / Path(name).name  # a manifest cannot point out of its folder
         with _reading(path):
+            if checksum is not None and file_hash(path) != checksum:
+                raise ValueError("its checksum is not that of the manifest")
             shard = load_file(path)
             if missing := {"x0", "x1"} - shard.keys():
                 raise ValueError(f"it has no {sorted(missing)}")

@@ -64,6 +64,7 @@ class SavedModule(pl.LightningModule):
             if before[key] != now[key]:
                 rank_zero_info(f"flowlit: {key}: the checkpoint had {before[key]}, now {now[key]} (used)")
         override_optimizer(checkpoint, self.hparams.get("optimizer"))
+        override_scheduler(checkpoint, self.hparams.get("lr_scheduler"))
 
 
 def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
@@ -72,8 +73,13 @@ def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
     Only for the same class; a learning rate is scaled, since its scheduler may have moved it.
     """
     before = checkpoint.get("hyper_parameters", {}).get("optimizer")
-    if not isinstance(now, dict) or not isinstance(before, dict) or now.get("class_path") != before.get("class_path"):
+    if not isinstance(now, dict) or not isinstance(before, dict):
         return
+    if now.get("class_path") != before.get("class_path"):
+        raise FlowlitError(
+            f"the checkpoint's optimizer is {before.get('class_path')}, now {now.get('class_path')}, which cannot go on "
+            "from its state; start a new run from its weights instead (network: flowlit.networks.pretrained)"
+        )
     old, new = before.get("init_args") or {}, now.get("init_args") or {}
     changed = {name: value for name, value in new.items() if name in old and old[name] != value}
     factor = changed.pop("lr", 1.0) / old["lr"] if "lr" in changed and old["lr"] else 1.0
@@ -84,6 +90,17 @@ def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
         group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
     for scheduler in checkpoint.get("lr_schedulers", []):
         scheduler.update({k: [lr * factor for lr in scheduler[k]] for k in ("base_lrs", "_last_lr") if k in scheduler})
+
+
+def override_scheduler(checkpoint: dict[str, Any], now: Any) -> None:
+    """Write changed arguments of the same learning-rate scheduler into a checkpoint that remembers others."""
+    before = checkpoint.get("hyper_parameters", {}).get("lr_scheduler")
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return
+    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    for scheduler in checkpoint.get("lr_schedulers", []):
+        scheduler.update({name: value for name, value in changed.items() if name in scheduler})
 
 
 def _configured(hparams: Any, name: str) -> dict[str, Any] | None:
@@ -141,7 +158,8 @@ class FlowModule(SavedModule):
             raise FlowlitError(
                 f"{name} takes images of shape {tuple(shape)}, but data.noise.shape is {noise.shape}; make them equal"
             )
-        if noise.num_classes and classes != noise.num_classes:
+        blind = classes and not noise.num_classes and not getattr(self.network, "label_dropout", 0)
+        if blind or (noise.num_classes and classes != noise.num_classes):
             raise FlowlitError(
                 f"{name} knows {classes} classes, but data.noise.num_classes is {noise.num_classes}; make them equal"
             )

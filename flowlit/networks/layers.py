@@ -74,6 +74,14 @@ class LabelEmbedding(nn.Module):
                     "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none"
                 )
             label = torch.full((batch,), self.num_classes, device=device)
+        elif (
+            label.device.type == "cpu"
+            and len(label)
+            and not 0 <= int(label.min()) <= int(label.max()) < self.table.num_embeddings
+        ):
+            raise FlowlitError(
+                f"labels run from {int(label.min())} to {int(label.max())}, but the network knows {self.num_classes} classes"
+            )
         if self.training and self.dropout:
             dropped = torch.rand(batch, device=device) < self.dropout
             label = torch.where(dropped, self.num_classes, label)

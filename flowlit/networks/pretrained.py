@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +38,18 @@ def build(description: dict[str, Any], base: type) -> Any:
     Raises:
         FlowlitError: if the class cannot be imported, is of another kind, or takes other arguments.
     """
+    module, _, name = str(description.get("class_path")).rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FlowlitError(f"cannot import {module}.{name}, which a checkpoint names ({error}); is it on PYTHONPATH?") from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise FlowlitError(f"{module}.{name}, which a checkpoint names, is not a {base.__name__}; refused")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "it")
     try:
         return parser.instantiate_classes(parser.parse_object({"it": description})).it
-    except ArgumentError as error:
+    except (ArgumentError, ValueError, TypeError) as error:
         raise FlowlitError(f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}") from error
 
 
@@ -113,6 +121,8 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
         if facts.get("network") is None:
             raise FlowlitError(f"checkpoint {checkpoint} does not tell how its network is built; give it as network")
         network = build(facts["network"], nn.Module)
+        if not hasattr(network, "spec"):
+            network.spec = facts["network"]  # type: ignore[assignment]  # so that the next checkpoint stands alone
     prefix = "ema." if weights == "ema" else "network."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     load_weights(network, state, f"checkpoint {checkpoint}")

@@ -79,7 +79,7 @@ class UNet(nn.Module):
             },
         }
         self.shape = (in_channels, resolution, resolution)
-        self.num_classes = num_classes
+        self.num_classes, self.label_dropout = num_classes, label_dropout
         self.time = TimeEmbedding(width)
         self.label = LabelEmbedding(num_classes, 4 * width, label_dropout) if num_classes else None
 

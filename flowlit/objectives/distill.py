@@ -11,7 +11,7 @@ from ..distances import SquaredError
 from ..frozen import Frozen
 from ..path import endpoint, expand
 from ..times import Grid, Uniform
-from ..types import Cond, Distance, FlowlitError, Objective, Pair, TimeLaw, VelocityField
+from ..types import Cond, Distance, FlowlitError, LossWeight, Objective, Pair, TimeLaw, VelocityField
 from .reflow import RectifiedFlow
 
 FirstStep = Literal["student", "guide"]
@@ -82,6 +82,7 @@ class FlowGuided(Objective):
         guide: the small 2-rectified flow; frozen, absent from checkpoints.
         times: law of the middle time; None is uniform on [0.2, 0.8), as in the reference code.
         first_step: "student" or "guide", see ``flow_guided_loss``.
+        weight: of each sample by its middle time; None is 1.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class FlowGuided(Objective):
         distance: Distance | None = None,
         times: TimeLaw | None = None,
         first_step: FirstStep = "student",
+        weight: LossWeight | None = None,
     ):
         super().__init__()
         if first_step not in ("student", "guide"):
@@ -98,12 +100,13 @@ class FlowGuided(Objective):
         self.distance = distance or SquaredError()
         self.times = times or Uniform(0.2, 0.8)
         self.first_step: FirstStep = first_step
+        self.weight = weight
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         x0 = torch.randn_like(pair.x0)
         t = self.times(len(x0), x0.device)
         loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
-        return {"loss": loss.mean()}
+        return {"loss": (loss if self.weight is None else self.weight(t) * loss).mean()}
 
 
 class Combined(Objective):
