@@ -87,6 +87,15 @@ class Plan:
     content: dict[str, Any]
 
 
+def _load_yaml(path: Path, missing: str) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise FlowlitError(missing) from error
+    except yaml.YAMLError as error:
+        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file, with the fragments that it names (``network: parts/unet.yaml``) in place.
 
@@ -94,12 +103,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         FlowlitError: if it is missing or not a mapping.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise FlowlitError(f"{path} does not exist; run flowlit from the folder that holds experiments/") from error
-    except yaml.YAMLError as error:
-        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
+    content = _load_yaml(path, f"{path} does not exist; run flowlit from the folder that holds experiments/")
     if not isinstance(content, dict):
         raise FlowlitError(f"{path}: expected a mapping, found {type(content).__name__}")
 
@@ -239,12 +243,7 @@ class Recipe:
 
 def read_recipe(path: str) -> dict[str, Any]:
     """Read the recipe itself; the configurations it names stay names."""
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise FlowlitError(f"recipe {path} does not exist; the shipped ones are in experiments/recipes/") from error
-    except yaml.YAMLError as error:
-        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
+    content = _load_yaml(Path(path), f"recipe {path} does not exist; the shipped ones are in experiments/recipes/")
     if not isinstance(content, dict) or "stages" not in content or "root" not in content:
         raise FlowlitError(f"{path} is not a recipe; expected root and stages")
     return content

@@ -12,7 +12,7 @@ from ..frozen import Frozen
 from ..path import endpoint, expand
 from ..times import Grid, Uniform
 from ..types import Cond, Distance, FlowlitError, LossWeight, Objective, Pair, TimeLaw, VelocityField
-from .reflow import RectifiedFlow
+from .reflow import RectifiedFlow, weighted_mean
 
 FirstStep = Literal["student", "guide"]
 
@@ -106,7 +106,7 @@ class FlowGuided(Objective):
         x0 = torch.randn_like(pair.x0)
         t = self.times(len(x0), x0.device)
         loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
-        return {"loss": (loss if self.weight is None else self.weight(t) * loss).mean()}
+        return {"loss": weighted_mean(loss, t, self.weight)}
 
 
 class Combined(Objective):

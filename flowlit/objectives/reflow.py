@@ -28,6 +28,11 @@ def annealed_reflow_loss(
     return rectified_flow_loss(velocity, mixed, t, distance)
 
 
+def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeight | None) -> Tensor:
+    """Average losses (B,) over the batch, each times w(t); None is w = 1."""
+    return (loss if weight is None else weight(t) * loss).mean()
+
+
 class RectifiedFlow(Objective):
     """Train on the coupling as it is: independent noise gives a 1-rectified flow (teacher), stored pairs give reflow.
 
@@ -47,13 +52,10 @@ class RectifiedFlow(Objective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         t = self.times(len(pair.x1), pair.x1.device)
-        return {"loss": self.weighted(self.loss(velocity, pair, t), t)}
+        return {"loss": weighted_mean(self.loss(velocity, pair, t), t, self.weight)}
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
         return rectified_flow_loss(velocity, pair, t, self.distance)
-
-    def weighted(self, loss: Tensor, t: Tensor) -> Tensor:
-        return (loss if self.weight is None else self.weight(t) * loss).mean()
 
 
 class AnnealedReflow(RectifiedFlow):
