@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -11,65 +11,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from .couplings.noise import NoiseShards, SeededNoise
 from .couplings.store import Store
+from .streams import IndexStream, Stripe, mix
 from .types import Coupling, FlowlitError, Images
-
-
-def mix(*numbers: int) -> int:
-    """Hash integers to 32 bits; a bijection in the last one, so that no two steps share their draws."""
-    h = 0
-    for number in numbers:
-        h = (h + number + 0x9E3779B9) & 0xFFFFFFFF
-        h = ((h ^ (h >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-        h = ((h ^ (h >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-        h ^= h >> 16
-    return h
-
-
-class IndexStream(DistributedSampler):
-    """Rows in a fresh permutation for each pass, as one stream whose place is known: rank r takes places r, r + world, ….
-
-    The row at place p depends on (seed, p) alone, so a run resumed at any step sees what it would have seen. ``length`` rows
-    per rank are what Lightning calls an epoch.
-    """
-
-    def __init__(self, rows: int, length: int, seed: int, rank: int = 0, world: int = 1, start: int = 0):
-        super().__init__(cast(Dataset, range(rows)), num_replicas=world, rank=rank)
-        self.rows, self.length, self.stream_seed, self.start = rows, length, seed, start
-        self.first_epoch: int | None = None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch: the first one goes on at ``start``, the next where its whole epoch ends."""
-        super().set_epoch(epoch)
-        if self.first_epoch is None:
-            self.first_epoch = epoch
-
-    def _begin(self) -> int:
-        later = self.epoch - (self.epoch if self.first_epoch is None else self.first_epoch)
-        return self.start if later == 0 else self.start - self.start % self.length + later * self.length
-
-    def __iter__(self) -> Iterator[int]:
-        place, current = self._begin() * self.num_replicas + self.rank, -1
-        order: list[int] = []
-        while True:
-            number, row = divmod(place, self.rows)
-            if number != current:
-                generator = torch.Generator().manual_seed(mix(self.stream_seed, number))
-                order, current = torch.randperm(self.rows, generator=generator).tolist(), number
-            yield order[row]
-            place += self.num_replicas
-
-
-class Stripe(DistributedSampler):
-    """Rows rank, rank + world, … in order, none twice and none left out."""
-
-    def __len__(self) -> int:
-        return len(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
 
 
 class FlowDataModule(pl.LightningDataModule):

@@ -9,7 +9,7 @@ import torch
 
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.couplings.store import Store
-from flowlit.datamodule import FlowDataModule, IndexStream, ShardData, Stripe, mix
+from flowlit.datamodule import FlowDataModule, ShardData
 from flowlit.images import Digits
 from flowlit.types import FlowlitError
 
@@ -23,56 +23,6 @@ def as_if(**facts):
     return SimpleNamespace(
         **{"world_size": 1, "accumulate_grad_batches": 1, "global_rank": 0, "max_steps": 10, "global_step": 0, **facts}
     )
-
-
-def test_mix_is_a_bijection_in_its_last_argument():
-    numbers = [*range(100_000), *range(2**32 - 1000, 2**32), *(n * 7919 % 2**32 for n in range(200_000, 300_000))]
-    assert len({mix(42, 1, n) for n in numbers}) == len(set(numbers))
-    assert all(0 <= mix(n) < 2**32 for n in range(1000))
-
-
-def test_mix_tells_seeds_ranks_and_their_order_apart():
-    assert len({mix(a, b, 5) for a in range(100) for b in range(100)}) == 10_000
-    assert mix(1, 2) != mix(2, 1)
-
-
-@pytest.mark.parametrize("rows", [1, 7, 32])
-def test_each_pass_is_a_permutation(rows):
-    seen = take(IndexStream(rows, 0, seed=1), 5 * rows)
-    for start in range(0, len(seen), rows):
-        assert sorted(seen[start : start + rows]) == list(range(rows))
-
-
-def test_passes_and_seeds_differ():
-    seen = take(IndexStream(50, 0, seed=1), 200)
-    passes = {tuple(seen[i : i + 50]) for i in range(0, 200, 50)}
-    assert len(passes) == 4
-    assert seen[:50] != take(IndexStream(50, 0, seed=2), 50)
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_partition_the_stream(world):
-    whole = take(IndexStream(10, 0, seed=5), 60)
-    parts = [take(IndexStream(10, 0, seed=5, rank=rank, world=world), 60 // world) for rank in range(world)]
-    assert [parts[place % world][place // world] for place in range(60)] == whole
-
-
-@pytest.mark.parametrize(("start", "rank", "world"), [(0, 0, 1), (3, 0, 1), (10, 0, 1), (27, 1, 2), (4, 2, 3)])
-def test_the_stream_goes_on_at_any_place(start, rank, world):
-    whole = take(IndexStream(10, 0, 9, rank, world), 50)
-    assert take(IndexStream(10, 0, 9, rank, world, start=start), 50 - start) == whole[start:]
-
-
-def test_the_length_is_what_was_asked_for():
-    assert len(IndexStream(10, 123, seed=0)) == 123
-
-
-@pytest.mark.parametrize("rows", [0, 1, 5, 6, 7])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_stripes_cover_all_rows_once(rows, world):
-    stripes = [Stripe(range(rows), num_replicas=world, rank=rank) for rank in range(world)]
-    assert sorted(row for stripe in stripes for row in stripe) == list(range(rows))
-    assert [len(stripe) for stripe in stripes] == [len(list(stripe)) for stripe in stripes]
 
 
 def test_the_batch_size_is_that_of_one_optimizer_step():
@@ -193,17 +143,6 @@ def test_validation_noise_is_the_same_for_one_and_for_more_processes():
 
     assert indices() == list(range(7))
     assert sorted(indices(world_size=2) + indices(world_size=2, global_rank=1)) == list(range(7))
-
-
-@pytest.mark.parametrize("start", [0, 5])
-def test_epochs_go_on_in_the_stream(start):
-    """Every epoch had the same rows, and a run resumed in the middle of one never came back into step."""
-    whole = list(islice(IndexStream(10, 8, seed=1), 24))
-    stream, seen = IndexStream(10, 8, seed=1, start=start), []
-    for epoch in range(3):
-        stream.set_epoch(epoch)
-        seen += islice(stream, 8 - (start if epoch == 0 else 0))
-    assert seen == whole[start:]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
