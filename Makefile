@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-fast lint types clean
+.PHONY: help setup demo test bench lint types clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on t
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
+
+bench: $(READY)  ## what reading and making couplings cost, beside plain baselines (about 10 minutes)
+	for name in reading large_store making; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 lint: $(READY)  ## style and floors
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ commands
   validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
   test       the same, as a final run
   predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
+  couplings  info, verify, merge, import, export, show   flowlit couplings info runs/slimflow_digits/couplings
   pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
 
 options of a command: flowlit <command> --help
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .pipeline import main as pipeline
 
             return pipeline(argv[1:])
+        if command == "couplings":
+            from .couplings_cli import main as couplings
+
+            return couplings(argv[1:])
         if command in LIGHTNING:
             return run_lightning(argv)
     except KeyboardInterrupt:

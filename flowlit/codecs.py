@@ -16,7 +16,7 @@ class Pixels(Codec):
     """
 
     def encode(self, images: Tensor) -> Tensor:
-        return images.float() / 127.5 - 1
+        return (images.float() / 127.5).sub_(1)
 
     def decode(self, x1: Tensor) -> Tensor:
         return (x1.float() * 127.5 + 127.5).round().clamp(0, 255).to(uint8)

@@ -7,12 +7,18 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from .couplings.noise import NoiseShards, SeededNoise
+from .couplings.noise import SeededNoise
+from .couplings.origins import Origin, Parts
 from .couplings.store import Store
 from .streams import IndexStream, Stripe, mix
 from .types import Coupling, FlowlitError, Images
+
+
+def collate(rows: Any) -> Any:
+    """Stack rows, unless the data set read the batch at once (``__getitems__``)."""
+    return default_collate(rows) if isinstance(rows, list) else rows
 
 
 class FlowDataModule(pl.LightningDataModule):
@@ -44,14 +50,14 @@ class FlowDataModule(pl.LightningDataModule):
         self.coupling, self.batch_size = coupling, batch_size
         self.noise, self.noise_batch_size, self.validation = noise, noise_batch_size, validation
         self.num_workers, self.seed = num_workers, seed
-        self._pairs: Dataset | None = None
+        self.pairs: Dataset | None = None
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.coupling is None:
                 raise FlowlitError("fit needs something to train on: give data.coupling")
-            self._pairs = self.coupling.dataset()
-            rows = len(cast(Sized, self._pairs))
+            self.pairs = self.coupling.dataset()
+            rows = len(cast(Sized, self.pairs))
             if rows < self.batch_size:
                 raise FlowlitError(
                     f"{self.coupling.source}: {rows} rows cannot fill one batch of {self.batch_size}; lower batch_size"
@@ -73,7 +79,7 @@ class FlowDataModule(pl.LightningDataModule):
         return self.batch_size // share
 
     def train_dataloader(self) -> DataLoader:
-        trainer, pairs, size = cast(pl.Trainer, self.trainer), cast(Dataset, self._pairs), self.device_batch_size()
+        trainer, pairs, size = cast(pl.Trainer, self.trainer), cast(Dataset, self.pairs), self.device_batch_size()
         rows = len(cast(Sized, pairs))
         epoch = rows // (size * trainer.world_size)
         batches = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else epoch
@@ -97,6 +103,7 @@ class FlowDataModule(pl.LightningDataModule):
             data,
             batch_size=batch_size,
             sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -118,17 +125,17 @@ class FlowDataModule(pl.LightningDataModule):
             return self.coupling.complete(batch, trainer.strategy.root_device)
 
 
-class ShardData(pl.LightningDataModule):
-    """The shards of a store that are still to be made, for ``flowlit couple``."""
+class PartData(pl.LightningDataModule):
+    """The shards of a store that are still to be made, cut into batches, for ``flowlit couple``."""
 
-    def __init__(self, noise: SeededNoise, store: Store, shard_size: int, batch_size: int):
+    def __init__(self, origin: Origin, store: Store, batch_size: int):
         super().__init__()
-        self.noise, self.store, self.shard_size, self.batch_size = noise, store, shard_size, batch_size
+        self.origin, self.store, self.batch_size = origin, store, batch_size
 
     def predict_dataloader(self) -> DataLoader:
-        finished = cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.finished_shards())
-        shards = NoiseShards(self.noise, self.shard_size, self.batch_size, skip=finished)
         trainer = cast(pl.Trainer, self.trainer)
+        missing = trainer.strategy.broadcast(self.store.missing())
         # with fewer shards than ranks, some are made twice, to the same bytes: an idle rank would break Lightning's barriers
-        ranks = max(1, min(trainer.world_size, len(shards)))
-        return DataLoader(shards, batch_size=None, sampler=Stripe(shards, ranks, trainer.global_rank % ranks))
+        ranks = max(1, min(trainer.world_size, len(missing)))
+        parts = Parts(self.origin, missing[trainer.global_rank % ranks :: ranks], self.batch_size)
+        return DataLoader(parts, batch_size=None, sampler=Stripe(parts, 1, 0))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .codecs import Pixels
-from .couplings.store import write_atomically
+from .files import write_atomically
 from .frozen import Frozen
 from .metrics.frechet import Moments
 from .networks.pretrained import fingerprint, pretrained

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
-from .callbacks.pairs import Dtype, PairWriter
-from .couplings.noise import SeededNoise
+from .callbacks.pairs import PairWriter
+from .couplings.origins import From, make_origin
+from .couplings.rounding import X0, X1
 from .couplings.store import Store
-from .datamodule import FlowDataModule, ShardData
+from .datamodule import FlowDataModule, PartData
 from .modules.base import FlowModule
+from .modules.pairs import PairMaker
 from .networks.pretrained import read_checkpoint
 from .types import FlowlitError
 
@@ -25,38 +27,55 @@ class FlowTrainer(pl.Trainer):
         store: str = "data/couplings/pairs",
         num: int = 10_000,
         seed: int = 1,
+        origin: From = "noise",
+        labels: str | None = None,
+        x0: X0 = "float16",
+        x1: X1 = "float16",
         shard_size: int = 1000,
         batch_size: int = 500,
-        dtype: Dtype = "float32",
     ) -> None:
-        """Make couplings: integrate the model from seeded noise with its first solver, and store the pairs.
+        """Make couplings: integrate the model with its first solver, and store the pairs.
 
-        Goes on where an interrupted run stopped; the files have the same bytes for any number of processes.
+        Goes on where an interrupted run stopped, and makes a finished store larger if ``num`` is; the files have the same
+        bytes for any number of processes.
 
         Args:
             model: whose velocity makes the pairs.
-            datamodule: its ``noise`` gives shape and number of classes.
+            datamodule: its ``noise`` gives shape and number of classes, its ``coupling.images`` the data to start from.
             ckpt_path: load the model's weights from this run's checkpoint.
             weights_only: taken so that the config.yaml of a fit serves here too; checkpoints are always read as plain data.
             store: folder for shards and manifest.
             num: pairs in all.
             seed: of their noise; differs from that of every other store and of evaluation.
+            origin: start from noise, from data (the solver runs in reverse), or put both together at random.
+            labels: file with the class of pair 0, 1, … (.npy, or text with one number a line); balanced if not given.
+            x0: how noise is stored; "seed" stores none, and draws it again when read.
+            x1: how data is stored; "uint8" has 256 levels in [-1, 1].
             shard_size: pairs per file.
             batch_size: pairs solved at a time.
-            dtype: of the images on disk.
         """
+        if min(num, shard_size, batch_size) < 1:
+            raise FlowlitError(f"couple: expected at least 1, found {num=}, {shard_size=}, {batch_size=}")
         if weights_only is False:
             raise FlowlitError("couple reads checkpoints as plain data only; drop --weights_only false")
         template = getattr(datamodule, "noise", None)
         if not isinstance(datamodule, FlowDataModule) or template is None:
             raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
-        noise = SeededNoise(template.shape, num, seed, template.num_classes)
         if ckpt_path is not None:  # before the writer notes whose pairs these are
             content = read_checkpoint(ckpt_path)
             model.on_load_checkpoint(content)
             model.load_state_dict(content["state_dict"])
-        model.check_noise(noise)
+        model.check_rows(template.shape, template.num_classes, "data.noise")
+        begin = make_origin(origin, template, num, seed, getattr(datamodule.coupling, "images", None), labels)
+        if begin.shape != template.shape:
+            raise FlowlitError(
+                f"couple: images of shape {begin.shape}, but data.noise.shape is {template.shape}; make them equal"
+            )
+        if origin == "data" and x0 == "seed":
+            raise FlowlitError("couple: noise that the flow finds from data has no seed; store it: --x0 float16")
+        facts = model.provenance() if origin != "random" else {"teacher": None, "solver": None}
+        remarks = {"checkpoint": model.loaded_from(ckpt_path)} if origin != "random" else {}
         folder = Store(store)
-        self.callbacks.append(PairWriter(folder, noise, shard_size, dtype))  # type: ignore[attr-defined]
-        shards = ShardData(noise, folder, shard_size, batch_size)
-        self.predict(model, datamodule=shards, return_predictions=False)
+        writer = PairWriter(folder, begin, num, shard_size, x0, x1, facts, remarks)
+        self.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.predict(PairMaker(model), datamodule=PartData(begin, folder, batch_size), return_predictions=False)

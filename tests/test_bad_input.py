@@ -184,16 +184,19 @@ def test_a_teacher_of_another_shape_leaves_nothing_behind(cli, tmp_path, trained
 
 def test_a_full_disk_is_told_before_work_begins(cli, tmp_path, trained):
     error = couple(cli, trained, tmp_path, "--num", 10**15, "--shard_size", 10**12).error
-    assert "GB are free" in error and "--dtype float16" in error
-    assert couple(cli, trained, tmp_path, "--dtype", "float16").code == 0  # what it advises is possible
+    assert "GB are free" in error and "--x0 seed --x1 float16" in error
+    assert couple(cli, trained, tmp_path, "--x0", "seed", "--x1", "float16").code == 0  # what it advises is possible
 
 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["--seed", 9], "seed: 1 there, 9 now"),
-        (["--num", 24], "count: 20 there, 24 now"),
-        (["--model.solvers", "{e: {class_path: flowlit.solvers.Euler, init_args: {steps: 3}}}"], "solver: Euler("),
+        (["--seed", 9], "seeds: [1] there, [9] now"),
+        (["--seed", 9, "--num", 24], "seeds: [1] there, [9] now"),
+        (["--x1", "uint8"], "x1: float16 there, uint8 now"),
+        (["--x0", "seed"], "x0: float16 there, seed now"),
+        (["--shard_size", 5], "shard_size: 8 there, 5 now"),
+        (["--model.solvers", "{e: {class_path: flowlit.solvers.Euler, init_args: {steps: 3}}}"], "solver: class_path flowlit."),
     ],
 )
 def test_a_store_is_never_mixed(cli, trained, tmp_path, words, found):
@@ -202,6 +205,18 @@ def test_a_store_is_never_mixed(cli, trained, tmp_path, words, found):
     error = couple(cli, trained, tmp_path, *words).error
     assert "already holds other pairs" in error and found in error and "--store" in error
     assert {path.name: path.read_bytes() for path in (tmp_path / "pairs").iterdir()} == before
+
+
+def test_a_store_never_shrinks(cli, trained, tmp_path):
+    assert couple(cli, trained, tmp_path).code == 0
+    error = couple(cli, trained, tmp_path, "--num", 12).error
+    assert "begun with 20 pairs" in error and "--num 12 would lose some" in error and "limit" in error
+
+
+@pytest.mark.parametrize("words", [["--x0", "uint8"], ["--x1", "seed"], ["--origin", "nosie"], ["--x1", "float64"]])
+def test_a_wrong_choice_of_couple_is_named(cli, trained, tmp_path, words):
+    assert words[1] in couple(cli, trained, tmp_path, *words).error
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_a_store_of_another_teacher_is_refused(cli, trained, tmp_path):

@@ -67,7 +67,7 @@ def test_an_unknown_command_is_two(cli):
 def test_help_of_a_command_names_its_options(cli):
     shown = cli("couple", "--help")
     assert shown.code == 0
-    for option in ("--store", "--num", "--shard_size", "--dtype", "--ckpt_path", "--vars"):
+    for option in ("--store", "--num", "--shard_size", "--x0", "--ckpt_path", "--vars"):
         assert option in shown.out
 
 

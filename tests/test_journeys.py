@@ -1,20 +1,23 @@
 """Whole runs: killed and resumed, alone and in company. Everything must come out equal to the bit."""
 
 import os
+import random
 import signal
+import time
 import traceback
 
 import pytest
 import tiny
 import torch
 from conftest import in_process
+from stores import content
 
 pytestmark = pytest.mark.journey
 TESTS = os.path.dirname(__file__)
 
 
-def killed(*words):
-    """Run flowlit in a fork of this process, which must die of SIGKILL."""
+def forked(*words):
+    """Start flowlit in a fork of this process; its id."""
     child = os.fork()
     if child == 0:
         try:
@@ -23,8 +26,18 @@ def killed(*words):
             traceback.print_exc()
         finally:
             os._exit(1)  # reached only if nothing killed it
+    return child
+
+
+def died(child):
+    """Wait for a fork, and tell whether it died of SIGKILL."""
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def killed(*words):
+    """Run flowlit in a fork of this process, which must die of SIGKILL."""
+    assert died(forked(*words))
 
 
 def bomb(step, once=None):
@@ -120,12 +133,8 @@ def test_a_resumed_run_with_accumulation_sees_the_same_batches(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- couple
 
 
-def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
-
-
 def test_killed_couplings_go_on_to_the_same_bytes(tmp_path, pairs):
-    bomb = [{"class_path": "tiny.KillAfter", "init_args": {"shards": 2}}]
+    bomb = [{"class_path": "tiny.KillAfter", "init_args": {"batches": 5}}]
     killed("couple", "-c", tiny.write(tmp_path / "killed.yaml", couple(tmp_path / "store", callbacks=bomb)))
     left = content(tmp_path / "store")
     assert "manifest.json" in left and 1 <= len(left) - 1 < 4
@@ -137,7 +146,7 @@ def test_killed_couplings_go_on_to_the_same_bytes(tmp_path, pairs):
 
 
 def test_couplings_killed_after_the_last_shard_are_finished(tmp_path, pairs):
-    bomb = [{"class_path": "tiny.KillAfter", "init_args": {"shards": 4}}]
+    bomb = [{"class_path": "tiny.KillAfter", "init_args": {"batches": 7}}]
     killed("couple", "-c", tiny.write(tmp_path / "killed.yaml", couple(tmp_path / "store", callbacks=bomb)))
     for name, shard in content(pairs).items():  # the bomb may go off before the last one is written
         if name != "manifest.json":
@@ -154,12 +163,39 @@ def test_a_finished_store_is_not_made_again(tmp_path, pairs):
     assert {path.name: path.stat().st_mtime_ns for path in pairs.iterdir()} == before
 
 
-def test_two_processes_make_the_same_pairs(tmp_path, pairs, flowlit):
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_make_the_same_pairs(tmp_path, pairs, flowlit, processes):
     path = tiny.write(tmp_path / "couple.yaml", couple(tmp_path / "store"))
-    words = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    words = ["--trainer.devices", processes, "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
     made = flowlit("couple", "-c", path, *words, cwd=tmp_path)
     assert made.code == 0, made.err
     assert content(tmp_path / "store") == content(pairs)
+
+
+def test_couplings_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
+    """Also while a shard or the manifest is being written; what one run finished no other one touches."""
+    words = ["--num", 180, "--shard_size", 5, "--batch_size", 3]
+    for name in ("whole", "killed"):
+        tiny.write(tmp_path / f"{name}.yaml", couple(tmp_path / name))
+    assert in_process("couple", "-c", tmp_path / "whole.yaml", *words).code == 0
+    moments, store, stamps = random.Random(0), tmp_path / "killed", {}
+    for kill in range(4):
+        target = 0 if kill == 0 else len(stamps) + moments.randrange(1, 6)
+        child = forked("couple", "-c", tmp_path / "killed.yaml", *words)
+        limit = time.monotonic() + 120
+        while not (store / "manifest.json").exists() or len(list(store.glob("*.safetensors"))) < target:
+            assert time.monotonic() < limit, "the fork makes no pairs"
+            time.sleep(0.0005)
+        time.sleep(moments.random() * 0.02)
+        os.kill(child, signal.SIGKILL)
+        assert died(child)
+        now = {path.name: path.stat().st_mtime_ns for path in store.glob("*.safetensors")}
+        assert len(now) < 36 and {name: now[name] for name in stamps} == stamps
+        stamps = now
+    assert in_process("couple", "-c", tmp_path / "killed.yaml", *words).code == 0
+    assert content(store) == content(tmp_path / "whole")
+    assert {name: (store / name).stat().st_mtime_ns for name in stamps} == stamps
+    assert not list(store.glob(".*.tmp"))
 
 
 # ----------------------------------------------------------------------------------------------------------------- DDP

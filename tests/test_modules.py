@@ -207,8 +207,8 @@ def test_an_oracle_needs_no_training():
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
-        (SeededNoise((1, 16, 16), 4), r"UNet takes images of shape \(1, 8, 8\), but data\.noise\.shape is \(1, 16, 16\)"),
-        (SeededNoise(tiny.SHAPE, 4, num_classes=3), r"knows 0 classes, but data\.noise\.num_classes is 3"),
+        (SeededNoise((1, 16, 16), 4), r"UNet takes images of shape \(1, 8, 8\), but the shape of data\.noise is \(1, 16, 16\)"),
+        (SeededNoise(tiny.SHAPE, 4, num_classes=3), r"knows 0 classes, but num_classes of data\.noise is 3"),
     ],
 )
 def test_noise_that_the_network_cannot_take_is_refused_before_training(tmp_path, noise, message):

@@ -136,13 +136,13 @@ class KillAt(Callback):
 
 
 class KillAfter(Callback):
-    """The same after some predicted shards."""
+    """The same after some predicted batches, the last of which may still be on its way to the disk."""
 
-    def __init__(self, shards: int):
-        self.shards = shards
+    def __init__(self, batches: int):
+        self.batches = batches
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any) -> None:
-        if batch_idx + 1 == self.shards:
+        if batch_idx + 1 == self.batches:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

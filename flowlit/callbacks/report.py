@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from .. import __version__
-from ..couplings.store import write_atomically
+from ..files import write_atomically
 from ..metrics.cost import count_parameters
 from ..networks.pretrained import fingerprint
 

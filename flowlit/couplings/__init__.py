@@ -1,16 +1,16 @@
 """Joint laws of (noise, image): independent, simulated on the fly, or cached on disk."""
 
-from .cached import Cached, StoredPairs
+from .cached import Cached
 from .flip import flip, random_flip
 from .independent import Independent
-from .noise import NoiseShards, SeededNoise, seeded_normal
+from .noise import SeededNoise, seeded_normal
 from .simulated import Simulated
 from .store import Store
+from .stored import StoredPairs
 
 __all__ = [
     "Cached",
     "Independent",
-    "NoiseShards",
     "SeededNoise",
     "Simulated",
     "Store",

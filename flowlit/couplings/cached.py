@@ -1,85 +1,108 @@
-"""Pairs read from a store that ``flowlit couple`` made."""
+"""Pairs read from stores that ``flowlit couple`` made."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from ..types import Coupling, FlowlitError, Pair
 from .flip import random_flip
-from .store import Store, check_pairs
-
-
-class StoredPairs(Dataset):
-    """Random access to the rows of a store; shards are mapped, not loaded, and never concatenated."""
-
-    def __init__(self, store: Store, limit: int | None = None):
-        self.store, self.manifest = store, store.manifest()
-        if not self.manifest["complete"]:
-            done, size = len(store.finished_shards()), self.manifest["shard_size"]
-            raise FlowlitError(
-                f"{store.folder} is not finished ({min(done * size, self.manifest['count'])} of {self.manifest['count']} "
-                "pairs); run the `flowlit couple` command that began it again, it goes on from there"
-            )
-        count = self.manifest["count"]
-        if limit is not None and limit < 1:
-            raise FlowlitError(f"{store.folder}: limit is {limit}; expected at least 1, or none for all pairs")
-        if limit is not None and limit > count:
-            raise FlowlitError(
-                f"{store.folder}: limit is {limit}, but it holds {count} pairs; lower the limit, or make more: "
-                f"flowlit couple … --num {limit}"
-            )
-        self.count = limit or count
-        self._shards: dict[int, dict[str, Tensor]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}  # a worker maps its own
-
-    def __len__(self) -> int:
-        return self.count
-
-    def _row(self, index: int) -> tuple[dict[str, Tensor], int]:
-        number, row = divmod(index, self.manifest["shard_size"])
-        if number not in self._shards:
-            entry = self.manifest["shards"][number]
-            self._shards[number] = self.store.load_shard(entry["file"], entry["sha256"])
-        return self._shards[number], row
-
-    def __getitem__(self, index: int) -> Pair:
-        shard, row = self._row(index)
-        cond = {"label": shard["label"][row]} if "label" in shard else {}
-        return Pair(shard["x0"][row], shard["x1"][row], cond)
-
-    def check(self, rows: int = 1024) -> None:
-        """Look at the first pairs, see ``check_pairs``."""
-        shard, _ = self._row(0)
-        check_pairs(shard["x0"][:rows], shard["x1"][:rows], str(self.store.folder))
+from .rounding import restored
+from .stored import StoredPairs
 
 
 class Cached(Coupling):
     """Stored pairs: reflow, annealed reflow and distillation train on them.
 
     Args:
-        store: folder made by ``flowlit couple``.
+        store: folder made by ``flowlit couple`` or ``flowlit couplings import``; a list is read as one set.
         flip: mirror both ends of each pair with probability ½; right if the teacher was trained with flips.
         limit: use only the first pairs.
+        resident: hold all pairs on the device, in the dtypes of the store; only their row numbers travel then.
+        checksums: verify each file when it is opened; ``flowlit couplings verify`` looks at all of them.
     """
 
-    def __init__(self, store: str, flip: bool = False, limit: int | None = None):
+    def __init__(
+        self,
+        store: str | list[str],
+        flip: bool = False,
+        limit: int | None = None,
+        resident: bool = False,
+        checksums: bool = True,
+    ):
         self.store, self.flip, self.limit = store, flip, limit
+        self.resident, self.checksums = resident, checksums
+        self._held: Pair | None = None
 
     def dataset(self) -> Dataset:
-        pairs = StoredPairs(Store(self.store), self.limit)
-        pairs.check()
-        return pairs
+        self._pairs = StoredPairs([self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums)
+        self._pairs.check()
+        return RowNumbers(self._pairs) if self.resident else self._pairs
 
-    def complete(self, batch: Pair, device: torch.device) -> Pair:
-        pair = Pair(batch.x0.float(), batch.x1.float(), batch.cond)
+    def complete(self, batch: Any, device: torch.device) -> Pair:
+        if self.resident:
+            if self._held is None:
+                self._held = hold(self._pairs, device)
+            batch = Pair(self._held.x0[batch], self._held.x1[batch], {k: v[batch] for k, v in self._held.cond.items()})
+        pair = Pair(restored(batch.x0), restored(batch.x1), batch.cond)
         return random_flip(pair) if self.flip else pair
 
     @property
     def source(self) -> str:
         return f"couplings in {self.store}"
+
+
+class RowNumbers(Dataset):
+    """Row numbers instead of rows, for pairs that are on the device already."""
+
+    def __init__(self, pairs: StoredPairs):
+        self.pairs, self.shape, self.num_classes, self.name = pairs, pairs.shape, pairs.num_classes, pairs.name
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.tensor(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor]:
+        return torch.tensor(indices)  # type: ignore[return-value]
+
+
+def hold(pairs: StoredPairs, device: torch.device, block: int = 4096) -> Pair:
+    """Copy all pairs to a device, in the dtypes of the store.
+
+    Raises:
+        FlowlitError: if they do not fit into its free memory.
+    """
+    first = pairs.__getitems__([0])
+    tensors = {"x0": first.x0, "x1": first.x1, **first.cond}
+    needed = len(pairs) * sum(tensor.nbytes for tensor in tensors.values())
+    if needed > (free := free_memory(device)):
+        raise FlowlitError(
+            f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but {free / 1e9:.1f} GB are free; "
+            "set resident: false, or a limit"
+        )
+    held = {name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device) for name, t in tensors.items()}
+    for start in tqdm(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
+        part = pairs.__getitems__(range(start, min(start + block, len(pairs))))
+        for name, tensor in {"x0": part.x0, "x1": part.x1, **part.cond}.items():
+            held[name][start : start + len(tensor)] = tensor
+    return Pair(held.pop("x0"), held.pop("x1"), held)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device; of the main memory what could be had without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    except (OSError, StopIteration):  # not Linux: what is physically there
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

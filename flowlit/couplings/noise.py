@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from ..types import FlowlitError, Noise
 
@@ -22,6 +22,25 @@ def seeded_normal(seed: int, index: int, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
 
 
+def seeded_normals(seeds: Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Draw rows of noise, each as ``seeded_normal`` does; seeds has one entry for each index, or one for all."""
+    out = np.empty((len(indices), *shape), np.float32)
+    each = seeds if len(seeds) == len(indices) else [seeds[0]] * len(indices)
+    stream = np.random.Generator(np.random.Philox(key=0))
+    for row, seed, index in zip(out, each, indices, strict=True):
+        stream.bit_generator.state = _state(seed, index)
+        stream.standard_normal(dtype=np.float32, out=row)
+    return torch.from_numpy(out)
+
+
+def _state(seed: int, index: int) -> dict[str, Any]:
+    """The state of ``Philox(key=seed, counter=index << 64)``, without asking the system for entropy first."""
+    counter = np.frombuffer((index << 64).to_bytes(32, "little"), np.uint64)
+    key = np.frombuffer(seed.to_bytes(16, "little"), np.uint64)
+    empty = {"buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+    return {"bit_generator": "Philox", "state": {"counter": counter, "key": key}, **empty}
+
+
 class SeededNoise(Dataset):
     """Noise and balanced labels for evaluation and couplings: item i is a ``Noise`` row.
 
@@ -29,41 +48,28 @@ class SeededNoise(Dataset):
         shape: of one sample, [C, H, W].
         num: how many samples.
         seed: give evaluation, couplings and recouplings different seeds, so that they share no noise.
-        num_classes: 0 for none; otherwise the label of sample i is i mod num_classes.
+        num_classes: 0 for none; otherwise the label of sample i is i mod num_classes, unless labels are given.
+        labels: of sample 0, 1, …; at least ``num``.
     """
 
-    def __init__(self, shape: Sequence[int], num: int, seed: int = 0, num_classes: int = 0):
+    def __init__(self, shape: Sequence[int], num: int, seed: int = 0, num_classes: int = 0, labels: Sequence[int] | None = None):
         if seed < 0 or num < 1:
             raise FlowlitError(f"SeededNoise: expected seed >= 0 and num >= 1, found seed={seed}, num={num}")
-        self.shape, self.num, self.seed, self.num_classes = tuple(shape), num, seed, num_classes
+        if labels is not None and not num_classes:
+            raise FlowlitError("SeededNoise: labels are given, but num_classes is 0; say how many classes there are")
+        if labels is not None and len(labels) < num:
+            raise FlowlitError(f"SeededNoise: {len(labels)} labels for {num} samples; give one for each")
+        if labels is not None and not 0 <= min(labels) <= max(labels) < num_classes:
+            raise FlowlitError(f"SeededNoise: labels are {min(labels)} … {max(labels)}; expected 0 … {num_classes - 1}")
+        self.shape, self.num, self.seed, self.num_classes, self.labels = tuple(shape), num, seed, num_classes, labels
 
     def __len__(self) -> int:
         return self.num
 
     def __getitem__(self, index: int) -> Noise:
-        label = {"label": torch.tensor(index % self.num_classes)} if self.num_classes else {}
-        return Noise(torch.tensor(index), seeded_normal(self.seed, index, self.shape), label)
+        return Noise(torch.tensor(index), seeded_normal(self.seed, index, self.shape), self._cond(index))
 
-
-class NoiseShards(Dataset):
-    """Seeded noise cut into shards: item k is the list of micro-batches (``Noise``) of shard ``numbers[k]``.
-
-    Micro-batches are the same for any number of processes, so a shard has the same bytes whoever makes it.
-    """
-
-    def __init__(self, noise: SeededNoise, shard_size: int, batch_size: int, skip: Sequence[int] = ()):
-        if shard_size < 1 or batch_size < 1:
-            raise FlowlitError(f"shards: expected positive sizes, found shard_size={shard_size}, batch_size={batch_size}")
-        self.noise, self.shard_size, self.batch_size = noise, shard_size, batch_size
-        self.numbers = sorted(set(range(math.ceil(len(noise) / shard_size))) - set(skip))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, item: int) -> list[Noise]:
-        start = self.numbers[item] * self.shard_size
-        end = min(start + self.shard_size, len(self.noise))
-        return [
-            default_collate([self.noise[i] for i in range(first, min(first + self.batch_size, end))])
-            for first in range(start, end, self.batch_size)
-        ]
+    def _cond(self, index: int) -> dict[str, Tensor]:
+        if not self.num_classes:
+            return {}
+        return {"label": torch.tensor(index % self.num_classes if self.labels is None else int(self.labels[index]))}

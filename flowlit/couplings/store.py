@@ -1,195 +1,186 @@
-"""A coupling on disk: safetensors shards and a manifest.
+"""Writing a store: a folder of shards and a manifest; the format is described in docs/couplings.md.
 
-``manifest.json`` says what the pairs are (format version, shape, count, noise, seed, teacher, solver), and lists the finished
-shards with their checksums. ``00000.safetensors`` and so on hold x0 and x1 (rows, C, H, W), index (rows,) and, if there are
-classes, label (rows,). Every file is written under a temporary name, synced and renamed, so that a torn one is never read.
+Every file is written under a temporary name, synced and renamed, so that it is either absent or whole, and a finished shard is
+never touched again. One process at a time writes the manifest, and holds the lock.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
+import numpy as np
+from safetensors.numpy import save
 from tqdm import tqdm
 
+from ..files import file_hash, write_atomically
+from ..manifest import DIRECTION, FORMAT, NAME, VERSION, Shard, differences, plan, read_manifest
 from ..types import FlowlitError
-
-FORMAT, VERSION = "flowlit-couplings", 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either absent or whole.
-
-    Raises:
-        FlowlitError: if the disk is full or cannot be written; nothing that was there before is lost.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise FlowlitError(f"{path} cannot be written ({error}); free some space and run the same command again") from error
-
-
-def plain(content: Any) -> Any:
-    """Reduce to what JSON can hold, as a reader will see it."""
-    return json.loads(json.dumps(content))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from .shards import ShardFile
 
 
 class Store:
-    """One folder of pairs."""
+    """One folder of pairs, to be written."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
     @property
     def manifest_path(self) -> Path:
-        return self.folder / "manifest.json"
+        return self.folder / NAME
 
     def manifest(self) -> dict[str, Any]:
-        """Read the manifest.
+        """Read the manifest, see ``read_manifest``."""
+        return read_manifest(self.folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store's lock, and remove what writers that were killed left unfinished.
 
         Raises:
-            FlowlitError: if there is none, or it is of another format or version.
+            FlowlitError: if another process is writing.
         """
+        path = self.folder / ".lock"
         try:
-            manifest = json.loads(self.manifest_path.read_text())
-        except FileNotFoundError as error:
-            raise FlowlitError(
-                f"no couplings in {self.folder} (expected {self.manifest_path.name} and shards). Make them first: "
-                f"flowlit couple -c experiments/couple_….yaml --store {self.folder}"
-            ) from error
-        except ValueError as error:
-            raise FlowlitError(f"{self.manifest_path} is not valid JSON ({error}); make the couplings again") from error
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            found = f"{manifest.get('format')} version {manifest.get('version')}"
-            raise FlowlitError(f"{self.manifest_path} is {found}; this flowlit reads {FORMAT} version {VERSION}")
-        return manifest
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "a")  # noqa: SIM115 - held below
+        except OSError as error:
+            raise FlowlitError(f"{self.folder} cannot be written ({error}); choose another folder with --store") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise FlowlitError(
+                    f"{self.folder}: another process is writing this store ({error}); wait for it, or choose another --store"
+                ) from error
+            for leftover in self.folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
 
-    def begin(self, identity: dict[str, Any]) -> None:
-        """Start or continue a store whose pairs are what ``identity`` says.
+    def counts(self, num: int) -> list[int]:
+        """Tell the rows after each growth, if the store is to hold ``num``.
+
+        Raises:
+            FlowlitError: if it holds more already.
+        """
+        known: list[int] = self.manifest()["counts"] if self.manifest_path.exists() else []
+        if known and num < known[-1]:
+            raise FlowlitError(
+                f"{self.folder} was begun with {known[-1]} pairs, and --num {num} would lose some; to train on fewer, give "
+                "the coupling a limit"
+            )
+        return known if known and num == known[-1] else [*known, num]
+
+    def begin(self, identity: dict[str, Any], counts: list[int], remarks: dict[str, Any]) -> None:
+        """Start, continue or grow a store whose pairs are what ``identity`` says.
+
+        Args:
+            identity: the facts of ``manifest.IDENTITY`` that are known; they may not change.
+            counts: rows after each growth.
+            remarks: further facts for the manifest (``flowlit``, the version, at least); those of the latest run count.
 
         Raises:
             FlowlitError: if the folder already holds other pairs.
         """
-        identity = plain({"format": FORMAT, "version": VERSION, **identity})
+        if identity["shard_size"] < 1:
+            raise FlowlitError(f"{self.folder}: expected shard_size >= 1, found {identity['shard_size']}")
+        base = {"format": FORMAT, "version": VERSION, "direction": DIRECTION, "seeds": []}
+        wanted = json.loads(json.dumps({**base, **identity, **remarks, "counts": counts}))
+        known: dict[str, Any] = {"shards": [], "counts": []}
         if self.manifest_path.exists():
             known = self.manifest()
-            if different := [key for key in identity if known.get(key) != identity[key]]:
-                found = "; ".join(f"{key}: {known.get(key)} there, {identity[key]} now" for key in different)
+            different = differences(known, wanted)
+            if known["seeds"] != wanted["seeds"][: len(known["seeds"])]:
+                different.append(f"seeds: {known['seeds']} there, {wanted['seeds']} now")
+            if counts[: len(known["counts"])] != known["counts"]:
+                different.append(f"pairs: {known['counts']} there, {counts} now")
+            if different:
                 raise FlowlitError(
-                    f"{self.folder} already holds other pairs ({found}). Choose another folder with --store, or remove it"
+                    f"{self.folder} already holds other pairs ({'; '.join(different)}). Choose another folder with --store, "
+                    "or remove it"
                 )
-        else:
-            self._write_manifest({**identity, "complete": False, "shards": []})
+        shards = plan(counts, wanted["shard_size"])
+        good = [entry for entry in known["shards"] if self._size(entry["file"]) == entry["bytes"]]
+        complete = len(good) == len(shards)
+        if not complete or known.get("counts") != counts or not known.get("complete"):
+            self.write_manifest({**known, **wanted, "complete": False, "shards": good})
+
+    def _size(self, file: str) -> int:
+        path = self.folder / Path(file).name
+        return path.stat().st_size if path.exists() else -1
+
+    def missing(self) -> list[Shard]:
+        """Which shards are still to be made; files that cannot be read count as missing."""
+        manifest = self.manifest()
+        listed = {entry["file"] for entry in manifest["shards"]}
+        return [
+            shard
+            for shard in plan(manifest["counts"], manifest["shard_size"])
+            if shard.file not in listed and not self._readable(shard)
+        ]
+
+    def _readable(self, shard: Shard) -> bool:
+        path = self.folder / shard.file
+        if not path.exists():
+            return False
+        try:
+            return len(ShardFile(path)) == shard.rows
+        except FlowlitError:
+            return False
+
+    def write_shard(self, shard: Shard, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Write a shard atomically; its own header keeps what the manifest will say of it."""
+        write_atomically(self.folder / shard.file, save(arrays, {"facts": json.dumps(facts)}))
 
     def finish(self) -> dict[str, Any]:
-        """List all shards in the manifest and mark it complete."""
+        """List all shards in the manifest, sum up what they say, and mark it complete.
+
+        Raises:
+            FlowlitError: if shards are missing.
+        """
         manifest = self.manifest()
-        present = self.finished_shards()
-        expected = math.ceil(manifest["count"] / manifest["shard_size"])
-        if len(present) < expected:
-            missing = sorted(set(range(expected)) - set(present))
-            raise FlowlitError(f"{self.folder} lacks shards {missing[:5]} of {expected}; run the same command again")
-        entries = [self._entry(number) for number in tqdm(range(expected), desc="Checksums", leave=False)]
-        total = sum(entry["rows"] for entry in entries)
-        manifest["shards"] = entries
-        manifest["nfe"] = {
-            "mean": sum(entry["nfe_sum"] for entry in entries) / total,
-            "max": max(entry["nfe_max"] for entry in entries),
-        }
-        manifest["range"] = [min(e["range"][0] for e in entries), max(e["range"][1] for e in entries)]
-        manifest["complete"] = True
-        self._write_manifest(manifest)
+        if missing := self.missing():
+            numbers = [shard.number for shard in missing]
+            raise FlowlitError(f"{self.folder} lacks {len(missing)} shards ({numbers[:5]} …); run the same command again")
+        known = {entry["file"]: entry for entry in manifest["shards"]}
+        shards = plan(manifest["counts"], manifest["shard_size"])
+        bar = tqdm(shards, desc="Checksums", leave=False, unit=" shards")
+        entries = [known.get(shard.file) or self._entry(shard) for shard in bar]
+        manifest |= {"shards": entries, **sums(entries), "complete": True}
+        self.write_manifest(manifest)
         return manifest
 
-    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+    def _entry(self, shard: Shard) -> dict[str, Any]:
+        path = self.folder / shard.file
+        facts = json.loads(ShardFile(path).metadata["facts"])
+        return {"file": shard.file, **facts, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
 
-    def shard_path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.safetensors"
 
-    def finished_shards(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdigit())
-
-    def write_shard(self, number: int, tensors: dict[str, Tensor], nfe: Tensor) -> None:
-        """Write a shard atomically; its own header keeps what the manifest will say of it."""
-        x1 = tensors["x1"]
-        facts = {
-            "rows": len(x1),
-            "nfe_sum": int(nfe.sum()),
-            "nfe_max": int(nfe.max()),
-            "range": [round(float(x1.min()), 4), round(float(x1.max()), 4)],
-        }
-        content = save({k: v.contiguous().cpu() for k, v in tensors.items()}, {"facts": json.dumps(facts)})
-        write_atomically(self.shard_path(number), content)
-
-    def _entry(self, number: int) -> dict[str, Any]:
-        path = self.shard_path(number)
-        with _reading(path), safe_open(path, "pt") as shard:
-            facts = json.loads((shard.metadata() or {})["facts"])
-        return {"file": path.name, **facts, "sha256": file_hash(path)}
-
-    def load_shard(self, name: str, checksum: str | None = None) -> dict[str, Tensor]:
-        """Map a shard into memory, after comparing its checksum if one is given; pages are read when touched."""
-        path = self.folder / Path(name).name  # a manifest cannot point out of its folder
-        with _reading(path):
-            if checksum is not None and file_hash(path) != checksum:
-                raise ValueError("its checksum is not that of the manifest")
-            shard = load_file(path)
-            if missing := {"x0", "x1"} - shard.keys():
-                raise ValueError(f"it has no {sorted(missing)}")
-        return shard
+def sums(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the manifest says of all shards together: NFE, range of x1, rounding of both ends."""
+    rows = sum(entry["rows"] for entry in entries)
+    nfe = [entry["nfe"] for entry in entries]
+    return {
+        "count": rows,
+        "nfe": {
+            "mean": sum(n["sum"] for n in nfe) / rows,
+            "min": min(n["min"] for n in nfe),
+            "max": max(n["max"] for n in nfe),
+        },
+        "range": [min(entry["range"][0] for entry in entries), max(entry["range"][1] for entry in entries)],
+        "rounding": {end: _rounding([entry["rounding"][end] for entry in entries], rows) for end in ("x0", "x1")},
+    }
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading a shard into one clear error."""
-    try:
-        yield
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise FlowlitError(
-            f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` command that made the "
-            "store: only this shard will be made again"
-        ) from error
-
-
-def check_pairs(x0: Tensor, x1: Tensor, where: str) -> None:
-    """Look at some pairs before training on them: the noise must be noise, and the ends not swapped.
-
-    Raises:
-        FlowlitError: if x0 is far from N(0, 1) in mean or standard deviation, or x1 is not finite.
-    """
-    x0, x1 = x0.double(), x1.double()
-    tolerance = 0.01 + 6 / math.sqrt(x0.numel())
-    mean, std = float(x0.mean()), float(x0.std())
-    if not (abs(mean) <= tolerance and abs(std - 1) <= tolerance):  # NaN is no noise either
-        hint = "the ends seem swapped: x0 is noise, x1 is data. " if float(x1.mean().abs()) < tolerance else ""
-        raise FlowlitError(
-            f"{where}: x0 has mean {mean:.3f} and standard deviation {std:.3f}, expected 0 and 1 (noise). {hint}"
-            "Make the couplings again with `flowlit couple`"
-        )
-    if not torch.isfinite(x1).all():
-        raise FlowlitError(f"{where}: x1 is not finite everywhere. Make the couplings again with a healthy teacher")
+def _rounding(errors: list[dict[str, float]], rows: int) -> dict[str, float]:
+    """Root mean square over all entries of all rows, and maximum."""
+    squares = sum(error["squares"] for error in errors) / (rows * errors[0]["entries"])
+    return {"rms": math.sqrt(squares), "max": max(error["max"] for error in errors)}

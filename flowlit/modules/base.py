@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..codecs import Pixels
-from ..couplings.noise import SeededNoise
+from ..files import file_hash
 from ..networks.pretrained import fingerprint, mismatch, spec
 from ..solvers import RK45, Euler
 from ..tree import flatten
@@ -142,27 +142,26 @@ class FlowModule(SavedModule):
         self.objective.on_attach(self)
 
     def setup(self, stage: str) -> None:
-        noise = getattr(getattr(self.trainer, "datamodule", None), "noise", None)
-        if noise is not None:
-            self.check_noise(noise)
+        data = getattr(self.trainer, "datamodule", None)
+        for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
+            if source is not None and hasattr(source, "shape"):
+                self.check_rows(tuple(source.shape), source.num_classes, getattr(source, "name", "data.noise"))
 
-    def check_noise(self, noise: SeededNoise) -> None:
-        """Compare what the network tells of itself (``shape``, ``num_classes``) with the noise it will start from.
+    def check_rows(self, shape: tuple[int, ...], num_classes: int, source: str) -> None:
+        """Compare what the network tells of itself (``shape``, ``num_classes``) with the rows it is to work on.
 
         Raises:
-            FlowlitError: before any work, instead of at the first validation.
+            FlowlitError: before any work, instead of at the first step or validation.
         """
-        name, shape = type(self.network).__name__, getattr(self.network, "shape", noise.shape)
-        classes = getattr(self.network, "num_classes", noise.num_classes)
-        if tuple(shape) != noise.shape:
+        name, own = type(self.network).__name__, getattr(self.network, "shape", shape)
+        classes = getattr(self.network, "num_classes", num_classes)
+        if tuple(own) != shape:
             raise FlowlitError(
-                f"{name} takes images of shape {tuple(shape)}, but data.noise.shape is {noise.shape}; make them equal"
+                f"{name} takes images of shape {tuple(own)}, but the shape of {source} is {shape}; make them equal"
             )
-        blind = classes and not noise.num_classes and not getattr(self.network, "label_dropout", 0)
-        if blind or (noise.num_classes and classes != noise.num_classes):
-            raise FlowlitError(
-                f"{name} knows {classes} classes, but data.noise.num_classes is {noise.num_classes}; make them equal"
-            )
+        blind = classes and not num_classes and not getattr(self.network, "label_dropout", 0)
+        if blind or (num_classes and classes != num_classes):
+            raise FlowlitError(f"{name} knows {classes} classes, but num_classes of {source} is {num_classes}; make them equal")
 
     def train(self, mode: bool = True) -> FlowModule:
         super().train(mode)
@@ -173,9 +172,9 @@ class FlowModule(SavedModule):
         """The network to generate with: the average once there is one, the trained network otherwise."""
         return self.ema if self.ema_updates else self.network
 
-    def solve(self, solver: str, noise: Noise) -> Solution:
-        """Integrate the velocity from a batch of noise with a named solver."""
-        return self.solvers[solver](self.velocity(), noise.x0, noise.cond)
+    def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
+        """Integrate the velocity from a batch of noise (in reverse: of data) with a named solver."""
+        return self.solvers[solver](self.velocity(), noise.x0, noise.cond, reverse=reverse)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         parts = self.objective(self.network, pair)
@@ -188,23 +187,24 @@ class FlowModule(SavedModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Noise | list[Noise], batch_idx: int) -> tuple[Noise, Solution]:
-        """Solve one batch, or the micro-batches of one shard, with the first solver."""
-        parts = [batch] if isinstance(batch, Noise) else batch
-        name = next(iter(self.solvers))
-        solved = [self.solve(name, noise) for noise in parts]
-        cond = {key: torch.cat([noise.cond[key] for noise in parts]) for key in parts[0].cond}
-        noise = Noise(torch.cat([n.index for n in parts]), torch.cat([n.x0 for n in parts]), cond)
-        return noise, Solution(torch.cat([s.x1 for s in solved]), torch.cat([s.nfe for s in solved]))
+    def predict_step(self, noise: Noise, batch_idx: int) -> tuple[Noise, Solution]:
+        """Generate from a batch of noise with the first solver."""
+        return noise, self.solve(next(iter(self.solvers)), noise)
 
     def provenance(self) -> dict[str, Any]:
-        """Say who makes pairs, for a manifest: hash and size of the network in use, and the solver."""
-        network = self.velocity()
-        name = next(iter(self.solvers))
+        """Say who makes pairs, for a manifest: hash and size of the network in use, and the solver with its fields."""
+        network, solver = self.velocity(), next(iter(self.solvers.values()))
         return {
             "teacher": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
-            "solver": repr(self.solvers[name]),
+            "solver": spec(solver) or {"class_path": repr(solver)},
         }
+
+    def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:
+        """Name the file that the velocity was read from, its hash, and which of its weights; None for a fresh network."""
+        told = getattr(self.velocity(), "loaded", None)
+        if ckpt_path is not None:
+            told = {"file": str(ckpt_path), "weights": "ema" if self.ema_updates else "raw"}
+        return None if told is None else {**told, "sha256": file_hash(told["file"])}
 
     def facts(self) -> dict[str, Any]:
         first = next(iter(self.solvers))

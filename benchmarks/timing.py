@@ -1,0 +1,56 @@
+"""Timing side by side: contenders take turns, so that a busy moment of the machine meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+
+class Lap(NamedTuple):
+    """One turn of one contender."""
+
+    samples: int
+    seconds: float
+    cpu_seconds: float  # of all threads of this process: hardly depends on what else runs on the machine
+
+
+def lap(turn: Callable[[], int]) -> Lap:
+    """Time one turn, which returns how many samples it handled."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    samples = turn()
+    return Lap(samples, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def interleaved(contenders: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[Lap]]:
+    """Let each contender take a turn, ``repeats`` times over, after one turn to warm up."""
+    for turn in contenders.values():
+        turn()
+    laps: dict[str, list[Lap]] = {name: [] for name in contenders}
+    for _ in tqdm(range(repeats), desc="Repeats", leave=False):
+        for name, turn in contenders.items():
+            laps[name].append(lap(turn))
+    return laps
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Smallest and largest."""
+    return f"{min(values):,.4g} … {max(values):,.4g}" if max(values) < 1000 else f"{min(values):,.0f} … {max(values):,.0f}"
+
+
+def rates(laps: Sequence[Lap]) -> list[float]:
+    """Samples per second of each turn."""
+    return [one.samples / one.seconds for one in laps]
+
+
+def cpu_rates(laps: Sequence[Lap]) -> list[float]:
+    """Samples per second of processor time."""
+    return [one.samples / one.cpu_seconds for one in laps]

@@ -1,0 +1,170 @@
+"""Take pairs from other projects into a store, and give them back; neither is ever held whole in memory."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..codecs import Pixels
+from ..types import FlowlitError, Pair
+from .foreign import Source
+from .pack import pack
+from .rounding import X0, X1, restored
+from .store import Store
+from .stored import StoredPairs
+
+
+def import_pairs(
+    sources: Sequence[Source],
+    into: str | Path,
+    teacher: str,
+    x0: X0 = "float16",
+    x1: X1 = "float16",
+    shard_size: int = 1000,
+    num_classes: int | None = None,
+    **remarks: Any,
+) -> dict[str, Any]:
+    """Copy pairs into a store, shard by shard; goes on where it was interrupted.
+
+    Args:
+        sources: where from, each with a seed of its own.
+        into: the store.
+        teacher: in words, for the manifest: who made them.
+        x0, x1: dtypes; noise of other projects has no seed that flowlit could draw from.
+        shard_size: pairs per file; a shard never holds two sources.
+        num_classes: if not all classes occur in the labels.
+        remarks: for the manifest.
+
+    Raises:
+        FlowlitError: if sources differ in shape or labels, or share a seed.
+    """
+    store = Store(into)
+    if x0 == "seed":
+        raise FlowlitError("noise of another project cannot be drawn again from flowlit's seeds; store it: --x0 float16")
+    _check_alike(sources)
+    classes = max(source.num_classes() for source in sources)
+    if classes and num_classes is not None:
+        if num_classes < classes:
+            raise FlowlitError(f"labels reach {classes - 1}, but num_classes is {num_classes}; raise it")
+        classes = num_classes
+    identity = {
+        "origin": "noise",
+        "shape": list(sources[0].shape),
+        "x0": x0,
+        "x1": x1,
+        "labels": {"num_classes": classes, "law": "imported"} if classes else None,
+        "noise": {"generator": sources[0].generator},
+        "images": None,
+        "teacher": {"name": teacher},
+        "solver": None,
+        "shard_size": shard_size,
+    }
+    counts = list(itertools.accumulate(len(source) for source in sources))
+    with store.writing():
+        store.begin({**identity, "seeds": [source.seed for source in sources]}, counts, remarks)
+        for shard in tqdm(store.missing(), desc="Importing", unit=" shards"):
+            number = int(np.searchsorted(counts, shard.first, side="right"))
+            start = shard.first - (counts[number - 1] if number else 0)
+            rows = sources[number].read(start, start + shard.rows)
+            cond = {} if rows.label is None else {"label": torch.from_numpy(rows.label)}
+            nfe = torch.zeros(shard.rows, dtype=torch.int64)
+            packed = pack(torch.from_numpy(rows.index), Pair(rows.x0, rows.x1, cond), nfe, sources[number].seed, x0, x1)
+            store.write_shard(shard, *packed)
+        return store.finish()
+
+
+def _check_alike(sources: Sequence[Source]) -> None:
+    shapes = {source.shape for source in sources}
+    labelled = {bool(source.num_classes()) for source in sources}
+    if len(shapes) > 1 or len(labelled) > 1:
+        raise FlowlitError(f"sources differ: shapes {sorted(shapes)}, labels {sorted(labelled)}; import them into several stores")
+    seeds = [source.seed for source in sources]
+    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
+        raise FlowlitError(f"seeds {sorted(twice)} occur in several sources, so their pairs may be the same; import one of them")
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a store as float32."""
+
+    start: int
+    pair: Pair
+
+
+def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
+    """Walk through a store, with a bar."""
+    for start in tqdm(range(0, len(pairs), size), desc=desc, unit=" blocks"):
+        pair = pairs.__getitems__(range(start, min(start + size, len(pairs))))
+        yield Block(start, Pair(restored(pair.x0), restored(pair.x1), pair.cond))
+
+
+def export_folder(folder: str | Path, into: str | Path) -> None:
+    """Write ``z0.npy``, ``z1.npy`` (float32) and, with classes, ``label.npy`` (int64), as RectifiedFlow's code reads them.
+
+    Raises:
+        FlowlitError: if ``into`` exists, or the disk cannot hold them.
+    """
+    pairs, target = StoredPairs([folder]), Path(into)
+    temporary = _new(target)
+    shape = (len(pairs), *pairs.shape)
+    _check_space(temporary, 2 * 4 * int(np.prod(shape)))
+    names: dict[str, tuple[Any, tuple[int, ...]]] = {"z0.npy": (np.float32, shape), "z1.npy": (np.float32, shape)}
+    if pairs.manifest["labels"]:
+        names["label.npy"] = (np.int64, shape[:1])
+    arrays = {name: np.lib.format.open_memmap(temporary / name, "w+", dtype, size) for name, (dtype, size) in names.items()}
+    for start, pair in blocks(pairs, "Exporting"):
+        stop = start + len(pair.x0)
+        arrays["z0.npy"][start:stop], arrays["z1.npy"][start:stop] = pair.x0.numpy(), pair.x1.numpy()
+        if "label.npy" in arrays:
+            arrays["label.npy"][start:stop] = pair.cond["label"].numpy()
+    for array in arrays.values():
+        array.flush()
+    temporary.rename(target)
+
+
+def export_zip(folder: str | Path, into: str | Path) -> None:
+    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise stays behind."""
+    pairs, target = StoredPairs([folder]), Path(into)
+    temporary = _new(target) / "images.zip"
+    _check_space(temporary.parent, len(pairs) * (int(np.prod(pairs.shape)) + 300))
+    labels: list[list[Any]] = []
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for start, pair in blocks(pairs, "Exporting"):
+            for i, image in enumerate(Pixels().decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
+                name, file = f"{i // 1000:05d}/img{i:08d}.png", io.BytesIO()
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
+                archive.writestr(name, file.getvalue())
+                if "label" in pair.cond:
+                    labels.append([name, int(pair.cond["label"][i - start])])
+        archive.writestr("dataset.json", json.dumps({"labels": labels or None}))
+    temporary.rename(target)
+    temporary.parent.rmdir()
+
+
+def _new(target: Path) -> Path:
+    """Make a temporary folder beside a target that must not exist yet."""
+    if target.exists():
+        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise FlowlitError(f"{target} cannot be written ({error}); choose another --into") from error
+    return temporary
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    if needed > (free := shutil.disk_usage(folder).free):
+        folder.rmdir()
+        raise FlowlitError(f"{folder.parent}: the export needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")

@@ -1,0 +1,32 @@
+"""Predict pairs: carry the end that a part begins with to the other one."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+
+from ..couplings.origins import Part, Solved
+from ..types import Noise, Pair
+from .base import FlowModule
+
+
+class PairMaker(pl.LightningModule):
+    """What ``flowlit couple`` runs in Lightning's predict loop: the first solver of a flow, forwards or in reverse.
+
+    The flow takes no gradients, also because PyTorch chooses other kernels for weights that could: pairs would differ in the
+    last bits from those of a frozen teacher.
+    """
+
+    def __init__(self, flow: FlowModule):
+        super().__init__()
+        self.flow = flow.requires_grad_(False)
+
+    def predict_step(self, part: Part, batch_idx: int) -> Solved:
+        x0, x1, nfe = part.x0, part.x1, torch.zeros_like(part.index)
+        solver = next(iter(self.flow.solvers))
+        if x1 is None and x0 is not None:
+            x1, nfe = self.flow.solve(solver, Noise(part.index, x0, part.cond))
+        elif x0 is None and x1 is not None:
+            x0, nfe = self.flow.solve(solver, Noise(part.index, x1, part.cond), reverse=True)
+        assert x0 is not None and x1 is not None
+        return Solved(part.shard, part.index, Pair(x0, x1, part.cond), nfe)

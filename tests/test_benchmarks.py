@@ -1,0 +1,84 @@
+"""Each benchmark runs at a tiny size, and its rows come out. Nothing timed is asserted: see benchmarks/README.md."""
+
+import json
+import logging
+
+import pytest
+from tools import LinearField, tiny_unet
+
+from benchmarks import large_store, making, reading
+from benchmarks.__main__ import main
+from benchmarks.report import Claim, Result, table
+from benchmarks.scipy_rk45 import flowlit_rk45, reference, scipy_rk45
+from flowlit.couplings import seeded_normal
+
+TINY_UNET = tiny_unet().spec["init_args"]
+
+
+@pytest.fixture(autouse=True)
+def loud_afterwards():
+    """Benchmarks silence Lightning for good; other tests listen to it."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    yield
+    log.setLevel(level)
+
+
+def rows_of(result):
+    assert result.claims and all(isinstance(claim.met, bool) for claim in result.claims)
+    for rows in result.tables.values():
+        for row in rows:
+            assert all(value > 0 for name, value in row.items() if name.endswith("_per_s")), row
+    return list(result.tables.values())
+
+
+def test_reading():
+    sizes = {"pairs": 64, "shape": (1, 8, 8), "batch": 16, "turns": 2, "repeats": 2}
+    [rows] = rows_of(reading.run(**sizes, student_batch=2, student_repeats=1, student=TINY_UNET))
+    what = [row["what"] for row in rows]
+    assert len(set(what)) == 11 and sum("store" in name for name in what) == 7
+    assert what[-1] == "student's training step"
+
+
+@pytest.mark.timeout(900)  # starts three processes of its own
+def test_large_store():
+    [rows] = rows_of(large_store.run(counts=(200, 1200), shard_size=100, batch=16, cold=4, steady=8, repeats=1))
+    assert [(row["pairs"], row["files"], row["checksums"]) for row in rows] == [
+        (200, 2, "yes"),
+        (1200, 12, "yes"),
+        (1200, 12, "no"),
+    ]
+    assert rows[0]["of_smallest"] == 1 and all(row["batches"] == 13 for row in rows)
+
+
+def test_making():
+    sizes = {"pairs": 6, "shard_size": 4, "batch": 2, "tolerance": 0.1, "repeats": 1, "samples": 3, "unet_samples": 2}
+    shares, rows, ratios = rows_of(making.run(**sizes, tolerances=(1e-1,), network=TINY_UNET))
+    assert 0 < shares[0]["solver_of_couple"] < shares[0]["solver_of_loop"] <= 1
+    assert [row["solver"] for row in rows] == ["flowlit", "scipy"] * 2 and len(ratios) == 2
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert theirs["calls"] == theirs["evaluations_per_sample"], "the whole batch is in each of SciPy's calls"
+        assert ours["calls"] >= ours["evaluations_per_sample"], "samples leave flowlit's batch when they have arrived"
+        assert ours["error_median"] <= ours["error_worst"]
+
+
+def test_both_solvers_and_the_reference_meet():
+    field, x0 = LinearField().requires_grad_(False), seeded_normal(0, 0, (3, 1, 4, 4))
+    truth = reference(field, x0, 1e-10)
+    for solve in (flowlit_rk45, scipy_rk45):
+        assert float((solve(field, x0, 1e-6).x1 - truth).abs().max()) < 1e-5
+
+
+def test_command_writes_tables_and_conditions(tmp_path, monkeypatch, capsys):
+    result = Result({"Rows": [{"what": "a", "pairs_per_s": 1.5}]}, [Claim("it runs", "yes", "yes", True)])
+    monkeypatch.setattr(large_store, "run", lambda **sizes: result)
+    out = tmp_path / "large_store.json"
+    assert main(["large_store", "--quick", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert {"command", "date", "seed", "cpu", "cores", "versions", "load", "tables", "claims"} <= written.keys()
+    assert "Claims" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [12, 0.5, "text", True])
+def test_tables_show_every_kind_of_value(value):
+    assert len(set(map(len, table([{"name": value}]).splitlines()[:2]))) == 1
