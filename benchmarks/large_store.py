@@ -83,7 +83,7 @@ def start_probe(folder: Path, checksums: bool, batch: int, cold: int, steady: in
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
-    """What issue 3 asks of the largest store, read as a user reads it (with checksums)."""
+    """The aims for the largest store, read as a user reads it (with checksums)."""
     row = [row for row in rows if row["checksums"] == "yes"][-1]
     return [
         Claim("opening, with the first batch", "< 1 s", f"{row['opening_s']:.3f} s", row["opening_s"] < 1),

@@ -186,6 +186,6 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def claims(shares: list[dict[str, Any]]) -> list[Claim]:
-    """What issue 3 asks for; it sets no aim for the comparison with SciPy."""
+    """The aim for the share; there is none for the comparison with SciPy."""
     share = median([row["solver_of_loop"] for row in shares])
     return [Claim("time in the solver, of the predict loop", "≥ 90 %", f"{share:.1%}", share >= 0.9)]

@@ -140,7 +140,7 @@ def student_step(network: dict[str, Any] | None, shape: Sequence[int], batch: in
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
-    """What issue 3 asks for, for each kind of store."""
+    """The aims, for each kind of store."""
     rate = {row["what"]: row["pairs_per_s"] for row in rows}
     consumed, plain = rate["student's training step"], rate["in RAM float32, per sample in a DataLoader"]
     found = []

@@ -52,7 +52,7 @@ class ShardFile:
         with reading(path):
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # until nobody holds the shard any more
             if fields is not None:
-                self.fields = fields
+                self._know(fields)
                 return
             size = os.fstat(self.fd).st_size
             length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
@@ -60,13 +60,16 @@ class ShardFile:
                 raise ValueError("it is truncated, or no safetensors file")
             header = json.loads(os.pread(self.fd, length, 8))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self.fields = {name: _field(entry, 8 + length) for name, entry in header.items()}
+            self._know({name: _field(entry, 8 + length) for name, entry in header.items()})
             if (end := max(offset + nbytes for _, _, offset, nbytes in self.fields.values())) != size:
                 raise ValueError(f"it has {size} bytes, its header says {end}")
             if missing := {"x1", "index"} - self.fields.keys():
                 raise ValueError(f"it has no {sorted(missing)}")
             if checksum is not None and file_hash(path) != checksum:
                 raise ValueError("its checksum is not that of the manifest")
+
+    def _know(self, fields: Fields) -> None:
+        self.fields, self.begin = fields, {name: offset for name, (_, _, offset, _) in fields.items()}
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -78,18 +81,12 @@ class ShardFile:
     def __contains__(self, name: str) -> bool:
         return name in self.fields
 
-    def row(self, name: str) -> tuple[int, int]:
-        """Offset of the first row of a tensor in the file, and bytes of one row."""
-        _, shape, offset, nbytes = self.fields[name]
-        return offset, nbytes // shape[0]
-
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Read rows start … stop - 1 of a tensor."""
-        dtype, shape, _, _ = self.fields[name]
-        offset, nbytes = self.row(name)
+        dtype, shape, offset, nbytes = self.fields[name]
         rows = range(shape[0])[start:stop]
         array = np.empty((len(rows), *shape[1:]), dtype)
-        self.fill(memoryview(array.data).cast("B"), offset + start * nbytes)
+        self.fill(memoryview(array.data).cast("B"), offset + start * (nbytes // shape[0]))
         return array
 
     def fill(self, into: memoryview, offset: int) -> None:

@@ -87,23 +87,23 @@ class StoredPairs(Dataset):
         numbers = np.searchsorted(self.ends, places, side="right")
         starts = self.ends[numbers] - np.array([self.entries[n][1]["rows"] for n in numbers.tolist()], np.int64)
         rows = list(zip(numbers.tolist(), (places - starts).tolist(), strict=True))
-        x1 = self._gather("x1", self.manifest["x1"], self.shape, rows)
-        cond = {"label": self._gather("label", "int64", (), rows)} if self.manifest["labels"] else {}
-        if self.manifest["x0"] != "seed":
-            return Pair(self._gather("x0", self.manifest["x0"], self.shape, rows), x1, cond)
-        drawn = self._gather("index", "int64", (), rows).tolist()
-        seeds = [self.entries[number][1]["seed"] for number, _ in rows]
-        return Pair(seeded_normals(seeds, drawn, self.shape), x1, cond)
+        x0 = "index" if self.manifest["x0"] == "seed" else "x0"
+        read = self._gather([x0, "x1", *(["label"] if self.manifest["labels"] else [])], rows)
+        if x0 == "index":
+            seeds = [self.entries[number][1]["seed"] for number, _ in rows]
+            read["x0"] = seeded_normals(seeds, read.pop("index").tolist(), self.shape)
+        return Pair(read.pop("x0"), read.pop("x1"), read)
 
-    def _gather(self, name: str, dtype: str, shape: tuple[int, ...], rows: list[tuple[int, int]]) -> Tensor:
-        """Read one tensor's rows, each with a single system call straight to its place in the batch."""
-        batch = np.empty((len(rows), *shape), dtype)
-        buffer, nbytes = memoryview(batch.data).cast("B"), batch.itemsize * int(np.prod(shape, dtype=np.int64))
+    def _gather(self, names: Sequence[str], rows: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """Read rows (shard, row within it) of tensors, each with a single system call straight to its place in the batch."""
+        kinds = {name: (self.manifest[name], self.shape) if name in ("x0", "x1") else ("int64", ()) for name in names}
+        batch = {name: np.empty((len(rows), *shape), dtype) for name, (dtype, shape) in kinds.items()}
+        into = [(name, memoryview(array.data).cast("B"), array.nbytes // len(rows)) for name, array in batch.items()]
         for place, (number, row) in enumerate(rows):
             shard = self._open(number)
-            offset, _ = shard.row(name)
-            shard.fill(buffer[place * nbytes : (place + 1) * nbytes], offset + row * nbytes)
-        return torch.from_numpy(batch)
+            for name, buffer, nbytes in into:
+                shard.fill(buffer[place * nbytes : (place + 1) * nbytes], shard.begin[name] + row * nbytes)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def check(self, rows: int = 1024) -> None:
         """Look at the first pairs, see ``check_pairs``."""
