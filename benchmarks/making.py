@@ -34,18 +34,16 @@ QUICK = {
     "repeats": 1,
     "samples": 8,
     "tolerances": (1e-2,),
-    "unet_samples": 2,
 }
 
 
 def run(
-    pairs: int = 192,
-    shard_size: int = 64,
+    pairs: int = 128,
+    shard_size: int = 32,
     batch: int = 32,
     tolerance: float = 1e-3,
     repeats: int = 3,
     samples: int = 128,
-    unet_samples: int = 4,
     tolerances: Sequence[float] = (1e-2, 1e-3, 1e-4),
     network: dict[str, Any] | None = None,
     seed: int = 0,
@@ -59,7 +57,6 @@ def run(
         tolerance: of RK45, relative and absolute, in ``flowlit couple``.
         repeats: of everything that is timed.
         samples: solved by both solvers on the exact flow of handwritten digits.
-        unet_samples: the same on the network.
         tolerances: at which the solvers are compared.
         network: arguments of the UNet; None is one of 989 thousand parameters at 3×32×32.
         seed: of noise and weights.
@@ -72,7 +69,6 @@ def run(
     digits = EmpiricalFlow(Digits(labels=False)).eval()
     rows = [
         *compare("exact flow of digits, 1×8×8", digits, (1, 8, 8), samples, tolerances, repeats, seed),
-        *compare("UNet", unet, unet.shape, unet_samples, tolerances, repeats, seed),
     ]
     tables = {title: shares, "RK45 per sample (flowlit) and on the whole batch (SciPy)": rows, "flowlit over SciPy": ratios(rows)}
     return Result(tables, claims(shares))

@@ -52,7 +52,7 @@ def test_large_store():
 
 
 def test_making():
-    sizes = {"pairs": 6, "shard_size": 4, "batch": 2, "tolerance": 0.1, "repeats": 1, "samples": 3, "unet_samples": 2}
+    sizes = {"pairs": 6, "shard_size": 4, "batch": 2, "tolerance": 0.1, "repeats": 1, "samples": 3}
     shares, rows, ratios = rows_of(making.run(**sizes, tolerances=(1e-1,), network=TINY_UNET))
     assert 0 < shares[0]["solver_of_couple"] < shares[0]["solver_of_loop"] <= 1
     assert [row["solver"] for row in rows] == ["flowlit", "scipy"] * 2 and len(ratios) == 2
