@@ -49,7 +49,7 @@ def merge(arguments: Arguments) -> int:
     """Put several stores into a new one."""
     from .couplings.merge import merge
 
-    manifest = merge(arguments.store, arguments.into)
+    manifest = merge(arguments.store, arguments.into, flowlit=__version__)
     print(f"{manifest['count']:,} pairs of {len(arguments.store)} stores in {arguments.into}")
     return 0
 
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
 SOURCES = "folders with z0.npy and z1.npy, or folders of such (one a seed); or one zip of images"
 IMPORT: list[tuple[str, dict]] = [
-    ("--into", {"required": True, "help": "the store to write; the same folders and more, later, add to it"}),
+    ("--into", {"required": True, "help": "the store to write; the same folders, and then more with higher seeds, add to it"}),
     ("--teacher", {"default": "unknown", "help": "who made them, in words"}),
     ("--x0", {"choices": ("float32", "float16"), "default": "float16", "help": "how noise is stored"}),
     ("--x1", {"choices": ("float32", "float16", "uint8"), "default": "float16", "help": "how data is stored"}),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import FlowlitError
@@ -36,6 +38,28 @@ def write_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise FlowlitError(f"{path} cannot be written ({error}); free some space and run the same command again") from error
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Fill a folder beside ``target``, which takes its place when it is whole; nothing stays if that fails.
+
+    Raises:
+        FlowlitError: if ``target`` exists, or the disk is full or cannot be written.
+    """
+    if target.exists():
+        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_folder(temporary)
+        temporary.rename(target)
+    except OSError as error:
+        raise FlowlitError(f"{target} cannot be written ({error}); free some space, or choose another --into") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

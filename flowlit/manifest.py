@@ -79,8 +79,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise FlowlitError(f"{path} is {found}; this flowlit reads {FORMAT} version {VERSION}; {advice}")
     if manifest.get("direction", DIRECTION) != DIRECTION:
         raise FlowlitError(
-            f"{path}: the direction of the pairs is {manifest['direction']!r}; expected {DIRECTION!r}. "
-            "Swap their ends with `flowlit couplings import`"
+            f"{path}: the direction of the pairs is {manifest['direction']!r}; expected {DIRECTION!r}. Make the couplings again"
         )
     if missing := [key for key in REQUIRED if key not in manifest]:
         raise FlowlitError(f"{path} lacks {', '.join(missing)}; it is no whole manifest. Make the couplings again")

@@ -12,7 +12,8 @@ PARENT = "FLOWLIT_PARENT"
 
 def leave_with_parent() -> None:
     """End this process soon after the pipeline that started it, lest a second pipeline meet it in the same folder."""
-    parent = int(os.environ.pop(PARENT, 0))
+    started_by_rank_0 = os.environ.get("LOCAL_RANK", "0") != "0"
+    parent = int(os.environ.pop(PARENT, os.getppid() if started_by_rank_0 else 0))
     if not parent:
         return
     os.environ[PARENT] = str(os.getpid())  # further ranks are started from here, and must not outlive this one

@@ -10,7 +10,7 @@ from .couplings.rounding import X0, X1
 from .couplings.store import Store
 from .datamodule import FlowDataModule, PartData
 from .modules.base import FlowModule
-from .modules.pairs import PairMaker
+from .modules.pairs import PairMaker, without_gradients
 from .networks.pretrained import read_checkpoint
 from .types import FlowlitError
 
@@ -73,9 +73,16 @@ class FlowTrainer(pl.Trainer):
             )
         if origin == "data" and x0 == "seed":
             raise FlowlitError("couple: noise that the flow finds from data has no seed; store it: --x0 float16")
-        facts = model.provenance() if origin != "random" else {"teacher": None, "solver": None}
-        remarks = {"checkpoint": model.loaded_from(ckpt_path)} if origin != "random" else {}
+        facts = model.provenance()
+        facts["solver"]["precision"] = str(self.precision)
+        remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": batch_size}
+        if origin == "random":
+            facts, remarks = {"teacher": None, "solver": None}, {}
         folder = Store(store)
         writer = PairWriter(folder, begin, num, shard_size, x0, x1, facts, remarks)
         self.callbacks.append(writer)  # type: ignore[attr-defined]
-        self.predict(PairMaker(model), datamodule=PartData(begin, folder, batch_size), return_predictions=False)
+        try:
+            with without_gradients(model):
+                self.predict(PairMaker(model), datamodule=PartData(begin, folder, batch_size), return_predictions=False)
+        finally:
+            self.callbacks.remove(writer)  # type: ignore[attr-defined]

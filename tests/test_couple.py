@@ -221,3 +221,61 @@ def test_a_shard_has_the_same_bytes_in_one_batch_size_only_up_to_rounding(tmp_pa
     """What is solved together is part of the arithmetic; the noise is not."""
     one, two = (StoredPairs([make(tmp_path / str(size), batch_size=size)]).__getitems__(range(12)) for size in (3, 5))
     assert torch.equal(one.x0, two.x0) and torch.allclose(one.x1, two.x1, atol=1e-6)
+
+
+def test_two_couples_of_one_trainer_write_two_stores(tmp_path):
+    data = FlowDataModule(Independent(Digits(limit=12)), noise=SeededNoise(SHAPE, 8))
+    trainer, model = tiny.trainer(tmp_path, 1), field_and_model(Euler(2))[1]
+    for name, seed in (("one", 1), ("two", 2)):
+        trainer.couple(model, data, store=str(tmp_path / name), num=6, seed=seed, shard_size=3, batch_size=3)
+        if name == "one":
+            before = content(tmp_path / "one")
+    assert content(tmp_path / "one") == before != content(tmp_path / "two")
+
+
+def test_couple_leaves_the_model_trainable(tmp_path):
+    model = field_and_model(Euler(2))[1]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    make(tmp_path, model=model)
+    assert any(wanted) and [parameter.requires_grad for parameter in model.parameters()] == wanted
+
+
+def test_shards_without_a_manifest_are_not_adopted(tmp_path):
+    store = make(tmp_path)
+    (store / "manifest.json").unlink()
+    before = content(store)
+    with pytest.raises(FlowlitError, match="whose they are is not known"):
+        make(tmp_path, seed=7)
+    assert content(store) == before
+
+
+def test_a_bit_that_flips_before_the_store_is_finished_is_found(tmp_path, monkeypatch):
+    whole = content(make(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Store, "finish", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
+        make(tmp_path / "torn")
+    shard = tmp_path / "torn/store/00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert content(make(tmp_path / "torn")) == whole
+
+
+def test_a_grown_store_refuses_labels_that_changed_in_between(tmp_path):
+    noise = SeededNoise(SHAPE, 8, num_classes=3)
+    (tmp_path / "labels.txt").write_text("0\n1\n2\n" * 4)
+
+    def grow(num):
+        return make(tmp_path, noise=noise, num=num, labels=str(tmp_path / "labels.txt"))
+
+    grow(6)
+    grow(12)
+    (tmp_path / "labels.txt").write_text("0\n1\n2\n" * 2 + "2\n" * 12)
+    with pytest.raises(FlowlitError, match="labels"):
+        grow(18)
+
+
+def test_images_without_labels_cannot_give_any(tmp_path):
+    data = FlowDataModule(Independent(Digits(limit=12, labels=False)), noise=SeededNoise(SHAPE, 8, num_classes=10))
+    with pytest.raises(FlowlitError, match="images bring no labels"):
+        tiny.trainer(tmp_path, 1).couple(field_and_model(Euler(2))[1], data, store=str(tmp_path / "s"), num=6, origin="random")

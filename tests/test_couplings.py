@@ -234,3 +234,13 @@ def test_training_sees_the_same_pairs_however_they_are_stored(tmp_path):
             two = train(tmp_path, Cached(other, resident=resident))
             assert torch.equal(torch.cat(one.x0), torch.cat(two.x0)), (i, resident)
             assert one.losses == pytest.approx(two.losses, abs=1e-6)
+
+
+def test_resident_pairs_follow_a_store_that_grew(tmp_path):
+    coupling = Cached(fill(tmp_path, num=20), resident=True)
+    coupling.complete(batch(coupling, range(20)), CPU)
+    fill(tmp_path, num=50)
+    assert len(coupling.dataset()) == 50
+    assert torch.equal(
+        coupling.complete(batch(coupling, range(30, 50)), CPU).x0, torch.stack([NOISE[i].x0 for i in range(30, 50)])
+    )

@@ -83,7 +83,7 @@ def test_differences_are_told_in_words(tmp_path):
     changed = {**known, "x1": "uint8", "teacher": {"sha256": "0123456789abcdef"}, "labels": None, "complete": False}
     assert differences(known, changed) == [
         "x1: float32 there, uint8 now",
-        "labels: num_classes 4, law balanced: index mod num_classes there, None now",
+        "labels: num_classes 4, law balanced there, None now",
         "teacher: sha256 abc there, sha256 0123456789ab now",
     ]
 

@@ -131,9 +131,11 @@ class PairWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the shard that is being written, and let others write the store."""
-        with suppress(FlowlitError):
-            self._wait()
-        self._release()
+        try:
+            with suppress(FlowlitError):
+                self._wait()
+        finally:
+            self._release()
 
     def _release(self) -> None:
         if self._lock is not None:

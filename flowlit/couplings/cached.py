@@ -44,6 +44,7 @@ class Cached(Coupling):
     def dataset(self) -> Dataset:
         self._pairs = StoredPairs([self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums)
         self._pairs.check()
+        self._held = None
         return RowNumbers(self._pairs) if self.resident else self._pairs
 
     def complete(self, batch: Any, device: torch.device) -> Pair:

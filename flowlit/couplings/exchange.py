@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..codecs import Pixels
+from ..files import building
 from ..types import FlowlitError, Pair
 from .foreign import Source
 from .pack import pack
@@ -109,36 +111,56 @@ def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
 
 
 def export_folder(folder: str | Path, into: str | Path) -> None:
-    """Write ``z0.npy``, ``z1.npy`` (float32) and, with classes, ``label.npy`` (int64), as RectifiedFlow's code reads them.
+    """Write ``z0.npy``, ``z1.npy`` (pairs, C, H, W) float32 and, with classes, ``label.npy`` (pairs,) int64, as RectifiedFlow's
+    code reads them.
 
     Raises:
         FlowlitError: if ``into`` exists, or the disk cannot hold them.
     """
-    pairs, target = StoredPairs([folder]), Path(into)
-    temporary = _new(target)
+    pairs = StoredPairs([folder])
     shape = (len(pairs), *pairs.shape)
-    _check_space(temporary, 2 * 4 * int(np.prod(shape)))
     names: dict[str, tuple[Any, tuple[int, ...]]] = {"z0.npy": (np.float32, shape), "z1.npy": (np.float32, shape)}
-    if pairs.manifest["labels"]:
+    if pairs.num_classes:
         names["label.npy"] = (np.int64, shape[:1])
-    arrays = {name: np.lib.format.open_memmap(temporary / name, "w+", dtype, size) for name, (dtype, size) in names.items()}
-    for start, pair in blocks(pairs, "Exporting"):
-        stop = start + len(pair.x0)
-        arrays["z0.npy"][start:stop], arrays["z1.npy"][start:stop] = pair.x0.numpy(), pair.x1.numpy()
-        if "label.npy" in arrays:
-            arrays["label.npy"][start:stop] = pair.cond["label"].numpy()
-    for array in arrays.values():
-        array.flush()
-    temporary.rename(target)
+    with building(Path(into)) as target:
+        _check_space(target, 2 * 4 * int(np.prod(shape)))
+        arrays = {name: _array(target / name, dtype, size) for name, (dtype, size) in names.items()}
+        for start, pair in blocks(pairs, "Exporting"):
+            for name, rows in zip(names, (pair.x0, pair.x1, *pair.cond.values()), strict=True):
+                arrays[name][start : start + len(rows)] = rows.numpy()
+        for array in arrays.values():
+            array.flush()
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """Make an array on disk whose space is taken now: a full disk is an error here, and a crash when pages are written."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def export_zip(folder: str | Path, into: str | Path) -> None:
-    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise stays behind."""
+    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise stays behind.
+
+    Raises:
+        FlowlitError: if ``into`` exists, the disk cannot hold it, or the data has neither one channel nor three.
+    """
     pairs, target = StoredPairs([folder]), Path(into)
-    temporary = _new(target) / "images.zip"
-    _check_space(temporary.parent, len(pairs) * (int(np.prod(pairs.shape)) + 300))
+    if target.exists():
+        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+    if pairs.shape[0] not in (1, 3):
+        raise FlowlitError(f"{folder}: a PNG has 1 or 3 channels, these images {pairs.shape[0]}; export a folder instead")
+    with building(target.with_name(f"{target.name}.folder")) as temporary:
+        _check_space(temporary, len(pairs) * (int(np.prod(pairs.shape)) + 300))
+        _write_zip(pairs, temporary / "images.zip")
+        os.replace(temporary / "images.zip", target)
+    target.with_name(f"{target.name}.folder").rmdir()
+
+
+def _write_zip(pairs: StoredPairs, path: Path) -> None:
     labels: list[list[Any]] = []
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for start, pair in blocks(pairs, "Exporting"):
             for i, image in enumerate(Pixels().decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
                 name, file = f"{i // 1000:05d}/img{i:08d}.png", io.BytesIO()
@@ -147,24 +169,8 @@ def export_zip(folder: str | Path, into: str | Path) -> None:
                 if "label" in pair.cond:
                     labels.append([name, int(pair.cond["label"][i - start])])
         archive.writestr("dataset.json", json.dumps({"labels": labels or None}))
-    temporary.rename(target)
-    temporary.parent.rmdir()
-
-
-def _new(target: Path) -> Path:
-    """Make a temporary folder beside a target that must not exist yet."""
-    if target.exists():
-        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise FlowlitError(f"{target} cannot be written ({error}); choose another --into") from error
-    return temporary
 
 
 def _check_space(folder: Path, needed: int) -> None:
     if needed > (free := shutil.disk_usage(folder).free):
-        folder.rmdir()
         raise FlowlitError(f"{folder.parent}: the export needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")

@@ -59,13 +59,14 @@ class PairFolder(Source):
         data_range: values of black and white in the data.
     """
 
-    generator = "unknown: imported from z0.npy, z1.npy"
-
     def __init__(self, folder: Path, swap: bool = False, data_range: tuple[float, float] = (-1.0, 1.0)):
         self.folder, self.data_range = folder, data_range
         name = folder.resolve().name
         self.seed = int(name) if name.isdigit() else int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
         self.noise, self.data = ("z1.npy", "z0.npy") if swap else ("z0.npy", "z1.npy")
+        self.generator = (
+            f"unknown: imported, noise from {self.noise}, data in {data_range[0]:g} … {data_range[1]:g} from {self.data}"
+        )
         shapes = {name: self._map(name).shape for name in (self.noise, self.data)}
         if len(set(shapes.values())) > 1 or len(shapes[self.data]) != 4:
             raise FlowlitError(f"{folder}: found {shapes}, expected two arrays of one shape (rows, C, H, W)")
@@ -73,18 +74,30 @@ class PairFolder(Source):
         if not self.rows:
             raise FlowlitError(f"{folder}: its arrays have no rows; remove it")
         self.labelled = (folder / "label.npy").exists()
-        if self.labelled and len(self._map("label.npy")) != self.rows:
-            raise FlowlitError(f"{folder}: label.npy has {len(self._map('label.npy'))} rows for {self.rows} pairs")
+        if self.labelled:
+            self._check_labels()
         self._check_range()
 
     def _map(self, name: str) -> np.ndarray:
         path = self.folder / name
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"it holds {array.dtype}")
+            return array
         except FileNotFoundError as error:
             raise FlowlitError(f"{path} does not exist; expected z0.npy (noise) and z1.npy (data) in each folder") from error
         except (ValueError, OSError, EOFError) as error:
             raise FlowlitError(f"{path} cannot be read as a plain array ({error}); save it with numpy.save") from error
+
+    def _check_labels(self) -> None:
+        label = self._map("label.npy")
+        whole = np.issubdtype(label.dtype, np.integer) or (label.ndim == 2 and label.shape[1] > 1)  # one-hot may be float
+        if label.ndim not in (1, 2) or len(label) != self.rows or not whole:
+            raise FlowlitError(
+                f"{self.folder}: label.npy is {label.dtype} {label.shape} for {self.rows} pairs; expected whole numbers (rows,), "
+                "or one-hot (rows, classes)"
+            )
 
     def _check_range(self) -> None:
         low, high = self.data_range
@@ -111,13 +124,17 @@ class PairFolder(Source):
         if not self.labelled:
             return None
         label = np.asarray(self._map("label.npy")[start:stop])
-        return (label.argmax(1) if label.ndim == 2 else label).astype(np.int64)
+        if label.ndim == 2 and label.shape[1] > 1:
+            if not (np.isin(label, (0, 1)).all() and (label.sum(1) == 1).all()):
+                raise FlowlitError(f"{self.folder}: label.npy is neither whole numbers (rows,) nor one-hot (rows, classes)")
+            label = label.argmax(1)
+        return label.reshape(-1).astype(np.int64)
 
     def num_classes(self) -> int:
         if not self.labelled:
             return 0
         label = self._map("label.npy")
-        return label.shape[1] if label.ndim == 2 else int(label.max()) + 1
+        return label.shape[1] if label.ndim == 2 and label.shape[1] > 1 else int(label.max()) + 1
 
 
 class SeededZip(Source):
@@ -145,9 +162,9 @@ class SeededZip(Source):
         drawn = np.sort(self.numbers % (1 << 32))
         if len(twice := drawn[1:][np.diff(drawn) == 0]):
             raise FlowlitError(f"{path}: seed {twice[0]} (mod 2^32) occurs twice; its pairs would be the same")
-        if device.startswith("cuda") and not torch.cuda.is_available():
+        if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
             raise FlowlitError(f"{path}: the noise is to be drawn on {device}, which is not there")
-        self.generator = f"torch.Generator({device}).manual_seed(seed mod 2^32), randn, torch {torch.__version__}"
+        self.generator = f"torch.Generator({device}).manual_seed(seed mod 2^32), randn"
 
     @cached_property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]

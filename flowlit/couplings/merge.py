@@ -3,62 +3,68 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..manifest import IDENTITY, Shard, read_manifest
+from ..files import building, write_atomically
+from ..manifest import FORMAT, IDENTITY, NAME, VERSION, Shard
 from ..types import FlowlitError
-from .store import Store, sums
+from .store import sums
 from .stored import StoredPairs
 
 
-def merge(folders: Sequence[str | Path], into: str | Path) -> dict[str, Any]:
-    """Put the shards of finished stores into a new one; on the same disk they are linked, not copied.
+def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> dict[str, Any]:
+    """Put the shards of finished stores into a new one, which appears when it is whole.
+
+    On the same disk files are linked, not copied: they take no space, and damage to one is damage to both.
+
+    Args:
+        folders: stores that may be read as one, see ``StoredPairs``.
+        into: a folder that does not exist yet.
+        remarks: for the manifest.
+
+    Returns:
+        the new manifest.
 
     Raises:
-        FlowlitError: if they differ in teacher, solver, shape or dtypes, repeat noise, or ``into`` holds pairs already.
+        FlowlitError: if they differ in teacher, solver, shape or dtypes, repeat noise, or ``into`` exists.
     """
-    store = Store(into)
-    if store.manifest_path.exists():
-        raise FlowlitError(f"{into} holds couplings already; choose a new folder with --into")
     pairs = StoredPairs(folders)
-    manifests = [read_manifest(folder) for folder in folders]
-    with store.writing():
-        entries = [_take(store, number, folder, entry) for number, (folder, entry) in enumerate(pairs.entries)]
+    first = pairs.manifest
+    with building(Path(into)) as folder:
+        entries = [_take(folder, number, source, entry) for number, (source, entry) in enumerate(pairs.entries)]
         rows = [entry["rows"] for entry in entries]
         manifest = {
-            **{key: manifests[0][key] for key in ("format", "version", *IDENTITY) if key in manifests[0]},
-            "seeds": sorted({seed for m in manifests for seed in m["seeds"]}),
+            **{"format": FORMAT, "version": VERSION, **{key: first[key] for key in IDENTITY}},
+            "seeds": sorted({seed for m in pairs.manifests for seed in m["seeds"]}),
+            "checkpoint": first.get("checkpoint"),
+            "flowlit": first["flowlit"],
             "shard_size": max(rows),
             "counts": list(itertools.accumulate(rows)),
-            "merged": [str(folder) for folder in folders],
-            "flowlit": manifests[0]["flowlit"],
+            "merged": [str(source) for source in folders],
             "shards": entries,
             **sums(entries),
+            **remarks,
             "complete": True,
         }
-        store.write_manifest(manifest)
-        for stale in {path.name for path in store.folder.glob("*.safetensors")} - {entry["file"] for entry in entries}:
-            (store.folder / stale).unlink()  # of an interrupted merge of other stores
+        write_atomically(folder / NAME, json.dumps(manifest, indent=1).encode())
     return manifest
 
 
-def _take(store: Store, number: int, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    source = folder / Path(entry["file"]).name
-    file = Shard(number, 0, entry["rows"]).file
-    if not source.is_file() or source.stat().st_size != entry["bytes"]:
-        raise FlowlitError(f"shard {source} is missing or truncated; see `flowlit couplings verify {folder}`")
-    temporary = store.folder / f".{file}.tmp"
+def _take(folder: Path, number: int, source: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Link or copy one file."""
+    file = source / Path(entry["file"]).name
+    if not file.is_file() or file.stat().st_size != entry["bytes"]:
+        raise FlowlitError(f"shard {file} is missing or truncated; see `flowlit couplings verify {source}`")
+    target = folder / Shard(number, 0, entry["rows"]).file
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # another disk
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, store.folder / file)
-        temporary.unlink(missing_ok=True)  # renaming a link onto another one of the same file does nothing
-    except OSError as error:
-        raise FlowlitError(f"{store.folder / file} cannot be written ({error}); free some space and merge again") from error
-    return {**entry, "file": file}
+        os.link(file, target)
+    except OSError:  # another disk
+        shutil.copyfile(file, target)
+        with open(target, "rb") as copy:
+            os.fsync(copy.fileno())
+    return {**entry, "file": target.name}

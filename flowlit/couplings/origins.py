@@ -73,9 +73,10 @@ class FromNoise(Origin):
         if not self.noise.num_classes:
             return None
         if self.noise.labels is None:
-            return {"num_classes": self.noise.num_classes, "law": "balanced: index mod num_classes"}
-        begin = np.asarray(self.noise.labels[: counts[0]], np.int64).tobytes()
-        return {"num_classes": self.noise.num_classes, "law": "given", "begin": hashlib.sha256(begin).hexdigest()[:12]}
+            return {"num_classes": self.noise.num_classes, "law": "balanced"}
+        labels = np.asarray(self.noise.labels, np.int64)
+        hashes = {str(count): hashlib.sha256(labels[:count].tobytes()).hexdigest()[:16] for count in counts}
+        return {"num_classes": self.noise.num_classes, "law": "given", "sha256": hashes}
 
 
 class FromData(Origin):
@@ -141,6 +142,10 @@ def make_origin(
         raise FlowlitError(f"couple: origin is {name!r}; expected noise, data or random")
     if images is None:
         raise FlowlitError(f"couple --origin {name} starts from images: give data.coupling, Independent with images")
+    if noise.num_classes and "label" not in images[0]["cond"]:
+        raise FlowlitError(
+            f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels (labels: true)"
+        )
     if labels:
         raise FlowlitError(f"couple --origin {name} takes the labels of its images; drop --labels")
     return FromData(images, noise.num_classes) if name == "data" else Random(images, noise.num_classes, seed)

@@ -6,6 +6,7 @@ the noise of the first row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise FlowlitError(
-            f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` command that made the "
-            "store: only this shard will be made again"
+            f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` (or import) command that "
+            "made the store: only this shard will be made again"
         ) from error
 
 
@@ -88,6 +89,16 @@ class ShardFile:
         array = np.empty((len(rows), *shape[1:]), dtype)
         self.fill(memoryview(array.data).cast("B"), offset + start * (nbytes // shape[0]))
         return array
+
+    def content_hash(self) -> str:
+        """SHA-256 of all tensors, as ``Store.write_shard`` notes it in the header."""
+        digest, place, end = hashlib.sha256(), min(self.begin.values()), os.fstat(self.fd).st_size
+        while place < end:
+            block = memoryview(bytearray(min(1 << 22, end - place)))
+            self.fill(block, place)
+            digest.update(block)
+            place += len(block)
+        return digest.hexdigest()
 
     def fill(self, into: memoryview, offset: int) -> None:
         """Read bytes from a place in the file straight into a buffer; one system call reads 2 GB at most."""

@@ -7,6 +7,7 @@ never touched again. One process at a time writes the manifest, and holds the lo
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from safetensors.numpy import save
 from tqdm import tqdm
 
 from ..files import file_hash, write_atomically
-from ..manifest import DIRECTION, FORMAT, NAME, VERSION, Shard, differences, plan, read_manifest
+from ..manifest import DIRECTION, FORMAT, IDENTITY, NAME, VERSION, Shard, differences, plan, read_manifest
 from ..types import FlowlitError
 from .shards import ShardFile
 
@@ -94,7 +95,7 @@ class Store:
         known: dict[str, Any] = {"shards": [], "counts": []}
         if self.manifest_path.exists():
             known = self.manifest()
-            different = differences(known, wanted)
+            different = differences(known, {**wanted, "labels": _labels_of(wanted["labels"], known["counts"])})
             if known["seeds"] != wanted["seeds"][: len(known["seeds"])]:
                 different.append(f"seeds: {known['seeds']} there, {wanted['seeds']} now")
             if counts[: len(known["counts"])] != known["counts"]:
@@ -104,6 +105,11 @@ class Store:
                     f"{self.folder} already holds other pairs ({'; '.join(different)}). Choose another folder with --store, "
                     "or remove it"
                 )
+        elif orphans := sorted(path.name for path in self.folder.glob("[0-9]*.safetensors")):
+            raise FlowlitError(
+                f"{self.folder} has no {NAME}, but shards ({orphans[0]} …): whose they are is not known. Choose another "
+                "folder, or move them away"
+            )
         shards = plan(counts, wanted["shard_size"])
         good = [entry for entry in known["shards"] if self._size(entry["file"]) == entry["bytes"]]
         complete = len(good) == len(shards)
@@ -129,12 +135,22 @@ class Store:
         if not path.exists():
             return False
         try:
-            return len(ShardFile(path)) == shard.rows
-        except FlowlitError:
+            file = ShardFile(path)
+            facts = json.loads(file.metadata["facts"])
+            return len(file) == shard.rows and facts["of"] == self.key() and facts["content"] == file.content_hash()
+        except (FlowlitError, KeyError, ValueError):
             return False
+
+    def key(self) -> str:
+        """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another set."""
+        manifest = self.manifest()
+        return hashlib.sha256(json.dumps([manifest[key] for key in IDENTITY if key != "labels"]).encode()).hexdigest()[:16]
 
     def write_shard(self, shard: Shard, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Write a shard atomically; its own header keeps what the manifest will say of it."""
+        blob = save(arrays)
+        data = blob[8 + int.from_bytes(blob[:8], "little") :]
+        facts = {**facts, "of": self.key(), "content": hashlib.sha256(data).hexdigest()}
         write_atomically(self.folder / shard.file, save(arrays, {"facts": json.dumps(facts)}))
 
     def finish(self) -> dict[str, Any]:
@@ -162,6 +178,13 @@ class Store:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
+
+
+def _labels_of(labels: dict[str, Any] | None, counts: list[int]) -> dict[str, Any] | None:
+    """What was said of labels when the store had its first counts: hashes of later ones are left out."""
+    if not labels or "sha256" not in labels:
+        return labels
+    return {**labels, "sha256": {count: h for count, h in labels["sha256"].items() if int(count) in counts}}
 
 
 def sums(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -106,9 +106,13 @@ class StoredPairs(Dataset):
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def check(self, rows: int = 1024) -> None:
-        """Look at the first pairs, see ``check_pairs``."""
-        pair = self.__getitems__(range(min(rows, self.count)))
-        check_pairs(pair.x0, pair.x1, str(self.folders[0]), exact=self.manifest["origin"] != "data")
+        """Look at the first pairs of each store, see ``check_pairs``."""
+        begin = 0
+        for folder, manifest in zip(self.folders, self.manifests, strict=True):
+            pair = self.__getitems__(range(begin, min(begin + min(rows, manifest["count"]), self.count)))
+            check_pairs(pair.x0, pair.x1, str(folder), exact=manifest["origin"] != "data")
+            if (begin := begin + manifest["count"]) >= self.count:
+                break
 
 
 def _finished(folder: Path) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class _Walk:
                 continue
             x0, x1 = self._look(shard, entry)
             if torch.isfinite(x0).all() and torch.isfinite(x1).all():
-                yield x0.double().flatten(1).numpy(), x1.double().flatten(1).numpy()
+                for a, b in zip(x0.split(1024), x1.split(1024), strict=True):
+                    yield a.double().flatten(1).numpy(), b.double().flatten(1).numpy()
             else:
                 self.bad["finite"].append(entry["file"])
 
@@ -131,7 +132,7 @@ class _Walk:
 
     def _labels_fit(self, label: np.ndarray, index: np.ndarray) -> bool:
         classes, law = self.manifest["labels"]["num_classes"], self.manifest["labels"]["law"]
-        balanced = not law.startswith("balanced") or bool((label == index % classes).all())
+        balanced = law != "balanced" or bool((label == index % classes).all())
         return label.min() >= 0 and label.max() < classes and balanced
 
     def checks(self) -> Iterator[Check]:

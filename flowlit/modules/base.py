@@ -193,10 +193,11 @@ class FlowModule(SavedModule):
 
     def provenance(self) -> dict[str, Any]:
         """Say who makes pairs, for a manifest: hash and size of the network in use, and the solver with its fields."""
-        network, solver = self.velocity(), next(iter(self.solvers.values()))
+        network, (name, solver) = self.velocity(), next(iter(self.solvers.items()))
+        configured = _configured(self.hparams.get("solvers") or {}, name)
         return {
             "teacher": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
-            "solver": spec(solver) or {"class_path": repr(solver)},
+            "solver": dict(spec(solver) or configured or {"class_path": type(solver).__qualname__}),
         }
 
     def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from ..couplings.origins import Part, Solved
 from ..types import Noise, Pair
 from .base import FlowModule
 
 
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """Let no parameter want gradients for a while: PyTorch chooses other kernels for weights that do, and pairs would differ in
+    their last bits from those of a frozen teacher."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
 class PairMaker(pl.LightningModule):
     """What ``flowlit couple`` runs in Lightning's predict loop: the first solver of a flow, forwards or in reverse.
 
-    The flow takes no gradients, also because PyTorch chooses other kernels for weights that could: pairs would differ in the
-    last bits from those of a frozen teacher.
+    Run it ``without_gradients``.
     """
 
     def __init__(self, flow: FlowModule):
         super().__init__()
-        self.flow = flow.requires_grad_(False)
+        self.flow = flow
 
     def predict_step(self, part: Part, batch_idx: int) -> Solved:
         x0, x1, nfe = part.x0, part.x1, torch.zeros_like(part.index)
