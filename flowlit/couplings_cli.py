@@ -70,13 +70,13 @@ def import_(arguments: Arguments) -> int:
         imported=[str(path) for path in arguments.path],
         flowlit=__version__,
     )
-    print(f"{manifest['count']:,} pairs in {arguments.into}")
     if wrong := [check for check in verify(arguments.into) if not check.good]:
         found = "; ".join(f"{check.name}: {check.found}, expected {check.expected}" for check in wrong)
         raise FlowlitError(
             f"{arguments.into} was imported, but does not look like pairs ({found}). Swapped ends: --swap; "
             "seeds of a zip: --seeds, and --device cuda if the images were made on a GPU. Remove the store before importing again"
         )
+    print(f"{manifest['count']:,} pairs in {arguments.into}")
     return 0
 
 

@@ -86,10 +86,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def differences(known: dict[str, Any], wanted: dict[str, Any], keys: tuple[str, ...] = IDENTITY) -> list[str]:
+def differences(
+    known: dict[str, Any],
+    wanted: dict[str, Any],
+    keys: tuple[str, ...] = IDENTITY,
+    words: tuple[str, str] = ("there", "now"),
+) -> list[str]:
     """Tell in words where two manifests describe other pairs."""
     return [
-        f"{key}: {_short(known.get(key))} there, {_short(wanted.get(key))} now"
+        f"{key}: {_short(known.get(key))} {words[0]}, {_short(wanted.get(key))} {words[1]}"
         for key in keys
         if known.get(key) != wanted.get(key)
     ]

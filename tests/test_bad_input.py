@@ -210,7 +210,7 @@ def test_a_store_is_never_mixed(cli, trained, tmp_path, words, found):
 def test_a_store_never_shrinks(cli, trained, tmp_path):
     assert couple(cli, trained, tmp_path).code == 0
     error = couple(cli, trained, tmp_path, "--num", 12).error
-    assert "begun with 20 pairs" in error and "--num 12 would lose some" in error and "limit" in error
+    assert "is to hold, 20 pairs" in error and "--num 12 would lose some" in error and "limit" in error
 
 
 @pytest.mark.parametrize("words", [["--x0", "uint8"], ["--x1", "seed"], ["--origin", "nosie"], ["--x1", "float64"]])

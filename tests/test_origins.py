@@ -91,7 +91,7 @@ def test_random_pairs_repeat_images_with_other_noise():
 
 @pytest.mark.parametrize("kind", ["data", "random"])
 def test_images_are_needed_to_start_from_them(kind):
-    with pytest.raises(FlowlitError, match=f"--origin {kind} starts from images: give data.coupling"):
+    with pytest.raises(FlowlitError, match=f"--origin {kind} starts from images: --data.coupling"):
         make_origin(kind, SeededNoise(SHAPE, 1), 10, 0)
     with pytest.raises(FlowlitError, match=f"--origin {kind} takes the labels of its images; drop --labels"):
         make_origin(kind, SeededNoise(SHAPE, 1), 10, 0, IMAGES, "labels.txt")

@@ -254,7 +254,7 @@ def test_a_store_that_was_not_finished_can_grow(tmp_path):
 
 def test_a_smaller_num_is_refused(tmp_path):
     fill(tmp_path)
-    with pytest.raises(FlowlitError, match=r"begun with 50 pairs, and --num 30 would lose some.* limit"):
+    with pytest.raises(FlowlitError, match=r"is to hold, 50 pairs, and --num 30 would lose some.* limit"):
         fill(tmp_path, num=30)
     assert Store(tmp_path).manifest()["complete"]
 
@@ -339,3 +339,16 @@ def test_another_seed_is_another_store(tmp_path):
         for seed in (3, 4)
     )
     assert not torch.equal(one[0].x0, two[0].x0)
+
+
+def test_a_store_without_a_shard_may_become_another(tmp_path):
+    fill(tmp_path, num=50, shards=[], finish=False)
+    fill(tmp_path, num=30)
+    assert len(StoredPairs([tmp_path])) == 30
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FlowlitError, match=r"holds other files \(notes.txt"):
+        fill(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["notes.txt"]

@@ -174,9 +174,9 @@ def test_each_store_draws_the_noise_of_its_own_seed(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        ({"teacher_hash": "other"}, "teacher: sha256 abc there, sha256 other now"),
-        ({"x1": "uint8"}, "x1: float32 there, uint8 now"),
-        ({"x0": "seed"}, "x0: float32 there, seed now"),
+        ({"teacher_hash": "other"}, "teacher: sha256 abc in the first, sha256 other in this one"),
+        ({"x1": "uint8"}, "x1: float32 in the first, uint8 in this one"),
+        ({"x0": "seed"}, "x0: float32 in the first, seed in this one"),
         ({"origin": origin(4, shape=(1, 2, 2))}, "shape: "),
         ({"origin": origin(4, num_classes=0)}, "labels: "),
         ({"solver_name": "Heun"}, "solver: "),

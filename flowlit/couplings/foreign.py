@@ -214,6 +214,10 @@ def find_folders(path: Path) -> list[Path]:
         FlowlitError: if there are none.
     """
     inside = [path] if (path / "z0.npy").exists() else [p.parent for p in sorted(path.glob("*/z0.npy"))]
+    if (path / "manifest.json").exists():
+        raise FlowlitError(
+            f"{path} is a store of flowlit already; use it as it is, or join it with others: flowlit couplings merge"
+        )
     if not inside:
         raise FlowlitError(f"no pairs in {path}: expected z0.npy and z1.npy there, or in one folder a seed inside it")
     return sorted(inside, key=lambda p: (not p.name.isdigit(), int(p.name) if p.name.isdigit() else 0, p.name))

@@ -55,7 +55,7 @@ class SeededNoise(Dataset):
         if not 0 <= seed < 1 << 64 or num < 1:
             raise FlowlitError(f"SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1, found seed={seed}, num={num}")
         if labels is not None and not num_classes:
-            raise FlowlitError("SeededNoise: labels are given, but num_classes is 0; say how many classes there are")
+            raise FlowlitError("SeededNoise: labels are given, but num_classes is 0; set data.noise.num_classes")
         if labels is not None and len(labels) < num:
             raise FlowlitError(f"SeededNoise: {len(labels)} labels for {num} samples; give one for each")
         if labels is not None and not 0 <= min(labels) <= max(labels) < num_classes:

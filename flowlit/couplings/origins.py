@@ -141,7 +141,9 @@ def make_origin(
     if name not in ("data", "random"):
         raise FlowlitError(f"couple: origin is {name!r}; expected noise, data or random")
     if images is None:
-        raise FlowlitError(f"couple --origin {name} starts from images: give data.coupling, Independent with images")
+        raise FlowlitError(
+            f"couple --origin {name} starts from images: --data.coupling flowlit.couplings.Independent --data.coupling.images …"
+        )
     if noise.num_classes and "label" not in images[0]["cond"]:
         raise FlowlitError(
             f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels (labels: true)"

@@ -57,7 +57,7 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise FlowlitError(
-                    f"{self.folder}: another process is writing this store ({error}); wait for it, or choose another --store"
+                    f"{self.folder}: another process is writing this store; wait for it, or choose another --store"
                 ) from error
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
@@ -69,13 +69,26 @@ class Store:
         Raises:
             FlowlitError: if it holds more already.
         """
-        known: list[int] = self.manifest()["counts"] if self.manifest_path.exists() else []
+        known: list[int] = [] if self.empty() else self.manifest()["counts"]
         if known and num < known[-1]:
             raise FlowlitError(
-                f"{self.folder} was begun with {known[-1]} pairs, and --num {num} would lose some; to train on fewer, give "
-                "the coupling a limit"
+                f"{self.folder} holds, or is to hold, {known[-1]} pairs, and --num {num} would lose some; to train on fewer, "
+                "give the coupling a limit"
             )
         return known if known and num == known[-1] else [*known, num]
+
+    def empty(self) -> bool:
+        """Whether no shard was written yet: what the manifest says may still change.
+
+        Raises:
+            FlowlitError: if there is no manifest, but other files.
+        """
+        visible = sorted(path.name for path in self.folder.glob("[!.]*"))
+        if visible and not self.manifest_path.exists():
+            raise FlowlitError(
+                f"{self.folder} holds other files ({visible[0]} …) and no {NAME}; choose another folder with --store, or empty it"
+            )
+        return visible in ([], [NAME])
 
     def begin(self, identity: dict[str, Any], counts: list[int], remarks: dict[str, Any]) -> None:
         """Start, continue or grow a store whose pairs are what ``identity`` says.
@@ -93,7 +106,7 @@ class Store:
         base = {"format": FORMAT, "version": VERSION, "direction": DIRECTION, "seeds": []}
         wanted = json.loads(json.dumps({**base, **identity, **remarks, "counts": counts}))
         known: dict[str, Any] = {"shards": [], "counts": []}
-        if self.manifest_path.exists():
+        if not self.empty():
             known = self.manifest()
             different = differences(known, {**wanted, "labels": _labels_of(wanted["labels"], known["counts"])})
             if known["seeds"] != wanted["seeds"][: len(known["seeds"])]:
@@ -105,11 +118,6 @@ class Store:
                     f"{self.folder} already holds other pairs ({'; '.join(different)}). Choose another folder with --store, "
                     "or remove it"
                 )
-        elif orphans := sorted(path.name for path in self.folder.glob("[0-9]*.safetensors")):
-            raise FlowlitError(
-                f"{self.folder} has no {NAME}, but shards ({orphans[0]} …): whose they are is not known. Choose another "
-                "folder, or move them away"
-            )
         shards = plan(counts, wanted["shard_size"])
         good = [entry for entry in known["shards"] if self._size(entry["file"]) == entry["bytes"]]
         complete = len(good) == len(shards)

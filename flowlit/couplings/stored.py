@@ -146,7 +146,7 @@ def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]
     """
     keys = tuple(key for key in IDENTITY if key != "shard_size")
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        if different := differences(manifests[0], manifest, keys):
+        if different := differences(manifests[0], manifest, keys, ("in the first", "in this one")):
             raise FlowlitError(f"{folder} holds other pairs than {folders[0]} ({'; '.join(different)}); they cannot be one set")
     ranges = sorted(
         (entry["seed"], *entry["index"], str(folder))

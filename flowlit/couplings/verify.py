@@ -142,7 +142,8 @@ class _Walk:
         files = self.bad["files"]
         damage = f"{len(files)} damaged: {'; '.join(files[:3])}" if files else f"{len(manifest['shards'])} sound"
         yield Check("files", damage, f"{expected} sound", not files and len(manifest["shards"]) == expected)
-        yield Check("pairs", f"{self.rows:,}", f"{count:,}", self.rows == count and manifest["complete"])
+        unfinished = "" if manifest["complete"] else "; the store is not finished: run the command that began it again"
+        yield Check("pairs", f"{self.rows:,}{unfinished}", f"{count:,}", self.rows == count and manifest["complete"])
         try:
             check_compatible([self.folder], [manifest])
             twice = self.bad["indices"]
