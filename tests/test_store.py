@@ -347,8 +347,8 @@ def test_a_store_without_a_shard_may_become_another(tmp_path):
     assert len(StoredPairs([tmp_path])) == 30
 
 
-def test_a_folder_of_other_files_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FlowlitError, match=r"holds other files \(notes.txt"):
+def test_a_folder_of_other_safetensors_is_left_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(FlowlitError, match=r"holds other files \(model.safetensors"):
         fill(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["model.safetensors"]

@@ -81,14 +81,14 @@ class Store:
         """Whether no shard was written yet: what the manifest says may still change.
 
         Raises:
-            FlowlitError: if there is no manifest, but other files.
+            FlowlitError: if there are shards, or files like them, but no manifest.
         """
-        visible = sorted(path.name for path in self.folder.glob("[!.]*"))
-        if visible and not self.manifest_path.exists():
+        files = sorted(path.name for path in self.folder.glob("[!.]*.safetensors"))
+        if files and not self.manifest_path.exists():
             raise FlowlitError(
-                f"{self.folder} holds other files ({visible[0]} …) and no {NAME}; choose another folder with --store, or empty it"
+                f"{self.folder} holds other files ({files[0]} …) and no {NAME}; choose another folder with --store, or empty it"
             )
-        return visible in ([], [NAME])
+        return not files
 
     def begin(self, identity: dict[str, Any], counts: list[int], remarks: dict[str, Any]) -> None:
         """Start, continue or grow a store whose pairs are what ``identity`` says.
