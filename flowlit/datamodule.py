@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from functools import cached_property
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 from .couplings.noise import SeededNoise
 from .couplings.origins import Origin, Parts
 from .couplings.store import Store
+from .manifest import Shard
 from .streams import IndexStream, Stripe, mix
 from .types import Coupling, FlowlitError, Images
 
@@ -132,9 +134,13 @@ class PartData(pl.LightningDataModule):
         super().__init__()
         self.origin, self.store, self.batch_size = origin, store, batch_size
 
+    @cached_property
+    def missing(self) -> list[Shard]:
+        """What was to be made when the store had been begun; files that are there already are read for it, once."""
+        return cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.missing())
+
     def predict_dataloader(self) -> DataLoader:
-        trainer = cast(pl.Trainer, self.trainer)
-        missing = trainer.strategy.broadcast(self.store.missing())
+        trainer, missing = cast(pl.Trainer, self.trainer), self.missing
         # with fewer shards than ranks, some are made twice, to the same bytes: an idle rank would break Lightning's barriers
         ranks = max(1, min(trainer.world_size, len(missing)))
         parts = Parts(self.origin, missing[trainer.global_rank % ranks :: ranks], self.batch_size)

@@ -41,8 +41,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """Fill a folder beside ``target``, which takes its place when it is whole; nothing stays if that fails.
+def building(target: Path, file: str | None = None) -> Iterator[Path]:
+    """Fill a folder beside ``target``; when it is whole it, or this file in it, takes that place. Nothing stays if that fails.
 
     Raises:
         FlowlitError: if ``target`` exists, or the disk is full or cannot be written.
@@ -55,7 +55,7 @@ def building(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         _sync_folder(temporary)
-        temporary.rename(target)
+        (temporary / file if file else temporary).rename(target)
     except OSError as error:
         raise FlowlitError(f"{target} cannot be written ({error}); free some space, or choose another --into") from error
     finally:

@@ -11,7 +11,7 @@ PARENT = "FLOWLIT_PARENT"
 
 
 def leave_with_parent() -> None:
-    """End this process soon after the pipeline that started it, lest a second pipeline meet it in the same folder."""
+    """End this process soon after the pipeline, or rank 0, that started it, lest a second one meet it in the same folder."""
     started_by_rank_0 = os.environ.get("LOCAL_RANK", "0") != "0"
     parent = int(os.environ.pop(PARENT, os.getppid() if started_by_rank_0 else 0))
     if not parent:

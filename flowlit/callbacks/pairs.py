@@ -66,7 +66,7 @@ class PairWriter(BasePredictionWriter):
         bar = trainer.progress_bar_callback
         if bar is not None:
             bar.disable()
-        self._missing = sum(shard.rows for shard in self.store.missing())
+        self._missing = sum(shard.rows for shard in trainer.datamodule.missing)  # type: ignore[attr-defined]
         hidden = bar is None or not trainer.is_global_zero or not self._missing
         self._bar = tqdm(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
 

@@ -146,16 +146,12 @@ def export_zip(folder: str | Path, into: str | Path) -> None:
     Raises:
         FlowlitError: if ``into`` exists, the disk cannot hold it, or the data has neither one channel nor three.
     """
-    pairs, target = StoredPairs([folder]), Path(into)
-    if target.exists():
-        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+    pairs = StoredPairs([folder])
     if pairs.shape[0] not in (1, 3):
         raise FlowlitError(f"{folder}: a PNG has 1 or 3 channels, these images {pairs.shape[0]}; export a folder instead")
-    with building(target.with_name(f"{target.name}.folder")) as temporary:
+    with building(Path(into), "images.zip") as temporary:
         _check_space(temporary, len(pairs) * (int(np.prod(pairs.shape)) + 300))
         _write_zip(pairs, temporary / "images.zip")
-        os.replace(temporary / "images.zip", target)
-    target.with_name(f"{target.name}.folder").rmdir()
 
 
 def _write_zip(pairs: StoredPairs, path: Path) -> None:

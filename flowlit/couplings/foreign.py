@@ -152,8 +152,9 @@ class SeededZip(Source):
     def __init__(self, path: Path, seeds: Sequence[int] | None = None, device: str = "cpu", labels: bool = False):
         if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
             raise FlowlitError(f"{path}: device is {device!r}; expected cpu or cuda, where the noise was drawn")
-        self.images, self.device = ImageZip(str(path), labels=labels, channels=_channels(path)), device
+        self.images, self.device = ImageZip(str(path), labels=labels), device
         names = [name for _, name, _ in self.images.index]
+        self.images.channels = _channels(path, names[0])
         numbers = np.asarray(_seeds_of(names) if seeds is None else seeds, np.int64)
         if len(numbers) != len(names):
             raise FlowlitError(f"{path}: {len(numbers)} seeds for {len(names)} images; give one for each, in order of names")
@@ -188,12 +189,9 @@ class SeededZip(Source):
         return 1 + max(int(label or 0) for _, _, label in self.images.index) if self.images.labels else 0
 
 
-def _channels(path: Path) -> int:
-    """1 if the first image of a zip is grey, 3 otherwise; what is wrong with the zip is told by ``ImageZip``."""
-    first = ImageZip(str(path)).index[:1]
-    if not first:
-        return 3
-    with zipfile.ZipFile(path) as archive, archive.open(first[0][1]) as file:
+def _channels(path: Path, name: str) -> int:
+    """1 if this image of a zip is grey, 3 otherwise; what is wrong with the image is told by ``ImageZip``."""
+    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
         try:
             return 1 if Image.open(file).mode in ("1", "L", "LA", "I", "I;16") else 3
         except OSError:

@@ -66,9 +66,15 @@ class SeededNoise(Dataset):
         return self.num
 
     def __getitem__(self, index: int) -> Noise:
-        return Noise(torch.tensor(index), seeded_normal(self.seed, index, self.shape), self._cond(index))
+        noise = self.batch([index])
+        return Noise(noise.index[0], noise.x0[0], {key: value[0] for key, value in noise.cond.items()})
 
-    def _cond(self, index: int) -> dict[str, Tensor]:
+    def batch(self, indices: Sequence[int]) -> Noise:
+        """Draw several rows at once: what collating them one by one gives."""
+        return Noise(torch.tensor(indices), seeded_normals([self.seed], indices, self.shape), self._cond(indices))
+
+    def _cond(self, indices: Sequence[int]) -> dict[str, Tensor]:
         if not self.num_classes:
             return {}
-        return {"label": torch.tensor(index % self.num_classes if self.labels is None else int(self.labels[index]))}
+        labels = [i % self.num_classes if self.labels is None else int(self.labels[i]) for i in indices]
+        return {"label": torch.tensor(labels)}

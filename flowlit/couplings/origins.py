@@ -63,7 +63,7 @@ class FromNoise(Origin):
         self.noise, self.shape, self.seed = noise, noise.shape, noise.seed
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
-        noise = default_collate([self.noise[i] for i in indices])
+        noise = self.noise.batch(indices)
         return noise.index, noise.x0, None, noise.cond
 
     def facts(self, counts: list[int]) -> dict[str, Any]:
@@ -83,7 +83,6 @@ class FromData(Origin):
     """Real images, to be carried back to their noise by the flow in reverse (inversion)."""
 
     name: From = "data"
-
     seed = 0  # nothing is drawn: image i is image i
 
     def __init__(self, images: Images, num_classes: int = 0):
@@ -113,7 +112,7 @@ class Random(FromData):
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
         index, _, x1, cond = super().rows(indices)
-        return index, default_collate([self.noise[i] for i in indices]).x0, x1, cond
+        return index, self.noise.batch(indices).x0, x1, cond
 
     def facts(self, counts: list[int]) -> dict[str, Any]:
         return {**super().facts([1]), "noise": {"generator": GENERATOR}}

@@ -30,6 +30,7 @@ class Store:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._key: str | None = None  # of the pairs that were begun
 
     @property
     def manifest_path(self) -> Path:
@@ -123,6 +124,7 @@ class Store:
         complete = len(good) == len(shards)
         if not complete or known.get("counts") != counts or not known.get("complete"):
             self.write_manifest({**known, **wanted, "complete": False, "shards": good})
+        self._key = identity_key(wanted)
 
     def _size(self, file: str) -> int:
         path = self.folder / Path(file).name
@@ -131,34 +133,29 @@ class Store:
     def missing(self) -> list[Shard]:
         """Which shards are still to be made; files that cannot be read count as missing."""
         manifest = self.manifest()
-        listed = {entry["file"] for entry in manifest["shards"]}
-        return [
-            shard
-            for shard in plan(manifest["counts"], manifest["shard_size"])
-            if shard.file not in listed and not self._readable(shard)
-        ]
+        listed, key = {entry["file"] for entry in manifest["shards"]}, identity_key(manifest)
+        shards = plan(manifest["counts"], manifest["shard_size"])
+        return [shard for shard in shards if shard.file not in listed and self._facts(shard, key) is None]
 
-    def _readable(self, shard: Shard) -> bool:
+    def _facts(self, shard: Shard, key: str) -> dict[str, Any] | None:
+        """Read what an unlisted shard says of itself, and all of its bytes; None if it is missing, damaged or another set's."""
         path = self.folder / shard.file
         if not path.exists():
-            return False
+            return None
         try:
             file = ShardFile(path)
             facts = json.loads(file.metadata["facts"])
-            return len(file) == shard.rows and facts["of"] == self.key() and facts["content"] == file.content_hash()
+            sound = len(file) == shard.rows and facts["of"] == key and facts["content"] == file.content_hash()
+            return facts if sound else None
         except (FlowlitError, KeyError, ValueError):
-            return False
-
-    def key(self) -> str:
-        """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another set."""
-        manifest = self.manifest()
-        return hashlib.sha256(json.dumps([manifest[key] for key in IDENTITY if key != "labels"]).encode()).hexdigest()[:16]
+            return None
 
     def write_shard(self, shard: Shard, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Write a shard atomically; its own header keeps what the manifest will say of it."""
         blob = save(arrays)
         data = blob[8 + int.from_bytes(blob[:8], "little") :]
-        facts = {**facts, "of": self.key(), "content": hashlib.sha256(data).hexdigest()}
+        self._key = self._key or identity_key(self.manifest())
+        facts = {**facts, "of": self._key, "content": hashlib.sha256(data).hexdigest()}
         write_atomically(self.folder / shard.file, save(arrays, {"facts": json.dumps(facts)}))
 
     def finish(self) -> dict[str, Any]:
@@ -168,24 +165,30 @@ class Store:
             FlowlitError: if shards are missing.
         """
         manifest = self.manifest()
-        if missing := self.missing():
-            numbers = [shard.number for shard in missing]
-            raise FlowlitError(f"{self.folder} lacks {len(missing)} shards ({numbers[:5]} …); run the same command again")
-        known = {entry["file"]: entry for entry in manifest["shards"]}
-        shards = plan(manifest["counts"], manifest["shard_size"])
-        bar = tqdm(shards, desc="Checksums", leave=False, unit=" shards")
-        entries = [known.get(shard.file) or self._entry(shard) for shard in bar]
+        known, key = {entry["file"]: entry for entry in manifest["shards"]}, identity_key(manifest)
+        entries, missing = [], []
+        for shard in tqdm(plan(manifest["counts"], manifest["shard_size"]), desc="Checksums", leave=False, unit=" shards"):
+            if entry := known.get(shard.file) or self._entry(shard, key):
+                entries.append(entry)
+            else:
+                missing.append(shard.number)
+        if missing:
+            raise FlowlitError(f"{self.folder} lacks {len(missing)} shards ({missing[:5]} …); run the same command again")
         manifest |= {"shards": entries, **sums(entries), "complete": True}
         self.write_manifest(manifest)
         return manifest
 
-    def _entry(self, shard: Shard) -> dict[str, Any]:
-        path = self.folder / shard.file
-        facts = json.loads(ShardFile(path).metadata["facts"])
-        return {"file": shard.file, **facts, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+    def _entry(self, shard: Shard, key: str) -> dict[str, Any] | None:
+        path, facts = self.folder / shard.file, self._facts(shard, key)
+        return facts and {"file": shard.file, **facts, "bytes": path.stat().st_size, "sha256": file_hash(path)}
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
+
+
+def identity_key(manifest: dict[str, Any]) -> str:
+    """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another set."""
+    return hashlib.sha256(json.dumps([manifest[key] for key in IDENTITY if key != "labels"]).encode()).hexdigest()[:16]
 
 
 def _labels_of(labels: dict[str, Any] | None, counts: list[int]) -> dict[str, Any] | None:

@@ -45,7 +45,9 @@ class StoredPairs(Dataset):
         check_compatible(self.folders, self.manifests)
         self.manifest = self.manifests[0]
         self.entries = [(folder, entry) for folder, m in zip(self.folders, self.manifests, strict=True) for entry in m["shards"]]
-        self.ends = np.cumsum([entry["rows"] for _, entry in self.entries])
+        rows = np.array([entry["rows"] for _, entry in self.entries])
+        self.ends = np.cumsum(rows)
+        self.starts = self.ends - rows
         self.count = _limited(limit, int(self.ends[-1]), self.folders[0])
         self._open = self._opener()
 
@@ -85,8 +87,7 @@ class StoredPairs(Dataset):
         if len(places) and not -1 < places.min() <= places.max() < self.count:
             raise IndexError(f"rows {places.min()} … {places.max()} of {self.count}")
         numbers = np.searchsorted(self.ends, places, side="right")
-        starts = self.ends[numbers] - np.array([self.entries[n][1]["rows"] for n in numbers.tolist()], np.int64)
-        rows = list(zip(numbers.tolist(), (places - starts).tolist(), strict=True))
+        rows = list(zip(numbers.tolist(), (places - self.starts[numbers]).tolist(), strict=True))
         x0 = "index" if self.manifest["x0"] == "seed" else "x0"
         read = self._gather([x0, "x1", *(["label"] if self.manifest["labels"] else [])], rows)
         if x0 == "index":

@@ -193,11 +193,10 @@ class FlowModule(SavedModule):
 
     def provenance(self) -> dict[str, Any]:
         """Say who makes pairs, for a manifest: hash and size of the network in use, and the solver with its fields."""
-        network, (name, solver) = self.velocity(), next(iter(self.solvers.items()))
-        configured = _configured(self.hparams.get("solvers") or {}, name)
+        network = self.velocity()
         return {
             "teacher": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
-            "solver": dict(spec(solver) or configured or {"class_path": type(solver).__qualname__}),
+            "solver": dict(self._solver_spec() or {"class_path": type(next(iter(self.solvers.values()))).__qualname__}),
         }
 
     def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:
@@ -207,12 +206,16 @@ class FlowModule(SavedModule):
             told = {"file": str(ckpt_path), "weights": "ema" if self.ema_updates else "raw"}
         return None if told is None else {**told, "sha256": file_hash(told["file"])}
 
+    def _solver_spec(self) -> dict[str, Any] | None:
+        """How to build the first solver again, which generates and makes pairs."""
+        name, solver = next(iter(self.solvers.items()))
+        return spec(solver) or _configured(self.hparams.get("solvers") or {}, name)
+
     def facts(self) -> dict[str, Any]:
-        first = next(iter(self.solvers))
         return {
             **super().facts(),
             "ema_updates": self.ema_updates,
-            "solver": spec(self.solvers[first]) or _configured(self.hparams.get("solvers") or {}, first),
+            "solver": self._solver_spec(),
             "codec": spec(self.codec) or _configured(self.hparams, "codec"),
         }
 
