@@ -18,7 +18,9 @@ commands
   fit        train what a YAML describes             flowlit fit -c experiments/slimflow_cifar.yaml
   couple     make couplings (noise, image)           flowlit couple -c experiments/couple_cifar.yaml --num 100000
   validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
-  test       the same, as a final run
+  test       the same on 50,000 images, to publish   flowlit test -c experiments/evaluate_digits.yaml
+  sweep      quality against cost of many solvers    flowlit sweep -c experiments/sweep_digits.yaml
+  reference  statistics of real images               flowlit reference -c experiments/reference_digits.yaml
   predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
   couplings  info, verify, merge, import, export, show   flowlit couplings info runs/slimflow_digits/couplings
   pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
@@ -27,7 +29,7 @@ options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
 """
 
-LIGHTNING = ("fit", "validate", "test", "predict", "couple")
+LIGHTNING = ("fit", "validate", "test", "predict", "couple", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .couplings_cli import main as couplings
 
             return couplings(argv[1:])
+        if command == "reference":
+            from .reference_cli import main as reference
+
+            return reference(argv[1:])
         if command in LIGHTNING:
             return run_lightning(argv)
     except KeyboardInterrupt:
@@ -71,7 +77,7 @@ def _told(error: BaseException | None) -> BaseException | None:
 
 
 def run_lightning(argv: list[str]) -> int:
-    """Parse and run fit, validate, test, predict or couple with LightningCLI."""
+    """Parse and run a command of ``LIGHTNING`` with LightningCLI."""
     import jsonargparse
     from omegaconf.errors import OmegaConfBaseException
 

@@ -15,6 +15,8 @@ class Pixels(Codec):
     [0, 127, 255]
     """
 
+    rounding = "to nearest, clamped to 0 … 255"
+
     def encode(self, images: Tensor) -> Tensor:
         return (images.float() / 127.5).sub_(1)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from functools import cached_property
+from collections.abc import Callable, Sequence, Sized
+from functools import cached_property, reduce
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
@@ -32,7 +33,8 @@ class FlowDataModule(pl.LightningDataModule):
         coupling: what to train on; not needed to validate, test, predict or couple.
         batch_size: of one optimizer step over all devices; divided among devices and accumulated batches.
         noise: from which validation, testing and prediction start; its shape is also that of ``flowlit couple``.
-        noise_batch_size: samples generated at a time on each device.
+        noise_batch_size: samples generated at a time on each device; no sample depends on it.
+        test_num: samples of ``test``, from the same noise; ``noise.num`` are those of everything else.
         validation: labelled images instead of noise, for classifiers.
         num_workers: processes that read data; 0 is best for stored pairs.
         seed: of data order and all draws of the training steps.
@@ -44,15 +46,18 @@ class FlowDataModule(pl.LightningDataModule):
         batch_size: int = 128,
         noise: SeededNoise | None = None,
         noise_batch_size: int = 256,
+        test_num: int = 50_000,
         validation: Images | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ):
         super().__init__()
         self.coupling, self.batch_size = coupling, batch_size
-        self.noise, self.noise_batch_size, self.validation = noise, noise_batch_size, validation
+        self.noise, self.noise_batch_size, self.test_num, self.validation = noise, noise_batch_size, test_num, validation
         self.num_workers, self.seed = num_workers, seed
         self.pairs: Dataset | None = None
+        self.stored: dict[str, Callable[[], np.ndarray]] = {}  # by callback: which samples need not be generated again
+        self.watched = 0  # first samples that a callback looks at, and which are generated in any case
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -89,16 +94,31 @@ class FlowDataModule(pl.LightningDataModule):
         stream = IndexStream(rows, batches * size, self.seed, trainer.global_rank, trainer.world_size, start=done * size)
         return self._loader(pairs, size, stream, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader:
-        data = self.validation if self.validation is not None else self.noise
-        if data is None:
+    def evaluated(self, command: str = "validate") -> SeededNoise:
+        """The noise that a command generates from."""
+        if self.noise is None:
             raise FlowlitError("validation needs noise to start from: give data.noise (shape, num)")
-        trainer = cast(pl.Trainer, self.trainer)
-        stripe = Stripe(data, num_replicas=trainer.world_size, rank=trainer.global_rank)
-        return self._loader(data, self.noise_batch_size, stripe)
+        return self.noise.first(self.test_num) if command == "test" else self.noise
 
-    test_dataloader = val_dataloader
-    predict_dataloader = val_dataloader
+    def val_dataloader(self) -> DataLoader:
+        return self._striped(self.evaluated() if self.validation is None else self.validation, self.stored)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._striped(self.evaluated("test") if self.validation is None else self.validation, self.stored)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._striped(self.evaluated(), {})
+
+    def _striped(self, data: Dataset, stored: dict[str, Callable[[], np.ndarray]]) -> DataLoader:
+        trainer = cast(pl.Trainer, self.trainer)
+        rows: Sequence[int] = range(len(cast(Sized, data)))
+        if stored:
+            known = [ask() for ask in stored.values()]
+            again = max(self.noise_batch_size * trainer.world_size, self.watched)
+            rows = cast(Sequence[int], missing_rows(len(rows), known, again))
+        if len(rows) < trainer.world_size:
+            raise FlowlitError(f"{len(rows)} samples cannot be divided among {trainer.world_size} processes; use fewer devices")
+        return self._loader(data, self.noise_batch_size, Stripe(rows, trainer.global_rank, trainer.world_size))
 
     def _loader(self, data: Dataset, batch_size: int, sampler: DistributedSampler, **kwargs: Any) -> DataLoader:
         return DataLoader(
@@ -127,6 +147,17 @@ class FlowDataModule(pl.LightningDataModule):
             return self.coupling.complete(batch, trainer.strategy.root_device)
 
 
+def missing_rows(num: int, known: list[np.ndarray], again: int) -> np.ndarray:
+    """Rows of 0 … num - 1 that somebody does not know, after the first ``again``, which are always made: callbacks look at them.
+
+    >>> missing_rows(6, [np.array([0, 1, 2, 4]), np.array([2, 3, 4])], again=1).tolist()
+    [0, 1, 3, 5]
+    """
+    everybody = reduce(np.intersect1d, known)
+    first = np.arange(min(again, num))
+    return np.concatenate([first, np.setdiff1d(np.arange(len(first), num), everybody)])
+
+
 class PartData(pl.LightningDataModule):
     """The shards of a store that are still to be made, cut into batches, for ``flowlit couple``."""
 
@@ -144,4 +175,4 @@ class PartData(pl.LightningDataModule):
         # with fewer shards than ranks, some are made twice, to the same bytes: an idle rank would break Lightning's barriers
         ranks = max(1, min(trainer.world_size, len(missing)))
         parts = Parts(self.origin, missing[trainer.global_rank % ranks :: ranks], self.batch_size)
-        return DataLoader(parts, batch_size=None, sampler=Stripe(parts, 1, 0))
+        return DataLoader(parts, batch_size=None, sampler=Stripe(range(len(parts))))

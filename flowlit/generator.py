@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .blocks import InBlocks
 from .codecs import Pixels
 from .couplings.noise import SeededNoise
 from .networks.pretrained import Weights, build, pretrained, read_checkpoint
@@ -31,7 +32,7 @@ class Generator:
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
         """Noise (B, C, H, W) -> uint8 images (B, C, H, W)."""
-        return self.codec.decode(self.solver(self.network, x0, cond).x1)
+        return self.codec.decode(self.solver(InBlocks(self.network), x0, cond).x1)
 
     def sample(self, num: int, seed: int = 0, batch_size: int = 256) -> Tensor:
         """Generate images 0 … num - 1 of a seed, uint8 (num, C, H, W); labels are balanced by index.

@@ -47,11 +47,12 @@ class Parser(LightningArgumentParser):
 
 
 class FlowCLI(LightningCLI):
-    """fit | validate | test | predict | couple."""
+    """fit | validate | test | predict | couple | sweep."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "couple": {"model", "datamodule"}}
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "couple": own, "sweep": own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML.")
@@ -108,6 +109,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # the average, always
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*recommended to use `self.log.*sync_dist=True.*")  # callbacks reduce by themselves
     warnings.filterwarnings("ignore", ".*Couldn't infer the batch indices.*")  # a shard knows its own
     warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # all couplings made already
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")

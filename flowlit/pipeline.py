@@ -318,5 +318,5 @@ def execute(recipe: Recipe, dry_run: bool) -> int:
     if recipe.table:
         from .summary import summarise
 
-        print(summarise(recipe.root, recipe.table))
+        print(summarise(recipe.root, recipe.table, {stage.name: stage.writes for stage in recipe.stages}))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -89,10 +89,14 @@ class IndexStream(DistributedSampler):
 
 
 class Stripe(DistributedSampler):
-    """Rows rank, rank + world, … in order, none twice and none left out."""
+    """Every world-th of some rows, in their order; none twice and none left out."""
+
+    def __init__(self, rows: Sequence[int], rank: int = 0, world: int = 1):
+        super().__init__(cast(Dataset, rows), num_replicas=world, rank=rank)
+        self.rows = rows[rank::world]
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas))
+        return map(int, self.rows)

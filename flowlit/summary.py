@@ -9,22 +9,29 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import FlowlitError
+from .tables import aligned
 
 
-def read_rows(root: Path, table: list[dict[str, str]]) -> list[dict[str, Any]]:
+def read_rows(root: Path, table: list[dict[str, str]], reports: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """Collect one row for each entry {model, stage, solver} of a recipe's table.
+
+    Args:
+        root, table: of the recipe.
+        reports: file of each stage, if it is not its metrics.json.
 
     Raises:
         FlowlitError: if an evaluation wrote no metrics, or not for that solver.
     """
-    return [_row(root / entry["stage"] / "metrics.json", entry["model"], entry["solver"]) for entry in table]
+    files = {entry["stage"]: f"{entry['stage']}/metrics.json" for entry in table} | (reports or {})
+    return [_row(root / files[entry["stage"]], entry["model"], entry["solver"]) for entry in table]
 
 
 def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text())
         metrics = report["metrics"]
-        distance = next(name for name in metrics if name.endswith(f"/{solver}") and name.startswith(("fid/", "frechet_")))
+        distances = (name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}"))
+        distance = next(name for name in distances if "_half/" not in name)
         return {
             "model": model,
             "params": report["params"],
@@ -56,12 +63,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    text = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    return "\n".join([text[0], "─" * len(text[0]), *text[1:]])
+    return "\n".join(aligned(lines))
 
 
 def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Image.Image:
@@ -82,9 +84,9 @@ def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Imag
     return sheet
 
 
-def summarise(root: Path, table: list[dict[str, str]]) -> str:
+def summarise(root: Path, table: list[dict[str, str]], reports: dict[str, str]) -> str:
     """Write ``summary.json`` and ``samples.png`` into the root; return the table as text."""
-    rows = read_rows(root, table)
+    rows = read_rows(root, table, reports)
     (root / "summary.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw_samples(root, table).save(root / "samples.png")
     return f"\n{format_table(rows)}\n\n{root}/summary.json  {root}/samples.png\nTensorBoard: tensorboard --logdir {root}"

@@ -51,14 +51,23 @@ class VelocityField(Protocol):
 class Objective(nn.Module, ABC):
     """What a network is trained for.
 
-    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged.
+    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged. One that draws
+    training times has a time law ``times``, and tells what it drew with ``self.tell(t, loss)``.
     """
+
+    observe: Callable[[Tensor, Tensor], None] | None = None
+    """Whoever wants to see times (B,) and losses (B,), before any weighting; must not change them."""
 
     @abstractmethod
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]: ...
 
     def on_attach(self, module: nn.Module) -> None:
         """Look at the module that will train with this objective; for objectives that need its average, say."""
+
+    def tell(self, t: Tensor, loss: Tensor) -> None:
+        """Show times (B,) and the losses (B,) of this batch to the observer, if there is one."""
+        if self.observe is not None:
+            self.observe(t.detach(), loss.detach())
 
 
 class Coupling(ABC):
@@ -129,7 +138,9 @@ class Distance(nn.Module, ABC):
 
 
 class Codec(ABC):
-    """The only border between images outside (uint8) and x1 inside (float32)."""
+    """The only border between images outside (uint8) and x1 inside (float32). ``rounding`` tells how, for reports."""
+
+    rounding: str = "as its class does"
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -155,13 +166,23 @@ class Images(Dataset, ABC):
         """Name the content, for caches: two sets with the same fingerprint hold the same images."""
 
 
+class Extracted(NamedTuple):
+    """What was extracted from images, in their order."""
+
+    features: Tensor  # (N, d) float32
+    logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
+
+
 class Features(ABC):
     """A feature extractor for Fréchet distances and their relatives.
 
-    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID.
+    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID. ``resize`` says
+    what it does to the size of images, ``classifies`` whether ``extract`` gives logits.
     """
 
     name: str
+    resize: str = "none"
+    classifies: bool = False
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -170,3 +191,36 @@ class Features(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash the weights: two extractors with the same fingerprint compute the same features."""
+
+    def extract(self, images: Tensor) -> Extracted:
+        """Features, and logits if there are any, in one pass."""
+        return Extracted(self(images))
+
+
+class Estimate(NamedTuple):
+    """A number, and the standard deviation of its estimate where that is defined."""
+
+    value: float
+    spread: float | None = None
+
+
+class Measure(ABC):
+    """What else features tell about generated images: kernel distance, precision, …; the features are extracted once for all.
+
+    ``needs_real`` says that it compares with the features of real images (their mean and covariance are not enough),
+    ``needs_logits`` that it needs an extractor that classifies.
+    """
+
+    needs_real: bool = False
+    needs_logits: bool = False
+
+    @abstractmethod
+    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+        """Features of generated images and (N, d) of real ones -> numbers by name."""
+
+    def check(self, generated: int, real: int | None) -> None:  # noqa: B027
+        """Refuse, before any work, counts of images with which it is not defined.
+
+        Raises:
+            FlowlitError: saying which count it needs.
+        """

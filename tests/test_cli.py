@@ -158,14 +158,15 @@ def test_validate_measures_a_checkpoint(cli, teacher, tmp_path):
     assert cli("fit", "-c", teacher).code == 0
     last = tmp_path / "run/checkpoints/last.ckpt"
     words = ["--trainer.limit_val_batches", "1.0", "--trainer.callbacks", "flowlit.callbacks.Report"]
-    words += ["--trainer.callbacks+=flowlit.callbacks.Straightness", "--trainer.callbacks.steps=4"]
+    words += ["--trainer.callbacks+=flowlit.callbacks.Straightness", "--trainer.callbacks.steps=4", "--data.test_num", "16"]
     for command in ("validate", "test"):
         outcome = cli(command, "-c", tmp_path / "run/config.yaml", "--ckpt_path", last, *words)
         assert outcome.code == 0, outcome.err
-        report = yaml.safe_load((tmp_path / "run/metrics.json").read_text())
+        path = tmp_path / "run" / {"validate": "metrics.json", "test": "metrics_test.json"}[command]
+        report = yaml.safe_load(path.read_text())
         assert report["weights"] == "ema" and report["metrics"]["straightness/sum"] > 0
         assert (tmp_path / f"run/config_{command}.yaml").exists()
-        (tmp_path / "run/metrics.json").unlink()
+        path.unlink()
 
 
 def test_predict_writes_images(cli, teacher, tmp_path):

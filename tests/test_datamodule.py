@@ -3,6 +3,7 @@
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -144,6 +145,43 @@ def test_validation_noise_is_the_same_for_one_and_for_more_processes():
 
     assert indices() == list(range(7))
     assert sorted(indices(world_size=2) + indices(world_size=2, global_rank=1)) == list(range(7))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_samples_that_somebody_knows_are_not_generated_again(world):
+    """But the first batch of every rank, which callbacks look at, and what they ask for beyond."""
+    data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 20, seed=3), noise_batch_size=2, test_num=24)
+    data.stored = {"a": lambda: np.array([*range(9), 12, 40]), "b": lambda: np.array([1, 3, 5, 7, 8, 12, 13])}
+
+    def indices(loader):
+        made = []
+        for rank in range(world):
+            data.trainer = as_if(world_size=world, global_rank=rank)
+            made += [int(i) for batch in getattr(data, loader)() for i in batch.index]
+        return sorted(made)
+
+    unknown = {*range(24)} - {1, 3, 5, 7, 8, 12}
+    assert indices("val_dataloader") == sorted(unknown & {*range(20)} | {*range(2 * world)})
+    assert indices("test_dataloader") == sorted(unknown | {*range(2 * world)})
+    assert indices("predict_dataloader") == list(range(20)), "whoever writes images wants all of them"
+    data.watched = 13
+    assert indices("val_dataloader") == list(range(20))
+    data.stored = {}
+    assert indices("val_dataloader") == list(range(20))
+
+
+def test_test_continues_the_noise_of_validation():
+    data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 3, seed=3, num_classes=4), test_num=7)
+    short, long = data.evaluated(), data.evaluated("test")
+    assert (len(short), len(long)) == (3, 7) and short.identity() == long.identity()
+    assert all(torch.equal(short[i].x0, long[i].x0) for i in range(3)) and long[6].cond["label"] == 2
+
+
+def test_labels_that_do_not_reach_are_refused():
+    data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 3, num_classes=4, labels=[0, 1, 2]))
+    assert len(data.evaluated()) == 3
+    with pytest.raises(FlowlitError, match="3 labels for 50000 samples"):
+        data.evaluated("test")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -9,8 +9,9 @@ import torch
 import yaml
 from conftest import REPOSITORY, in_process
 
-from flowlit.features import reference_moments
 from flowlit.pipeline import Recipe
+from flowlit.references import cached_reference
+from flowlit.types import Extracted
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 PARTS = sorted((REPOSITORY / "experiments/parts").glob("*.yaml"))
@@ -129,17 +130,39 @@ def solvers(stage):
     return yaml.safe_load(Path(stage.configs[0]).read_text())["model"]["init_args"]["solvers"]
 
 
-def stage_of(path):
+def quick(text):
+    """The same experiment, where callbacks and solvers take fewer steps."""
+    callbacks = "flowlit.callbacks."
+    for found, few in {
+        f"{callbacks}Straightness\n": "steps: 3",
+        f"{callbacks}Trajectories\n": "steps: 2, euler: 2",
+        f"{callbacks}Interpolations\n": "num: 2, steps: 3",
+        f"{callbacks}Throughput\n": "batch_size: 4, repeats: 1",
+    }.items():
+        text = text.replace(found, f"{found}      init_args: {{{few}}}\n")
+    return re.sub(r"[ra]tol: 1\.0e-\d", lambda tol: f"{tol[0][:4]}: 0.5", text)
+
+
+def stage_of(path, folder=None):
     """How to run an experiment in no time: the command, and overrides that make everything small."""
     words, content = [command(path)[0], "-c", name(path)], yaml.safe_load(path.read_text())
+    if folder is not None:  # options in a list cannot be overridden
+        words[2] = folder / path.name
+        words[2].write_text(quick(path.read_text()))
+    if words[0] == "reference":
+        return words
     model, data = content["model"]["init_args"], content["data"]["init_args"]
     if words[0] == "fit":
         steps = ["--trainer.max_steps", 2, "--trainer.val_check_interval", 2]
         words += [*steps, "--data.batch_size", 8, "--trainer.log_every_n_steps", 1]
     if words[0] == "couple":
         words += ["--num", 20, "--shard_size", 10, "--batch_size", 10]
+    if words[0] == "sweep":
+        words += ["--num", 4, "--exact.rtol", 0.1, "--exact.atol", 0.1]
     if "noise" in data and words[0] != "couple":
-        words += ["--data.noise.num", 12]
+        words += ["--data.noise.num", 16, "--data.test_num", 16]
+    if "kid_subset" in content["vars"]:
+        words += ["--vars.kid_subset", 8]
     if model["network"]["class_path"].endswith("UNet"):
         words += ["--model.network.width", 8, "--model.network.blocks", 1, "--model.network.multipliers", "[1, 1]"]
     if "lpips" in path.read_text().lower():
@@ -152,8 +175,8 @@ def offline(tmp_path_factory):
     """CIFAR-10 and Inception without a download: a few random images, random features; statistics go elsewhere."""
     statistics = tmp_path_factory.mktemp("statistics")
 
-    def moments(images, features, folder, *rest):
-        return reference_moments(images, features, statistics, *rest)
+    def cached(images, features, folder, *rest):
+        return cached_reference(images, features, statistics, *rest)
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -162,14 +185,15 @@ def offline(tmp_path_factory):
 
     class Random(torch.nn.Module):
         def forward(self, x):
-            return (x.flatten(1).float() @ projection / 1e4,)
+            found = x.flatten(1).float() @ projection / 1e4
+            return found, found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        patch.setattr("flowlit.callbacks.fid.reference_moments", moments)
+        patch.setattr("flowlit.callbacks.fid.cached_reference", cached)
         patch.setattr("flowlit.images.CIFAR10._read", lambda self: (images, labels))
         patch.setattr("flowlit.features.Inception._load", lambda self: SimpleNamespace(network=Random()))
-        patch.setattr("flowlit.features.Inception.__call__", lambda self, x: Random()(x)[0])
+        patch.setattr("flowlit.features.Inception.extract", lambda self, x: Extracted(*Random()(x)))
         yield
 
 
@@ -183,7 +207,9 @@ def chain(tmp_path_factory, offline):
         if path not in done:
             for needed in needs(path):
                 assert run(needed).code == 0, f"{needed.name} failed"
-            done[path] = in_process(*stage_of(path), "--vars.root", roots[family_of(path)])
+            words = stage_of(path, roots[family_of(path)])
+            words += ["--into", roots[family_of(path)] / "reference.npz"] if words[0] == "reference" else []
+            done[path] = in_process(*words, "--vars.root", roots[family_of(path)])
         return done[path]
 
     return SimpleNamespace(run=run, roots=roots)

@@ -148,6 +148,6 @@ def test_the_example_of_the_guide_works(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(REPOSITORY)
     short = ["--trainer.max_steps", 2, "--trainer.val_check_interval", 2, "--model.network.width", 8]
-    outcome = in_process(*words, *short, "--data.noise.num", 4, "--vars.root", tmp_path / "run")
+    outcome = in_process(*words, *short, "--data.noise.num", 16, "--vars.root", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert list(Path(tmp_path / "run").glob("**/last.ckpt"))

@@ -191,7 +191,7 @@ def test_a_conditional_generator_balances_its_labels(tmp_path):
     spy = generator.network = Spy(generator.network)
     spy.inner.requires_grad_(False)
     assert generator.sample(20).shape == (20, *tiny.SHAPE)
-    assert spy.labels[0].tolist() == [*range(10), *range(10)]
+    assert spy.labels[0].tolist()[:20] == [*range(10), *range(10)]
 
 
 def test_an_oracle_needs_no_training():

@@ -227,12 +227,12 @@ def overrides(width=8):
     for stage in ("features", *FITS):
         words += [f"--{stage}.trainer.max_steps", 6, f"--{stage}.trainer.val_check_interval", 6, f"--{stage}.data.batch_size", 16]
     for stage in FITS:
-        words += [f"--{stage}.data.noise.num", 8]
+        words += [f"--{stage}.data.noise.num", 16]
     words += ["--teacher.model.network.width", 16, "--reflow.model.network.width", width]
     for stage in ("couple", "recouple"):
         words += [f"--{stage}.num", 60, f"--{stage}.shard_size", 25, f"--{stage}.batch_size", 25]
     for stage in ("evaluate_teacher", "evaluate_reflow", "evaluate_distill"):
-        words += [f"--{stage}.data.noise.num", 100, f"--{stage}.data.noise_batch_size", 50]
+        words += [f"--{stage}.data.noise.num", 100, f"--{stage}.data.noise_batch_size", 50, f"--{stage}.vars.kid_subset", 20]
     return words
 
 

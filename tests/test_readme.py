@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMANDS = ("fit", "couple", "validate", "test", "predict", "pipeline")
+COMMANDS = ("fit", "couple", "validate", "test", "predict", "sweep", "reference", "pipeline")
 
 
 def blocks(text, language):

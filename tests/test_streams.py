@@ -58,9 +58,16 @@ def test_the_length_is_what_was_asked_for():
 @pytest.mark.parametrize("rows", [0, 1, 5, 6, 7])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_stripes_cover_all_rows_once(rows, world):
-    stripes = [Stripe(range(rows), num_replicas=world, rank=rank) for rank in range(world)]
+    stripes = [Stripe(range(rows), rank, world) for rank in range(world)]
     assert sorted(row for stripe in stripes for row in stripe) == list(range(rows))
     assert [len(stripe) for stripe in stripes] == [len(list(stripe)) for stripe in stripes]
+
+
+def test_stripes_take_any_rows_in_their_order():
+    rows = np.array([0, 1, 2, 7, 30, 31])
+    first, second = (Stripe(rows, rank, 2) for rank in range(2))
+    assert list(first) == [0, 2, 30] and list(second) == [1, 7, 31]
+    assert all(type(row) is int for row in first), "what data sets are asked for"
 
 
 @pytest.mark.parametrize("start", [0, 5])

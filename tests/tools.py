@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flowlit.networks import UNet
+from flowlit.networks import SmallClassifier, UNet
 from flowlit.path import expand
+from flowlit.types import Features
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -74,4 +75,58 @@ def write_checkpoint(path: Path, trained: nn.Module, ema: nn.Module | None = Non
     state |= {f"ema.{key}": value for key, value in (ema or trained).state_dict().items()}
     facts = {"network": getattr(trained, "spec", None), "ema_updates": 0 if ema is None else 5, **facts}
     torch.save({"state_dict": state, "flowlit": facts}, path)
+    return str(path)
+
+
+class Mean(Features):
+    """Two numbers an image: cheap, and known."""
+
+    name = "mean"
+
+    def __init__(self, weight: float = 1.0):
+        self.weight, self.calls = weight, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.calls += len(images)
+        flat = images.float().flatten(1) * self.weight
+        return torch.stack([flat.mean(1), flat.std(1)], 1)
+
+    def fingerprint(self) -> str:
+        return str(self.weight)
+
+
+def classifier(seed: int = 0) -> nn.Module:
+    """A classifier with random weights, whose features and classes differ from image to image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = SmallClassifier(dim=8)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.normal_(network.head.weight)
+    return network.eval()
+
+
+def classifier_checkpoint(path: Path, seed: int = 0) -> str:
+    """Its checkpoint."""
+    return write_checkpoint(path, classifier(seed))
+
+
+def inception_weights(path: Path) -> str:
+    """Random weights in the format of torch-fidelity's file, which is too large to have here."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Fresh(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state, *args, **kwargs):
+            pass
+
+    torch.save({}, path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Fresh("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.normal_(network.fc.weight, std=0.05)
+    torch.save(network.state_dict(), path)
     return str(path)

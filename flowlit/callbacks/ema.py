@@ -31,6 +31,9 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.999999, warmup: bool = True):
         self.decay, self.warmup = decay, warmup
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.ema_profile = {"decay": self.decay, "warmup": self.warmup}
+
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == pl_module.ema_updates:

@@ -1,8 +1,12 @@
-"""Keep the numbers of a validation or test run in a file."""
+"""A table, and one file that holds the numbers of a validation or test run with everything that they depend on."""
 
 from __future__ import annotations
 
 import json
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +15,137 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from .. import __version__
+from ..blocks import BLOCK
 from ..files import write_atomically
 from ..metrics.cost import count_parameters
 from ..networks.pretrained import fingerprint
+from ..tables import aligned
+from .evaluation import numbers, protocols
+
+FORMAT, VERSION = "flowlit-metrics", 2
+FILES = {"validate": "metrics.json", "test": "metrics_test.json"}
+"""What each command writes, so that the regular numbers and the published ones stand side by side."""
 
 
 class Report(Callback):
-    """Write ``metrics.json`` into the run's folder at the end of ``flowlit validate`` or ``test``.
+    """Print a table and write ``metrics.json`` (``test``: ``metrics_test.json``) into the run's folder after validate or test.
 
-    It holds every logged number, the parameters of the network, the solvers, and the versions and device they were measured with.
+    It holds every logged number with its spread, and the protocol: see docs/protocol.md.
     """
 
-    def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
-        if trainer.state.fn == "fit" or not trainer.is_global_zero or folder is None:
+        if trainer.state.fn == "fit" or not trainer.is_global_zero:
             return
-        report = {
-            "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
-            "params": count_parameters(pl_module.network),
-            "solvers": {name: repr(solver) for name, solver in getattr(pl_module, "solvers", {}).items()},
-            "weights": "ema" if getattr(pl_module, "ema_updates", 0) else "network",
-            "network": dict(pl_module.hparams).get("network"),
-            "sha256": fingerprint(pl_module.velocity() if hasattr(pl_module, "velocity") else pl_module.network),
-            "device": torch.cuda.get_device_name()
-            if pl_module.device.type == "cuda"
-            else f"cpu, {torch.get_num_threads()} threads",
-            "devices": trainer.world_size,
-            "precision": str(trainer.precision),
-            "flowlit": __version__,
-            "torch": torch.__version__,
-        }
-        write_atomically(Path(folder) / "metrics.json", json.dumps(report, indent=1, default=str).encode())
+        report = self._report(trainer, pl_module)
+        print(f"\n{table(report)}", flush=True)
+        if folder is not None and trainer.loggers:
+            path = Path(folder) / FILES[str(report["command"])]
+            write_atomically(path, json.dumps(report, indent=1, default=str).encode())
+            print(f"\n{path}", flush=True)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, pl_module)
-
+    on_test_start = on_validation_start
     on_test_end = on_validation_end
+
+    def _report(self, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+        report: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "command": str(trainer.state.fn.value),  # type: ignore[union-attr]
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "metrics": numbers(trainer),
+            "params": count_parameters(module.network),
+            "precision": str(trainer.precision),
+            "hardware": hardware(trainer, module.device),
+            "versions": versions(),
+            "network": dict(module.hparams).get("network"),
+        }
+        if hasattr(module, "generation"):
+            report |= generation(trainer, module)
+        else:
+            report["sha256"] = fingerprint(module.network)
+        return {**report, **protocols(trainer), "metrics": report["metrics"]}
+
+
+def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+    """Tell how images were made: from which noise, by which weights of which checkpoint, with which solvers, and rounded how."""
+    data, loaded = getattr(trainer, "datamodule", None), module.loaded_from(trainer.ckpt_path)
+    noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
+    facts = module.generation()
+    return {
+        "sha256": facts["network"]["sha256"],
+        "checkpoint": loaded,
+        "weights": (loaded or {}).get("weights", "ema" if module.ema_updates else "raw"),
+        "ema": (loaded or {}).get("ema", module.ema_facts()) or None,
+        "solvers": facts["solvers"],
+        "codec": facts["codec"],
+        "rounding": facts["rounding"],
+        "noise": None if noise is None else noise.identity(),
+        "images": None if noise is None else len(noise),
+        "rows_of_a_block": BLOCK,
+    }
+
+
+def hardware(trainer: pl.Trainer, device: torch.device) -> dict[str, Any]:
+    """Name the machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": name, "kind": device.type, "devices": trainer.world_size, "threads": torch.get_num_threads()}
+
+
+def processor() -> str:
+    """The processor as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "numpy")
+    return {"flowlit": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def table(report: dict[str, Any]) -> str:
+    """Set the numbers as a table, solvers across or down, whatever is narrower; then what does not belong to a solver."""
+    metrics, spread, solvers = report["metrics"], report.get("spread", {}), list(report.get("solvers", {}))
+    names = sorted({tag.rpartition("/")[0] for tag in metrics if tag.rpartition("/")[2] in solvers}, key=_place)
+
+    def cell(tag: str) -> str:
+        if tag not in metrics:
+            return "–"
+        return f"{metrics[tag]:.5g}" + (f" ± {spread[tag]:.2g}" if tag in spread else "")
+
+    rows = [["", *solvers], *([name, *(cell(f"{name}/{solver}") for solver in solvers)] for name in names)]
+    turned = [list(column) for column in zip(*rows, strict=True)]
+    text = min(aligned(rows), aligned(turned), key=lambda lines: len(lines[0])) if names else []
+    rest = [tag for tag in metrics if tag.rpartition("/")[2] not in solvers]
+    width = max(map(len, rest), default=0)
+    text += [""] * bool(text and rest) + [f"{tag.ljust(width)}  {cell(tag)}" for tag in rest]
+    return "\n".join([_caption(report), "", *text])
+
+
+def _caption(report: dict[str, Any]) -> str:
+    facts = [f"{report['command']}: {report['images']:,} images" if report.get("images") else report["command"]]
+    for name, told in report.get("features", {}).items():
+        count = told["reference"].get("count")
+        facts.append(
+            f"{name} features ({told['sha256'][:8]}) against {f'{count:,}' if count else 'an unknown number of'} real ones"
+        )
+    if report.get("noise"):
+        facts.append(f"seed {report['noise']['seed']}")
+    facts += [f"{report['weights']} weights"] if report.get("weights") else []
+    return ", ".join([*facts, f"precision {report['precision']}", f"{report['seconds']:.0f} s"])
+
+
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """Distances first, their halves beside them; then what it cost."""
+    return name.startswith(("nfe", "images")), not name.startswith(("fid", "frechet")), name.endswith("_half"), name

@@ -1,7 +1,8 @@
-"""Measure how fast each solver generates."""
+"""Measure how fast a run trains, and how fast each solver generates."""
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,15 @@ import lightning.pytorch as pl
 from ..metrics.cost import images_per_second
 from ..types import Noise
 from .evaluation import Evaluation
+from .loss_over_time import logging_now
 
 
 class Throughput(Evaluation):
-    """Log ``images_per_s/<solver>`` of this device: the median of some timed repeats on one batch, after a warm-up.
+    """Log how many images a second are trained on, and generated.
 
-    Outside training only, where nothing else competes.
+    ``images_per_s/train`` during ``fit``: training images of all ranks by wall time since it was last logged, which is when the
+    trainer logs; validation is left out, waiting for data and checkpoints are not. Outside training, where nothing else
+    competes, ``images_per_s/<solver>`` of this device: the median of some timed repeats on one batch, after a warm-up.
 
     Args:
         batch_size: samples generated at a time.
@@ -25,6 +29,23 @@ class Throughput(Evaluation):
     def __init__(self, batch_size: int = 256, repeats: int = 3):
         self.batch_size, self.repeats = batch_size, repeats
         self._noise: Noise | None = None
+        self._images, self._since, self._paused = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._images += len(batch.x1) * trainer.world_size
+        if logging_now(trainer):
+            now = time.perf_counter()
+            pl_module.log("images_per_s/train", self._images / (now - self._since), batch_size=1)
+            self._images, self._since = 0, now
+
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since += time.perf_counter() - self._paused
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         if batch_idx == 0:

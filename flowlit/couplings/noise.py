@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,18 @@ class SeededNoise(Dataset):
 
     def __len__(self) -> int:
         return self.num
+
+    def first(self, num: int) -> SeededNoise:
+        """The same noise, of the first ``num`` samples, which may be more than there were."""
+        return SeededNoise(self.shape, num, self.seed, self.num_classes, self.labels)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides about every sample, for reports; the number of samples does not."""
+        labels = "balanced by index" if self.num_classes else "none"
+        if self.labels is not None:
+            labels = f"given, SHA-256 {hashlib.sha256(np.asarray(self.labels, np.int64).tobytes()).hexdigest()}"
+        facts = {"generator": GENERATOR, "seed": self.seed, "shape": list(self.shape)}
+        return {**facts, "num_classes": self.num_classes, "labels": labels}
 
     def __getitem__(self, index: int) -> Noise:
         noise = self.batch([index])

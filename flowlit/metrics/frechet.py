@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..types import FlowlitError
+from ..types import Estimate, FlowlitError
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -17,10 +20,18 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     4.0
     """
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    # tr (C1 C2)^½ = tr (C1^½ C2 C1^½)^½, whose argument is symmetric
-    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
+    return _distance(mean1, cov1, mean2, cov2, _root(cov2))
+
+
+def _root(cov: Tensor) -> Tensor:
+    """The symmetric C^½; half of the work of a distance."""
+    values, vectors = torch.linalg.eigh(cov)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def _distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, root2: Tensor) -> float:
+    # tr (C1 C2)^½ = tr (C2^½ C1 C2^½)^½, whose argument is symmetric
+    cross = torch.linalg.eigvalsh(root2 @ cov1 @ root2).clamp_min(0).sqrt().sum()
     return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross)
 
 
@@ -50,7 +61,7 @@ class Moments(Metric):
             raise FlowlitError(f"{bad} of {len(features)} samples have features that are not finite")
         self.count += len(features)
         self.total += features.sum(0)
-        self.outer += features.T @ features
+        self.outer += _gram(features)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return mean (d,) and unbiased covariance (d, d).
@@ -60,5 +71,53 @@ class Moments(Metric):
         """
         if self.count < 2:
             raise FlowlitError(f"a covariance needs at least 2 samples, found {int(self.count)}")
-        mean = self.total / self.count
-        return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return covariance(self.count, self.total, self.outer)
+
+
+def _gram(features: Tensor) -> Tensor:
+    """FᵀF; on the CPU by NumPy, whose BLAS computes one triangle only, where PyTorch computes both."""
+    if features.device.type != "cpu":
+        return features.T @ features
+    rows = features.numpy()
+    return torch.from_numpy(rows.T @ rows)
+
+
+def covariance(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the sums Σ 1, Σ f, Σ f fᵀ into mean (d,) and unbiased covariance (d, d)."""
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
+
+
+def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int = 10) -> dict[str, Estimate]:
+    """Distance of features (N, d) from a mean and a covariance: of all, and of the first half, which shows its bias.
+
+    The spread of the first is the standard error of the jackknife over groups of consecutive features: what leaving out one
+    group after the other changes.
+
+    Raises:
+        FlowlitError: for fewer than four features, or if one is not finite.
+    """
+    if len(features) < 4:
+        raise FlowlitError(f"a Fréchet distance and that of one half need at least 4 images, found {len(features)}")
+    groups = min(groups, len(features) // 2) // 2 * 2
+    bounds = [i * len(features) // groups for i in range(groups + 1)]
+    sums = [_sums(features[start:stop]) for start, stop in itertools.pairwise(bounds)]
+    mean, cov = mean.double(), cov.double()
+    root = _root(cov)
+
+    def distance(kept: Iterable[int]) -> float:
+        parts = [sums[i] for i in kept]
+        return _distance(*covariance(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True))), mean, cov, root)
+
+    spread = None
+    if groups > 2:
+        without = torch.tensor([distance(i for i in range(groups) if i != left) for left in range(groups)], dtype=torch.float64)
+        spread = float(((groups - 1) * without.var(unbiased=False)).sqrt())
+    return {"fid": Estimate(distance(range(groups)), spread), "fid_half": Estimate(distance(range(groups // 2)))}
+
+
+def _sums(features: Tensor, block: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
+    moments = Moments(features.shape[1])
+    for rows in features.split(block):
+        moments.update(rows)
+    return moments.count, moments.total, moments.outer

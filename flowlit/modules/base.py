@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from .. import __version__
+from ..blocks import InBlocks
 from ..codecs import Pixels
 from ..files import file_hash
 from ..networks.pretrained import fingerprint, mismatch, spec
@@ -139,9 +140,12 @@ class FlowModule(SavedModule):
         self.codec = codec or Pixels()
         self.ema = deepcopy(network).requires_grad_(False).eval()
         self.ema_updates = 0
+        self.ema_profile: dict[str, Any] = {}
         self.objective.on_attach(self)
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":  # from now on the weights are not those of the file that they were read from
+            self.network.loaded = self.ema.loaded = None  # type: ignore[assignment]
         data = getattr(self.trainer, "datamodule", None)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
             if source is not None and hasattr(source, "shape"):
@@ -174,7 +178,7 @@ class FlowModule(SavedModule):
 
     def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
         """Integrate the velocity from a batch of noise (in reverse: of data) with a named solver."""
-        return self.solvers[solver](self.velocity(), noise.x0, noise.cond, reverse=reverse)
+        return self.solvers[solver](InBlocks(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         parts = self.objective(self.network, pair)
@@ -199,26 +203,46 @@ class FlowModule(SavedModule):
             "solver": dict(self._solver_spec() or {"class_path": type(next(iter(self.solvers.values()))).__qualname__}),
         }
 
+    def generation(self) -> dict[str, Any]:
+        """Say what turns noise into images, for reports: weights, solvers with their fields, and codec."""
+        network, codec = self.velocity(), type(self.codec)
+        return {
+            "network": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
+            "solvers": {name: self._solver_spec(name) or {"class_path": repr(solver)} for name, solver in self.solvers.items()},
+            "codec": spec(self.codec) or _configured(self.hparams, "codec") or {"class_path": codec.__qualname__},
+            "rounding": self.codec.rounding,
+        }
+
     def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:
         """Name the file that the velocity was read from, its hash, and which of its weights; None for a fresh network."""
         told = getattr(self.velocity(), "loaded", None)
         if ckpt_path is not None:
-            told = {"file": str(ckpt_path), "weights": "ema" if self.ema_updates else "raw"}
-        return None if told is None else {**told, "sha256": file_hash(told["file"])}
+            told = {"file": str(ckpt_path), "weights": "ema" if self.ema_updates else "raw", "ema": self.ema_facts()}
+        if told is None:
+            return None
+        kept = {key: value for key, value in told.items() if value}
+        return {**kept, "sha256": file_hash(told["file"])}
 
-    def _solver_spec(self) -> dict[str, Any] | None:
-        """How to build the first solver again, which generates and makes pairs."""
-        name, solver = next(iter(self.solvers.items()))
-        return spec(solver) or _configured(self.hparams.get("solvers") or {}, name)
+    def ema_facts(self) -> dict[str, Any]:
+        """How the average was taken, and over how many updates; {} if there is none."""
+        return {**self.ema_profile, "updates": self.ema_updates} if self.ema_updates else {}
+
+    def _solver_spec(self, name: str | None = None) -> dict[str, Any] | None:
+        """How to build a solver again; by default the first, which generates and makes pairs."""
+        name = name or next(iter(self.solvers))
+        return spec(self.solvers[name]) or _configured(self.hparams.get("solvers") or {}, name)
 
     def facts(self) -> dict[str, Any]:
         return {
             **super().facts(),
             "ema_updates": self.ema_updates,
+            "ema": self.ema_facts(),
             "solver": self._solver_spec(),
             "codec": spec(self.codec) or _configured(self.hparams, "codec"),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.ema_updates = checkpoint.get("flowlit", {}).get("ema_updates", 0)
+        facts = checkpoint.get("flowlit", {})
+        self.ema_updates = facts.get("ema_updates", 0)
+        self.ema_profile = {key: value for key, value in facts.get("ema", {}).items() if key != "updates"}

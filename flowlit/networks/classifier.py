@@ -37,5 +37,10 @@ class SmallClassifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in one pass."""
+        body = self.body(x)
+        return body.mean((2, 3)), self.head(self.top(body).mean((2, 3)))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.top(self.body(x)).mean((2, 3)))
+        return self.features_and_logits(x)[1]

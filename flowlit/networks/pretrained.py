@@ -126,7 +126,8 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     prefix = "ema." if weights == "ema" else "network."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     load_weights(network, state, f"checkpoint {checkpoint}")
-    network.loaded = {"file": str(checkpoint), "weights": weights}  # type: ignore[assignment]  # for manifests of couplings
+    told = {"file": str(checkpoint), "weights": weights}  # for manifests of couplings, and reports
+    network.loaded = {**told, **({"ema": facts["ema"]} if weights == "ema" and facts.get("ema") else {})}  # type: ignore[assignment]
     return network
 
 

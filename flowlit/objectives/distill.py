@@ -106,6 +106,7 @@ class FlowGuided(Objective):
         x0 = torch.randn_like(pair.x0)
         t = self.times(len(x0), x0.device)
         loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
+        self.tell(t, loss)
         return {"loss": weighted_mean(loss, t, self.weight)}
 
 

@@ -52,7 +52,9 @@ class RectifiedFlow(Objective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         t = self.times(len(pair.x1), pair.x1.device)
-        return {"loss": weighted_mean(self.loss(velocity, pair, t), t, self.weight)}
+        loss = self.loss(velocity, pair, t)
+        self.tell(t, loss)
+        return {"loss": weighted_mean(loss, t, self.weight)}
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
         return rectified_flow_loss(velocity, pair, t, self.distance)

@@ -1,0 +1,94 @@
+"""Features of generated images on disk, by index: an interrupted evaluation goes on, and ranks and batches leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .files import write_atomically
+
+
+class Bank:
+    """A folder of files, each with an ``index`` (n,) and further tensors (n, …) by name.
+
+    Args:
+        folder: of one set of images; others have others.
+        rows: how many are gathered before a file is written.
+    """
+
+    def __init__(self, folder: Path, rows: int = 1000):
+        self.folder, self.rows = folder, rows
+        self._waiting: list[dict[str, Tensor]] = []
+        self._files: dict[Path, Tensor] | None = None
+
+    def files(self) -> dict[Path, Tensor]:
+        """Every whole file, and the indices that it holds; damaged ones are removed, to be made again."""
+        found: dict[Path, Tensor] = {}
+        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    found[path] = file.get_tensor("index")
+            except (SafetensorError, OSError):
+                path.unlink(missing_ok=True)
+        return found
+
+    def stored(self) -> np.ndarray:
+        """Indices that are on disk, in ascending order."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(index.numpy() for index in self.files().values())]))
+
+    def add(self, rows: dict[str, Tensor]) -> None:
+        """Take some rows; they are on disk when enough have come, or after ``flush``."""
+        self._waiting.append({name: tensor.cpu() for name, tensor in rows.items()})
+        if sum(len(part["index"]) for part in self._waiting) >= self.rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._waiting:
+            whole = {name: torch.cat([part[name] for part in self._waiting]).contiguous() for name in self._waiting[0]}
+            write_atomically(self.folder / f"{int(whole['index'].min()):08d}.safetensors", save(whole))
+            self._waiting = []
+
+    def read(self, name: str, num: int) -> tuple[Tensor, Tensor]:
+        """Read a small tensor: (indices below ``num``, rows), in the order of indices."""
+        parts = [(index, _tensor(path, name)) for path, index in self.files().items()]
+        index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        index, first = _first_of_each(index)
+        keep = index < num
+        return index[keep], rows[first[keep]]
+
+    @contextmanager
+    def gathered(self, name: str, num: int) -> Iterator[Tensor]:
+        """A large tensor with the rows of all indices below ``num`` in their order; it lives in a file, not in memory."""
+        files = self.files()
+        order, _ = _first_of_each(torch.cat(list(files.values())))
+        order = order[order < num]
+        path, out = self.folder / f".{name}.tmp", None
+        try:
+            for file, index in files.items():
+                rows = _tensor(file, name).numpy()
+                if out is None:
+                    out = np.memmap(path, rows.dtype, "w+", shape=(len(order), *rows.shape[1:]))
+                wanted = index.numpy() < num
+                out[np.searchsorted(order.numpy(), index.numpy()[wanted])] = rows[wanted]
+            yield torch.from_numpy(out)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name)
+
+
+def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted indices without repetition, and where each stands first."""
+    values, where = np.unique(index.numpy(), return_index=True)
+    return torch.from_numpy(values), torch.from_numpy(where)

@@ -1,0 +1,121 @@
+"""Kernel distance, Inception score, precision and recall: torch-fidelity's implementations on features of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..types import Estimate, Extracted, FlowlitError, Measure
+
+
+@dataclass
+class KID(Measure):
+    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased: mean and deviation over random subsets.
+
+    Bińkowski et al. 2018 (1801.01401); it can be slightly negative. Unlike the Fréchet distance its expectation does not
+    depend on the number of images.
+
+    Args:
+        subsets: how many.
+        subset_size: images of each kind in a subset; at most as many as there are.
+    """
+
+    subsets: int = 100
+    subset_size: int = 1000
+    needs_real = True
+
+    def check(self, generated: int, real: int | None) -> None:
+        if self.subsets < 1 or self.subset_size < 2:
+            raise FlowlitError(f"{self}: expected at least 1 subset of at least 2 images")
+        if real is not None and self.subset_size > min(generated, real):
+            raise FlowlitError(
+                f"KID: subsets of {self.subset_size} images, but there are {generated} generated and {real} real ones; "
+                "lower subset_size (--vars.kid_subset in the shipped experiments), or generate more"
+            )
+
+    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+        from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+        found = kid_features_to_metric(
+            generated.features, real, kid_subsets=self.subsets, kid_subset_size=self.subset_size, verbose=False
+        )
+        return {"kid": Estimate(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])}
+
+
+@dataclass
+class InceptionScore(Measure):
+    """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits. Salimans et al. 2016 (1606.03498).
+
+    It looks at generated images only, and is an Inception score only with Inception's classes.
+
+    Args:
+        splits: parts of the images, after a fixed shuffle.
+    """
+
+    splits: int = 10
+    needs_logits = True
+
+    def check(self, generated: int, real: int | None) -> None:
+        if self.splits < 1:
+            raise FlowlitError(f"{self}: expected at least 1 split")
+        if generated < self.splits:
+            raise FlowlitError(f"InceptionScore: {self.splits} splits of {generated} images; lower splits, or generate more")
+
+    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+        from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+        found = isc_features_to_metric(generated.logits, self.splits)
+        return {"inception_score": Estimate(found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD])}
+
+
+@dataclass
+class PrecisionRecall(Measure):
+    """Share of generated images among the real ones (precision), and of real ones among the generated (recall).
+
+    "Among" is nearer to one of them than its k-th neighbour of the same kind. Kynkäänniemi et al. 2019 (1904.06991); compare
+    only equal numbers of images. Its spread is not defined.
+
+    Args:
+        neighbourhood: k.
+    """
+
+    neighbourhood: int = 3
+    needs_real = True
+
+    def check(self, generated: int, real: int | None) -> None:
+        if self.neighbourhood < 1:
+            raise FlowlitError(f"{self}: expected at least 1 neighbour")
+        if real is not None and min(generated, real) <= self.neighbourhood:
+            raise FlowlitError(
+                f"PrecisionRecall: {self.neighbourhood} neighbours need more images than {generated} generated and {real} real"
+            )
+
+    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+        from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+        found = prc_features_to_metric(
+            generated.features,
+            real,
+            prc_neighborhood=self.neighbourhood,
+            prc_batch_size=1000,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        return {"precision": Estimate(found[KEY_METRIC_PRECISION]), "recall": Estimate(found[KEY_METRIC_RECALL])}
+
+
+OTHERWISE = {"fid": "frechet", "kid": "kernel_distance", "inception_score": "classifier_score"}
+"""What is named for Inception has another name in other features."""
+
+
+def tag(features: str, name: str = "fid") -> str:
+    """Name a number for its features; only Inception's are an FID, a KID, an Inception score.
+
+    >>> tag("inception"), tag("digits"), tag("digits", "kid"), tag("digits", "recall")
+    ('fid', 'frechet_digits', 'kernel_distance_digits', 'recall_digits')
+    """
+    if features == "inception":
+        return name
+    base, half, _ = name.partition("_half")
+    return f"{OTHERWISE.get(base, base)}_{features}{half}"
