@@ -23,8 +23,8 @@ demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on t
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## what reading and making couplings cost, beside plain baselines (about 10 minutes)
-	for name in reading large_store making; do $(BIN)/python -m benchmarks $$name || exit 1; done
+bench: $(READY)  ## what couplings and evaluation cost, beside plain baselines (about 25 minutes)
+	for name in reading large_store making statistics generation; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 lint: $(READY)  ## style and floors
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .report import conditions, show, write
 
-BENCHMARKS = ("reading", "large_store", "making")
+BENCHMARKS = ("reading", "large_store", "making", "statistics", "generation")
 
 
 def main(words: Sequence[str]) -> int:

@@ -4,9 +4,10 @@ import json
 import logging
 
 import pytest
+import torch
 from tools import LinearField, tiny_unet
 
-from benchmarks import large_store, making, reading
+from benchmarks import generation, large_store, making, reading, statistics
 from benchmarks.__main__ import main
 from benchmarks.report import Claim, Result, table
 from benchmarks.scipy_rk45 import flowlit_rk45, reference, scipy_rk45
@@ -60,6 +61,44 @@ def test_making():
         assert theirs["calls"] == theirs["evaluations_per_sample"], "the whole batch is in each of SciPy's calls"
         assert ours["calls"] >= ours["evaluations_per_sample"], "samples leave flowlit's batch when they have arrived"
         assert ours["error_median"] <= ours["error_worst"]
+
+
+def test_statistics(monkeypatch):
+    monkeypatch.setattr(statistics, "start_probe", statistics.probe)
+    times, values, memories = rows_of(statistics.run(counts=(30, 60), dim=8, reference=50, repeats=1, plain=(60,)))
+    assert [row["features"] for row in times] == [30] * 3 + [60] * 4 and [row["features"] for row in memories] == [30] * 3 + [
+        60
+    ] * 3
+    assert {row["what"] for row in times} == {statistics.OURS, statistics.THEIRS, statistics.PLAIN, statistics.HALVES}
+    for value in values:
+        assert value["torch-fidelity: relative"] < 1e-4 and value[f"{statistics.HALVES}: relative"] < 1e-9
+    assert values[1][f"{statistics.PLAIN}: relative"] < 1e-6
+
+
+def test_statistics_probe_is_a_process_of_its_own():
+    assert statistics.start_probe("bank", 20, 8, 0).keys() == {"anonymous_mb", "resident_mb", "seconds"}
+
+
+def test_features_of_the_benchmark_are_realistic():
+    whole = torch.cat(list(statistics.features(1500, 512, seed=3)))
+    assert whole.shape == (1500, 512) and float(whole.min()) == 0 and not torch.equal(whole[:500], whole[1000:])
+    alone = (1 + (512 / 1500) ** 0.5) ** 2  # the largest eigenvalue that independent features would have (Marchenko and Pastur)
+    assert float(torch.linalg.eigvalsh(torch.corrcoef(whole.T))[-1]) > 1.2 * alone
+    assert torch.equal(whole, torch.cat(list(statistics.features(1500, 512, seed=3))))
+
+
+@pytest.mark.journey
+@pytest.mark.timeout(900)  # starts ten processes of its own
+def test_generation():
+    rows, ratios, growth = rows_of(generation.run(images=8, counts=(4, 8), batch=4, repeats=1, network=TINY_UNET))
+    assert [row["what"] for row in rows] == list(generation.WAYS) and [row["images"] for row in growth] == [4, 8]
+    assert all(row["ratio"] > 0 for row in ratios)
+
+
+def test_generation_claims_tell_what_was_missed():
+    ratios = [{"ratio": 1.1}]
+    growth = [{"images": 10, "seconds": 1.0, "peak_mb": 5.0}, {"images": 20, "seconds": 9.0, "peak_mb": 500.0}]
+    assert [claim.met for claim in generation.claims(ratios, growth, [True, False])][1:] == [False, False, False]
 
 
 def test_both_solvers_and_the_reference_meet():
