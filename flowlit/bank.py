@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .files import write_atomically
+from .types import FlowlitError
 
 
 class Bank:
@@ -21,27 +24,49 @@ class Bank:
     Args:
         folder: of one set of images; others have others.
         rows: how many are gathered before a file is written.
+        device: what makes the rows that are added; noted in every file.
     """
 
-    def __init__(self, folder: Path, rows: int = 1000):
-        self.folder, self.rows = folder, rows
+    def __init__(self, folder: Path, rows: int = 1000, device: str = ""):
+        self.folder, self.device, self.rows = folder, device, rows
         self._waiting: list[dict[str, Tensor]] = []
-        self._files: dict[Path, Tensor] | None = None
+        self._since = time.monotonic()
 
-    def files(self) -> dict[Path, Tensor]:
-        """Every whole file, and the indices that it holds; damaged ones are removed, to be made again."""
-        found: dict[Path, Tensor] = {}
-        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+    def clean(self) -> None:
+        """Remove what a writer that was killed left unfinished, and damaged files, which are then made again."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for path in self._paths():
             try:
                 with safe_open(path, "pt") as file:
-                    found[path] = file.get_tensor("index")
-            except (SafetensorError, OSError):
+                    file.get_tensor("index")
+            except SafetensorError:
                 path.unlink(missing_ok=True)
-        return found
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[!.]*.safetensors"))
+
+    def files(self) -> dict[Path, Tensor]:
+        """Every file, and the indices that it holds.
+
+        Raises:
+            FlowlitError: if one cannot be read.
+        """
+        return {path: _tensor(path, "index") for path in self._paths()}
 
     def stored(self) -> np.ndarray:
         """Indices that are on disk, in ascending order."""
         return np.unique(np.concatenate([np.empty(0, np.int64), *(index.numpy() for index in self.files().values())]))
+
+    def made(self) -> tuple[list[str], float]:
+        """Tell on which machines the rows were made, and in how many seconds of all devices together."""
+        devices, seconds = set(), 0.0
+        for path in self._paths():
+            with safe_open(path, "pt") as file:
+                told = file.metadata() or {}
+            devices.add(told.get("device", "unknown"))
+            seconds += float(told.get("seconds", 0))
+        return sorted(devices), seconds
 
     def add(self, rows: dict[str, Tensor]) -> None:
         """Take some rows; they are on disk when enough have come, or after ``flush``."""
@@ -53,8 +78,10 @@ class Bank:
         """Write what was gathered."""
         if self._waiting:
             whole = {name: torch.cat([part[name] for part in self._waiting]).contiguous() for name in self._waiting[0]}
-            write_atomically(self.folder / f"{int(whole['index'].min()):08d}.safetensors", save(whole))
-            self._waiting = []
+            told = {"device": self.device, "seconds": f"{time.monotonic() - self._since:.3f}"}
+            name = f"{int(whole['index'].min()):08d}-{secrets.token_hex(4)}.safetensors"  # nobody else's, at work here, too
+            write_atomically(self.folder / name, save(whole, told))
+            self._waiting, self._since = [], time.monotonic()
 
     def read(self, name: str, num: int) -> tuple[Tensor, Tensor]:
         """Read a small tensor: (indices below ``num``, rows), in the order of indices."""
@@ -63,6 +90,14 @@ class Bank:
         index, first = _first_of_each(index)
         keep = index < num
         return index[keep], rows[first[keep]]
+
+    def some(self, name: str, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Read some rows of a tensor: those of ``wanted`` that are here, in ascending order."""
+        found = {path: torch.isin(index, wanted) for path, index in self.files().items()}
+        index = torch.cat([self.files()[path][mask] for path, mask in found.items() if mask.any()])
+        rows = torch.cat([_tensor(path, name)[mask] for path, mask in found.items() if mask.any()])
+        index, first = _first_of_each(index)
+        return index, rows[first]
 
     @contextmanager
     def gathered(self, name: str, num: int) -> Iterator[Tensor]:
@@ -84,8 +119,11 @@ class Bank:
 
 
 def _tensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise FlowlitError(f"features {path} cannot be read ({error}); remove it, and run the same command again") from error
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:

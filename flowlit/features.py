@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .codecs import Pixels
 from .files import file_hash
 from .frozen import Frozen
-from .networks.pretrained import fingerprint, pretrained
+from .networks.identity import fingerprint
+from .networks.pretrained import pretrained
 from .types import Extracted, Features, FlowlitError
 
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from . import couplings, modules, networks, objectives, solvers  # noqa: F401 - short class names resolve
 from .callbacks import Progress
+from .callbacks.evaluation import command_of
 from .datamodule import FlowDataModule  # noqa: F401
 from .networks.pretrained import read_checkpoint
 from .trainer import FlowTrainer
+from .types import FlowlitError
 
 
 class SaveConfig(SaveConfigCallback):
@@ -29,7 +33,7 @@ class SaveConfig(SaveConfigCallback):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.logger is not None:
-            command = str(trainer.state.fn.value)  # type: ignore[union-attr]
+            command = command_of(trainer)
             self.config_filename = "config.yaml" if command == "fit" else f"config_{command}.yaml"
             super().setup(trainer, pl_module, command)
 
@@ -68,6 +72,8 @@ class FlowCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.get("weights_only") is None:
             config["weights_only"] = True
+        if self.subcommand in ("validate", "test") and "callbacks.Report" in str(config["trainer"].get("callbacks")):
+            config["verbose"] = False  # it prints a table of its own
         path = config.get("ckpt_path")
         special = path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
         if not special and config["weights_only"]:
@@ -85,6 +91,7 @@ class FlowCLI(LightningCLI):
     def run(cls, argv: list[str]) -> FlowCLI:
         """Parse the arguments and run the command that they name."""
         quiet()
+        check_vars(argv)
         return cls(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -99,6 +106,22 @@ class FlowCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf+"},
             args=argv,
         )
+
+
+def check_vars(argv: list[str]) -> None:
+    """Refuse ``--vars.name`` that none of the files given with -c declares: nothing would read it.
+
+    Raises:
+        FlowlitError: naming those that are declared.
+    """
+    files = [value for flag, value in itertools.pairwise(argv) if flag in ("-c", "--config")]
+    declared: set[str] = set()
+    for path in map(Path, files):
+        content = yaml.safe_load(path.read_text()) if path.is_file() else None
+        declared |= set((content or {}).get("vars") or {}) if isinstance(content, dict) else set()
+    asked = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
+    if declared and (unknown := [name for name in asked if name.split(".")[0] not in declared]):
+        raise FlowlitError(f"--vars.{unknown[0]}: no such variable; {', '.join(files)} declare {', '.join(sorted(declared))}")
 
 
 def quiet() -> None:

@@ -197,7 +197,11 @@ class Recipe:
             )
         if not state["done"]:
             return "resume", "it was interrupted"
-        return ("done", f"took {state['seconds']:.0f} s") if result.exists() else ("run", f"{result} has disappeared")
+        if not result.exists():
+            return "run", f"{result} has disappeared"
+        if state.get("result") not in (None, _measured(stage, result)):
+            return "run", f"{result} was replaced by hand"
+        return "done", f"took {state['seconds']:.0f} s"
 
     def stale(self, stage: Stage, key: str) -> Path:
         """Where the stage's folder is put aside."""
@@ -238,7 +242,8 @@ class Recipe:
             raise FlowlitError(
                 f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in the recipe"
             )
-        write_state(folder, plan, done=True, seconds=spent + time.monotonic() - start)
+        seconds, result = spent + time.monotonic() - start, _measured(stage, self.root / stage.writes)
+        write_state(folder, plan, done=True, seconds=seconds, result=result)
 
 
 def read_recipe(path: str) -> dict[str, Any]:
@@ -262,10 +267,15 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_state(folder: Path, plan: Plan, done: bool, seconds: float) -> None:
+def _measured(stage: Stage, result: Path) -> str | None:
+    """Hash of what an evaluation wrote: another one by hand into the same folder must not end up in the table."""
+    return hashlib.sha256(result.read_bytes()).hexdigest() if stage.command in ("validate", "test") else None
+
+
+def write_state(folder: Path, plan: Plan, done: bool, seconds: float, result: str | None = None) -> None:
     """Note atomically how far a stage is."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"key": plan.key, "done": done, "seconds": round(seconds, 1), "content": plan.content}
+    state = {"key": plan.key, "done": done, "seconds": round(seconds, 1), "result": result, "content": plan.content}
     temporary = folder / ".stage.json.tmp"
     temporary.write_text(json.dumps(state, indent=1, default=str))
     os.replace(temporary, folder / "stage.json")

@@ -7,12 +7,12 @@ and ``features`` (N, d) as float32 if they were to be kept. Theirs tell resoluti
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,9 +40,14 @@ class Reference(NamedTuple):
 
     mean: Tensor  # (d,) float64
     cov: Tensor  # (d, d) float64
-    features: Tensor | None  # (N, d) float32, if they were kept
+    kept: int  # how many features the file holds
     protocol: dict[str, Any]  # how they were taken, as far as the file tells
     path: Path
+
+    def features(self) -> Tensor:
+        """Read the features that were kept, (N, d) float32."""
+        with np.load(self.path, allow_pickle=False) as file:
+            return torch.from_numpy(file["features"])
 
     def sha256(self) -> str:
         """Hash of mean and covariance, wherever they are kept."""
@@ -85,7 +90,7 @@ def make_reference(
                 raise FlowlitError(f"reference: images are {batch['x1'].dtype}; expected uint8, 0 … 255")
             shape = list(batch["x1"].shape[1:])
             f = in_blocks(features.extract, batch["x1"].to(device))[0].float().cpu()
-            moments = moments or Moments(f.shape[1])
+            moments = moments or Moments(f.shape[1], alone=True)  # rank 0 makes it while others wait
             *whole, rest = torch.cat([rest.reshape(-1, f.shape[1]), f]).split(_ROWS)  # sums of the same rows for any batch_size
             for rows in whole:
                 moments.update(rows)
@@ -95,7 +100,7 @@ def make_reference(
         raise FlowlitError("reference: no images")
     moments.update(rest)
     mean, cov = moments.compute()
-    protocol = {
+    protocol: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "features": features_identity(features, len(mean)),
@@ -108,11 +113,12 @@ def make_reference(
         "flowlit": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if kept:
+        protocol["features_sha256"] = hashlib.sha256(b"".join(f.numpy().tobytes() for f in kept)).hexdigest()
     arrays = {"mu": mean.numpy(), "sigma": cov.numpy(), "protocol": np.array(json.dumps(protocol))}
-    content = io.BytesIO()
-    np.savez(content, **arrays, **({"features": torch.cat(kept).numpy()} if kept else {}))  # type: ignore[arg-type]
-    write_atomically(Path(into), content.getvalue())
-    return Reference(mean, cov, torch.cat(kept) if kept else None, protocol, Path(into))
+    arrays |= {"features": torch.cat(kept).numpy()} if kept else {}
+    write_atomically(Path(into), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    return Reference(mean, cov, len(images) if kept else 0, protocol, Path(into))
 
 
 def cached_reference(images: Images, features: Features, folder: str, keep_features: bool, device: str) -> Reference:
@@ -120,7 +126,8 @@ def cached_reference(images: Images, features: Features, folder: str, keep_featu
     key = short_hash(images.fingerprint, features.fingerprint())
     path = Path(folder) / f"{features.name}-{key}{'-features' if keep_features else ''}.npz"
     if path.exists():
-        return read_reference(path)
+        with suppress(FlowlitError):  # a damaged file of ours is made again
+            return read_reference(path)
     return make_reference(images, features, str(path), keep_features, device)
 
 
@@ -139,7 +146,7 @@ def read_reference(path: str | Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as file:
             mean, cov = (torch.from_numpy(file[name].astype(np.float64)) for name in ("mu", "sigma"))
-            features = torch.from_numpy(file["features"]) if "features" in file else None
+            kept = file["features"].shape if "features" in file else (0, mean.numel())
             protocol = json.loads(str(file["protocol"])) if "protocol" in file else foreign_protocol(path.name)
             if not isinstance(protocol, dict):
                 raise ValueError("its protocol is no mapping")
@@ -148,11 +155,11 @@ def read_reference(path: str | Path) -> Reference:
     d = mean.numel()
     if mean.shape != (d,) or cov.shape != (d, d):
         raise FlowlitError(f"{path}: mu has shape {tuple(mean.shape)} and sigma {tuple(cov.shape)}; expected (d,) and (d, d)")
-    if features is not None and (features.ndim != 2 or features.shape[1] != d):
-        raise FlowlitError(f"{path}: features have shape {tuple(features.shape)}; expected (N, {d})")
+    if len(kept) != 2 or kept[1] != d:
+        raise FlowlitError(f"{path}: features have shape {kept}; expected (N, {d})")
     if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
         raise FlowlitError(f"{path}: mu or sigma is not finite; make the statistics again")
-    return Reference(mean, cov, features, protocol, path)
+    return Reference(mean, cov, kept[0], protocol, path)
 
 
 def foreign_protocol(name: str) -> dict[str, Any]:
@@ -170,8 +177,11 @@ def foreign_protocol(name: str) -> dict[str, Any]:
     return told
 
 
-def check_reference(reference: Reference, features: Features, shape: Sequence[int]) -> None:
+def check_reference(reference: Reference, features: Features, shape: Sequence[int]) -> list[str]:
     """Compare how a reference was taken with how images of ``shape`` (C, H, W) are to be looked at now.
+
+    Returns:
+        what the reference does not tell, and was not compared.
 
     Raises:
         FlowlitError: naming every contradiction.
@@ -196,6 +206,9 @@ def check_reference(reference: Reference, features: Features, shape: Sequence[in
             f"reference {reference.path} contradicts this run: {'; '.join(wrong)}. Make one that fits: "
             "flowlit reference -c experiments/reference_….yaml"
         )
+    asked = {"weights": known.get("sha256"), "size": told.get("shape") or told.get("resolution")}
+    asked |= {"range": told.get("range"), "resize": told.get("resize")}
+    return [what for what, answer in asked.items() if answer is None]
 
 
 def check_dimension(reference: Reference, dim: int) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 
 from .callbacks.pairs import PairWriter
-from .callbacks.report import Report
 from .callbacks.sweep import Sweep
 from .couplings.origins import From, make_origin
 from .couplings.rounding import X0, X1
@@ -23,50 +20,8 @@ from .types import FlowlitError, Solver
 class FlowTrainer(pl.Trainer):
     """Lightning's Trainer, and ``couple`` and ``sweep``."""
 
-    def validate(  # type: ignore[override]
-        self,
-        model: pl.LightningModule | None = None,
-        dataloaders: Any = None,
-        ckpt_path: str | None = None,
-        verbose: bool | None = None,
-        datamodule: pl.LightningDataModule | None = None,
-        weights_only: bool | None = None,
-    ) -> Any:
-        """Generate data.noise.num samples and measure them: cheap and regular.
-
-        Args:
-            model: what generates.
-            dataloaders: as Lightning's.
-            ckpt_path: load the model's weights from this run's checkpoint.
-            verbose: print Lightning's table; by default where no ``Report`` prints one.
-            datamodule: whose noise it starts from.
-            weights_only: checkpoints are read as plain data unless this is false.
-        """
-        return super().validate(model, dataloaders, ckpt_path, self._verbose(verbose), datamodule, weights_only)
-
-    def test(  # type: ignore[override]
-        self,
-        model: pl.LightningModule | None = None,
-        dataloaders: Any = None,
-        ckpt_path: str | None = None,
-        verbose: bool | None = None,
-        datamodule: pl.LightningDataModule | None = None,
-        weights_only: bool | None = None,
-    ) -> Any:
-        """Generate data.test_num samples, 50,000 by default, and measure them: the number to publish.
-
-        Args:
-            model: what generates.
-            dataloaders: as Lightning's.
-            ckpt_path: load the model's weights from this run's checkpoint.
-            verbose: print Lightning's table; by default where no ``Report`` prints one.
-            datamodule: whose noise it starts from.
-            weights_only: checkpoints are read as plain data unless this is false.
-        """
-        return super().test(model, dataloaders, ckpt_path, self._verbose(verbose), datamodule, weights_only)
-
-    def _verbose(self, asked: bool | None) -> bool:
-        return not any(isinstance(c, Report) for c in self.callbacks) if asked is None else asked  # type: ignore[attr-defined]
+    command: str | None = None
+    """The verb at work, if Lightning does not know it."""
 
     def sweep(
         self,
@@ -89,13 +44,13 @@ class FlowTrainer(pl.Trainer):
             exact: the solver that the others are compared with; RK45 with tolerance 1e-6 if not given.
             num: samples whose error is taken.
         """
-        own, model.solvers = model.solvers, solvers or model.solvers
+        own, model.solvers, self.command = model.solvers, solvers or model.solvers, "sweep"
         watcher = Sweep(exact or RK45(1e-6, 1e-6), num)
         self.callbacks.append(watcher)  # type: ignore[attr-defined]
         try:
-            self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+            self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False)
         finally:
-            model.solvers = own
+            model.solvers, self.command = own, None
             self.callbacks.remove(watcher)  # type: ignore[attr-defined]
 
     def couple(

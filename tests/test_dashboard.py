@@ -349,3 +349,11 @@ def test_files_stand_in_the_runs_folder(tmp_path):
     fit(tmp_path, everything(), flow(objective=AnnealedReflow()))
     found = {str(path.relative_to(tmp_path)) for path in Path(tmp_path).rglob("*") if path.suffix in (".png", ".csv")}
     assert found == {"curves/straightness.png", "curves/straightness.csv", "neighbours/rk45.png", "neighbours/euler.png"}
+
+
+def test_the_protocol_explains_every_chart():
+    text = (Path(__file__).parent.parent / "docs/protocol.md").read_text()
+    prefixes = {
+        re.match(r"[\w-]+", tag)[0].rstrip("_") for subjects in LAYOUT.values() for _, tags in subjects.values() for tag in tags
+    }
+    assert {prefix for prefix in prefixes if f"`{prefix}" not in text} == set()

@@ -395,3 +395,10 @@ def test_two_stages_cannot_share_a_folder(tmp_path):
     path.write_text(f"root: {tmp_path}\nstages:\n  a: {stage}\n  b: {stage}\n")
     with pytest.raises(FlowlitError, match="a and b write into the same folder"):
         Recipe.read(str(path))
+
+
+def test_an_evaluation_by_hand_does_not_get_into_the_table(recipe):
+    assert go(recipe) == ["a", "b", "c", "d"]
+    (recipe.root / "c/metrics.json").write_text("measured by hand, on fewer images")
+    assert actions(recipe) == "ddrd" and "replaced by hand" in recipe.plans()[2].reason
+    assert go(recipe) == ["c"] and actions(recipe) == "dddd"

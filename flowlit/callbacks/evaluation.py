@@ -58,6 +58,11 @@ class Evaluation(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
 
+def command_of(trainer: pl.Trainer) -> str:
+    """What the user asked for: fit, validate, test, predict, couple or sweep."""
+    return getattr(trainer, "command", None) or str(trainer.state.fn.value)  # type: ignore[union-attr]
+
+
 def protocols(trainer: pl.Trainer) -> dict[str, Any]:
     """What all callbacks tell of how they measured; parts of the same name are put together."""
     report: dict[str, Any] = {}

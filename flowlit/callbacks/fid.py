@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,15 +19,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics import MeanMetric
 from tqdm import tqdm
 
+from .. import __version__
 from ..bank import Bank
 from ..blocks import BLOCK, in_blocks
 from ..couplings.noise import SeededNoise
-from ..features import features_identity, short_hash
+from ..features import Inception, features_identity, short_hash
 from ..metrics.fidelity import tag
 from ..metrics.frechet import Moments, frechet_distance, frechet_estimates
+from ..networks.identity import identity
 from ..references import Reference, cached_reference, check_dimension, check_reference, read_reference
 from ..types import Estimate, Extracted, Features, FlowlitError, Images, Measure
 from .evaluation import Evaluation
+from .ranks import on_rank_zero
+from .report import hardware
 
 
 class FID(Evaluation):
@@ -53,6 +59,7 @@ class FID(Evaluation):
         self.features, self.reference, self.measures, self.cache = features, reference, measures or [], cache
         self._real: Reference | None = None
         self._dim = self._classes = 0
+        self._unchecked: list[str] = []
         self._moments: dict[str, Moments] = {}
         self._nfe: dict[str, MeanMetric] = {}
         self._bank: Bank | None = None
@@ -77,6 +84,7 @@ class FID(Evaluation):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Let the data leave out what an interrupted run has generated; asked when weights are loaded."""
+        check_name(self.features)
         others: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(getattr(other, "state_key", None) == self.state_key for other in others) > 1:
             raise FlowlitError(f"two FID callbacks measure {self.features.name} features; leave one out, or name them apart")
@@ -85,20 +93,23 @@ class FID(Evaluation):
 
     def _open(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
         """Find the bank for these weights, solvers, noise and features; tell which indices it holds."""
-        told = [module.generation(), _noise(trainer).identity(), self.features.fingerprint(), str(trainer.precision)]
-        folder = self._folder(trainer) / f"{self.features.name}-{short_hash(json.dumps(told, sort_keys=True, default=str))}"
-        self._bank = Bank(folder)
-        known = self._known
-        if trainer.is_global_zero:
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            known = self._bank.stored()
-        self._known = trainer.strategy.broadcast(known)
-        if len(self._known):
-            rank_zero_info(f"flowlit: {len(self._known):,} images are in {folder} already, and are not generated again")
+        weights = on_rank_zero(trainer, self.features.fingerprint)  # first there, so that one process downloads them
+        told = [module.generation(), _noise(trainer).identity(), weights, str(trainer.precision), module.device.type, __version__]
+        key = short_hash(json.dumps([*told, torch.__version__], sort_keys=True, default=str))
+        folder = trainer.strategy.broadcast(self._folder(trainer) / f"{self.features.name}-{key}")
+        self._bank = Bank(folder, device=hardware(trainer, module.device)["device"])
+        self._known = cast(np.ndarray, trainer.strategy.broadcast(cast(Any, on_rank_zero(trainer, self._clean))))
+        known = int((self._known < len(_noise(trainer))).sum())
+        if known:
+            rank_zero_info(f"flowlit: features of {known:,} of these images are in {folder} already, and are not taken again")
         if others := [path for path in folder.parent.glob("*-*") if path.is_dir() and path != folder]:
             rank_zero_info(f"flowlit: {folder.parent} holds features of {len(others)} other sets; remove what you do not need")
         return self._known
+
+    def _clean(self) -> np.ndarray:
+        assert self._bank is not None
+        self._bank.clean()
+        return self._bank.stored()
 
     def _folder(self, trainer: pl.Trainer) -> Path:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
@@ -110,16 +121,16 @@ class FID(Evaluation):
 
     def _prepare(self, trainer: pl.Trainer, module: Any) -> Reference:
         if self._real is None:
-            if not trainer.is_global_zero:
-                trainer.strategy.barrier("reference statistics")
-            self._real = self._reference(str(module.device))
-            if trainer.is_global_zero:
-                trainer.strategy.barrier("reference statistics")
-            shape = _noise(trainer).shape
-            check_reference(self._real, self.features, shape)
-            probe = self.features.extract(torch.zeros(BLOCK, *shape, dtype=torch.uint8, device=module.device))
+            first = on_rank_zero(trainer, lambda: self._reference(str(module.device)))
+            self._real = first or self._reference(str(module.device))
+            with torch.no_grad():
+                blank = module.codec.decode(torch.zeros(BLOCK, *_noise(trainer).shape, device=module.device))
+                probe = self.features.extract(blank)
+            self._unchecked = check_reference(self._real, self.features, blank.shape[1:])
             self._dim, self._classes = probe.features.shape[1], 0 if probe.logits is None else probe.logits.shape[1]
             check_dimension(self._real, self._dim)
+            if self._unchecked:
+                rank_zero_warn(f"reference {self._real.path} does not tell its {', '.join(self._unchecked)}; not compared")
         return self._real
 
     def _reference(self, device: str) -> Reference:
@@ -132,14 +143,14 @@ class FID(Evaluation):
         self._moments, self._nfe = {}, {}
         for measure in self.measures:
             name = type(measure).__name__
-            if measure.needs_logits and not self.features.classifies:
+            if measure.needs_logits and not self._classes:
                 raise FlowlitError(f"{name} needs classes, which {self.features.name} features do not give; leave it out")
-            if measure.needs_real and real.features is None:
+            if measure.needs_real and not real.kept:
                 raise FlowlitError(
                     f"{name} needs the features of real images, and {real.path} holds their mean and covariance only; "
                     "make it again with --keep_features true, or name the images as reference"
                 )
-            measure.check(num, None if real.features is None else len(real.features))
+            measure.check(num, real.kept or None)
         if trainer.state.fn == "fit":
             self._moments = {name: Moments(self._dim).to(module.device) for name in module.solvers}
             self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
@@ -156,7 +167,7 @@ class FID(Evaluation):
         if self._bank is None or not trainer.is_global_zero:
             return
         missing = num - int((self._known < num).sum())
-        needed = 4 * len(module.solvers) * (self._dim * (missing + num) + self._classes * missing)
+        needed = 4 * (len(module.solvers) * missing * (self._dim + self._classes) + num * self._dim)
         place = next(path for path in self._bank.folder.absolute().parents if path.exists())
         if needed > (free := shutil.disk_usage(place).free):
             raise FlowlitError(
@@ -177,8 +188,22 @@ class FID(Evaluation):
             rows |= {} if extracted.logits is None else {f"{name}.logits": extracted.logits}
         if self._bank is not None:
             new = torch.from_numpy(~np.isin(rows["index"].numpy(), self._known))
+            if batch_idx == 0 and not new.all():
+                self._compare(self._bank, rows)
             if new.any():
                 self._bank.add({name: tensor.cpu()[new] for name, tensor in rows.items()})
+
+    def _compare(self, bank: Bank, rows: dict[str, torch.Tensor]) -> None:
+        """Refuse stored features that this run would not have made, because code has changed, say."""
+        for name, made in rows.items():
+            if name.endswith(".features"):
+                index, stored = bank.some(name, rows["index"])
+                made = made.cpu()[torch.isin(rows["index"], index)]
+                if (made - stored).abs().max() > 0.05 * stored.std():
+                    raise FlowlitError(
+                        f"{bank.folder} holds other features of the same samples ({name}): has code of the network, a solver, "
+                        "the codec or the extractor changed? Remove that folder"
+                    )
 
     def _extract(self, module: Any, solver: str, x1: torch.Tensor) -> Extracted:
         """Features of x1 as images.
@@ -201,17 +226,15 @@ class FID(Evaluation):
             return
         self._bank.flush()
         trainer.strategy.barrier("features")
-        if trainer.is_global_zero:
-            self._log_measures(trainer, module, self._bank)
-        trainer.strategy.barrier("measures")
+        on_rank_zero(trainer, partial(self._log_measures, trainer, module, self._bank))
 
     def _log_sums(self, trainer: pl.Trainer, module: Any) -> None:
         real = self._prepare(trainer, module)
         for name, moments in self._moments.items():
             mean, cov = moments.compute()
             distance = frechet_distance(mean.cpu(), cov.cpu(), real.mean, real.cov)
-            module.log(f"{tag(self.features.name)}/{name}", distance, rank_zero_only=True)
-            module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
+            module.log(f"{tag(self.features.name)}/{name}", distance)  # equal on all ranks, which may monitor it
+            module.log(f"nfe/{name}", self._nfe[name].compute())
 
     def _log_measures(self, trainer: pl.Trainer, module: Any, bank: Bank) -> None:
         real, num, images = self._prepare(trainer, module), len(_noise(trainer)), 0
@@ -228,6 +251,10 @@ class FID(Evaluation):
         bar.close()
         for label, value in metrics.items():
             module.log(label, value, rank_zero_only=True)
+        if images < num and not limited(trainer):
+            raise FlowlitError(
+                f"features of {images} of {num} images are there; did another process remove some from {bank.folder}?"
+            )
         if images < num:
             rank_zero_warn(f"{images} of {num} images were measured; limit_*_batches kept the others back")
         self._told = {
@@ -238,9 +265,11 @@ class FID(Evaluation):
                 self.features.name: {
                     **features_identity(self.features, self._dim),
                     "images": images,
-                    "kept": len(self._known),
-                    "reference": real.identity(),
-                    "measures": [repr(measure) for measure in self.measures],
+                    "kept": int((self._known < num).sum()),
+                    "made_on": bank.made()[0],
+                    "device_seconds": round(bank.made()[1], 1),
+                    "reference": {**real.identity(), "not_compared": self._unchecked},
+                    "measures": [identity(measure) for measure in self.measures],
                 }
             },
         }
@@ -249,10 +278,11 @@ class FID(Evaluation):
         with bank.gathered(f"{solver}.features", num) as features:
             yield from frechet_estimates(features, real.mean, real.cov).items()
             bar.update()
-            logits = bank.read(f"{solver}.logits", num)[1] if self.features.classifies else None
+            logits = bank.read(f"{solver}.logits", num)[1] if any(m.needs_logits for m in self.measures) else None
+            images = real.features() if any(m.needs_real for m in self.measures) else None
             for measure in self.measures:
-                measure.check(len(features), None if real.features is None else len(real.features))
-                yield from measure(Extracted(features, logits), real.features).items()
+                measure.check(len(features), real.kept or None)  # again: there may be fewer than were asked for
+                yield from estimates(measure, Extracted(features, logits), images).items()
                 bar.update()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -267,6 +297,39 @@ class FID(Evaluation):
             shutil.rmtree(self._temporary, ignore_errors=True)
         getattr(trainer.datamodule, "stored", {}).pop(self.state_key, None)  # type: ignore[attr-defined]
         self._bank, self._temporary = None, None
+
+
+def estimates(measure: Measure, generated: Extracted, real: torch.Tensor | None) -> dict[str, Estimate]:
+    """What a measure finds.
+
+    Raises:
+        FlowlitError: if it returns something else than estimates.
+    """
+    found = measure(generated, real)
+    if not all(isinstance(estimate, Estimate) for estimate in found.values()):
+        raise FlowlitError(f"{type(measure).__name__} returned {found}; expected {{name: Estimate(value, spread)}}")
+    return found
+
+
+def check_name(features: Features) -> None:
+    """Refuse a name that would be taken for another's, or that could not stand in tags.
+
+    Raises:
+        FlowlitError: saying what is wrong with it.
+    """
+    if not re.fullmatch(r"\w+", features.name) or features.name.endswith("_half"):
+        raise FlowlitError(f"features are called {features.name!r}, which becomes part of tags; use letters, digits and _")
+    if features.name.split("_")[0] == "inception" and not isinstance(features, Inception):
+        raise FlowlitError(
+            f"{type(features).__name__} is called {features.name!r}, but only Inception's are; choose another name"
+        )
+
+
+def limited(trainer: pl.Trainer) -> bool:
+    """Whether the user wants fewer batches than there are."""
+    test = trainer.state.fn == "test"
+    limit = trainer.limit_test_batches if test else trainer.limit_val_batches
+    return bool(trainer.fast_dev_run) or limit != 1.0  # type: ignore[attr-defined]
 
 
 def _data(trainer: pl.Trainer) -> Any:

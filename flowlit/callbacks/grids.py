@@ -24,7 +24,7 @@ def boards(trainer: pl.Trainer) -> list[Any]:
 
 def folder_for(trainer: pl.Trainer, log_dir: str | None, tag: str) -> Path | None:
     """Make the folder of the file ``<log_dir>/<tag>``; None where a run leaves no files."""
-    if log_dir is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if log_dir is None or not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     folder = (Path(log_dir) / tag).parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,9 @@ class Neighbours(Evaluation):
         self._first = FirstImages(num)
         self._among: Tensor | None = None
 
+    def protocol(self) -> dict[str, Any]:
+        return {"memorisation": {"images": self.images.fingerprint, "samples": self.num}}
+
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if not evaluates(trainer, stage):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from datetime import UTC, datetime
@@ -18,12 +19,13 @@ from .. import __version__
 from ..blocks import BLOCK
 from ..files import write_atomically
 from ..metrics.cost import count_parameters
-from ..networks.pretrained import fingerprint
+from ..networks.identity import fingerprint
 from ..tables import aligned
-from .evaluation import numbers, protocols
+from ..types import FlowlitError
+from .evaluation import command_of, numbers, protocols
 
 FORMAT, VERSION = "flowlit-metrics", 2
-FILES = {"validate": "metrics.json", "test": "metrics_test.json"}
+FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
 """What each command writes, so that the regular numbers and the published ones stand side by side."""
 
 
@@ -35,9 +37,16 @@ class Report(Callback):
 
     def __init__(self) -> None:
         self._start = 0.0
+        self._generation: dict[str, Any] = {}
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._start = time.monotonic()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Note who generates while the files that were read still hold what was read."""
+        if trainer.state.fn != "fit" and trainer.is_global_zero:
+            known = hasattr(pl_module, "generation")
+            self._generation = generation(trainer, pl_module) if known else {"sha256": fingerprint(pl_module.network)}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
@@ -46,9 +55,11 @@ class Report(Callback):
         report = self._report(trainer, pl_module)
         print(f"\n{table(report)}", flush=True)
         if folder is not None and trainer.loggers:
-            path = Path(folder) / FILES[str(report["command"])]
-            write_atomically(path, json.dumps(report, indent=1, default=str).encode())
+            path = Path(folder) / FILES[report["command"]]
+            write_atomically(path, json.dumps(plain(report), indent=1, default=str, allow_nan=False).encode())
             print(f"\n{path}", flush=True)
+        if bad := [name for name, value in report["metrics"].items() if not math.isfinite(value)]:
+            raise FlowlitError(f"{', '.join(bad)} could not be computed: not finite")
 
     on_test_start = on_validation_start
     on_test_end = on_validation_end
@@ -57,7 +68,7 @@ class Report(Callback):
         report: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
-            "command": str(trainer.state.fn.value),  # type: ignore[union-attr]
+            "command": command_of(trainer),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._start, 1),
             "metrics": numbers(trainer),
@@ -66,11 +77,8 @@ class Report(Callback):
             "hardware": hardware(trainer, module.device),
             "versions": versions(),
             "network": dict(module.hparams).get("network"),
+            **self._generation,
         }
-        if hasattr(module, "generation"):
-            report |= generation(trainer, module)
-        else:
-            report["sha256"] = fingerprint(module.network)
         return {**report, **protocols(trainer), "metrics": report["metrics"]}
 
 
@@ -80,7 +88,8 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
     facts = module.generation()
     return {
-        "sha256": facts["network"]["sha256"],
+        "sha256": facts["network"]["weights"],
+        "built": {key: value for key, value in facts["network"].items() if key != "weights"},
         "checkpoint": loaded,
         "weights": (loaded or {}).get("weights", "ema" if module.ema_updates else "raw"),
         "ema": (loaded or {}).get("ema", module.ema_facts()) or None,
@@ -91,6 +100,15 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         "images": None if noise is None else len(noise),
         "rows_of_a_block": BLOCK,
     }
+
+
+def plain(value: Any) -> Any:
+    """Replace what JSON has no word for (NaN, infinity) by null."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def hardware(trainer: pl.Trainer, device: torch.device) -> dict[str, Any]:
@@ -140,6 +158,8 @@ def _caption(report: dict[str, Any]) -> str:
         facts.append(
             f"{name} features ({told['sha256'][:8]}) against {f'{count:,}' if count else 'an unknown number of'} real ones"
         )
+    if report.get("checkpoint"):
+        facts.append(str(report["checkpoint"]["file"]))
     if report.get("noise"):
         facts.append(f"seed {report['noise']['seed']}")
     facts += [f"{report['weights']} weights"] if report.get("weights") else []

@@ -36,10 +36,10 @@ class Straightness(Evaluation):
     """
 
     def __init__(self, steps: int = 100, num: int = 256):
-        self.steps, self.num = steps, num
+        self.steps, self.num, self._samples = steps, num, 0
 
     def protocol(self) -> dict[str, Any]:
-        return {"straightness": {"euler_steps": self.steps, "samples_at_most": self.num}}
+        return {"straightness": {"euler_steps": self.steps, "samples": self._samples}}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.steps < 3 or self.num < 1:
@@ -49,7 +49,7 @@ class Straightness(Evaluation):
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
-        num = min(self.num, trainer.datamodule.noise.num)  # type: ignore[attr-defined]
+        num = self._samples = min(self.num, trainer.datamodule.noise.num)  # type: ignore[attr-defined]
         mean, sums = MeanMotion(self.steps).to(module.device), CatMetric().to(module.device)
         noise = first_noises(trainer, module, num, stripe=True)
         for part in in_parts(trainer, noise):

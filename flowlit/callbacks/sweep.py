@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,8 +12,9 @@ from torchmetrics import MeanMetric
 
 from ..blocks import InBlocks
 from ..files import write_atomically
-from ..types import FlowlitError, Solver
+from ..types import Solver
 from .evaluation import Evaluation, numbers
+from .grids import check_noise, folder_for
 
 
 class Sweep(Evaluation):
@@ -31,47 +31,51 @@ class Sweep(Evaluation):
     def __init__(self, exact: Solver, num: int = 256):
         self.exact, self.num = exact, num
         self._squares: dict[str, MeanMetric] = {}
+        self._nfe: dict[str, MeanMetric] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        check_noise(trainer, "Sweep", self.num)
         self.watch(trainer, self.num)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
         self._squares = {name: MeanMetric().to(module.device) for name in module.solvers}
+        self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         noise = outputs["noise"]
+        for name, solution in outputs["solutions"].items():
+            self._nfe[name].update(solution.nfe.float())
         mine = noise.index < self.num
         if not mine.any():
             return
-        with trainer.precision_plugin.val_step_context():
-            cond = {key: value[mine] for key, value in noise.cond.items()}
-            target = self.exact(InBlocks(module.velocity()), noise.x0[mine], cond).x1
+        cond = {key: value[mine] for key, value in noise.cond.items()}  # not autocast: an exact solver would fight the rounding
+        target = self.exact(InBlocks(module.velocity()), noise.x0[mine], cond).x1
         for name, solution in outputs["solutions"].items():
             self._squares[name].update((solution.x1[mine] - target).flatten(1).double().square().mean(1).float())
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         for name, squares in self._squares.items():
             module.log(f"endpoint_error/{name}", squares.compute().sqrt(), rank_zero_only=True)
+            if f"nfe/{name}" not in numbers(trainer):  # nobody has counted it from all samples
+                module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
 
     def protocol(self) -> dict[str, Any]:
         return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         folder = trainer.log_dir  # asked on every rank: it is broadcast
-        if not trainer.is_global_zero or folder is None:
+        if not trainer.is_global_zero or (place := folder_for(trainer, folder, "sweep")) is None:
             return
         rows = sweep_rows(numbers(trainer), pl_module.solvers)
-        write_atomically(Path(folder) / "sweep.csv", as_csv(rows).encode())
-        if any("nfe" not in row for row in rows):
-            raise FlowlitError("sweep: the NFE is missing; the callback FID counts it")
+        write_atomically(place / "sweep.csv", as_csv(rows).encode())
         figure = plot(rows)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=120)
-        write_atomically(Path(folder) / "sweep.png", picture.getvalue())
+        write_atomically(place / "sweep.png", picture.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("sweep", figure, trainer.global_step)
-        print(f"\n{Path(folder) / 'sweep.csv'}  {Path(folder) / 'sweep.png'}", flush=True)
+        print(f"\n{place / 'sweep.csv'}  {place / 'sweep.png'}", flush=True)
 
 
 def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:

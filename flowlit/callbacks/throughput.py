@@ -31,6 +31,10 @@ class Throughput(Evaluation):
         self._noise: Noise | None = None
         self._images, self._since, self._paused = 0, 0.0, 0.0
 
+    def protocol(self) -> dict[str, Any]:
+        timed = 0 if self._noise is None else len(self._noise.x0)
+        return {"images_per_s": {"batch_size": timed, "repeats": self.repeats}}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._images, self._since = 0, time.perf_counter()
 

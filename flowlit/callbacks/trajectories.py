@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from ..blocks import InBlocks
 from ..metrics.geometry import snapshots
 from ..types import FlowlitError
 from .evaluation import Evaluation
@@ -38,7 +39,7 @@ class Trajectories(Evaluation):
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         noise = first_noises(trainer, module, self.num)
         with trainer.precision_plugin.val_step_context():
-            found = snapshots(module.velocity(), noise.x0, noise.cond, self.steps, self.euler)
+            found = snapshots(InBlocks(module.velocity()), noise.x0, noise.cond, self.steps, self.euler)
         if trainer.is_global_zero:
             for name, pictures in found._asdict().items():
                 show(trainer, log_dir, f"trajectories/{name}", module.codec.decode(pictures.flatten(0, 1)), self.steps + 1)

@@ -36,15 +36,20 @@ def _distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, root2: T
 
 
 class Moments(Metric):
-    """Mean and covariance of features in float64, streaming and summed over ranks."""
+    """Mean and covariance of features in float64, streaming and summed over ranks.
+
+    Args:
+        dim: of the features.
+        alone: only this rank computes, and must not wait for others.
+    """
 
     full_state_update = False
     count: Tensor
     total: Tensor
     outer: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
+    def __init__(self, dim: int, alone: bool = False) -> None:
+        super().__init__(sync_on_compute=not alone)
         for name, shape in (("count", ()), ("total", (dim,)), ("outer", (dim, dim))):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, TypedDict
 
 import lightning.pytorch as pl
@@ -16,7 +18,8 @@ from .. import __version__
 from ..blocks import InBlocks
 from ..codecs import Pixels
 from ..files import file_hash
-from ..networks.pretrained import fingerprint, mismatch, spec
+from ..networks.identity import fingerprint, identity
+from ..networks.pretrained import mismatch, spec
 from ..solvers import RK45, Euler
 from ..tree import flatten
 from ..types import Codec, FlowlitError, Noise, Objective, Pair, Solution, Solver
@@ -110,6 +113,19 @@ def _configured(hparams: Any, name: str) -> dict[str, Any] | None:
     return dict(given) if isinstance(given, dict) and "class_path" in given else None
 
 
+def check_names(solvers: dict[str, Solver]) -> None:
+    """Refuse names of solvers that could not stand in tags and names of files.
+
+    Raises:
+        FlowlitError: naming the first that cannot.
+    """
+    for name in solvers:
+        if not re.fullmatch(r"[\w.-]+", name) or name in ("sum", "mean", "rms", "per_dimension", "train"):
+            raise FlowlitError(
+                f"solver {name!r}: its name becomes part of tags; use letters, digits, _ . - (and no word like sum)"
+            )
+
+
 class FlowModule(SavedModule):
     """Train a velocity network, and generate with it in validation.
 
@@ -136,7 +152,7 @@ class FlowModule(SavedModule):
     ):
         super().__init__(network, optimizer, lr_scheduler)
         self.objective = objective
-        self.solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
+        self.solvers = self._first_solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
         self.codec = codec or Pixels()
         self.ema = deepcopy(network).requires_grad_(False).eval()
         self.ema_updates = 0
@@ -144,6 +160,7 @@ class FlowModule(SavedModule):
         self.objective.on_attach(self)
 
     def setup(self, stage: str) -> None:
+        check_names(self.solvers)
         if stage == "fit":  # from now on the weights are not those of the file that they were read from
             self.network.loaded = self.ema.loaded = None  # type: ignore[assignment]
         data = getattr(self.trainer, "datamodule", None)
@@ -205,23 +222,20 @@ class FlowModule(SavedModule):
 
     def generation(self) -> dict[str, Any]:
         """Say what turns noise into images, for reports: weights, solvers with their fields, and codec."""
-        network, codec = self.velocity(), type(self.codec)
         return {
-            "network": {"sha256": fingerprint(network), "parameters": sum(p.numel() for p in network.parameters())},
-            "solvers": {name: self._solver_spec(name) or {"class_path": repr(solver)} for name, solver in self.solvers.items()},
-            "codec": spec(self.codec) or _configured(self.hparams, "codec") or {"class_path": codec.__qualname__},
+            "network": identity(self.velocity()),
+            "solvers": {name: self._solver_spec(name) or identity(solver) for name, solver in self.solvers.items()},
+            "codec": spec(self.codec) or identity(self.codec),
             "rounding": self.codec.rounding,
         }
 
     def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:
         """Name the file that the velocity was read from, its hash, and which of its weights; None for a fresh network."""
-        told = getattr(self.velocity(), "loaded", None)
-        if ckpt_path is not None:
-            told = {"file": str(ckpt_path), "weights": "ema" if self.ema_updates else "raw", "ema": self.ema_facts()}
-        if told is None:
-            return None
-        kept = {key: value for key, value in told.items() if value}
-        return {**kept, "sha256": file_hash(told["file"])}
+        if ckpt_path is None:
+            return getattr(self.velocity(), "loaded", None)
+        kind, known = ("ema" if self.ema_updates else "raw"), Path(ckpt_path).is_file()  # not a folder, nor a URL
+        told = {"file": str(ckpt_path), "sha256": file_hash(ckpt_path) if known else None, "weights": kind}
+        return {**told, "ema": self.ema_facts()} if self.ema_updates else told
 
     def ema_facts(self) -> dict[str, Any]:
         """How the average was taken, and over how many updates; {} if there is none."""
@@ -230,7 +244,9 @@ class FlowModule(SavedModule):
     def _solver_spec(self, name: str | None = None) -> dict[str, Any] | None:
         """How to build a solver again; by default the first, which generates and makes pairs."""
         name = name or next(iter(self.solvers))
-        return spec(self.solvers[name]) or _configured(self.hparams.get("solvers") or {}, name)
+        own = self.solvers is self._first_solvers  # others may have taken their place
+        configured = self.hparams.get("solvers") if own else {}
+        return spec(self.solvers[name]) or _configured(configured or {}, name)
 
     def facts(self) -> dict[str, Any]:
         return {

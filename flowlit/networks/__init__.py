@@ -2,7 +2,8 @@
 
 from .classifier import SmallClassifier
 from .empirical import EmpiricalFlow
-from .pretrained import fingerprint, pretrained
+from .identity import fingerprint
+from .pretrained import pretrained
 from .unet import UNet
 
 __all__ = ["EmpiricalFlow", "SmallClassifier", "UNet", "fingerprint", "pretrained"]

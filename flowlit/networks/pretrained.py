@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -14,6 +13,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
+from ..files import file_hash
 from ..types import FlowlitError
 
 Weights = Literal["ema", "raw"]
@@ -126,15 +126,6 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     prefix = "ema." if weights == "ema" else "network."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     load_weights(network, state, f"checkpoint {checkpoint}")
-    told = {"file": str(checkpoint), "weights": weights}  # for manifests of couplings, and reports
+    told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
     network.loaded = {**told, **({"ema": facts["ema"]} if weights == "ema" and facts.get("ema") else {})}  # type: ignore[assignment]
     return network
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Hash names, shapes and bytes of all weights (SHA-256), wherever they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
