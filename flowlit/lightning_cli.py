@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,9 @@ def check_vars(argv: list[str]) -> None:
     files = [value for flag, value in itertools.pairwise(argv) if flag in ("-c", "--config")]
     declared: set[str] = set()
     for path in map(Path, files):
-        content = yaml.safe_load(path.read_text()) if path.is_file() else None
-        declared |= set((content or {}).get("vars") or {}) if isinstance(content, dict) else set()
+        with suppress(OSError, ValueError, yaml.YAMLError):  # the parser will say what is wrong with it
+            content = yaml.safe_load(path.read_text())
+            declared |= set(content.get("vars") or {}) if isinstance(content, dict) else set()
     asked = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
     if declared and (unknown := [name for name in asked if name.split(".")[0] not in declared]):
         raise FlowlitError(f"--vars.{unknown[0]}: no such variable; {', '.join(files)} declare {', '.join(sorted(declared))}")
