@@ -93,9 +93,9 @@ class Bank:
 
     def some(self, name: str, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Read some rows of a tensor: those of ``wanted`` that are here, in ascending order."""
-        found = {path: torch.isin(index, wanted) for path, index in self.files().items()}
-        index = torch.cat([self.files()[path][mask] for path, mask in found.items() if mask.any()])
-        rows = torch.cat([_tensor(path, name)[mask] for path, mask in found.items() if mask.any()])
+        found = [(path, index, torch.isin(index, wanted)) for path, index in self.files().items()]
+        parts = [(index[mask], _tensor(path, name)[mask]) for path, index, mask in found if mask.any()]
+        index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         index, first = _first_of_each(index)
         return index, rows[first]
 

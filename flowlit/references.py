@@ -187,11 +187,11 @@ def check_reference(reference: Reference, features: Features, shape: Sequence[in
         FlowlitError: naming every contradiction.
     """
     told, wrong = reference.protocol, []
-    known, name = told.get("features", {}), features.name
+    known, name, weights = told.get("features", {}), features.name, features.fingerprint()
     if known.get("name", name) != name:
         wrong.append(f"its features are {known['name']}, the run's {name}")
-    elif known.get("sha256", features.fingerprint()) != features.fingerprint():
-        wrong.append(f"its {name} features have weights {known['sha256'][:12]}…, the run's {features.fingerprint()[:12]}…")
+    elif known.get("sha256", weights) != weights:
+        wrong.append(f"its {name} features have weights {known['sha256'][:12]}…, the run's {weights[:12]}…")
     if tuple(told.get("shape", shape)) != tuple(shape):
         wrong.append(f"its images are {tuple(told['shape'])}, the run's {tuple(shape)}")
     if told.get("resolution", shape[-1]) != shape[-1]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from ..tree import flatten
-from .evaluation import Evaluation
+from .evaluation import Evaluation, command_of
 from .grids import boards
 
 LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
@@ -131,7 +131,7 @@ def present(trainer: pl.Trainer) -> set[str]:
     """Who will log something in this run: callbacks and their measures by class, and the command."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     measures = [measure for callback in callbacks for measure in getattr(callback, "measures", [])]
-    return {str(trainer.state.fn.value), *(type(thing).__name__ for thing in [*callbacks, *measures])}  # type: ignore[union-attr]
+    return {command_of(trainer), *(type(thing).__name__ for thing in [*callbacks, *measures])}
 
 
 def is_outcome(tag: str) -> bool:

@@ -240,9 +240,10 @@ class FID(Evaluation):
         real, num, images = self._prepare(trainer, module), len(_noise(trainer)), 0
         metrics: dict[str, float] = {}
         spread: dict[str, float] = {}
+        features = real.features() if any(m.needs_real for m in self.measures) else None
         bar = tqdm(total=len(module.solvers) * (1 + len(self.measures)), desc="Measures", leave=False)
         for solver in module.solvers:
-            for name, estimate in self._estimates(bank, solver, real, num, bar):
+            for name, estimate in self._estimates(bank, solver, real, features, num, bar):
                 label = f"{tag(self.features.name, name)}/{solver}"
                 metrics[label] = float(estimate.value)
                 spread |= {} if estimate.spread is None else {label: float(estimate.spread)}
@@ -257,6 +258,7 @@ class FID(Evaluation):
             )
         if images < num:
             rank_zero_warn(f"{images} of {num} images were measured; limit_*_batches kept the others back")
+        devices, seconds = bank.made()
         self._told = {
             "images": images,
             "metrics": metrics,  # as float64; Lightning keeps float32
@@ -266,20 +268,21 @@ class FID(Evaluation):
                     **features_identity(self.features, self._dim),
                     "images": images,
                     "kept": int((self._known < num).sum()),
-                    "made_on": bank.made()[0],
-                    "device_seconds": round(bank.made()[1], 1),
+                    "made_on": devices,
+                    "device_seconds": round(seconds, 1),
                     "reference": {**real.identity(), "not_compared": self._unchecked},
                     "measures": [identity(measure) for measure in self.measures],
                 }
             },
         }
 
-    def _estimates(self, bank: Bank, solver: str, real: Reference, num: int, bar: tqdm) -> Iterator[tuple[str, Estimate]]:
+    def _estimates(
+        self, bank: Bank, solver: str, real: Reference, images: torch.Tensor | None, num: int, bar: tqdm
+    ) -> Iterator[tuple[str, Estimate]]:
         with bank.gathered(f"{solver}.features", num) as features:
             yield from frechet_estimates(features, real.mean, real.cov).items()
             bar.update()
             logits = bank.read(f"{solver}.logits", num)[1] if any(m.needs_logits for m in self.measures) else None
-            images = real.features() if any(m.needs_real for m in self.measures) else None
             for measure in self.measures:
                 measure.check(len(features), real.kept or None)  # again: there may be fewer than were asked for
                 yield from estimates(measure, Extracted(features, logits), images).items()

@@ -7,14 +7,13 @@ import io
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MeanMetric
 
 from ..blocks import InBlocks
 from ..files import write_atomically
 from ..types import Solver
 from .evaluation import Evaluation, numbers
-from .grids import check_noise, folder_for
+from .grids import boards, check_noise, folder_for
 
 
 class Sweep(Evaluation):
@@ -72,9 +71,8 @@ class Sweep(Evaluation):
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=120)
         write_atomically(place / "sweep.png", picture.getvalue())
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("sweep", figure, trainer.global_step)
+        for board in boards(trainer):
+            board.add_figure("sweep", figure, trainer.global_step)
         print(f"\n{place / 'sweep.csv'}  {place / 'sweep.png'}", flush=True)
 
 
