@@ -1,8 +1,12 @@
-"""The parts of the DDPM++ network: time embedding, residual block, attention. Song et al. 2021 (2011.13456), appendix H."""
+"""The parts of the U-Nets: time and class embedding, norm, attention, and DDPM++'s residual block.
+
+Song et al. 2021 (2011.13456), appendix H.
+"""
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -25,33 +29,57 @@ def initialise(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | 
     return layer
 
 
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off for what must stay accurate."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
     return initialise(nn.Conv2d(inputs, outputs, 3, padding=1), scale)
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of min(channels / 4, 32) groups, or the next smaller number that divides the channels."""
+class Norm(nn.GroupNorm):
+    """GroupNorm that computes in float32, also under autocast or with half-precision weights; returns the type of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x.device):
+            return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+def norm(channels: int, eps: float = 1e-6) -> Norm:
+    """``Norm`` of min(channels / 4, 32) groups, or the next smaller number that divides the channels."""
     most = max(1, min(channels // 4, 32))
-    return nn.GroupNorm(max(g for g in range(1, most + 1) if channels % g == 0), channels, eps=1e-6)
+    return Norm(max(g for g in range(1, most + 1) if channels % g == 0), channels, eps=eps)
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of 999 t, then two linear layers: (B,) -> (B, 4 width). Computed in float32."""
+    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). Computed in float32, also under autocast.
+
+    Args:
+        width: number of sines and cosines, half of each.
+        dim: of the embedding; None is 4 · width.
+        scale: 999 for times in [0, 1]; 1 where the network is told something else, as EDM's ln σ / 4.
+        endpoint: frequencies run from 1 to 1 / 10,000; without it they stop one short of that.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, dim: int | None = None, scale: float = 999.0, endpoint: bool = True):
         super().__init__()
-        half = width // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1))
+        half, dim = width // 2, dim or 4 * width
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - endpoint))
+        self.scale = scale
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.layers = nn.Sequential(
-            initialise(nn.Linear(width, 4 * width)), nn.SiLU(), initialise(nn.Linear(4 * width, 4 * width))
-        )
+        self.layers = nn.Sequential(initialise(nn.Linear(width, dim)), nn.SiLU(), initialise(nn.Linear(dim, dim)))
 
-    def forward(self, t: Tensor) -> Tensor:
-        phase = 999 * t.float()[:, None] * self.frequencies
-        return self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
+    def forward(self, t: Tensor, early: Tensor | None = None) -> Tensor:
+        """Embed times; ``early`` (B, width) is added to the sines."""
+        with full_precision(t.device):
+            phase = self.scale * t.float()[:, None] * self.frequencies.float()
+            sines = torch.cat([phase.sin(), phase.cos()], dim=1)
+            sines = sines if early is None else sines + early.float()
+            return self.layers(sines.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
 
 
 class LabelEmbedding(nn.Module):
@@ -74,18 +102,20 @@ class LabelEmbedding(nn.Module):
                     "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none"
                 )
             label = torch.full((batch,), self.num_classes, device=device)
-        elif (
-            label.device.type == "cpu"
-            and len(label)
-            and not 0 <= int(label.min()) <= int(label.max()) < self.table.num_embeddings
-        ):
-            raise FlowlitError(
-                f"labels run from {int(label.min())} to {int(label.max())}, but the network knows {self.num_classes} classes"
-            )
+        else:
+            self._check(label)
         if self.training and self.dropout:
             dropped = torch.rand(batch, device=device) < self.dropout
             label = torch.where(dropped, self.num_classes, label)
         return self.table(label)
+
+    def _check(self, label: Tensor) -> None:
+        """Look at labels where that costs no synchronisation, and no break in a compiled graph."""
+        if torch.compiler.is_compiling() or label.device.type != "cpu" or not len(label):
+            return
+        low, high = int(label.min()), int(label.max())
+        if not 0 <= low <= high < self.table.num_embeddings:
+            raise FlowlitError(f"labels run from {low} to {high}, but the network knows {self.num_classes} classes")
 
 
 class ResBlock(nn.Module):
@@ -117,7 +147,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of one head over all positions: (B, C, H, W) -> (B, C, H, W). The sum is divided by √2."""
+    """Self-attention over all positions: (B, C, H, W) -> (B, C, H, W), one head. The sum is divided by √2."""
+
+    heads, scale = 1, SQRT_HALF
 
     def __init__(self, channels: int):
         super().__init__()
@@ -129,7 +161,7 @@ class Attention(nn.Module):
         self.out = initialise(nn.Linear(channels, channels), scale=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")
-        q, k, v = self.qkv(h).chunk(3, dim=-1)
-        h = self.out(F.scaled_dot_product_attention(q, k, v))
-        return (x + rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2])) * SQRT_HALF
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, k, v = rearrange(self.qkv(h), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads)
+        h = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
+        return (x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])) * self.scale

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..types import Cond, FlowlitError
+from ..types import Cond
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3, norm
+from .skeleton import Skeleton, Stage, check_input, check_size
 
 
-class Stage(nn.Module):
-    """A residual block, with attention after it where asked."""
-
-    def __init__(self, block: ResBlock, attention: Attention | None = None):
-        super().__init__()
-        self.block = block
-        self.attention = attention or nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.block(x, embedding))
-
-
-class UNet(nn.Module):
+class UNet(Skeleton):
     """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
 
     A fresh network returns almost 0. The defaults are SlimFlow's 15.7M student for CIFAR-10 (15,707,235 parameters).
@@ -40,6 +27,8 @@ class UNet(nn.Module):
         dropout: inside the residual blocks.
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
+        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives ln σ / 4.
+        early_label: add the class vector to these sines, as EDM's networks do, instead of to the embedding.
 
     Source: Song et al. 2021 (2011.13456) with Rectified Flow's settings; sizes in SlimFlow (2407.12718), table 1.
     """
@@ -55,15 +44,11 @@ class UNet(nn.Module):
         dropout: float = 0.15,
         num_classes: int = 0,
         label_dropout: float = 0.0,
+        time_scale: float = 999.0,
+        early_label: bool = False,
     ):
         super().__init__()
-        if resolution % 2 ** (len(multipliers) - 1):
-            raise FlowlitError(
-                f"UNet: resolution {resolution} cannot be halved {len(multipliers) - 1} times; give a multiple of "
-                f"{2 ** (len(multipliers) - 1)}, or fewer multipliers"
-            )
-        if width % 4 or width < 8:
-            raise FlowlitError(f"UNet: width {width} must be a multiple of 4, at least 8")
+        check_size("UNet", resolution, width, len(multipliers))
         self.spec = {
             "class_path": "flowlit.networks.UNet",
             "init_args": {
@@ -76,68 +61,30 @@ class UNet(nn.Module):
                 "dropout": dropout,
                 "num_classes": num_classes,
                 "label_dropout": label_dropout,
+                "time_scale": time_scale,
+                "early_label": early_label,
             },
         }
         self.shape = (in_channels, resolution, resolution)
         self.num_classes, self.label_dropout = num_classes, label_dropout
-        self.time = TimeEmbedding(width)
-        self.label = LabelEmbedding(num_classes, 4 * width, label_dropout) if num_classes else None
+        self.early_label = early_label
+        self.time = TimeEmbedding(width, scale=time_scale)
+        label_dim = width if early_label else 4 * width
+        self.label = LabelEmbedding(num_classes, label_dim, label_dropout) if num_classes else None
 
-        def stage(inputs: int, outputs: int, resample: int = 0, attention: bool = False) -> Stage:
+        def stage(inputs: int, outputs: int, resample: int, attention: bool) -> Stage:
             block = ResBlock(inputs, outputs, 4 * width, dropout, resample)
-            return Stage(block, Attention(outputs) if attention else None)
+            return Stage(block, Attention(outputs) if attention else None, resample)
 
         self.stem = conv3x3(in_channels, width)
-        channels, skips = width, [width]
-        self.encoder = nn.ModuleList()
-        for level, multiplier in enumerate(multipliers):
-            attends = resolution >> level in attention_resolutions
-            if level:
-                self.encoder.append(stage(channels, channels, resample=-1))
-                skips.append(channels)
-            for _ in range(blocks):
-                self.encoder.append(stage(channels, width * multiplier, attention=attends))
-                channels = width * multiplier
-                skips.append(channels)
-
-        self.bottleneck = nn.ModuleList([stage(channels, channels, attention=True), stage(channels, channels)])
-
-        self.decoder = nn.ModuleList()
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            attends = resolution >> level in attention_resolutions
-            for i in range(blocks + 1):
-                last = i == blocks
-                self.decoder.append(stage(channels + skips.pop(), width * multiplier, attention=attends and last))
-                channels = width * multiplier
-            if level:
-                self.decoder.append(stage(channels, channels, resample=+1))
-
+        attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
+        channels = self.build(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
         self.head_norm, self.head = norm(channels), conv3x3(channels, in_channels, scale=0)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        self._check(x, cond)
-        embedding = self.time(t)
-        if self.label is not None:
-            embedding = embedding + self.label(cond.get("label"), len(x), x.device)
-        embedding = F.silu(embedding)
-        h = self.stem(x)
-        skips = [h]
-        for stage in self.encoder:
-            h = stage(h, embedding)
-            skips.append(h)
-        for stage in self.bottleneck:
-            h = stage(h, embedding)
-        for stage in self.decoder:
-            if not cast(Stage, stage).block.resample:
-                h = torch.cat([h, skips.pop()], dim=1)
-            h = stage(h, embedding)
-        return self.head(F.silu(self.head_norm(h)))
-
-    def _check(self, x: Tensor, cond: Cond) -> None:
-        if tuple(x.shape[1:]) != self.shape:
-            raise FlowlitError(f"UNet: built for images of shape {self.shape}, found {tuple(x.shape[1:])}")
-        if self.label is None and "label" in cond:
-            raise FlowlitError(
-                "UNet: cond has labels, but the network is unconditional. Give it num_classes, or drop the labels: "
-                "labels: false for the images, num_classes: 0 for the noise"
-            )
+        check_input("UNet", self.shape, self.label is not None, x, cond)
+        label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
+        embedding = self.time(t, label if self.early_label else None)
+        if label is not None and not self.early_label:
+            embedding = embedding + label
+        return self.run(x, F.silu(embedding))

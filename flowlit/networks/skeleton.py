@@ -1,0 +1,117 @@
+"""The U shape that DDPM++ and ADM share: an encoder, a bottleneck, and a decoder that takes up what the encoder left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..types import Cond, FlowlitError
+
+
+class Stage(nn.Module):
+    """A residual block, with attention after it where asked. ``resample`` is -1, 0 or 1: halve, keep or double."""
+
+    def __init__(self, block: nn.Module, attention: nn.Module | None = None, resample: int = 0):
+        super().__init__()
+        self.block = block
+        self.attention = attention or nn.Identity()
+        self.resample = resample
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))
+
+
+MakeStage = Callable[[int, int, int, bool], Stage]
+"""(inputs, outputs, resample, attention) -> Stage."""
+
+
+def check_size(name: str, resolution: int, width: int, levels: int) -> None:
+    """Refuse sizes that cannot be halved, or not be grouped.
+
+    Raises:
+        FlowlitError: saying which sizes can.
+    """
+    if resolution % 2 ** (levels - 1):
+        raise FlowlitError(
+            f"{name}: resolution {resolution} cannot be halved {levels - 1} times; give a multiple of "
+            f"{2 ** (levels - 1)}, or fewer multipliers"
+        )
+    if width % 4 or width < 8:
+        raise FlowlitError(f"{name}: width {width} must be a multiple of 4, at least 8")
+
+
+def check_input(name: str, shape: Sequence[int], conditional: bool, x: Tensor, cond: Cond) -> None:
+    """Refuse images of another shape than the network was built for, and labels that it would not look at."""
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
+    if not conditional and "label" in cond:
+        raise FlowlitError(
+            f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop the labels: "
+            "labels: false for the images, num_classes: 0 for the noise"
+        )
+
+
+class Skeleton(nn.Module):
+    """What ``UNet`` and ``ADM`` have in common; they say how stages, embedding and ends are made.
+
+    Levels halve the resolution; ``blocks`` residual blocks a level in the encoder, one more in the decoder.
+    """
+
+    stem: nn.Module
+    head_norm: nn.Module
+    head: nn.Module
+
+    def build(self, stem: int, widths: Sequence[int], blocks: int, attends: Sequence[bool], stage: MakeStage, last: bool) -> int:
+        """Make encoder, bottleneck and decoder; return the channels that leave the decoder.
+
+        Args:
+            stem: channels that enter the encoder.
+            widths: channels of each level.
+            blocks: of each level in the encoder.
+            attends: which levels have attention.
+            stage: makes one.
+            last: attention in the decoder only after the last block of a level, not after each.
+        """
+        channels, skips = stem, [stem]
+        self.encoder = nn.ModuleList()
+        for level, width in enumerate(widths):
+            if level:
+                self.encoder.append(stage(channels, channels, -1, False))
+                skips.append(channels)
+            for _ in range(blocks):
+                self.encoder.append(stage(channels, width, 0, attends[level]))
+                channels = width
+                skips.append(channels)
+        self.bottleneck = nn.ModuleList([stage(channels, channels, 0, True), stage(channels, channels, 0, False)])
+        self.decoder = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(blocks + 1):
+                attention = attends[level] and (i == blocks or not last)
+                self.decoder.append(stage(channels + skips.pop(), width, 0, attention))
+                channels = width
+            if level:
+                self.decoder.append(stage(channels, channels, +1, False))
+        return channels
+
+    def stages(self) -> list[Stage]:
+        """All stages in the order in which they are run."""
+        return [cast(Stage, stage) for part in (self.encoder, self.bottleneck, self.decoder) for stage in part]
+
+    def run(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Images and embedding (B, e) -> prediction, both (B, C, R, R)."""
+        h = self.stem(x)
+        skips = [h]
+        for stage in self.encoder:
+            h = stage(h, embedding)
+            skips.append(h)
+        for stage in self.bottleneck:
+            h = stage(h, embedding)
+        for stage in self.decoder:
+            if not stage.resample:
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = stage(h, embedding)
+        return self.head(F.silu(self.head_norm(h)))
