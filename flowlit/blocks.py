@@ -32,6 +32,7 @@ class InBlocks:
 
     def __init__(self, velocity: VelocityField):
         self.velocity = velocity
+        self.evaluations = getattr(velocity, "evaluations", 1)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         if len(x) % BLOCK == 0:

@@ -20,7 +20,9 @@ commands
   validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
   test       the same on 50,000 images, to publish   flowlit test -c experiments/evaluate_digits.yaml
   sweep      quality against cost of many solvers    flowlit sweep -c experiments/sweep_digits.yaml
+  cost       what networks cost, as table and plot   flowlit cost experiments/parts/unet_7m_32.yaml --into cost.png
   reference  statistics of real images               flowlit reference -c experiments/reference_digits.yaml
+  convert    other people's weights, and back        flowlit convert slimflow.pth --into student.safetensors
   predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
   couplings  info, verify, merge, import, export, show   flowlit couplings info runs/slimflow_digits/couplings
   pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
@@ -52,10 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .couplings_cli import main as couplings
 
             return couplings(argv[1:])
+        if command == "convert":
+            from .convert_cli import main as convert
+
+            return convert(argv[1:])
         if command == "reference":
             from .reference_cli import main as reference
 
             return reference(argv[1:])
+        if command == "cost":
+            from .cost_cli import main as cost
+
+            return cost(argv[1:])
         if command in LIGHTNING:
             return run_lightning(argv)
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ class Frozen:
 
     def __init__(self, network: nn.Module):
         self.network = network.requires_grad_(False).eval()
+        self.evaluations = getattr(network, "evaluations", 1)
         self._device: torch.device | None = None
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:

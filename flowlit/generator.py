@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 from .blocks import InBlocks
 from .codecs import Pixels
 from .couplings.noise import SeededNoise
-from .networks.pretrained import Weights, build, pretrained, read_checkpoint
+from .networks.description import build
+from .networks.files import Weights, read_contents
+from .networks.pretrained import pretrained
 from .types import Codec, Cond, FlowlitError, Solver
 
 
@@ -48,7 +50,7 @@ class Generator:
 
 
 def load(checkpoint: str, weights: Weights = "ema", solver: Solver | None = None, network: nn.Module | None = None) -> Generator:
-    """Read a generator from a checkpoint of ``flowlit fit``.
+    """Read a generator from a checkpoint of ``flowlit fit`` or ``flowlit convert``, or another that ``pretrained`` reads.
 
     Args:
         checkpoint: path of the file.
@@ -59,8 +61,8 @@ def load(checkpoint: str, weights: Weights = "ema", solver: Solver | None = None
     Raises:
         FlowlitError: as ``pretrained``.
     """
-    facts = read_checkpoint(checkpoint).get("flowlit", {})
-    net = pretrained(checkpoint, weights, network).eval().requires_grad_(False)
+    facts = read_contents(checkpoint).facts
+    net = pretrained(checkpoint, weights, network).requires_grad_(False)
     if solver is None:
         if facts.get("solver") is None:
             raise FlowlitError(

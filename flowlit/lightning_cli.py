@@ -14,11 +14,12 @@ import yaml
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from . import couplings, modules, networks, objectives, solvers  # noqa: F401 - short class names resolve
+from . import couplings, modules, objectives, solvers  # noqa: F401 - short class names resolve
 from .callbacks import Progress
 from .callbacks.evaluation import command_of
 from .datamodule import FlowDataModule  # noqa: F401
-from .networks.pretrained import read_checkpoint
+from .networks import dit  # noqa: F401 - likewise
+from .networks.files import read_checkpoint
 from .trainer import FlowTrainer
 from .types import FlowlitError
 

@@ -12,7 +12,7 @@ from .couplings.store import Store
 from .datamodule import FlowDataModule, PartData
 from .modules.base import FlowModule
 from .modules.pairs import PairMaker, without_gradients
-from .networks.pretrained import read_checkpoint
+from .networks.files import read_checkpoint
 from .solvers import RK45
 from .types import FlowlitError, Solver
 

@@ -43,7 +43,10 @@ class Solution(NamedTuple):
 
 
 class VelocityField(Protocol):
-    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper."""
+    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper.
+
+    One that asks a network more than once a call says how often as ``evaluations``, which NFE counts.
+    """
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor: ...
 

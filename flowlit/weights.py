@@ -73,3 +73,16 @@ class Remaining(LossWeight):
 
     def __call__(self, t: Tensor) -> Tensor:
         return (1 - t) ** 2
+
+
+@dataclass
+class EDMWeight(LossWeight):
+    """w = ((1 - t)² + s² t²) / s², s = sigma_data: what EDM's λ(σ) = (σ² + s²) / (σ s)² is for the error of a velocity.
+
+    Karras et al. 2022 (2206.00364), table 1; see ``EDMLoss``.
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return ((1 - t) / self.sigma_data) ** 2 + t**2

@@ -1,5 +1,6 @@
 """Every YAML says what it is, parses, and survives a run of two steps."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,9 @@ def test_a_recipe_fits_together(path, monkeypatch):
 
 
 def solvers(stage):
-    return yaml.safe_load(Path(stage.configs[0]).read_text())["model"]["init_args"]["solvers"]
+    """Of the last file that names any: a layer replaces them all."""
+    arguments = [yaml.safe_load(Path(config).read_text())["model"]["init_args"] for config in stage.configs]
+    return next(found["solvers"] for found in reversed(arguments) if "solvers" in found)
 
 
 def quick(text):
@@ -163,8 +166,13 @@ def stage_of(path, folder=None):
         words += ["--data.noise.num", 16, "--data.test_num", 16]
     if "kid_subset" in content["vars"]:
         words += ["--vars.kid_subset", 8]
-    if model["network"]["class_path"].endswith("UNet"):
-        words += ["--model.network.width", 8, "--model.network.blocks", 1, "--model.network.multipliers", "[1, 1]"]
+    network, place = model["network"], "--model.network"
+    if network["class_path"].endswith("EDM"):
+        network, place = network["init_args"]["network"], f"{place}.network"
+    if network["class_path"].endswith("UNet"):
+        words += [f"{place}.width", 8, f"{place}.blocks", 1, f"{place}.multipliers", "[1, 1]"]
+    if network["class_path"].endswith("DiT"):
+        words += [f"{place}.width", 8, f"{place}.depth", 1, f"{place}.heads", 2]
     if "lpips" in path.read_text().lower():
         words[3:3] = ["-c", "experiments/parts/squared_distance.yaml"]
     return [*words, "--trainer.accelerator", "cpu", "--trainer.enable_model_summary", "false"]
@@ -216,8 +224,8 @@ def chain(tmp_path_factory, offline):
 
 
 def family_of(path):
-    """The data set: the last word of the file's name."""
-    return path.stem.rsplit("_", 1)[1]
+    """The data set, the last word of the file's name, and the kind of teacher."""
+    return ("edm_" if "_edm_" in path.stem else "") + path.stem.rsplit("_", 1)[1]
 
 
 def needs(path):
@@ -247,6 +255,18 @@ def test_pairs_on_the_fly_are_one_override(family, chain, tmp_path):
     outcome = in_process(*words, "--vars.root", tmp_path, *teacher)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("family", ["digits", "cifar"])
+def test_an_edm_teacher_makes_couplings_by_its_own_sampler(family, chain):
+    assert chain.run(REPOSITORY / f"experiments/teacher_edm_{family}.yaml").code == 0
+    words, root = stage_of(REPOSITORY / f"experiments/couple_{family}.yaml"), chain.roots[f"edm_{family}"]
+    words[3:3] = ["-c", "experiments/parts/edm_heun.yaml"]
+    outcome = in_process(*words, "--vars.root", root)
+    assert outcome.code == 0, outcome.err
+    manifest = json.loads((root / "couplings/manifest.json").read_text())
+    assert manifest["solver"]["class_path"] == "flowlit.solvers.EDMHeun"
+    assert "NFE 35.0" in outcome.err, "18 steps of Heun's rule, the last of Euler's"
 
 
 def test_fid_is_one_file_more(offline, tmp_path):

@@ -7,7 +7,7 @@ from flowlit.codecs import Pixels
 from flowlit.couplings import seeded_normal
 from flowlit.generator import Generator, load
 from flowlit.networks import EmpiricalFlow
-from flowlit.networks.pretrained import spec
+from flowlit.networks.description import spec
 from flowlit.solvers import RK45, SDE, Euler, Heun
 from flowlit.types import FlowlitError
 

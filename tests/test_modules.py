@@ -12,7 +12,7 @@ from flowlit.images import Digits
 from flowlit.modules import Classifier, FlowModule, OneStepStudent, ReflowStudent, Teacher
 from flowlit.modules.base import override_optimizer, override_scheduler
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
-from flowlit.networks.pretrained import build
+from flowlit.networks.description import build
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided, RectifiedFlow
 from flowlit.solvers import Euler, Heun
 from flowlit.types import FlowlitError, Noise, Pair

@@ -8,7 +8,9 @@ from tools import LinearField, randomise, tiny_unet, write_checkpoint
 
 from flowlit.codecs import Pixels
 from flowlit.networks import SmallClassifier, UNet, fingerprint, pretrained
-from flowlit.networks.pretrained import build, mismatch, read_checkpoint, spec
+from flowlit.networks.description import build, spec
+from flowlit.networks.files import read_checkpoint
+from flowlit.networks.pretrained import mismatch
 from flowlit.solvers import RK2, RK45, Euler, ReNoise
 from flowlit.types import Codec, FlowlitError, Solver
 

@@ -1,13 +1,22 @@
-"""What a network costs: parameters, and images per second."""
+"""What a network costs: parameters, multiplications, seconds, and images per second."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..types import Cond, FlowlitError
+
+Inputs = tuple[Tensor, Tensor, Cond]
+"""Arguments of a network: x (B, C, H, W), t (B,), cond."""
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -15,17 +24,152 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str = "cpu") -> Inputs:
+    """Make noise, times and classes of the shapes that a network tells of itself (``shape``, ``num_classes``).
+
+    Raises:
+        FlowlitError: if it does not tell its shape.
+    """
+    name, shape = type(network).__name__, getattr(network, "shape", None)
+    if shape is None:
+        raise FlowlitError(f"{name} does not tell the shape of its images; give it an attribute shape = (C, H, W)")
+    classes = getattr(network, "num_classes", 0)
+    cond = {"label": torch.arange(batch_size, device=device) % classes} if classes else {}
+    x = torch.empty(batch_size, *shape, device=device)
+    return (x if x.is_meta else x.normal_()), torch.full((batch_size,), 0.5, device=device), cond
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulate operations of one evaluation for one image, in three parts, since papers count different ones.
+
+    Figures printed for DDPM++ (SlimFlow's table 1, Rectified Flow) are ``layers`` alone: the counter knew convolutions and
+    linear layers, but not the class that attention's projections were written in. Of ADM, whose projections are
+    convolutions, such a counter sees ``layers + projections``. Neither sees ``products``. What a machine computes is ``all``.
+    """
+
+    layers: int
+    """Convolutions and linear layers outside attention."""
+    projections: int
+    """Linear layers (or 1×1 convolutions) of attention: queries, keys, values, output."""
+    products: int
+    """Matrix products of attention: queries with keys, weights with values."""
+
+    @property
+    def all(self) -> int:
+        return sum(self)
+
+
+def count_macs(network: nn.Module) -> Macs:
+    """Count multiply-accumulate operations with PyTorch's FLOP counter (1 MAC = 2 FLOPs), for one image.
+
+    Shapes alone are followed, without arithmetic; a network that looks at values to decide what it does is run on one image.
+    Attention is found by what it does: a module that multiplies without owning weights makes products, and the layers inside
+    it are its projections. Element-wise work (norms, activations, resampling) is not counted, as nowhere in the papers.
+
+    Raises:
+        FlowlitError: if the network does not tell the shape of its images.
+    """
+    try:
+        flops = _flops(_shadow(network), inputs(network, 1, "meta"))
+    except RuntimeError:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        flops = _flops(network, inputs(network, 1, device))
+    modules = {f"{type(network).__name__}.{name}".rstrip("."): module for name, module in network.named_modules()}
+    own = dict(flops)  # without what other modules inside count
+    for name in flops:
+        if (outer := _nearest(name, flops)) is not None:
+            own[outer] -= flops[name]
+    products, attention = 0, 0
+    for name, module in modules.items():
+        if own.get(name) and not any(p.dim() > 1 for p in module.parameters(recurse=False)):
+            products += own[name]
+            attention += flops[name]
+    parts = flops["Global"] - attention, attention - products, products
+    return Macs(*(part // 2 for part in parts))
+
+
+def _shadow(network: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes but no values."""
+    weights = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()}
+    return deepcopy(network, {**weights, **{id(b): b.to("meta") for b in network.buffers()}})  # type: ignore[dict-item]
+
+
+def _flops(network: nn.Module, arguments: Inputs) -> dict[str, int]:
+    """FLOPs by name of module, each with what is inside it; "Global" is all of them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(*arguments)
+    return {"Global": 0, **{name: sum(found.values()) for name, found in counter.get_flop_counts().items()}}
+
+
+def _nearest(name: str, names: Container[str]) -> str | None:
+    """The innermost of the modules around one that was called; lists of modules are not.
+
+    >>> _nearest("UNet.encoder.0.block", {"UNet", "UNet.encoder.0"})
+    'UNet.encoder.0'
+    """
+    while name := name.rpartition(".")[0]:
+        if name in names:
+            return name
+    return None
+
+
+class Speed(NamedTuple):
+    """How fast a network is evaluated; medians of repeats."""
+
+    latency: float
+    """Seconds for one image alone."""
+    spread: float
+    """Half the distance between the quartiles of these seconds."""
+    images_per_second: float
+    """In batches."""
+
+
+def measure_speed(
+    network: nn.Module,
+    batch_size: int,
+    repeats: int = 5,
+    device: torch.device | str = "cpu",
+    tick: Callable[[], Any] = lambda: None,
+) -> Speed:
+    """Time one evaluation in inference mode, of one image and of a batch, each after a warm-up.
+
+    Args:
+        network: moved to the device, and put into eval mode.
+        batch_size: images of the batch.
+        repeats: timed calls of each kind, at least two.
+        device: where.
+        tick: called after every evaluation, for progress.
+    """
+    network = network.to(device).eval()
+
+    def timed(arguments: Inputs) -> list[float]:
+        found = []
+        for _ in range(1 + repeats):
+            found.append(seconds(partial(network, *arguments), device))
+            tick()
+        return found[1:]
+
+    with torch.inference_mode():
+        single, batch = (timed(inputs(network, size, device)) for size in (1, batch_size))
+    low, median, high = statistics.quantiles(single, n=4, method="inclusive")
+    return Speed(median, (high - low) / 2, batch_size / statistics.median(batch))
+
+
+def seconds(call: Callable[[], object], device: torch.device | str | None = None) -> float:
+    """Time a call and what it leaves a GPU to do (that device, or the current one)."""
+
+    def wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize(None if torch.device(device or "cpu").type == "cpu" else device)
+
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
+
+
 def images_per_second(generate: Callable[[], object], images: int, repeats: int = 5) -> float:
     """Call ``generate`` once to warm up, then ``repeats`` times; return images / median seconds."""
-
-    def timed() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        generate()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    timed()
-    return images / statistics.median(timed() for _ in range(repeats))
+    seconds(generate)
+    return images / statistics.median(seconds(generate) for _ in range(repeats))

@@ -18,8 +18,10 @@ from .. import __version__
 from ..blocks import InBlocks
 from ..codecs import Pixels
 from ..files import file_hash
+from ..networks.description import spec
+from ..networks.fragments import in_words
 from ..networks.identity import fingerprint, identity
-from ..networks.pretrained import mismatch, spec
+from ..networks.pretrained import mismatch
 from ..solvers import RK45, Euler
 from ..tree import flatten
 from ..types import Codec, FlowlitError, Noise, Objective, Pair, Solution, Solver
@@ -49,6 +51,10 @@ class SavedModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """Train mode, also for a network that came from ``pretrained``, which gives it in eval mode."""
+        self.network.train()
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
         network = spec(self.network) or _configured(self.hparams, "network")
@@ -59,9 +65,11 @@ class SavedModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if difference := mismatch(self.state_dict(), checkpoint["state_dict"]):
+            network = checkpoint.get("flowlit", {}).get("network")
             raise FlowlitError(
                 f"the checkpoint is of another architecture than this {type(self).__name__}: {difference}. Take the "
                 "config.yaml beside it, or start afresh without --ckpt_path"
+                + (f". It holds {in_words(network)}" if network else "")
             )
         before, now = flatten(checkpoint.get("hyper_parameters", {})), flatten(dict(self.hparams))
         for key in sorted(before.keys() & now.keys()):

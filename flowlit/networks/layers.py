@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,15 @@ def norm(channels: int, eps: float = 1e-6) -> Norm:
     return Norm(max(g for g in range(1, most + 1) if channels % g == 0), channels, eps=eps)
 
 
+def frequencies(num: int, endpoint: bool) -> Tensor:
+    """10,000^(-i / (num - 1)), or 10,000^(-i / num) without endpoint, (num,) float32.
+
+    Rounded as DDPM++ and ADM round them: at 999 t, the last bit of a frequency is the fifth digit of an output.
+    """
+    i = torch.arange(num, dtype=torch.float32)
+    return torch.exp(i * -(math.log(10_000) / (num - 1))) if endpoint else (1 / 10_000) ** (i / num)
+
+
 class TimeEmbedding(nn.Module):
     """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). Computed in float32, also under autocast.
 
@@ -67,16 +77,20 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, dim: int | None = None, scale: float = 999.0, endpoint: bool = True):
         super().__init__()
-        half, dim = width // 2, dim or 4 * width
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - endpoint))
-        self.scale = scale
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.scale, self.endpoint, dim = scale, endpoint, dim or 4 * width
+        self.register_buffer("frequencies", frequencies(width // 2, endpoint), persistent=False)
         self.layers = nn.Sequential(initialise(nn.Linear(width, dim)), nn.SiLU(), initialise(nn.Linear(dim, dim)))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TimeEmbedding:
+        """Follow to another device, but keep float32 where a network is turned into half precision."""
+        super()._apply(fn, recurse)
+        self.frequencies = frequencies(len(self.frequencies), self.endpoint).to(self.frequencies.device)
+        return self
 
     def forward(self, t: Tensor, early: Tensor | None = None) -> Tensor:
         """Embed times; ``early`` (B, width) is added to the sines."""
         with full_precision(t.device):
-            phase = self.scale * t.float()[:, None] * self.frequencies.float()
+            phase = self.scale * t.float()[:, None] * self.frequencies
             sines = torch.cat([phase.sin(), phase.cos()], dim=1)
             sines = sines if early is None else sines + early.float()
             return self.layers(sines.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
@@ -118,6 +132,13 @@ class LabelEmbedding(nn.Module):
             raise FlowlitError(f"labels run from {low} to {high}, but the network knows {self.num_classes} classes")
 
 
+def resampled(x: Tensor, how: int) -> Tensor:
+    """Double (+1) H and W by repeating pixels, halve (-1) them by averaging, or keep (0) them."""
+    if how > 0:
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    return F.avg_pool2d(x, 2) if how < 0 else x
+
+
 class ResBlock(nn.Module):
     """Residual block of BigGAN shape: (B, i, H, W), (B, e) -> (B, o, H', W'); resample -1 halves, +1 doubles H and W.
 
@@ -135,15 +156,10 @@ class ResBlock(nn.Module):
         self.skip = initialise(nn.Conv2d(inputs, outputs, 1)) if changes else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self._resample(F.silu(self.norm0(x)))
+        h = resampled(F.silu(self.norm0(x)), self.resample)
         h = self.conv0(h) + self.affine(embedding)[:, :, None, None]
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
-        return (self.skip(self._resample(x)) + h) * SQRT_HALF
-
-    def _resample(self, x: Tensor) -> Tensor:
-        if self.resample > 0:
-            return F.interpolate(x, scale_factor=2, mode="nearest")
-        return F.avg_pool2d(x, 2) if self.resample < 0 else x
+        return (self.skip(resampled(x, self.resample)) + h) * SQRT_HALF
 
 
 class Attention(nn.Module):

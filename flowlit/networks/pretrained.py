@@ -1,131 +1,179 @@
-"""Read networks from flowlit's own checkpoints, without running code that is stored in a file."""
+"""Take networks from checkpoints, flowlit's own and other people's, without running code that is stored in a file."""
 
 from __future__ import annotations
 
-import pickle
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 from ..files import file_hash
 from ..types import FlowlitError
-
-Weights = Literal["ema", "raw"]
-
-
-def spec(thing: Any) -> dict[str, Any] | None:
-    """Describe how to build an object again, as {"class_path", "init_args"}; None if it cannot be told.
-
-    Networks tell it by an attribute ``spec``; dataclasses (solvers) and objects without state (codecs) are read.
-    """
-    path = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    if isinstance(told := getattr(thing, "spec", None), dict):
-        return told
-    if is_dataclass(thing):
-        return {"class_path": path, "init_args": asdict(thing)}  # type: ignore[arg-type]
-    return None if vars(thing) else {"class_path": path, "init_args": {}}
+from .description import build, spec
+from .edm import EDM
+from .files import Contents, Weights, read_contents
+from .fragments import in_words
+from .layouts import edm, slimflow
+from .layouts.rules import Rule, State, Translated, to_ours
+from .skeleton import Skeleton
+from .unet import UNet
 
 
-def build(description: dict[str, Any], base: type) -> Any:
-    """Build an object from its spec; only subclasses of ``base`` are accepted.
+class LoadReport(NamedTuple):
+    """What became of the tensors of a file; names of the file, but for ``loaded``."""
 
-    Raises:
-        FlowlitError: if the class cannot be imported, is of another kind, or takes other arguments.
-    """
-    module, _, name = str(description.get("class_path")).rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise FlowlitError(f"cannot import {module}.{name}, which a checkpoint names ({error}); is it on PYTHONPATH?") from error
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise FlowlitError(f"{module}.{name}, which a checkpoint names, is not a {base.__name__}; refused")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "it")
-    try:
-        return parser.instantiate_classes(parser.parse_object({"it": description})).it
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise FlowlitError(f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}") from error
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+    unused: list[str] = []
 
+    def differences(self, most: int = 3) -> str:
+        """Tell what does not fit, the first names of each kind; '' if all does."""
+        groups = {"missing there": self.missing, "unknown here": self.unexpected, "of another shape": self.mismatched}
+        return "; ".join(
+            f"{len(names)} {what}: {', '.join(names[:most])}{' …' if len(names) > most else ''}"
+            for what, names in groups.items()
+            if names
+        )
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a Lightning checkpoint as plain data (``weights_only``), mapped rather than loaded.
-
-    Raises:
-        FlowlitError: if it is missing, torn, or needs code to unpickle.
-    """
-    if not Path(path).is_file():
-        raise FlowlitError(f"checkpoint {path} does not exist; run the stage that writes it first (see the header of its YAML)")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise FlowlitError(f"checkpoint {path} is refused: reading it would run code that is stored in it ({error})") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise FlowlitError(f"checkpoint {path} is torn or not a checkpoint ({error}); use an older one") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise FlowlitError(f"checkpoint {path} has no state_dict; expected one that flowlit wrote")
-    return checkpoint
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        for what in ("missing", "unexpected", "mismatched", "unused"):
+            lines += [f"{what}: {name}" for name in getattr(self, what)]
+        return "\n".join(lines)
 
 
-def mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], most: int = 3) -> str:
+def mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     """Tell how two state dicts differ, key by key and shape by shape; '' if they fit."""
-    shapes = [
-        f"{key} is {tuple(found[key].shape)} there, {tuple(expected[key].shape)} here"
-        for key in expected
-        if key in found and found[key].shape != expected[key].shape
+    return compare(expected, Translated(dict(found), [k for k in expected if k not in found], [], [])).differences()
+
+
+def compare(expected: Mapping[str, Tensor], found: Translated, unused: list[str] = []) -> LoadReport:
+    """Compare what a network has with what was found for it."""
+    wrong = [
+        f"{key} is {tuple(value.shape)} there, {tuple(expected[key].shape)} here"
+        for key, value in found.state.items()
+        if key in expected and value.shape != expected[key].shape
     ]
-    groups = {
-        "missing there": [key for key in expected if key not in found],
-        "unknown here": [key for key in found if key not in expected],
-        "of another shape": shapes,
-    }
-    return "; ".join(
-        f"{len(keys)} {name}: {', '.join(keys[:most])}{' …' if len(keys) > most else ''}" for name, keys in groups.items() if keys
-    )
+    loaded = [key for key, value in found.state.items() if key in expected and value.shape == expected[key].shape]
+    strange = [key for key in found.state if key not in expected]
+    return LoadReport(loaded, found.missing, [*found.unexpected, *strange], [*wrong, *found.torn], unused)
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load strictly.
+def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None, strict: bool = True) -> nn.Module:
+    """Take the network of a checkpoint, with its weights, in eval mode. Initialises; to resume a run use ``--ckpt_path``.
 
-    Raises:
-        FlowlitError: naming keys and shapes, if the weights are of another architecture.
-    """
-    if difference := mismatch(network.state_dict(), weights):
-        raise FlowlitError(f"{source} is of another architecture than {type(network).__name__}: {difference}")
-    network.load_state_dict(weights)
-
-
-def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None) -> nn.Module:
-    """Take the network of a checkpoint, with its weights. Initialises; to resume a run use ``--ckpt_path``.
+    Reads what ``flowlit fit`` and ``flowlit convert`` write, checkpoints of Rectified Flow and SlimFlow, and state dicts of EDM's
+    DDPM++ and ADM, which come back as a velocity with ``.denoiser(y, sigma, cond)``; see docs/checkpoints.md. What became of each
+    tensor is told by ``.report``, a ``LoadReport``.
 
     Args:
-        checkpoint: written by ``flowlit fit``.
-        weights: "ema" for the average (what one samples from), "raw" for the trained weights.
-        network: build this one instead of the one that the checkpoint describes; needed for networks without ``spec``.
+        checkpoint: the file.
+        weights: "ema" for the average (what one samples from), "raw" for the trained weights; a plain state dict holds one set,
+            which is taken for either.
+        network: build this one instead of the one that the file describes or its weights tell; needed where neither can.
+        strict: every tensor must find its place; otherwise take those that do, and warn.
 
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
     """
-    content = read_checkpoint(checkpoint)
-    facts = content.get("flowlit", {})
     if weights not in ("ema", "raw"):
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
-    if weights == "ema" and not facts.get("ema_updates"):
-        raise FlowlitError(f"checkpoint {checkpoint} holds no average (it was trained without EMA); use weights: raw")
-    if network is None:
-        if facts.get("network") is None:
-            raise FlowlitError(f"checkpoint {checkpoint} does not tell how its network is built; give it as network")
-        network = build(facts["network"], nn.Module)
-        if not hasattr(network, "spec"):
-            network.spec = facts["network"]  # type: ignore[assignment]  # so that the next checkpoint stands alone
-    prefix = "ema." if weights == "ema" else "network."
-    state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    load_weights(network, state, f"checkpoint {checkpoint}")
+    contents = read_contents(checkpoint)
+    state = contents.states.get(weights, contents.states.get("only"))
+    if state is None:
+        raise FlowlitError(_lacking(checkpoint, weights, contents))
+    velocity = as_velocity(network or rebuilt(describe(contents, state, checkpoint)), contents, checkpoint)
+    found, unused = translate(velocity, contents, state)
+    report = compare(velocity.state_dict(), found, unused)
+    if report.differences():
+        _complain(report, strict, f"checkpoint {checkpoint}", velocity, lambda: describe(contents, state, checkpoint))
+    velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
+    velocity.report = report  # type: ignore[assignment]
     told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
-    network.loaded = {**told, **({"ema": facts["ema"]} if weights == "ema" and facts.get("ema") else {})}  # type: ignore[assignment]
+    average = {"ema": contents.facts["ema"]} if weights == "ema" and contents.facts.get("ema") else {}
+    velocity.loaded = {**told, **average}  # type: ignore[assignment]
+    return velocity.eval()
+
+
+def rebuilt(description: dict[str, Any]) -> nn.Module:
+    """Build a network that can tell how it was built, so that the next checkpoint stands alone."""
+    network = build(description, nn.Module)
+    if spec(network) is None:
+        network.spec = description
     return network
+
+
+def _lacking(checkpoint: str, weights: Weights, contents: Contents) -> str:
+    other = ", ".join(contents.states)
+    if weights == "ema" and "raw" in contents.states:
+        return f"checkpoint {checkpoint} holds no average (it was trained without EMA); use weights: raw"
+    return f"checkpoint {checkpoint} holds no {weights} weights; use weights: {other}"
+
+
+def describe(contents: Contents, state: State, checkpoint: str) -> dict[str, Any]:
+    """How the network of a file is built: as the file says, or as its weights tell.
+
+    Raises:
+        FlowlitError: if neither does.
+    """
+    if contents.layout == "slimflow":
+        return slimflow.infer(state, f"checkpoint {checkpoint}")
+    if contents.layout == "edm":
+        return edm.infer(state, contents.velocity, f"checkpoint {checkpoint}")
+    if contents.facts.get("network") is None:
+        raise FlowlitError(f"checkpoint {checkpoint} does not tell how its network is built; give it as network")
+    return contents.facts["network"]
+
+
+def as_velocity(network: nn.Module, contents: Contents, checkpoint: str) -> nn.Module:
+    """Surround the network of a denoiser by ``EDM``, unless it is already.
+
+    Raises:
+        FlowlitError: if the network is told times in another way than the one in the file.
+    """
+    if contents.layout == "flowlit":
+        return network
+    inside = network.network if isinstance(network, EDM) else network
+    kinds: Any = UNet if contents.layout == "slimflow" else Skeleton
+    if not isinstance(inside, kinds):
+        raise FlowlitError(
+            f"checkpoint {checkpoint} holds a U-Net of {contents.layout}; it cannot be read into {type(inside).__name__}"
+        )
+    if contents.velocity and isinstance(network, EDM):
+        raise FlowlitError(f"checkpoint {checkpoint} holds a network that predicts a velocity; give it without EDM around it")
+    if inside.time.scale != (scale := 999 if contents.velocity else 1):
+        raise FlowlitError(f"checkpoint {checkpoint} needs a network with time_scale {scale}, found {inside.time.scale:g}")
+    if contents.layout == "edm" and isinstance(inside, UNet) and inside.label is not None and not inside.early_label:
+        raise FlowlitError(f"checkpoint {checkpoint} needs a UNet with early_label: true")
+    return network if contents.velocity or isinstance(network, EDM) else EDM(network)
+
+
+def translate(network: nn.Module, contents: Contents, state: State) -> tuple[Translated, list[str]]:
+    """Name the tensors of a file as the network does; also return those that mean nothing to it."""
+    if contents.layout == "flowlit":
+        return Translated(state, [key for key in network.state_dict() if key not in state], [], []), []
+    inside: Any = network.network if isinstance(network, EDM) else network
+    found = to_ours(state, rules_of(inside, contents), edm.is_unused)
+    prefix = "network." if isinstance(network, EDM) else ""
+    named = found._replace(state={prefix + key: value for key, value in found.state.items()})
+    return named, [name for name in state if edm.is_unused(name)]
+
+
+def rules_of(network: Any, contents: Contents) -> list[Rule]:
+    return slimflow.rules(network) if contents.layout == "slimflow" else edm.rules(network)
+
+
+def _complain(report: LoadReport, strict: bool, source: str, network: nn.Module, description: Any) -> None:
+    """Refuse, or warn if that was asked for."""
+    kind = type(network).__name__
+    if not strict:
+        logging.getLogger("flowlit").warning("%s does not fit %s: %s", source, kind, report.differences())
+        return
+    try:
+        told = f" It holds {in_words(description())}"
+    except FlowlitError:
+        told = ""
+    raise FlowlitError(f"{source} is of another architecture than {kind}: {report.differences()}.{told}")

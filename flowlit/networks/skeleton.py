@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import Cond, FlowlitError
+from .layers import LabelEmbedding, TimeEmbedding
 
 
 class Stage(nn.Module):
@@ -61,11 +62,17 @@ class Skeleton(nn.Module):
     Levels halve the resolution; ``blocks`` residual blocks a level in the encoder, one more in the decoder.
     """
 
+    shape: tuple[int, int, int]
+    time: TimeEmbedding
+    label: LabelEmbedding | None
+    early_label: bool = False
     stem: nn.Module
     head_norm: nn.Module
     head: nn.Module
 
-    def build(self, stem: int, widths: Sequence[int], blocks: int, attends: Sequence[bool], stage: MakeStage, last: bool) -> int:
+    def assemble(
+        self, stem: int, widths: Sequence[int], blocks: int, attends: Sequence[bool], stage: MakeStage, last: bool
+    ) -> int:
         """Make encoder, bottleneck and decoder; return the channels that leave the decoder.
 
         Args:
@@ -97,12 +104,21 @@ class Skeleton(nn.Module):
                 self.decoder.append(stage(channels, channels, +1, False))
         return channels
 
-    def stages(self) -> list[Stage]:
-        """All stages in the order in which they are run."""
-        return [cast(Stage, stage) for part in (self.encoder, self.bottleneck, self.decoder) for stage in part]
+    def named_stages(self) -> Iterator[tuple[str, Stage]]:
+        """All stages with their names, in the order in which they are run."""
+        for part in ("encoder", "bottleneck", "decoder"):
+            for i, stage in enumerate(getattr(self, part)):
+                yield f"{part}.{i}", cast(Stage, stage)
 
-    def run(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Images and embedding (B, e) -> prediction, both (B, C, R, R)."""
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        check_input(type(self).__name__, self.shape, self.label is not None, x, cond)
+        label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
+        embedding = self.time(t, label if self.early_label else None)
+        if label is not None and not self.early_label:
+            embedding = embedding + label
+        return self._run(x, F.silu(embedding))
+
+    def _run(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(x)
         skips = [h]
         for stage in self.encoder:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from ..types import Cond
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3, norm
-from .skeleton import Skeleton, Stage, check_input, check_size
+from .skeleton import Skeleton, Stage, check_size
 
 
 class UNet(Skeleton):
@@ -78,13 +74,5 @@ class UNet(Skeleton):
 
         self.stem = conv3x3(in_channels, width)
         attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
-        channels = self.build(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
+        channels = self.assemble(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
         self.head_norm, self.head = norm(channels), conv3x3(channels, in_channels, scale=0)
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input("UNet", self.shape, self.label is not None, x, cond)
-        label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
-        embedding = self.time(t, label if self.early_label else None)
-        if label is not None and not self.early_label:
-            embedding = embedding + label
-        return self.run(x, F.silu(embedding))

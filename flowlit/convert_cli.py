@@ -1,0 +1,94 @@
+"""The door to other people's checkpoints: ``flowlit convert``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import FlowlitError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read a file of weights, write it as another; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="flowlit convert",
+        description="Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.",
+    )
+    parser.add_argument("file", type=Path, help="a checkpoint: .ckpt, .pth, .pt or .safetensors")
+    parser.add_argument("--into", type=Path, required=True, help="the file to write")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which set to take (default: ema)")
+    parser.add_argument("--layout", choices=("safetensors", "slimflow"), default="safetensors", help="what to write")
+    parser.add_argument(
+        "--network", type=Path, help="a YAML whose model.init_args.network the weights are of, if the file cannot tell"
+    )
+    parser.add_argument("--loose", action="store_true", help="take what fits, and leave the rest as it was initialised")
+    arguments = parser.parse_args(argv)
+    print("\n".join(convert(**vars(arguments))))
+    return 0
+
+
+def convert(
+    file: Path, into: Path, weights: str = "ema", layout: str = "safetensors", network: Path | None = None, loose: bool = False
+) -> list[str]:
+    """Convert a file, read the new one, and compare; return what to tell the user.
+
+    Raises:
+        FlowlitError: as ``pretrained``; if the new file exists, or does not give the same network back.
+    """
+    from .files import file_hash
+    from .networks.files import read_contents
+    from .networks.fragments import in_words
+    from .networks.writing import write_safetensors, write_slimflow
+
+    if into.exists():
+        raise FlowlitError(f"{into} exists; remove it, or choose another --into")
+    if (into.suffix == ".safetensors") != (layout == "safetensors"):
+        raise FlowlitError(
+            f"--into {into}: a file of layout {layout} ends in {'.safetensors' if layout == 'safetensors' else '.pth'}"
+        )
+    contents = read_contents(file)
+    taken = _read(file, weights, network, not loose)
+    facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": file_hash(file)}, "version": __version__}
+    if layout == "safetensors":
+        write_safetensors(taken, into, {**facts, "weights": weights})
+    else:
+        raw, ema = (_read(file, kind if _holds(contents, kind) else weights, network, not loose) for kind in ("raw", "ema"))
+        write_slimflow(raw, ema, into, facts)
+    _compare(taken, into, weights)
+    report: Any = taken.report
+    return [
+        f"{file}: {contents.layout} layout, {in_words(taken.spec)}",  # type: ignore[arg-type]
+        str(report),
+        f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
+    ]
+
+
+def _read(file: Path, weights: str, network: Path | None, strict: bool) -> Any:
+    from torch import nn
+
+    from .networks import pretrained
+    from .networks.description import build
+    from .networks.fragments import network_in
+
+    given = None if network is None else build(network_in(network), nn.Module)
+    return pretrained(str(file), weights, given, strict)  # type: ignore[arg-type]
+
+
+def _holds(contents: Any, weights: str) -> bool:
+    return weights in contents.states or "only" in contents.states
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    """What is passed on: how it was trained to be sampled from, and how long."""
+    return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
+
+
+def _compare(taken: Any, into: Path, weights: str) -> None:
+    from .networks import pretrained
+    from .networks.identity import fingerprint
+
+    if fingerprint(pretrained(str(into), weights)) != fingerprint(taken):  # type: ignore[arg-type]
+        raise FlowlitError(f"{into} was written, but reads back as another network; remove it and report this, please")

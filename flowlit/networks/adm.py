@@ -1,0 +1,129 @@
+"""The ADM U-Net of Dhariwal and Nichol 2021 (2105.05233), in the sizes of EDM and SlimFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Attention, LabelEmbedding, TimeEmbedding, norm, resampled
+from .skeleton import Skeleton, Stage, check_size
+
+HEAD = 64
+"""Channels of an attention head."""
+
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def zero(layer: Layer) -> Layer:
+    """Start at 0, weights and biases."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class ADMBlock(nn.Module):
+    """Residual block whose embedding scales and shifts: (B, i, H, W), (B, e) -> (B, o, H', W').
+
+    resample -1 halves, +1 doubles H and W; only a change of channels needs a projection of x. Layers start as PyTorch's do,
+    U(±1 / √fan-in) for weights and biases, the last one at 0.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: int = 0):
+        super().__init__()
+        self.resample = resample
+        self.norm0, self.conv0 = norm(inputs, 1e-5), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * outputs)
+        self.norm1, self.conv1 = norm(outputs, 1e-5), zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv0(resampled(F.silu(self.norm0(x)), self.resample))
+        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm1(h) * (1 + scale) + shift
+        return self.skip(resampled(x, self.resample)) + self.conv1(self.dropout(F.silu(h)))
+
+
+class ADMAttention(Attention):
+    """Self-attention with heads of about 64 channels, added to x as it is."""
+
+    scale = 1.0
+
+    def __init__(self, channels: int):
+        nn.Module.__init__(self)
+        self.heads = channels // HEAD
+        self.norm = norm(channels, 1e-5)
+        self.qkv, self.out = nn.Linear(channels, 3 * channels), zero(nn.Linear(channels, channels))
+
+
+class ADM(Skeleton):
+    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
+
+    A fresh network returns 0. The defaults are SlimFlow's student for ImageNet at 64 pixels (80,685,315 parameters).
+
+    Args:
+        resolution: R in pixels; divisible by 2 for each level after the first.
+        in_channels: C.
+        width: base of the channels; the embedding has 4 · width.
+        multipliers: one per level; channels are width · multiplier, resolution halves from level to level.
+        blocks: residual blocks per level in the encoder (one more in the decoder).
+        attention_resolutions: levels with attention, by their resolution; the bottleneck always has it. Levels narrower than
+            one head, 64 channels, have none.
+        dropout: inside the residual blocks.
+        num_classes: 0 for an unconditional network.
+        label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
+        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives ln σ / 4.
+
+    Source: Dhariwal and Nichol 2021 (2105.05233), as Karras et al. 2022 (2206.00364) and SlimFlow (2407.12718) use it.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 64,
+        in_channels: int = 3,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 4),
+        blocks: int = 2,
+        attention_resolutions: Sequence[int] = (32, 16),
+        dropout: float = 0.13,
+        num_classes: int = 1000,
+        label_dropout: float = 0.0,
+        time_scale: float = 999.0,
+    ):
+        super().__init__()
+        check_size("ADM", resolution, width, len(multipliers))
+        self.spec = {
+            "class_path": "flowlit.networks.ADM",
+            "init_args": {
+                "resolution": resolution,
+                "in_channels": in_channels,
+                "width": width,
+                "multipliers": list(multipliers),
+                "blocks": blocks,
+                "attention_resolutions": list(attention_resolutions),
+                "dropout": dropout,
+                "num_classes": num_classes,
+                "label_dropout": label_dropout,
+                "time_scale": time_scale,
+            },
+        }
+        self.shape = (in_channels, resolution, resolution)
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.time = TimeEmbedding(width, scale=time_scale, endpoint=False)
+        for layer in self.time.layers[::2]:
+            layer.reset_parameters()  # type: ignore[operator]
+        self.label = LabelEmbedding(num_classes, 4 * width, label_dropout) if num_classes else None
+
+        def stage(inputs: int, outputs: int, resample: int, attention: bool) -> Stage:
+            block = ADMBlock(inputs, outputs, 4 * width, dropout, resample)
+            return Stage(block, ADMAttention(outputs) if attention and outputs >= HEAD else None, resample)
+
+        stem = width * multipliers[0]
+        self.stem = nn.Conv2d(in_channels, stem, 3, padding=1)
+        attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
+        channels = self.assemble(stem, [width * m for m in multipliers], blocks, attends, stage, last=False)
+        self.head_norm, self.head = norm(channels, 1e-5), zero(nn.Conv2d(channels, in_channels, 3, padding=1))

@@ -1,0 +1,166 @@
+"""The diffusion transformer (DiT) on pixels, built from timm's parts."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import AttentionRope, GELUTanh, LayerNormFp32, Mlp, PatchEmbed, RotaryEmbeddingCat, build_sincos2d_pos_embed
+from torch import Tensor, nn
+
+from ..types import Cond, FlowlitError
+from .layers import LabelEmbedding, TimeEmbedding, full_precision
+from .skeleton import check_input
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates of adaLN-zero: (B, w) -> ``count`` of (B, 1, w), in full precision also under autocast.
+
+    ``embedding`` comes after its SiLU, once for all blocks. A fresh one returns 0.
+    """
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.count, self.layer = count, nn.Linear(width, count * width)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        with full_precision(embedding.device):
+            return self.layer(embedding)[:, None].chunk(self.count, dim=-1)
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens (B, N, w), both others (B, 1, w)."""
+    return x * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """Attention, then an MLP: tokens (B, N, w), embedding (B, w) -> (B, N, w). A fresh one is the identity."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float):
+        super().__init__()
+        self.modulation, self.norm = Modulation(width, 6), LayerNormFp32(width, affine=False)
+        self.attention = AttentionRope(width, heads, num_prefix_tokens=0, proj_drop=dropout)
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELUTanh, drop=dropout)
+
+    def forward(self, h: Tensor, embedding: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """``rotation`` (N, 2 · w / heads): sines and cosines that turn queries and keys, if any."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
+        h = h + gate * self.attention(modulated(self.norm(h), shift, scale), rotation)
+        return h + mlp_gate * self.mlp(modulated(self.norm(h), mlp_shift, mlp_scale))
+
+
+class DiT(nn.Module):
+    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
+
+    A fresh network returns 0. The defaults are DiT-S/2 for CIFAR-10; DiT-B/2 has width 768 and 12 heads.
+
+    Args:
+        resolution: R in pixels; divisible by ``patch``.
+        in_channels: C.
+        patch: pixels a side of what becomes one token; halving it makes four times the tokens.
+        width: channels of a token.
+        depth: blocks.
+        heads: of attention; they divide ``width``.
+        mlp_ratio: hidden channels of the MLPs, in units of ``width``.
+        positions: learned, added to the tokens, starting from sines and cosines; or rotary, turning queries and keys by angles
+            in proportion to row and column (of base 100, for grids as small as ours: Heo et al. 2024, 2403.13298).
+        dropout: in the MLPs, and of what attention and MLP add.
+        num_classes: 0 for an unconditional network.
+        label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
+        time_scale: what times are multiplied by before their sines are taken.
+
+    Raises:
+        FlowlitError: if patch, heads or positions do not fit the size.
+
+    Source: Peebles & Xie 2023 (2212.09748), adaLN-zero; initialisation and sizes are theirs.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 32,
+        in_channels: int = 3,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        positions: Literal["learned", "rotary"] = "learned",
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        time_scale: float = 999.0,
+    ):
+        super().__init__()
+        _check_sizes(resolution, patch, width, heads, positions)
+        self.spec = {
+            "class_path": "flowlit.networks.DiT",
+            "init_args": {
+                "resolution": resolution,
+                "in_channels": in_channels,
+                "patch": patch,
+                "width": width,
+                "depth": depth,
+                "heads": heads,
+                "mlp_ratio": mlp_ratio,
+                "positions": positions,
+                "dropout": dropout,
+                "num_classes": num_classes,
+                "label_dropout": label_dropout,
+                "time_scale": time_scale,
+            },
+        }
+        self.shape, self.patch = (in_channels, resolution, resolution), patch
+        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.time = TimeEmbedding(256, dim=width, scale=time_scale)
+        self.label = LabelEmbedding(num_classes, width, label_dropout) if num_classes else None
+        self.stem = PatchEmbed(resolution, patch, in_channels, width)
+        learned, grid = positions == "learned", list(self.stem.grid_size)
+        self.positions = nn.Parameter(build_sincos2d_pos_embed(grid, width)) if learned else None
+        self.rotary = None if learned else RotaryEmbeddingCat(width // heads, temperature=100, in_pixels=False, feat_shape=grid)
+        self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio, dropout) for _ in range(depth)])
+        self.modulation, self.norm = Modulation(width, 2), LayerNormFp32(width, affine=False)
+        self.head = nn.Linear(width, patch**2 * in_channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier-uniform linear layers, embeddings of σ = 0.02; modulation, head and all biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.stem.proj.weight.data.flatten(1))
+        nn.init.zeros_(cast(Tensor, self.stem.proj.bias))
+        embeddings = [self.time.layers[0], self.time.layers[2], *([self.label.table] if self.label else [])]
+        for layer in embeddings:
+            nn.init.normal_(cast(Tensor, layer.weight), std=0.02)
+        for zero in [self.head, *(module.layer for module in self.modules() if isinstance(module, Modulation))]:
+            nn.init.zeros_(zero.weight)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        check_input("DiT", self.shape, self.label is not None, x, cond)
+        embedding = self.time(t)
+        if self.label is not None:
+            embedding = embedding + self.label(cond.get("label"), x.shape[0], x.device)
+        embedding = F.silu(embedding)
+        h = self.stem(x)
+        h = h if self.positions is None else h + self.positions
+        rotation = None if self.rotary is None else self.rotary.get_embed()
+        for block in self.blocks:
+            h = block(h, embedding, rotation)
+        h = self.head(modulated(self.norm(h), *self.modulation(embedding)))
+        rows = x.shape[2] // self.patch
+        return rearrange(h, "b (i j) (p q c) -> b c (i p) (j q)", i=rows, p=self.patch, q=self.patch)
+
+
+def _check_sizes(resolution: int, patch: int, width: int, heads: int, positions: str) -> None:
+    if positions not in ("learned", "rotary"):
+        raise FlowlitError(f"DiT: positions is {positions!r}; expected 'learned' or 'rotary'")
+    if resolution % patch:
+        raise FlowlitError(f"DiT: resolution {resolution} is not a multiple of patch {patch}")
+    if width % heads:
+        raise FlowlitError(f"DiT: width {width} is not a multiple of heads {heads}")
+    turned = width // heads if positions == "rotary" else width
+    if turned % 4:
+        name = f"width of a head, {width} / {heads} = {turned}," if positions == "rotary" else f"width {width}"
+        raise FlowlitError(f"DiT: {name} must be a multiple of 4 for {positions} positions: sine and cosine of row and column")

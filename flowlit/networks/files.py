@@ -1,0 +1,153 @@
+"""Open files of weights as plain data, whoever wrote them; see docs/checkpoints.md."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..types import FlowlitError
+from .layouts import edm, slimflow
+from .layouts.rules import State, ordered
+
+Weights = Literal["ema", "raw"]
+Layout = Literal["flowlit", "slimflow", "edm"]
+
+
+class Contents(NamedTuple):
+    """What a file of weights holds."""
+
+    layout: Layout
+    states: dict[str, State]  # "raw", "ema", or "only" where the file does not tell which it holds
+    velocity: bool = True  # whether the network predicts a velocity, or (EDM's) is inside a denoiser
+    facts: dict[str, Any] = {}  # what a file of flowlit's says of its network, solver, codec and average
+
+
+def read_file(path: str | Path) -> Any:
+    """Open a file as plain data, mapped rather than loaded where it can be.
+
+    Raises:
+        FlowlitError: if it is missing, torn, or needs code to unpickle.
+    """
+    if not Path(path).is_file():
+        raise FlowlitError(f"checkpoint {path} does not exist; run the stage that writes it first (see the header of its YAML)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise FlowlitError(
+            f"checkpoint {path} is refused: reading it would run code that is stored in it ({_first(error)}). EDM publishes such "
+            "files. Where you trust it, turn it into plain weights with the project that wrote it: "
+            'torch.save(network.state_dict(), "weights.pt"), and read those'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise FlowlitError(f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one") from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Open a Lightning checkpoint as plain data (``weights_only``).
+
+    Raises:
+        FlowlitError: as ``read_file``, and if it is none.
+    """
+    checkpoint = read_file(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise FlowlitError(f"checkpoint {path} has no state_dict; expected one that flowlit wrote")
+    return checkpoint
+
+
+def read_contents(path: str | Path) -> Contents:
+    """Open any file of weights that flowlit knows.
+
+    Raises:
+        FlowlitError: as ``read_file``, and for layouts that it does not know.
+    """
+    if Path(path).suffix == ".safetensors":
+        return _safetensors(path)
+    content = read_file(path)
+    if isinstance(content, Mapping):
+        if "flowlit" in content and "state_dict" in content:
+            return _flowlit(content)
+        if isinstance(content.get("model"), Mapping):
+            return _trained(content, str(path))
+        nested = next((content[key] for key in ("state_dict", "ema", "net") if _is_state(content.get(key))), content)
+        if _is_state(nested):
+            return _plain(nested, path)
+    raise _unknown(path, content)
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _unknown(path: str | Path, content: Any) -> FlowlitError:
+    keys = f"keys {', '.join(map(str, list(content)[:4]))} …" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    return FlowlitError(
+        f"checkpoint {path} has {keys}; expected one that flowlit wrote (state_dict), one of Rectified Flow or SlimFlow (model, "
+        "ema), or a state dict of EDM's DDPM++ or ADM; see docs/checkpoints.md"
+    )
+
+
+def _flowlit(content: Mapping[str, Any]) -> Contents:
+    facts, states = content["flowlit"], {}
+    for kind, prefix in (("raw", "network."), ("ema", "ema.")):
+        if kind == "raw" or facts.get("ema_updates"):
+            states[kind] = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    return Contents("flowlit", states, facts={**facts, "step": content.get("global_step", 0)})
+
+
+def _trained(content: Mapping[str, Any], file: str) -> Contents:
+    """What Rectified Flow and SlimFlow save: a model, its average as a list, optimizer and step."""
+    raw = _without_prefix(content["model"])
+    layout = _layout(raw)
+    if layout is None:
+        raise _unknown(file, content["model"])
+    states, average, facts = {"raw": raw}, content.get("ema"), {"step": content.get("step", 0)}
+    if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
+        states["ema"] = ordered(list(average["shadow_params"]), [name for name in raw if not edm.is_buffer(name)], file)
+        facts["ema"] = {"decay": average.get("decay"), "updates": average.get("num_updates")}
+    return Contents(layout, states, facts=facts)
+
+
+def _plain(state: Mapping[str, Tensor], path: str | Path) -> Contents:
+    bare = _without_prefix(state)
+    layout = _layout(bare)
+    if layout is None:
+        raise _unknown(path, state)
+    return Contents(layout, {"only": bare}, velocity=layout == "slimflow")
+
+
+def _layout(state: Mapping[str, Tensor]) -> Layout | None:
+    return "slimflow" if slimflow.is_slimflow(state) else "edm" if edm.is_edm(state) else None
+
+
+def _without_prefix(state: Mapping[str, Any]) -> State:
+    """Names without what DataParallel (module.) and EDM's preconditioner (model.) put before them."""
+    while all(name.startswith(("module.", "model.")) for name in state):
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _safetensors(path: str | Path) -> Contents:
+    if not Path(path).is_file():
+        raise FlowlitError(f"checkpoint {path} does not exist; `flowlit convert` writes such files")
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            told = json.loads((file.metadata() or {}).get("flowlit", "null"))
+        state = load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise FlowlitError(f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert it again") from error
+    if isinstance(told, dict) and told.get("weights") in ("ema", "raw"):
+        return Contents("flowlit", {told["weights"]: state}, facts=told)
+    return _plain(state, path)

@@ -1,0 +1,37 @@
+"""A velocity made of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .description import spec
+
+
+class Wrapped(nn.Module):
+    """Hold a network and tell of it what others ask: shape, classes, and the file that it was read from.
+
+    Args:
+        network: the network inside.
+        arguments: what else the wrapper is built with, so that a checkpoint can describe it.
+    """
+
+    def __init__(self, network: nn.Module, **arguments: Any):
+        super().__init__()
+        self.network = network
+        if (inner := spec(network)) is not None:
+            module = type(self).__module__
+            place = "flowlit.networks" if module.startswith("flowlit.networks.") else module
+            self.spec = {"class_path": f"{place}.{type(self).__qualname__}", "init_args": {"network": inner, **arguments}}
+        for name in ("shape", "num_classes", "label_dropout"):
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+
+    @property
+    def loaded(self) -> dict[str, Any] | None:
+        return getattr(self.network, "loaded", None)
+
+    @loaded.setter
+    def loaded(self, told: dict[str, Any] | None) -> None:
+        self.network.loaded = told  # type: ignore[assignment]

@@ -1,0 +1,82 @@
+"""Write networks as files that need no flowlit to be read: safetensors, and the layout of Rectified Flow and SlimFlow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from ..files import write_atomically
+from ..types import FlowlitError
+from .adm import ADM
+from .description import spec
+from .edm import EDM
+from .layouts import edm, slimflow
+from .layouts.rules import State, to_theirs
+from .unet import UNet
+
+
+def write_safetensors(network: nn.Module, into: Path, facts: dict[str, Any]) -> None:
+    """Write a state dict, with how the network is built (and what else is known of it) as JSON in its metadata.
+
+    Args:
+        network: tensors keep the names of its ``state_dict()``.
+        into: the file.
+        facts: what ``pretrained`` and ``flowlit.load`` want to know: weights ("ema" or "raw"), solver, codec, source.
+
+    Raises:
+        FlowlitError: if the network cannot tell how it is built, or the disk is full.
+    """
+    description = spec(network)
+    if description is None:
+        raise FlowlitError(
+            f"{type(network).__name__} does not tell how it is built (attribute `spec`); the file would not stand alone"
+        )
+    told = json.dumps({**facts, "network": description}, sort_keys=True)
+    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(into, to_safetensors(state, {"format": "pt", "flowlit": told}))
+
+
+def write_slimflow(raw: nn.Module, ema: nn.Module, into: Path, facts: dict[str, Any]) -> None:
+    """Write {model, ema, optimizer, step} as SlimFlow's trainer does: DDPM++ behind ``module.``, ADM with EDM's names.
+
+    The optimizer is a fresh Adam; the noise levels ``sigmas``, which flows do not use, are zeros.
+
+    Raises:
+        FlowlitError: for networks that the layout cannot hold.
+    """
+    model, average = (in_their_names(network) for network in (raw, ema))
+    parameters = [nn.Parameter(tensor) for name, tensor in model.items() if not edm.is_buffer(name)]
+    told = facts.get("ema") or {}
+    content = {
+        "model": {f"module.{name}": tensor for name, tensor in model.items()} if isinstance(raw, UNet) else model,
+        "ema": {
+            "decay": float(told.get("decay", 0.999999)),
+            "num_updates": int(told.get("updates", 0)),
+            "shadow_params": [tensor for name, tensor in average.items() if not edm.is_buffer(name)],
+        },
+        "optimizer": torch.optim.Adam(parameters, lr=2e-4).state_dict(),
+        "step": int(facts.get("step", 0)),
+    }
+    write_atomically(into, lambda file: torch.save(content, file))
+
+
+def in_their_names(network: nn.Module) -> State:
+    """The state dict of a velocity as SlimFlow names and orders it, with its buffers.
+
+    Raises:
+        FlowlitError: for networks that it has not.
+    """
+    state: dict[str, Tensor] = network.state_dict()
+    if isinstance(network, UNet):
+        return {"sigmas": torch.zeros(1000), **to_theirs(state, slimflow.rules(network))}
+    if isinstance(network, ADM) and network.time.scale == 999:
+        return edm.with_filters(to_theirs(state, edm.rules(network)))
+    kind = "a denoiser (EDM)" if isinstance(network, EDM) else f"{type(network).__name__}"
+    raise FlowlitError(
+        f"the layout of SlimFlow holds UNet and ADM velocities with time_scale 999; this is {kind}. Use --layout safetensors"
+    )

@@ -1,0 +1,23 @@
+"""Train a denoiser as EDM does. Karras et al. 2022 (2206.00364), section 5."""
+
+from __future__ import annotations
+
+from ..times import LogitNormal
+from ..weights import EDMWeight
+from .reflow import RectifiedFlow
+
+
+class EDMLoss(RectifiedFlow):
+    """E λ(σ) · mean (D(y, σ) - x)² with ln σ ~ N(mean, std²): EDM's loss, for a teacher whose network is ``EDM``.
+
+    It is a rectified-flow loss. With σ = (1 - t) / t and y = x_t / t, D - x = (1 - t) (v - (x1 - x0)); so the law of σ becomes a
+    logit-normal law of t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
+
+    Args:
+        mean: of ln σ.
+        std: of ln σ.
+        sigma_data: standard deviation of the data, as in the network's preconditioning.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5):
+        super().__init__(times=LogitNormal(-mean, std), weight=EDMWeight(sigma_data))
