@@ -13,6 +13,11 @@ from .errors import FlowlitError
 
 def main(argv: Sequence[str]) -> int:
     """Read a file of weights, write it as another; return the exit code."""
+    print("\n".join(convert(**vars(make_parser().parse_args(argv)))))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flowlit convert",
         description="Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.",
@@ -25,9 +30,7 @@ def main(argv: Sequence[str]) -> int:
         "--network", type=Path, help="a YAML whose model.init_args.network the weights are of, if the file cannot tell"
     )
     parser.add_argument("--loose", action="store_true", help="take what fits, and leave the rest as it was initialised")
-    arguments = parser.parse_args(argv)
-    print("\n".join(convert(**vars(arguments))))
-    return 0
+    return parser
 
 
 def convert(
@@ -50,18 +53,17 @@ def convert(
             f"--into {into}: a file of layout {layout} ends in {'.safetensors' if layout == 'safetensors' else '.pth'}"
         )
     contents = read_contents(file)
-    taken = _read(file, weights, network, not loose)
+    kinds = [weights] if layout == "safetensors" else ["raw", "ema"]
+    taken = {kind: _read(file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
     facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": file_hash(file)}, "version": __version__}
     if layout == "safetensors":
-        write_safetensors(taken, into, {**facts, "weights": weights})
+        write_safetensors(taken[weights], into, {**facts, "weights": weights})
     else:
-        raw, ema = (_read(file, kind if _holds(contents, kind) else weights, network, not loose) for kind in ("raw", "ema"))
-        write_slimflow(raw, ema, into, facts)
-    _compare(taken, into, weights)
-    report: Any = taken.report
+        write_slimflow(taken["raw"], taken["ema"], into, facts)
+    _compare(taken, into)
     return [
-        f"{file}: {contents.layout} layout, {in_words(taken.spec)}",  # type: ignore[arg-type]
-        str(report),
+        f"{file}: {contents.layout} layout, {in_words(taken[weights].spec)}",
+        str(taken[weights].report),
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
 
@@ -77,18 +79,15 @@ def _read(file: Path, weights: str, network: Path | None, strict: bool) -> Any:
     return pretrained(str(file), weights, given, strict)  # type: ignore[arg-type]
 
 
-def _holds(contents: Any, weights: str) -> bool:
-    return weights in contents.states or "only" in contents.states
-
-
 def _known(facts: dict[str, Any]) -> dict[str, Any]:
     """What is passed on: how it was trained to be sampled from, and how long."""
     return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
 
 
-def _compare(taken: Any, into: Path, weights: str) -> None:
+def _compare(taken: dict[str, Any], into: Path) -> None:
+    """Read what was written, every set of it."""
     from .networks import pretrained
     from .networks.identity import fingerprint
 
-    if fingerprint(pretrained(str(into), weights)) != fingerprint(taken):  # type: ignore[arg-type]
+    if any(fingerprint(pretrained(str(into), kind)) != fingerprint(network) for kind, network in taken.items()):  # type: ignore
         raise FlowlitError(f"{into} was written, but reads back as another network; remove it and report this, please")

@@ -1,5 +1,6 @@
 """What README and the docs tell a reader to type is possible."""
 
+import importlib
 import re
 import shlex
 
@@ -47,6 +48,19 @@ def test_every_command_parses(page, line, cli, tmp_path, monkeypatch):
     else:
         outcome = cli(*words, *([] if "--print_config" in words or "--help" in words else ["--print_config"]))
     assert outcome.code == 0, outcome.err
+
+
+TOOLS = [
+    (page, match.group(1), match.group(2))
+    for page, line in ALL
+    if (match := re.search(r"(?:^|[ /])flowlit (convert|cost) (.*)", line))
+]
+
+
+@pytest.mark.parametrize(("page", "tool", "line"), TOOLS, ids=lambda value: value[:70])
+def test_every_command_on_networks_parses(page, tool, line):
+    parser = importlib.import_module(f"flowlit.{tool}_cli").make_parser()
+    assert vars(parser.parse_args(shlex.split(line, comments=True)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -20,6 +20,7 @@ from .layouts.rules import State, ordered
 
 Weights = Literal["ema", "raw"]
 Layout = Literal["flowlit", "slimflow", "edm"]
+NAMES = {"ema": "average", "raw": "raw weights"}
 
 
 class Contents(NamedTuple):
@@ -29,6 +30,23 @@ class Contents(NamedTuple):
     states: dict[str, State]  # "raw", "ema", or "only" where the file does not tell which it holds
     velocity: bool = True  # whether the network predicts a velocity, or (EDM's) is inside a denoiser
     facts: dict[str, Any] = {}  # what a file of flowlit's says of its network, solver, codec and average
+    shadow: list[Any] | None = None  # an average without names, in the order of the parameters of "raw"
+
+    def holds(self, weights: Weights) -> bool:
+        return weights in self.states or "only" in self.states or (weights == "ema" and self.shadow is not None)
+
+    def state(self, weights: Weights, file: str | Path) -> State:
+        """The weights of one kind.
+
+        Raises:
+            FlowlitError: if the file does not hold them, or its average is of another network.
+        """
+        if weights == "ema" and self.shadow is not None:
+            return ordered(self.shadow, [name for name in self.states["raw"] if not edm.is_buffer(name)], str(file))
+        if self.holds(weights):
+            return self.states.get(weights) or self.states["only"]
+        why = " (it was trained without EMA)" if weights == "ema" else ""
+        raise FlowlitError(f"checkpoint {file} holds no {NAMES[weights]}{why}; use weights: {', '.join(self.states)}")
 
 
 def read_file(path: str | Path) -> Any:
@@ -47,7 +65,7 @@ def read_file(path: str | Path) -> Any:
             "files. Where you trust it, turn it into plain weights with the project that wrote it: "
             'torch.save(network.state_dict(), "weights.pt"), and read those'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever a parser makes of bytes that are no checkpoint
         raise FlowlitError(f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one") from error
 
 
@@ -77,9 +95,9 @@ def read_contents(path: str | Path) -> Contents:
         return _safetensors(path)
     content = read_file(path)
     if isinstance(content, Mapping):
-        if "flowlit" in content and "state_dict" in content:
+        if isinstance(content.get("flowlit"), Mapping) and _is_named(content.get("state_dict")):
             return _flowlit(content)
-        if isinstance(content.get("model"), Mapping):
+        if _is_named(content.get("model")):
             return _trained(content, str(path))
         nested = next((content[key] for key in ("state_dict", "ema", "net") if _is_state(content.get(key))), content)
         if _is_state(nested):
@@ -87,8 +105,12 @@ def read_contents(path: str | Path) -> Contents:
     raise _unknown(path, content)
 
 
+def _is_named(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(name, str) for name in content)
+
+
 def _is_state(content: Any) -> bool:
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    return _is_named(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def _unknown(path: str | Path, content: Any) -> FlowlitError:
@@ -113,11 +135,12 @@ def _trained(content: Mapping[str, Any], file: str) -> Contents:
     layout = _layout(raw)
     if layout is None:
         raise _unknown(file, content["model"])
-    states, average, facts = {"raw": raw}, content.get("ema"), {"step": content.get("step", 0)}
+    denoiser = all(name.startswith(("model.", "module.model.")) for name in content["model"])  # EDM's preconditioner, saved so
+    average, facts, shadow = content.get("ema"), {"step": content.get("step", 0)}, None
     if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
-        states["ema"] = ordered(list(average["shadow_params"]), [name for name in raw if not edm.is_buffer(name)], file)
+        shadow = list(average["shadow_params"])
         facts["ema"] = {"decay": average.get("decay"), "updates": average.get("num_updates")}
-    return Contents(layout, states, facts=facts)
+    return Contents(layout, {"raw": raw}, velocity=not denoiser, facts=facts, shadow=shadow)
 
 
 def _plain(state: Mapping[str, Tensor], path: str | Path) -> Contents:
@@ -134,7 +157,7 @@ def _layout(state: Mapping[str, Tensor]) -> Layout | None:
 
 def _without_prefix(state: Mapping[str, Any]) -> State:
     """Names without what DataParallel (module.) and EDM's preconditioner (model.) put before them."""
-    while all(name.startswith(("module.", "model.")) for name in state):
+    while state and all(name.startswith(("module.", "model.")) for name in state):
         state = {name.partition(".")[2]: value for name, value in state.items()}
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 

@@ -82,14 +82,13 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     if weights not in ("ema", "raw"):
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
     contents = read_contents(checkpoint)
-    state = contents.states.get(weights, contents.states.get("only"))
-    if state is None:
-        raise FlowlitError(_lacking(checkpoint, weights, contents))
-    velocity = as_velocity(network or rebuilt(describe(contents, state, checkpoint)), contents, checkpoint)
+    state = contents.state(weights, checkpoint)
+    edm.check_filters(state, f"checkpoint {checkpoint}")
+    velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, checkpoint)
     found, unused = translate(velocity, contents, state)
     report = compare(velocity.state_dict(), found, unused)
     if report.differences():
-        _complain(report, strict, f"checkpoint {checkpoint}", velocity, lambda: describe(contents, state, checkpoint))
+        _complain(report, strict, f"checkpoint {checkpoint}", velocity, lambda: describe(contents, checkpoint))
     velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
     velocity.report = report  # type: ignore[assignment]
     told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
@@ -106,19 +105,13 @@ def rebuilt(description: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _lacking(checkpoint: str, weights: Weights, contents: Contents) -> str:
-    other = ", ".join(contents.states)
-    if weights == "ema" and "raw" in contents.states:
-        return f"checkpoint {checkpoint} holds no average (it was trained without EMA); use weights: raw"
-    return f"checkpoint {checkpoint} holds no {weights} weights; use weights: {other}"
-
-
-def describe(contents: Contents, state: State, checkpoint: str) -> dict[str, Any]:
+def describe(contents: Contents, checkpoint: str) -> dict[str, Any]:
     """How the network of a file is built: as the file says, or as its weights tell.
 
     Raises:
         FlowlitError: if neither does.
     """
+    state = next(iter(contents.states.values()))
     if contents.layout == "slimflow":
         return slimflow.infer(state, f"checkpoint {checkpoint}")
     if contents.layout == "edm":

@@ -30,6 +30,17 @@ def is_unused(name: str) -> bool:
     return is_buffer(name) or name.startswith("map_augment.")
 
 
+def check_filters(state: Mapping[str, Tensor], file: str) -> None:
+    """Refuse networks that resample in another way than ours.
+
+    Raises:
+        FlowlitError: naming the first filter that is not a mean over 2×2.
+    """
+    for name, tensor in state.items():
+        if name.endswith("resample_filter") and (tensor.numel() != 4 or (tensor.float() - 0.25).abs().max() > 1e-6):
+            raise FlowlitError(f"{file}: {name} is not a mean over 2×2; flowlit's networks resample with nothing else")
+
+
 def rules(network: Skeleton) -> list[Rule]:
     """One rule for each tensor of the network, in the order of their ``model.parameters()``."""
     adm = isinstance(network, ADM)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...types import FlowlitError
@@ -56,7 +55,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], unused: Callable
             missing += absent
             continue
         try:
-            found[rule.ours] = rule.read([state[name] for name in rule.theirs]).float().contiguous()
+            found[rule.ours] = rule.read([state[name].float() for name in rule.theirs]).contiguous()
         except (RuntimeError, IndexError, ValueError) as error:
             torn.append(f"{rule.ours} ({', '.join(rule.theirs)}: {str(error).splitlines()[0]})")
     return Translated(found, missing, [name for name in state if name not in known and not unused(name)], torn)
@@ -71,15 +70,17 @@ def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> State:
     return {name: tensor for layer in layers.values() for name, tensor in layer.items()}
 
 
-def ordered(tensors: list[Tensor], names: list[str], file: str) -> State:
+def ordered(tensors: list[Any], names: list[str], file: str) -> State:
     """Name a list of tensors; ``names`` in the order of ``model.parameters()``.
 
     Raises:
         FlowlitError: if there are more or fewer. Shapes are compared when they are loaded.
     """
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise FlowlitError(f"{file}: its EMA lists something else than tensors. Read the model's own weights with weights: raw")
     if len(tensors) != len(names):
         raise FlowlitError(
             f"{file}: its EMA lists {len(tensors)} tensors, its model has {len(names)} parameters; they are of different "
             "networks. Read the model's own weights with weights: raw"
         )
-    return dict(zip(names, (torch.as_tensor(tensor) for tensor in tensors), strict=True))
+    return dict(zip(names, tensors, strict=True))

@@ -95,7 +95,7 @@ def infer(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
             parts[int(found[1])][found[2]] = tensor
     try:
         return {"class_path": "flowlit.networks.UNet", "init_args": _arguments([parts[i] for i in sorted(parts)])}
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
         raise FlowlitError(
             f"{file}: its architecture cannot be told from its weights ({type(error).__name__}: {error}); "
             "give it: network=flowlit.networks.UNet(resolution=…, width=…, multipliers=…, blocks=…, attention_resolutions=…)"
