@@ -46,12 +46,7 @@ def convert(
     from .networks.fragments import in_words
     from .networks.writing import write_safetensors, write_slimflow
 
-    if into.exists():
-        raise FlowlitError(f"{into} exists; remove it, or choose another --into")
-    if (into.suffix == ".safetensors") != (layout == "safetensors"):
-        raise FlowlitError(
-            f"--into {into}: a file of layout {layout} ends in {'.safetensors' if layout == 'safetensors' else '.pth'}"
-        )
+    _check_target(into, layout)
     contents = read_contents(file)
     kinds = [weights] if layout == "safetensors" else ["raw", "ema"]
     taken = {kind: _read(file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
@@ -60,22 +55,32 @@ def convert(
         write_safetensors(taken[weights], into, {**facts, "weights": weights})
     else:
         write_slimflow(taken["raw"], taken["ema"], into, facts)
-    _compare(taken, into)
+    try:
+        _compare(taken, into)
+    except BaseException:
+        into.unlink(missing_ok=True)  # what was not read back must not stay
+        raise
     return [
         f"{file}: {contents.layout} layout, {in_words(taken[weights].spec)}",
         str(taken[weights].report),
+        *_lost(taken[weights], into),
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
 
 
+def _check_target(into: Path, layout: str) -> None:
+    if into.exists():
+        raise FlowlitError(f"{into} exists; remove it, or choose another --into")
+    if (into.suffix == ".safetensors") != (layout == "safetensors"):
+        ending = ".safetensors" if layout == "safetensors" else ".pth"
+        raise FlowlitError(f"--into {into}: a file of layout {layout} ends in {ending}")
+
+
 def _read(file: Path, weights: str, network: Path | None, strict: bool) -> Any:
-    from torch import nn
-
     from .networks import pretrained
-    from .networks.description import build
-    from .networks.fragments import network_in
+    from .networks.fragments import build_network
 
-    given = None if network is None else build(network_in(network), nn.Module)
+    given = None if network is None else build_network(network)
     return pretrained(str(file), weights, given, strict)  # type: ignore[arg-type]
 
 
@@ -84,10 +89,31 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
 
 
+def _lost(network: Any, into: Path) -> list[str]:
+    """Say what the layout of SlimFlow does not tell those who read it."""
+    from .networks.files import read_contents
+    from .networks.fragments import structure
+    from .networks.pretrained import describe, rebuilt
+
+    if into.suffix == ".safetensors":
+        return []
+    try:
+        told = rebuilt(describe(read_contents(into), str(into))).spec
+    except FlowlitError:
+        told = None
+    if structure(told) == structure(network.spec):
+        return []
+    return [f"note: the layout does not tell the resolution of this network; give network (--network YAML) to read {into}"]
+
+
 def _compare(taken: dict[str, Any], into: Path) -> None:
-    """Read what was written, every set of it."""
+    """Read what was written, every set of it, into networks of the same build: a file need not tell its resolution."""
     from .networks import pretrained
     from .networks.identity import fingerprint
+    from .networks.pretrained import rebuilt
 
-    if any(fingerprint(pretrained(str(into), kind)) != fingerprint(network) for kind, network in taken.items()):  # type: ignore
-        raise FlowlitError(f"{into} was written, but reads back as another network; remove it and report this, please")
+    def written(kind: Any) -> Any:
+        return pretrained(str(into), kind, None if into.suffix == ".safetensors" else rebuilt(taken[kind].spec))
+
+    if any(fingerprint(written(kind)) != fingerprint(network) for kind, network in taken.items()):
+        raise FlowlitError(f"{into} would read back as another network, and was not kept; report this, please")

@@ -14,15 +14,18 @@ from tools import Mean, randomise, tiny_unet, write_checkpoint
 from torch import nn
 
 from flowlit.callbacks import FID, Report
-from flowlit.cost_cli import Kind, build, describe, plot, read_models
+from flowlit.cost_plot import plot
+from flowlit.costs import match, read_models
 from flowlit.couplings import SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
 from flowlit.metrics.cost import count_macs, count_parameters, measure_speed
 from flowlit.modules import FlowModule
 from flowlit.networks import ADM
+from flowlit.networks.fragments import build_network, network_in
 from flowlit.networks.layers import Attention
 from flowlit.objectives import RectifiedFlow
+from flowlit.recorded import Kind, read_reports
 from flowlit.solvers import Euler, Heun
 from flowlit.types import FlowlitError
 
@@ -47,9 +50,8 @@ ADMS = {"adm_81m_64": (80_685_315, 31.0, 33.9), "adm_45m_64": (44_685_827, 28.1,
 
 
 def fragment(name):
-    path = str(PARTS / f"{name}.yaml")
     with torch.device("meta"):
-        return build(path, describe(path))
+        return build_network(PARTS / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", [*DDPM, *ADMS])
@@ -75,7 +77,7 @@ def test_the_teacher_of_edm_for_imagenet():
 @pytest.mark.parametrize("name", [*DDPM, *ADMS])
 def test_a_fragment_leaves_no_argument_to_the_file_below_it(name):
     """Layers keep what both classes call by the same name."""
-    assert describe(str(PARTS / f"{name}.yaml")) == fragment(name).spec
+    assert network_in(PARTS / f"{name}.yaml") == fragment(name).spec
 
 
 @pytest.mark.parametrize("name", [*DDPM, *ADMS])
@@ -102,7 +104,7 @@ def test_a_fragment_replaces_a_network_of_any_class(below, cli):
     )
     assert outcome.code == 0 and not outcome.err, outcome.err
     network = yaml.safe_load(outcome.out)["model"]["init_args"]["network"]
-    assert network == describe(str(PARTS / "unet_7m_32.yaml"))
+    assert network == network_in(PARTS / "unet_7m_32.yaml")
 
 
 # ----------------------------------------------------------------------------------------------------------- counting
@@ -310,8 +312,6 @@ def test_records_that_do_not_tell_the_same_do_not_match(changes, recorded, tmp_p
 
 
 def test_the_picture_of_records(recorded, tmp_path):
-    from flowlit.cost_cli import match, read_reports
-
     network, root = recorded
     files = [write_yaml(tmp_path / "same.yaml", network.spec), write_yaml(tmp_path / "wide.yaml", tiny_unet(width=16).spec)]
     models, report = read_models([str(file) for file in files]), json.loads((root / "metrics.json").read_text())

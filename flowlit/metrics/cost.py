@@ -75,17 +75,24 @@ def count_macs(network: nn.Module) -> Macs:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         flops = _flops(network, inputs(network, 1, device))
     modules = {f"{type(network).__name__}.{name}".rstrip("."): module for name, module in network.named_modules()}
-    own = dict(flops)  # without what other modules inside count
+    own = _without_inner(flops)
+    multiplying = [name for name, module in modules.items() if own.get(name) and not _has_weights(module)]
+    products, attention = sum(own[name] for name in multiplying), sum(flops[name] for name in multiplying)
+    parts = flops["Global"] - attention, attention - products, products
+    return Macs(*(part // 2 for part in parts))
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(p.dim() > 1 for p in module.parameters(recurse=False))
+
+
+def _without_inner(flops: dict[str, int]) -> dict[str, int]:
+    """What each module multiplies itself, without the modules inside it."""
+    own = dict(flops)
     for name in flops:
         if (outer := _nearest(name, flops)) is not None:
             own[outer] -= flops[name]
-    products, attention = 0, 0
-    for name, module in modules.items():
-        if own.get(name) and not any(p.dim() > 1 for p in module.parameters(recurse=False)):
-            products += own[name]
-            attention += flops[name]
-    parts = flops["Global"] - attention, attention - products, products
-    return Macs(*(part // 2 for part in parts))
+    return own
 
 
 def _shadow(network: nn.Module) -> nn.Module:
@@ -141,18 +148,26 @@ def measure_speed(
         tick: called after every evaluation, for progress.
     """
     network = network.to(device).eval()
-
-    def timed(arguments: Inputs) -> list[float]:
-        found = []
-        for _ in range(1 + repeats):
-            found.append(seconds(partial(network, *arguments), device))
-            tick()
-        return found[1:]
-
     with torch.inference_mode():
-        single, batch = (timed(inputs(network, size, device)) for size in (1, batch_size))
+        single, batch = (
+            timed(partial(network, *inputs(network, size, device)), repeats, device, tick) for size in (1, batch_size)
+        )
     low, median, high = statistics.quantiles(single, n=4, method="inclusive")
     return Speed(median, (high - low) / 2, batch_size / statistics.median(batch))
+
+
+def timed(
+    call: Callable[[], object],
+    repeats: int,
+    device: torch.device | str | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Seconds of each of ``repeats`` calls, after one that warms up; ``tick`` is called after every one."""
+    found = []
+    for _ in range(1 + repeats):
+        found.append(seconds(call, device))
+        tick()
+    return found[1:]
 
 
 def seconds(call: Callable[[], object], device: torch.device | str | None = None) -> float:
@@ -171,5 +186,4 @@ def seconds(call: Callable[[], object], device: torch.device | str | None = None
 
 def images_per_second(generate: Callable[[], object], images: int, repeats: int = 5) -> float:
     """Call ``generate`` once to warm up, then ``repeats`` times; return images / median seconds."""
-    seconds(generate)
-    return images / statistics.median(seconds(generate) for _ in range(repeats))
+    return images / statistics.median(timed(generate, repeats))

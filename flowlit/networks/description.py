@@ -37,9 +37,17 @@ def build(description: dict[str, Any], base: type) -> Any:
         raise FlowlitError(f"cannot import {module}.{name}, which a checkpoint names ({error}); is it on PYTHONPATH?") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise FlowlitError(f"{module}.{name}, which a checkpoint names, is not a {base.__name__}; refused")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "it")
     try:
-        return parser.instantiate_classes(parser.parse_object({"it": description})).it
+        return instantiate(description, base)
     except (ArgumentError, ValueError, TypeError) as error:
         raise FlowlitError(f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}") from error
+
+
+def instantiate(description: dict[str, Any], base: type) -> Any:
+    """Build what a configuration describes, by a class or by a function that returns one, as YAMLs are read everywhere.
+
+    Not for descriptions that come with a file of weights, which are not to choose what is called: ``build``.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=base)
+    return parser.instantiate_classes(parser.parse_object({"it": description})).it

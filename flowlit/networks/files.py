@@ -43,8 +43,9 @@ class Contents(NamedTuple):
         """
         if weights == "ema" and self.shadow is not None:
             return ordered(self.shadow, [name for name in self.states["raw"] if not edm.is_buffer(name)], str(file))
-        if self.holds(weights):
-            return self.states.get(weights) or self.states["only"]
+        for kind in (weights, "only"):
+            if kind in self.states:
+                return self.states[kind]
         why = " (it was trained without EMA)" if weights == "ema" else ""
         raise FlowlitError(f"checkpoint {file} holds no {NAMES[weights]}{why}; use weights: {', '.join(self.states)}")
 
@@ -140,7 +141,7 @@ def _trained(content: Mapping[str, Any], file: str) -> Contents:
     if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
         shadow = list(average["shadow_params"])
         facts["ema"] = {"decay": average.get("decay"), "updates": average.get("num_updates")}
-    return Contents(layout, {"raw": raw}, velocity=not denoiser, facts=facts, shadow=shadow)
+    return Contents(layout, {"raw": raw}, velocity=layout == "slimflow" or not denoiser, facts=facts, shadow=shadow)
 
 
 def _plain(state: Mapping[str, Tensor], path: str | Path) -> Contents:

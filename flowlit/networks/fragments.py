@@ -1,19 +1,22 @@
-"""Which of the fragments in experiments/parts describes a network."""
+"""Networks that a YAML describes, and which of the fragments in experiments/parts it is."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..types import FlowlitError
-from .description import build, spec
+from .description import build, instantiate, spec
 
 PLACES = (Path("experiments/parts"), Path(__file__).parents[2] / "experiments/parts")
-_KNOWN = [f"flowlit.networks.{name}" for name in ("UNet", "ADM", "DiT", "EDM")]
 _TRAINING = ("dropout", "label_dropout")  # arguments that do not change weights
 
 
@@ -34,37 +37,46 @@ def complete(description: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def fragment_of(description: dict[str, Any]) -> Path | None:
-    """Find the file of experiments/parts whose network is described; None if there is none."""
+    """Find the file of experiments/parts whose network is described, every argument of it; None if there is none."""
     folder = next((place for place in PLACES if place.is_dir()), None)
-    wanted = complete(description)
+    wanted = structure(complete(description))
     for path in sorted(folder.glob("*.yaml")) if folder and wanted else []:
-        network = _network(yaml.safe_load(path.read_text()))
-        known = network and str(network.get("class_path")) in _KNOWN
-        told = complete(network) if network and known else None
-        if told is not None and structure(told) == structure(wanted):
-            return path
+        with suppress(FlowlitError):  # a layer over something else than a network
+            if structure(network_in(path)) == wanted:
+                return path
     return None
 
 
 def network_in(path: str | Path) -> dict[str, Any]:
-    """The network that a YAML describes, a fragment or a whole experiment.
+    """Read model.init_args.network of a YAML, a fragment or a whole experiment, ``${…}`` resolved.
 
     Raises:
         FlowlitError: if the file is missing, no YAML, or describes none.
     """
     try:
-        network = _network(yaml.safe_load(Path(path).read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FlowlitError(f"{path} cannot be read as YAML ({error})") from error
-    if network is None:
-        raise FlowlitError(f"{path} describes no network; expected model.init_args.network.class_path")
-    return network
+        content = yaml.safe_load(Path(path).read_text())
+        network = OmegaConf.select(OmegaConf.create(content or {}), "model.init_args.network")
+        found: Any = OmegaConf.to_container(network, resolve=True) if OmegaConf.is_config(network) else network
+    except OSError as error:
+        raise FlowlitError(f"{path} cannot be read ({error.strerror}); expected a YAML that describes a network") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise FlowlitError(f"{path} cannot be read as a configuration: {error}") from error
+    if not isinstance(found, dict) or "class_path" not in found:
+        raise FlowlitError(f"{path}: expected model.init_args.network with a class_path, found {found or 'none'}")
+    return found
 
 
-def _network(content: Any) -> dict[str, Any] | None:
-    for key in ("model", "init_args", "network"):
-        content = content.get(key) if isinstance(content, dict) else None
-    return content if isinstance(content, dict) and "class_path" in content else None
+def build_network(path: str | Path) -> nn.Module:
+    """Build the network of a YAML as the other commands do.
+
+    Raises:
+        FlowlitError: as ``network_in``, or if it cannot be built.
+    """
+    description = network_in(path)
+    try:
+        return instantiate(description, nn.Module)
+    except (ArgumentError, FlowlitError, ValueError, TypeError, ImportError) as error:
+        raise FlowlitError(f"{path}: its network cannot be built: {error}") from error
 
 
 def in_words(description: dict[str, Any]) -> str:

@@ -44,8 +44,7 @@ class Norm(nn.GroupNorm):
     """GroupNorm that computes in float32, also under autocast or with half-precision weights; returns the type of x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with full_precision(x.device):
-            return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
 
 def norm(channels: int, eps: float = 1e-6) -> Norm:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..files import file_hash
 from ..types import FlowlitError
+from .adm import ADM
 from .description import build, spec
 from .edm import EDM
 from .files import Contents, Weights, read_contents
 from .fragments import in_words
 from .layouts import edm, slimflow
 from .layouts.rules import Rule, State, Translated, to_ours
-from .skeleton import Skeleton
 from .unet import UNet
 
 
@@ -83,12 +83,16 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
     contents = read_contents(checkpoint)
     state = contents.state(weights, checkpoint)
-    edm.check_filters(state, f"checkpoint {checkpoint}")
-    velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, checkpoint)
+    edm.check_kind(state, f"checkpoint {checkpoint}")
+    kind: Any = UNet if contents.layout == "slimflow" else ADM if edm.is_adm(state) else UNet
+    velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, kind, checkpoint)
     found, unused = translate(velocity, contents, state)
     report = compare(velocity.state_dict(), found, unused)
     if report.differences():
-        _complain(report, strict, f"checkpoint {checkpoint}", velocity, lambda: describe(contents, checkpoint))
+        why = f"{type(velocity).__name__}: {report.differences()}"
+        if strict:
+            raise FlowlitError(f"checkpoint {checkpoint} is of another architecture than {why}.{_held(contents, checkpoint)}")
+        logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", checkpoint, why)
     velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
     velocity.report = report  # type: ignore[assignment]
     told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
@@ -121,7 +125,7 @@ def describe(contents: Contents, checkpoint: str) -> dict[str, Any]:
     return contents.facts["network"]
 
 
-def as_velocity(network: nn.Module, contents: Contents, checkpoint: str) -> nn.Module:
+def as_velocity(network: Any, contents: Contents, kind: Any, checkpoint: str) -> nn.Module:
     """Surround the network of a denoiser by ``EDM``, unless it is already.
 
     Raises:
@@ -129,12 +133,9 @@ def as_velocity(network: nn.Module, contents: Contents, checkpoint: str) -> nn.M
     """
     if contents.layout == "flowlit":
         return network
-    inside = network.network if isinstance(network, EDM) else network
-    kinds: Any = UNet if contents.layout == "slimflow" else Skeleton
-    if not isinstance(inside, kinds):
-        raise FlowlitError(
-            f"checkpoint {checkpoint} holds a U-Net of {contents.layout}; it cannot be read into {type(inside).__name__}"
-        )
+    inside: Any = network.network if isinstance(network, EDM) else network
+    if not isinstance(inside, kind):
+        raise FlowlitError(f"checkpoint {checkpoint} cannot be read into {type(inside).__name__}.{_held(contents, checkpoint)}")
     if contents.velocity and isinstance(network, EDM):
         raise FlowlitError(f"checkpoint {checkpoint} holds a network that predicts a velocity; give it without EDM around it")
     if inside.time.scale != (scale := 999 if contents.velocity else 1):
@@ -159,14 +160,9 @@ def rules_of(network: Any, contents: Contents) -> list[Rule]:
     return slimflow.rules(network) if contents.layout == "slimflow" else edm.rules(network)
 
 
-def _complain(report: LoadReport, strict: bool, source: str, network: nn.Module, description: Any) -> None:
-    """Refuse, or warn if that was asked for."""
-    kind = type(network).__name__
-    if not strict:
-        logging.getLogger("flowlit").warning("%s does not fit %s: %s", source, kind, report.differences())
-        return
+def _held(contents: Contents, checkpoint: str) -> str:
+    """What a file holds, and which fragment that is, if either can be told."""
     try:
-        told = f" It holds {in_words(description())}"
+        return f" It holds {in_words(describe(contents, checkpoint))}"
     except FlowlitError:
-        told = ""
-    raise FlowlitError(f"{source} is of another architecture than {kind}: {report.differences()}.{told}")
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,16 @@ def write_slimflow(raw: nn.Module, ema: nn.Module, into: Path, facts: dict[str, 
     content = {
         "model": {f"module.{name}": tensor for name, tensor in model.items()} if isinstance(raw, UNet) else model,
         "ema": {
-            "decay": float(told.get("decay", 0.999999)),
-            "num_updates": int(told.get("updates", 0)),
+            "decay": float(told.get("decay") or 0.999999),
+            "num_updates": int(told.get("updates") or 0),
             "shadow_params": [tensor for name, tensor in average.items() if not edm.is_buffer(name)],
         },
         "optimizer": torch.optim.Adam(parameters, lr=2e-4).state_dict(),
         "step": int(facts.get("step", 0)),
     }
-    write_atomically(into, lambda file: torch.save(content, file))
+    buffer = io.BytesIO()  # on a full disk torch.save itself would raise a RuntimeError that tells nothing
+    torch.save(content, buffer)
+    write_atomically(into, buffer.getvalue())
 
 
 def in_their_names(network: nn.Module) -> State:

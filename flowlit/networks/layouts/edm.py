@@ -20,6 +20,10 @@ def is_edm(state: Mapping[str, Tensor]) -> bool:
     return "map_layer0.weight" in state and any(name.startswith("enc.") for name in state)
 
 
+def is_adm(state: Mapping[str, Tensor]) -> bool:
+    return "out_conv.weight" in state
+
+
 def is_buffer(name: str) -> bool:
     """Whether a tensor is no parameter: noise levels that flows do not use, and filters of resampling."""
     return name == "sigmas" or name.endswith("resample_filter")
@@ -30,12 +34,14 @@ def is_unused(name: str) -> bool:
     return is_buffer(name) or name.startswith("map_augment.")
 
 
-def check_filters(state: Mapping[str, Tensor], file: str) -> None:
-    """Refuse networks that resample in another way than ours.
+def check_kind(state: Mapping[str, Tensor], file: str) -> None:
+    """Refuse NCSN++, and networks that resample in another way than ours.
 
     Raises:
-        FlowlitError: naming the first filter that is not a mean over 2×2.
+        FlowlitError: naming the first tensor that tells.
     """
+    if strange := [name for name in state if re.search(r"_aux_(down|skip|residual|up)|map_noise", name)]:
+        raise FlowlitError(f"{file} holds EDM's NCSN++ ({strange[0]}), which flowlit does not have; it reads DDPM++ and ADM")
     for name, tensor in state.items():
         if name.endswith("resample_filter") and (tensor.numel() != 4 or (tensor.float() - 0.25).abs().max() > 1e-6):
             raise FlowlitError(f"{file}: {name} is not a mean over 2×2; flowlit's networks resample with nothing else")
@@ -154,12 +160,10 @@ def infer(state: Mapping[str, Tensor], velocity: bool, file: str) -> dict[str, A
     """Tell how a network is built from names and shapes; a denoiser's is surrounded by ``EDM``.
 
     Raises:
-        FlowlitError: for NCSN++, which is another network, and for what cannot be told.
+        FlowlitError: for what cannot be told.
     """
-    if strange := [name for name in state if re.search(r"_aux_(down|skip|residual)|map_noise|_aux_up", name)]:
-        raise FlowlitError(f"{file} holds EDM's NCSN++ ({strange[0]}), which flowlit does not have; it reads DDPM++ and ADM")
     try:
-        adm = "out_conv.weight" in state
+        adm = is_adm(state)
         network = {"class_path": f"flowlit.networks.{'ADM' if adm else 'UNet'}", "init_args": _arguments(state, adm, velocity)}
     except (KeyError, ValueError, ZeroDivisionError, StopIteration) as error:
         raise FlowlitError(

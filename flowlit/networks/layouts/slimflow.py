@@ -75,12 +75,16 @@ def _attention(ours: str, theirs: str) -> list[Rule]:
 
     (qkv_w, qkv_b), (out_w, out_b) = nins(0, 1, 2), nins(3)
     wb = [
-        Rule(f"{ours}.qkv.weight", qkv_w, lambda ts: torch.cat([t.T for t in ts]), lambda t: [part.T for part in t.chunk(3)]),
+        Rule(f"{ours}.qkv.weight", qkv_w, _stacked, lambda t: [part.T for part in t.chunk(3)]),
         Rule(f"{ours}.qkv.bias", qkv_b, torch.cat, lambda t: list(t.chunk(3))),
-        Rule(f"{ours}.out.weight", out_w, lambda ts: ts[0].T, lambda t: [t.T]),
+        Rule(f"{ours}.out.weight", out_w, _stacked, lambda t: [t.T]),
         Rule(f"{ours}.out.bias", out_b),
     ]
     return [*same(f"{ours}.norm", f"{theirs}.GroupNorm_0"), *wb]
+
+
+def _stacked(matrices: list[Tensor]) -> Tensor:
+    return torch.cat([matrix.transpose(0, 1) for matrix in matrices])
 
 
 def infer(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
