@@ -3,6 +3,8 @@
 import pytest
 import tiny
 import torch
+from lightning.pytorch.callbacks import Callback
+from tools import tiny_unet, write_checkpoint
 
 import flowlit
 from flowlit.callbacks import EMA
@@ -267,3 +269,21 @@ def test_a_checkpoint_cannot_name_anything_but_a_network(path):
     """Functions that return a module were called."""
     with pytest.raises(FlowlitError, match="which a checkpoint names"):
         build({"class_path": path, "init_args": {}}, torch.nn.Module)
+
+
+def test_a_pretrained_network_is_trained_with_its_dropout(tmp_path):
+    """``pretrained`` gives networks in eval mode, and Lightning leaves modes as it finds them."""
+    path = write_checkpoint(tmp_path / "student.ckpt", tiny_unet(dropout=0.5))
+    modes = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            modes.append((pl_module.network.training, pl_module.ema.training))
+
+    network = pretrained(path, "raw")
+    assert not network.training
+    module = Teacher(network)
+    tiny.trainer(tmp_path, 2, [Look()], limit_val_batches=0).fit(
+        module, datamodule=FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
+    )
+    assert modes == [(True, False)] * 2
