@@ -48,6 +48,7 @@ def convert(
 
     _check_target(into, layout)
     contents = read_contents(file)
+    both = contents.holds("raw") and contents.holds("ema") and "only" not in contents.states
     kinds = [weights] if layout == "safetensors" else ["raw", "ema"]
     taken = {kind: _read(file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
     facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": file_hash(file)}, "version": __version__}
@@ -63,6 +64,8 @@ def convert(
     return [
         f"{file}: {contents.layout} layout, {in_words(taken[weights].spec)}",
         str(taken[weights].report),
+        *([f"note: {file} holds one set of weights, which is written twice"] if layout == "slimflow" and not both else []),
+        *([f"note: the optimizer in {into} is a fresh Adam"] if layout == "slimflow" else []),
         *_lost(taken[weights], into),
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]

@@ -76,6 +76,8 @@ class DiscreteVP(Tabulated):
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.beta_min < self.beta_max < 1:
             raise FlowlitError(f"DiscreteVP: expected steps > 1 and 0 < beta_min < beta_max < 1, found {self}")
+        if self.schedule not in ("linear", "scaled_linear", "cosine"):
+            raise FlowlitError(f"DiscreteVP: schedule is {self.schedule!r}; expected linear, scaled_linear or cosine")
 
     def ratios(self) -> np.ndarray:
         signal = np.cumprod(1 - self._betas())  # α²
@@ -137,6 +139,8 @@ class VE(Diffusion):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise FlowlitError(f"VE: expected 0 < sigma_min < sigma_max, found {self}")
+        if self.tells not in ("sigma", "log_sigma", "time"):
+            raise FlowlitError(f"VE: tells is {self.tells!r}; expected sigma, log_sigma or time")
 
     @property
     def range(self) -> tuple[float, float]:

@@ -6,9 +6,10 @@ from tools import randomise, tiny_unet
 from torch import nn
 from torch.nn import functional as F
 
-from flowlit.diffusions import DiscreteVP
+from flowlit.diffusions import VE, DiscreteVP
 from flowlit.networks import ADM, EDM, ClassifierFreeGuidance, DiffusionVelocity, DiT, EmpiricalFlow, SmallClassifier
 from flowlit.networks.description import build, spec
+from flowlit.objectives import EDMLoss
 from flowlit.types import FlowlitError
 
 SMALL = {"resolution": 8, "in_channels": 1, "dropout": 0.0}
@@ -135,10 +136,9 @@ def test_described(network):
 
 def test_labels_out_of_range_are_refused(network):
     x, t, cond = inputs(network)
-    if cond:
-        for label in (5, -1):
-            with pytest.raises(FlowlitError, match=r"labels run from .*knows 3 classes"):
-                network(x, t, {"label": torch.full((4,), label)})
+    for label in (5, -1):
+        with pytest.raises(FlowlitError, match=r"labels run from .*knows 3 classes" if cond else "unconditional"):
+            network(x, t, {"label": torch.full((4,), label)})
 
 
 def test_labels_where_none_belong_and_the_reverse(network):
@@ -194,3 +194,174 @@ def test_every_parameter_of_adm_gets_a_gradient():
     network = randomise(adm())
     network(*inputs(network)).square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+# -- bugs that were found by reading
+
+
+def make(cmd):
+    """What a description must not be able to call."""
+    raise AssertionError(f"called with {cmd}")
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [{"class_path": f"{__name__}.make", "init_args": {"cmd": "hi"}}, f"{__name__}.make", {"class_path": "torch.load"}, [1]],
+    ids=str,
+)
+def test_bug_a_description_could_call_a_function_inside(inner):
+    with pytest.raises(FlowlitError, match="checkpoint"):
+        build({"class_path": "flowlit.networks.EDM", "init_args": {"network": inner}}, nn.Module)
+
+
+@pytest.mark.parametrize("description", [[1], "flowlit.networks.UNet", None, {}], ids=str)
+def test_a_description_of_another_kind_is_refused(description):
+    with pytest.raises(FlowlitError, match="checkpoint"):
+        build(description, nn.Module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_edm_takes_any_precision(dtype):
+    network = randomise(VELOCITIES["edm"]()).eval()
+    x, t, cond = inputs(network)
+    expected, denoised = network(x, t, cond), network.denoiser(x, 0.7, cond)
+    tolerance = 1e-5 if dtype in (torch.float32, torch.float64) else 0.1
+    for weights in (torch.float32, dtype if dtype.itemsize < 4 else torch.float32):
+        network.to(weights)
+        found = network(x.to(dtype), t.to(dtype) if dtype == torch.float64 else t, cond)
+        assert found.dtype == dtype and close(found.float(), expected, tolerance)
+        for sigma in (0.7, torch.tensor([0.7]), torch.full((4,), 0.7), torch.full((4, 1, 1, 1), 0.7, dtype=torch.float64)):
+            again = network.denoiser(x.to(dtype), sigma, cond)
+            assert again.dtype == dtype and close(again.float(), denoised, tolerance)
+
+
+def test_edm_at_the_very_ends_is_what_its_network_says():
+    """t = 0: F is given the noise as it is and told 80; t = 1: the data in its own units, and 0.002."""
+    network = randomise(VELOCITIES["edm"]()).eval()
+    x, _, cond = inputs(network)
+    for t, scaled, sigma, v in ((0.0, x, 80.0, lambda f: -x + 0.5 * f), (1.0, 2 * x, 0.002, lambda f: x + f)):
+        told = torch.full((4,), sigma).log() / 4
+        expected = v(network.network(scaled, told, cond))
+        assert close(network(x, torch.full((4,), t), cond), expected, 1e-5)
+
+
+def test_edm_around_a_network_of_another_scale_is_refused():
+    with pytest.raises(FlowlitError, match="time_scale 1"):
+        EDM(tiny_unet())
+    with pytest.raises(FlowlitError, match="time_scale 1"):
+        EDM(adm())
+
+
+def test_the_loss_of_edm_must_assume_the_same_data():
+    class Module(nn.Module):
+        network = EDM(tiny_unet(time_scale=1.0), sigma_data=0.75)
+
+    EDMLoss(sigma_data=0.75).on_attach(Module())
+    with pytest.raises(FlowlitError, match=r"0\.5, but the network's is 0\.75"):
+        EDMLoss().on_attach(Module())
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        F.one_hot(torch.arange(4) % 3),
+        F.one_hot(torch.arange(4) % 3).float(),
+        torch.zeros(4),
+        torch.zeros(4, 1, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+    ],
+    ids=["one-hot", "float one-hot", "float", "column", "one"],
+)
+def test_labels_of_another_shape_are_refused(label):
+    for kind in ("unet", "adm", "dit, learned"):
+        network = VELOCITIES[kind]().eval()
+        x, t, _ = inputs(network)
+        with pytest.raises(FlowlitError, match=r"expected whole numbers \(4,\)"):
+            network(x, t, {"label": label})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_labels_of_any_whole_type_do(dtype):
+    network = randomise(VELOCITIES["unet"]()).eval()
+    x, t, cond = inputs(network)
+    assert torch.equal(network(x, t, {"label": cond["label"].to(dtype)}), network(x, t, cond))
+
+
+@pytest.mark.parametrize("t", [0.5, torch.tensor(0.5), torch.tensor([0.5]), torch.zeros(4, 1)], ids=str)
+def test_times_of_another_shape_are_refused(t):
+    for kind in ("unet, unconditional", "adm", "dit, learned"):
+        network = VELOCITIES[kind]().eval()
+        x, _, cond = inputs(network)
+        with pytest.raises(FlowlitError, match=r"expected times \(B,\)"):
+            network(x, t, cond)
+
+
+def test_conditions_that_nobody_looks_at_are_refused(network):
+    x, t, cond = inputs(network)
+    with pytest.raises(FlowlitError, match="looks at nothing but 'label'"):
+        network(x, t, {**cond, "lr": x})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"multipliers": ()},
+        {"multipliers": (0, 1)},
+        {"blocks": 0},
+        {"num_classes": -1},
+        {"num_classes": 3, "label_dropout": 2.0},
+        {"width": 200, "multipliers": (1,), "attention_resolutions": (8,)},
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_network_are_refused(wrong):
+    with pytest.raises(FlowlitError):
+        adm(**wrong)
+
+
+def test_guidance_of_an_unconditional_network_is_refused():
+    with pytest.raises(FlowlitError, match="unconditional"):
+        ClassifierFreeGuidance(tiny_unet(), 2.0)
+
+
+def test_bug_evaluations_of_nested_wrappers_were_not_multiplied():
+    inner = tiny_unet(num_classes=3, label_dropout=0.1, time_scale=1.0)
+    guided = ClassifierFreeGuidance(inner, 2.0)
+    assert guided.evaluations == 2
+    assert EDM(guided).evaluations == 2
+    assert ClassifierFreeGuidance(guided, 2.0).evaluations == 4
+
+
+def test_bug_a_rotary_transformer_built_on_meta_had_no_angles():
+    network = randomise(VELOCITIES["dit, rotary"]()).eval()
+    with torch.device("meta"):
+        empty = VELOCITIES["dit, rotary"]()
+    empty = empty.to_empty(device="cpu").eval()
+    empty.load_state_dict(network.state_dict())
+    assert torch.equal(empty(*inputs(network)), network(*inputs(network)))
+
+
+@pytest.mark.parametrize("kind", ["unet", "adm"])
+def test_networks_built_on_meta(kind):
+    network = randomise(VELOCITIES[kind]()).eval()
+    with torch.device("meta"):
+        empty = VELOCITIES[kind]()
+    empty = empty.to_empty(device="cpu").eval()
+    empty.load_state_dict(network.state_dict())
+    assert torch.equal(empty(*inputs(network)), network(*inputs(network)))
+
+
+def test_double_precision_is_double():
+    network = randomise(VELOCITIES["unet"]()).eval().double()
+    x, t, cond = inputs(network)
+    x, t = x.double(), t.double()
+    step = 1e-6
+    ahead, back = network(x, t + step, cond), network(x, t - step, cond)
+    middle = (network(x, t + 2 * step, cond) - network(x, t - 2 * step, cond)) / 2
+    assert close((ahead - back) / step, middle / step, 1e-3), "differences of times that float32 does not see"
+
+
+def test_unknown_words_of_diffusions_are_refused():
+    for wrong in (lambda: DiscreteVP(schedule="foo"), lambda: VE(tells="foo")):
+        with pytest.raises(FlowlitError, match="foo"):
+            wrong()

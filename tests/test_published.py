@@ -723,7 +723,7 @@ def test_the_fragment_that_was_named_fits(published_3m_64):
 @pytest.mark.parametrize(
     "given, words",
     [
-        (lambda: EDM(UNet(32, width=16, multipliers=(1, 1, 2), blocks=1)), "predicts a velocity"),
+        (lambda: EDM(UNet(32, width=16, multipliers=(1, 1, 2), blocks=1, time_scale=1.0)), "predicts a velocity"),
         (lambda: UNet(32, width=16, multipliers=(1, 1, 2), blocks=1, time_scale=1), "time_scale"),
         (lambda: ADM(32, width=64, multipliers=(1, 1, 2), blocks=1), "ADM"),
         (lambda: torch.nn.Linear(2, 2), "Linear"),
@@ -969,3 +969,79 @@ def test_convert_refuses_what_it_cannot_do(cli, tmp_path):
     words = ("--network", tmp_path / "bad.yaml", *raw)
     assert "bad.yaml" in cli("convert", tmp_path / "c.pth", "--into", tmp_path / "a.safetensors", *words).error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "c.pth"]
+
+
+def test_bug_raw_weights_beside_a_named_average_were_the_average(tmp_path):
+    raw, ema = (randomise(SongUNet(16, (1, 2), 1, 32), seed) for seed in (0, 1))
+    for key in ("net", "model"):
+        state = {f"model.{name}": value for name, value in raw.state_dict().items()}
+        average = {f"model.{name}": value for name, value in ema.state_dict().items()}
+        torch.save({key: state, "ema": average}, tmp_path / "c.pt")
+        found = {kind: pretrained(str(tmp_path / "c.pt"), kind).network.stem.bias for kind in ("raw", "ema")}
+        stem = "enc.32x32_conv.bias"
+        assert torch.equal(found["raw"], raw.state_dict()[stem]) and torch.equal(found["ema"], ema.state_dict()[stem])
+
+
+@torch.no_grad()
+def test_a_given_velocity_decides_what_a_plain_state_dict_is(tmp_path):
+    """SlimFlow's ADM without the trainer's dict looks like EDM's denoiser."""
+    network = randomise(DhariwalUNet(64, (1, 2), 1, 32, classes=3))
+    torch.save(network.state_dict(), tmp_path / "c.pt")
+    assert type(pretrained(str(tmp_path / "c.pt"))) is EDM
+    given = ADM(32, 3, 64, (1, 2), 1, (32, 16), num_classes=3)
+    x, t, label = torch.randn(2, 3, 32, 32), torch.tensor([0.0, 0.7]), torch.tensor([2, 0])
+    found = pretrained(str(tmp_path / "c.pt"), network=given)(x, t, {"label": label})
+    expected = network(x, 999 * t, labels_of(network, label))
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_weights_of_a_compiled_network(tmp_path):
+    network = randomise(NCSNpp(16, (1, 2), 1, 16))
+    slimflow_checkpoint(
+        tmp_path / "c.pth",
+        network,
+        parallel=False,
+        change=lambda content: content.update(model={f"_orig_mod.{k}": v for k, v in content["model"].items()}),
+    )
+    assert pretrained(str(tmp_path / "c.pth"), "raw").report.differences() == ""
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    network = randomise(NCSNpp(16, (1, 2), 1, 16))
+
+    def spoil(content):
+        content["ema"]["shadow_params"][5].view(-1)[0] = value
+
+    slimflow_checkpoint(tmp_path / "c.pth", network, change=spoil)
+    refused(tmp_path / "c.pth", "is not finite", weights="ema")
+    assert pretrained(str(tmp_path / "c.pth"), "raw")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8], ids=str)
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, tmp_path):
+    network = randomise(NCSNpp(16, (1, 2), 1, 16))
+
+    def spoil(content):
+        content["ema"]["shadow_params"][5] = content["ema"]["shadow_params"][5].to(dtype)
+
+    slimflow_checkpoint(tmp_path / "c.pth", network, change=spoil)
+    refused(tmp_path / "c.pth", "expected floating-point numbers", weights="ema")
+
+
+def test_the_refusal_names_what_would_run_and_does_not_advise_it(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    torch.save({"model": Trap()}, tmp_path / "c.pth")
+    with pytest.raises(FlowlitError) as caught:
+        pretrained(str(tmp_path / "c.pth"))
+    message = str(caught.value)
+    assert "system" in message and "weights_only" not in message and "\x1b" not in message
+
+
+def test_dropout_of_a_read_network_is_that_of_its_paper(tmp_path):
+    for network, expected in ((SongUNet(16, (1, 2), 1, 32), 0.13), (DhariwalUNet(64, (1, 2), 1, 32), 0.1)):
+        edm_state(tmp_path / "c.pt", randomise(network))
+        assert pretrained(str(tmp_path / "c.pt")).network.spec["init_args"]["dropout"] == expected

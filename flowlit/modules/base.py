@@ -51,9 +51,10 @@ class SavedModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
-    def on_fit_start(self) -> None:
-        """Train mode, also for a network that came from ``pretrained``, which gives it in eval mode."""
-        self.network.train()
+    def setup(self, stage: str) -> None:
+        """Train mode in fit, also for a network that came from ``pretrained``, which gives it in eval mode."""
+        if stage == "fit":
+            self.network.train()
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
@@ -168,6 +169,7 @@ class FlowModule(SavedModule):
         self.objective.on_attach(self)
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         check_names(self.solvers)
         if stage == "fit":  # from now on the weights are not those of the file that they were read from
             self.network.loaded = self.ema.loaded = None  # type: ignore[assignment]

@@ -69,9 +69,13 @@ class ClassifierFreeGuidance(Wrapped):
     been trained to do without its condition (``label_dropout``). Ho and Salimans 2022 (2207.12598), with their 1 + w = scale.
     """
 
-    evaluations = 2
+    evaluations_of_network = 2
 
     def __init__(self, network: nn.Module, scale: float):
+        if getattr(network, "num_classes", 1) == 0:
+            raise FlowlitError(
+                "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to guide by"
+            )
         super().__init__(network, scale=scale)
         self.scale = scale
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..types import FlowlitError
+from .description import own_spec
 from .layers import Attention, LabelEmbedding, TimeEmbedding, norm, resampled
 from .skeleton import Skeleton, Stage, check_size
 
@@ -56,6 +58,10 @@ class ADMAttention(Attention):
     def __init__(self, channels: int):
         nn.Module.__init__(self)
         self.heads = channels // HEAD
+        if channels % self.heads:
+            raise FlowlitError(
+                f"ADM: {channels} channels cannot be shared among {self.heads} heads; give a width like 64, 128 or 192"
+            )
         self.norm = norm(channels, 1e-5)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), zero(nn.Linear(channels, channels))
 
@@ -94,23 +100,10 @@ class ADM(Skeleton):
         label_dropout: float = 0.0,
         time_scale: float = 999.0,
     ):
+        described = own_spec("ADM", locals())
         super().__init__()
-        check_size("ADM", resolution, width, len(multipliers))
-        self.spec = {
-            "class_path": "flowlit.networks.ADM",
-            "init_args": {
-                "resolution": resolution,
-                "in_channels": in_channels,
-                "width": width,
-                "multipliers": list(multipliers),
-                "blocks": blocks,
-                "attention_resolutions": list(attention_resolutions),
-                "dropout": dropout,
-                "num_classes": num_classes,
-                "label_dropout": label_dropout,
-                "time_scale": time_scale,
-            },
-        }
+        self.spec = described
+        check_size("ADM", resolution, width, multipliers, blocks)
         self.shape = (in_channels, resolution, resolution)
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.time = TimeEmbedding(width, scale=time_scale, endpoint=False)

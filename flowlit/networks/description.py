@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
-from ..types import FlowlitError
+from ..diffusions import Diffusion
+from ..types import Codec, FlowlitError, Solver
 
 
 def spec(thing: Any) -> dict[str, Any] | None:
@@ -24,23 +27,57 @@ def spec(thing: Any) -> dict[str, Any] | None:
     return None if vars(thing) else {"class_path": path, "init_args": {}}
 
 
+def own_spec(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The description of a class of ``flowlit.networks``, from the ``locals()`` at the beginning of its constructor."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    return {
+        "class_path": f"flowlit.networks.{name}",
+        "init_args": {k: v for k, v in plain.items() if k not in ("self", "__class__")},
+    }
+
+
 def build(description: dict[str, Any], base: type) -> Any:
-    """Build an object from its spec; only subclasses of ``base`` are accepted.
+    """Build an object from its spec; only a subclass of ``base``, of parts that are networks, diffusions, solvers or codecs.
+
+    A spec comes with a file of weights, which must not choose what is called: functions are refused, also inside.
 
     Raises:
-        FlowlitError: if the class cannot be imported, is of another kind, or takes other arguments.
+        FlowlitError: if a class cannot be imported, is of another kind, or takes other arguments.
     """
-    module, _, name = str(description.get("class_path")).rpartition(".")
+    if not isinstance(description, dict):
+        raise FlowlitError(f"cannot build {description!r}: a checkpoint describes a network by class_path and init_args")
+    _check_class(str(description.get("class_path")), (base,))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=base)
+    try:
+        parsed = parser.parse_object({"it": description})
+        for path in _class_paths(parsed.as_dict()):
+            _check_class(path, (base, nn.Module, Diffusion, Solver, Codec))
+        return parser.instantiate_classes(parsed).it
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise FlowlitError(f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}") from error
+
+
+def _class_paths(parsed: Any) -> Iterator[str]:
+    """Every class that a parsed configuration names, also inside others."""
+    if isinstance(parsed, dict):
+        if "class_path" in parsed:
+            yield str(parsed["class_path"])
+        for value in parsed.values():
+            yield from _class_paths(value)
+    elif isinstance(parsed, (list, tuple)):
+        for value in parsed:
+            yield from _class_paths(value)
+
+
+def _check_class(path: str, bases: tuple[type, ...]) -> None:
+    module, _, name = path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise FlowlitError(f"cannot import {module}.{name}, which a checkpoint names ({error}); is it on PYTHONPATH?") from error
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise FlowlitError(f"{module}.{name}, which a checkpoint names, is not a {base.__name__}; refused")
-    try:
-        return instantiate(description, base)
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise FlowlitError(f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}") from error
+        raise FlowlitError(f"cannot import {path}, which a checkpoint names ({error}); is it on PYTHONPATH?") from error
+    if not (isinstance(kind, type) and issubclass(kind, bases)):
+        raise FlowlitError(f"{path}, which a checkpoint names, is not a {bases[0].__name__}; refused")
 
 
 def instantiate(description: dict[str, Any], base: type) -> Any:

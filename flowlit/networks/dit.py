@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,6 +11,7 @@ from timm.layers import AttentionRope, GELUTanh, LayerNormFp32, Mlp, PatchEmbed,
 from torch import Tensor, nn
 
 from ..types import Cond, FlowlitError
+from .description import own_spec
 from .layers import LabelEmbedding, TimeEmbedding, full_precision
 from .skeleton import check_input
 
@@ -91,25 +93,10 @@ class DiT(nn.Module):
         label_dropout: float = 0.0,
         time_scale: float = 999.0,
     ):
+        described = own_spec("DiT", locals())
         super().__init__()
+        self.spec = described
         _check_sizes(resolution, patch, width, heads, positions)
-        self.spec = {
-            "class_path": "flowlit.networks.DiT",
-            "init_args": {
-                "resolution": resolution,
-                "in_channels": in_channels,
-                "patch": patch,
-                "width": width,
-                "depth": depth,
-                "heads": heads,
-                "mlp_ratio": mlp_ratio,
-                "positions": positions,
-                "dropout": dropout,
-                "num_classes": num_classes,
-                "label_dropout": label_dropout,
-                "time_scale": time_scale,
-            },
-        }
         self.shape, self.patch = (in_channels, resolution, resolution), patch
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.time = TimeEmbedding(256, dim=width, scale=time_scale)
@@ -117,7 +104,8 @@ class DiT(nn.Module):
         self.stem = PatchEmbed(resolution, patch, in_channels, width)
         learned, grid = positions == "learned", list(self.stem.grid_size)
         self.positions = nn.Parameter(build_sincos2d_pos_embed(grid, width)) if learned else None
-        self.rotary = None if learned else RotaryEmbeddingCat(width // heads, temperature=100, in_pixels=False, feat_shape=grid)
+        self._make_rotary = partial(RotaryEmbeddingCat, width // heads, temperature=100, in_pixels=False, feat_shape=grid)
+        self.rotary = None if learned else self._make_rotary()
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio, dropout) for _ in range(depth)])
         self.modulation, self.norm = Modulation(width, 2), LayerNormFp32(width, affine=False)
         self.head = nn.Linear(width, patch**2 * in_channels)
@@ -137,8 +125,14 @@ class DiT(nn.Module):
         for zero in [self.head, *(module.layer for module in self.modules() if isinstance(module, Modulation))]:
             nn.init.zeros_(zero.weight)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> DiT:
+        """Make the angles anew: they are not in the state dict, and a network that was built without memory has none."""
+        super()._apply(fn, recurse)
+        self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
+        return self
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input("DiT", self.shape, self.label is not None, x, cond)
+        check_input("DiT", self.shape, self.label is not None, x, t, cond)
         embedding = self.time(t)
         if self.label is not None:
             embedding = embedding + self.label(cond.get("label"), x.shape[0], x.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class Contents(NamedTuple):
     velocity: bool = True  # whether the network predicts a velocity, or (EDM's) is inside a denoiser
     facts: dict[str, Any] = {}  # what a file of flowlit's says of its network, solver, codec and average
     shadow: list[Any] | None = None  # an average without names, in the order of the parameters of "raw"
+    presumed: bool = False  # whether it is only by convention that the network predicts this and not that
 
     def holds(self, weights: Weights) -> bool:
         return weights in self.states or "only" in self.states or (weights == "ema" and self.shadow is not None)
@@ -46,7 +48,7 @@ class Contents(NamedTuple):
         for kind in (weights, "only"):
             if kind in self.states:
                 return self.states[kind]
-        why = " (it was trained without EMA)" if weights == "ema" else ""
+        why = " (it was trained without EMA)" if weights == "ema" and self.layout == "flowlit" else ""
         raise FlowlitError(f"checkpoint {file} holds no {NAMES[weights]}{why}; use weights: {', '.join(self.states)}")
 
 
@@ -62,12 +64,18 @@ def read_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise FlowlitError(
-            f"checkpoint {path} is refused: reading it would run code that is stored in it ({_first(error)}). EDM publishes such "
+            f"checkpoint {path} is refused: reading it would run code that is stored in it{_named(error)}. EDM publishes such "
             "files. Where you trust it, turn it into plain weights with the project that wrote it: "
             'torch.save(network.state_dict(), "weights.pt"), and read those'
         ) from error
     except Exception as error:  # whatever a parser makes of bytes that are no checkpoint
         raise FlowlitError(f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one") from error
+
+
+def _named(error: Exception) -> str:
+    """What a pickle wanted to call, if PyTorch tells; not its advice to let it."""
+    found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", str(error)) or re.search(r"GLOBAL (\S+)", str(error))
+    return f" (it names {found[1]})" if found else ""
 
 
 def _first(error: Exception) -> str:
@@ -100,9 +108,10 @@ def read_contents(path: str | Path) -> Contents:
             return _flowlit(content)
         if _is_named(content.get("model")):
             return _trained(content, str(path))
-        nested = next((content[key] for key in ("state_dict", "ema", "net") if _is_state(content.get(key))), content)
-        if _is_state(nested):
-            return _plain(nested, path)
+        kinds = {"raw": ("net", "state_dict"), "ema": ("ema",)}
+        nested = {kind: content[key] for kind, keys in kinds.items() for key in keys if _is_state(content.get(key))}
+        if nested or _is_state(content):
+            return _plain(nested if len(nested) > 1 else {"only": next(iter(nested.values()), content)}, path)
     raise _unknown(path, content)
 
 
@@ -132,35 +141,41 @@ def _flowlit(content: Mapping[str, Any]) -> Contents:
 
 def _trained(content: Mapping[str, Any], file: str) -> Contents:
     """What Rectified Flow and SlimFlow save: a model, its average as a list, optimizer and step."""
-    raw = _without_prefix(content["model"])
+    raw, preconditioned = _without_prefix(content["model"])
     layout = _layout(raw)
     if layout is None:
         raise _unknown(file, content["model"])
-    denoiser = all(name.startswith(("model.", "module.model.")) for name in content["model"])  # EDM's preconditioner, saved so
-    average, facts, shadow = content.get("ema"), {"step": content.get("step", 0)}, None
-    if isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
+    average, states, facts, shadow = content.get("ema"), {"raw": raw}, {"step": content.get("step", 0)}, None
+    if isinstance(average, Mapping) and _is_state(average):
+        states["ema"] = _without_prefix(average)[0]
+    elif isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
         shadow = list(average["shadow_params"])
         facts["ema"] = {"decay": average.get("decay"), "updates": average.get("num_updates")}
-    return Contents(layout, {"raw": raw}, velocity=layout == "slimflow" or not denoiser, facts=facts, shadow=shadow)
+    return Contents(layout, states, layout == "slimflow" or not preconditioned, facts, shadow)
 
 
-def _plain(state: Mapping[str, Tensor], path: str | Path) -> Contents:
-    bare = _without_prefix(state)
-    layout = _layout(bare)
+def _plain(states: Mapping[str, Mapping[str, Tensor]], path: str | Path) -> Contents:
+    """State dicts without more: EDM's names are taken for its denoiser, unless a given network knows better."""
+    bare = {kind: _without_prefix(state) for kind, state in states.items()}
+    first, preconditioned = next(iter(bare.values()))
+    layout = _layout(first)
     if layout is None:
-        raise _unknown(path, state)
-    return Contents(layout, {"only": bare}, velocity=layout == "slimflow")
+        raise _unknown(path, next(iter(states.values())))
+    found = {kind: state for kind, (state, _) in bare.items()}
+    return Contents(layout, found, velocity=layout == "slimflow", presumed=layout == "edm" and not preconditioned)
 
 
 def _layout(state: Mapping[str, Tensor]) -> Layout | None:
     return "slimflow" if slimflow.is_slimflow(state) else "edm" if edm.is_edm(state) else None
 
 
-def _without_prefix(state: Mapping[str, Any]) -> State:
-    """Names without what DataParallel (module.) and EDM's preconditioner (model.) put before them."""
-    while state and all(name.startswith(("module.", "model.")) for name in state):
+def _without_prefix(state: Mapping[str, Any]) -> tuple[State, bool]:
+    """Names without what DataParallel, torch.compile and EDM's preconditioner (model.) put before them; whether the last did."""
+    preconditioned = False
+    while state and all(name.startswith(("module.", "_orig_mod.", "model.")) for name in state):
+        preconditioned |= all(name.startswith("model.") for name in state)
         state = {name.partition(".")[2]: value for name, value in state.items()}
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, preconditioned
 
 
 def _safetensors(path: str | Path) -> Contents:
@@ -174,4 +189,4 @@ def _safetensors(path: str | Path) -> Contents:
         raise FlowlitError(f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert it again") from error
     if isinstance(told, dict) and told.get("weights") in ("ema", "raw"):
         return Contents("flowlit", {told["weights"]: state}, facts=told)
-    return _plain(state, path)
+    return _plain({"only": state}, path)

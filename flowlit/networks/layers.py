@@ -41,10 +41,11 @@ def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
 
 
 class Norm(nn.GroupNorm):
-    """GroupNorm that computes in float32, also under autocast or with half-precision weights; returns the type of x."""
+    """GroupNorm that computes in float32 at least, also under autocast or with half-precision weights; returns the type of x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        kind = torch.promote_types(x.dtype, torch.float32)
+        return F.group_norm(x.to(kind), self.num_groups, self.weight.to(kind), self.bias.to(kind), self.eps).to(x.dtype)
 
 
 def norm(channels: int, eps: float = 1e-6) -> Norm:
@@ -63,7 +64,7 @@ def frequencies(num: int, endpoint: bool) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). Computed in float32, also under autocast.
+    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). In float32 at least, also under autocast.
 
     Args:
         width: number of sines and cosines, half of each.
@@ -88,11 +89,13 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor, early: Tensor | None = None) -> Tensor:
         """Embed times; ``early`` (B, width) is added to the sines."""
+        weights: Any = self.layers[0].weight.dtype
+        kind = torch.promote_types(weights, torch.float32)
         with full_precision(t.device):
-            phase = self.scale * t.float()[:, None] * self.frequencies
+            scaled = (self.scale * t.to(torch.promote_types(t.dtype, kind))).to(kind)
+            phase = scaled[:, None] * self.frequencies.to(kind)
             sines = torch.cat([phase.sin(), phase.cos()], dim=1)
-            sines = sines if early is None else sines + early.float()
-            return self.layers(sines.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
+            return self.layers((sines if early is None else sines + early.to(kind)).to(weights))
 
 
 class LabelEmbedding(nn.Module):
@@ -104,6 +107,8 @@ class LabelEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, dim: int, dropout: float = 0.0):
         super().__init__()
+        if num_classes < 1 or not 0 <= dropout <= 1:
+            raise FlowlitError(f"expected num_classes >= 0 and label_dropout in [0, 1], found {num_classes} and {dropout}")
         self.num_classes, self.dropout = num_classes, dropout
         self.table = nn.Embedding(num_classes + (dropout > 0), dim)
 
@@ -112,19 +117,27 @@ class LabelEmbedding(nn.Module):
             if not self.dropout:
                 raise FlowlitError(
                     f"the network is conditional on {self.num_classes} classes, but cond has no 'label'. "
-                    "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none"
+                    "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none (EDM's networks, which "
+                    "take zeros for none, are read with network=… of label_dropout > 0)"
                 )
             label = torch.full((batch,), self.num_classes, device=device)
         else:
-            self._check(label)
+            self._check(label, batch)
         if self.training and self.dropout:
             dropped = torch.rand(batch, device=device) < self.dropout
             label = torch.where(dropped, self.num_classes, label)
-        return self.table(label)
+        return self.table(label.long())
 
-    def _check(self, label: Tensor) -> None:
-        """Look at labels where that costs no synchronisation, and no break in a compiled graph."""
-        if torch.compiler.is_compiling() or label.device.type != "cpu" or not len(label):
+    def _check(self, label: Tensor, batch: int) -> None:
+        """Look at values only where that costs no synchronisation, and at nothing where it would break a compiled graph."""
+        if torch.compiler.is_compiling():
+            return
+        if tuple(label.shape) != (batch,) or label.is_floating_point() or label.is_complex():
+            raise FlowlitError(
+                f"labels are {label.dtype} {tuple(label.shape)}; expected whole numbers ({batch},), one class an image (one-hot: "
+                "label.argmax(1))"
+            )
+        if label.device.type != "cpu" or not batch:
             return
         low, high = int(label.min()), int(label.max())
         if not 0 <= low <= high < self.table.num_embeddings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str
     return compare(expected, Translated(dict(found), [k for k in expected if k not in found], [], [])).differences()
 
 
-def compare(expected: Mapping[str, Tensor], found: Translated, unused: list[str] = []) -> LoadReport:
+def compare(expected: Mapping[str, Tensor], found: Translated, unused: Sequence[str] = ()) -> LoadReport:
     """Compare what a network has with what was found for it."""
     wrong = [
         f"{key} is {tuple(value.shape)} there, {tuple(expected[key].shape)} here"
@@ -59,7 +59,7 @@ def compare(expected: Mapping[str, Tensor], found: Translated, unused: list[str]
     ]
     loaded = [key for key, value in found.state.items() if key in expected and value.shape == expected[key].shape]
     strange = [key for key in found.state if key not in expected]
-    return LoadReport(loaded, found.missing, [*found.unexpected, *strange], [*wrong, *found.torn], unused)
+    return LoadReport(loaded, found.missing, [*found.unexpected, *strange], [*wrong, *found.torn], list(unused))
 
 
 def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None, strict: bool = True) -> nn.Module:
@@ -82,6 +82,8 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     if weights not in ("ema", "raw"):
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
     contents = read_contents(checkpoint)
+    if contents.presumed and getattr(getattr(network, "time", None), "scale", 1) == 999:
+        contents = contents._replace(velocity=True)  # SlimFlow's ADM without its trainer's dict
     state = contents.state(weights, checkpoint)
     edm.check_kind(state, f"checkpoint {checkpoint}")
     kind: Any = UNet if contents.layout == "slimflow" else ADM if edm.is_adm(state) else UNet
@@ -93,6 +95,10 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
         if strict:
             raise FlowlitError(f"checkpoint {checkpoint} is of another architecture than {why}.{_held(contents, checkpoint)}")
         logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", checkpoint, why)
+    if wild := [key for key in report.loaded if not found.state[key].isfinite().all()]:
+        raise FlowlitError(
+            f"checkpoint {checkpoint}: {wild[0]} is not finite (and {len(wild) - 1} more); use an older checkpoint"
+        )
     velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
     velocity.report = report  # type: ignore[assignment]
     told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
@@ -136,6 +142,8 @@ def as_velocity(network: Any, contents: Contents, kind: Any, checkpoint: str) ->
     inside: Any = network.network if isinstance(network, EDM) else network
     if not isinstance(inside, kind):
         raise FlowlitError(f"checkpoint {checkpoint} cannot be read into {type(inside).__name__}.{_held(contents, checkpoint)}")
+    if contents.layout == "slimflow" and inside.label is not None:
+        raise FlowlitError(f"checkpoint {checkpoint} is of an unconditional network, the one given has classes; num_classes: 0")
     if contents.velocity and isinstance(network, EDM):
         raise FlowlitError(f"checkpoint {checkpoint} holds a network that predicts a velocity; give it without EDM around it")
     if inside.time.scale != (scale := 999 if contents.velocity else 1):
@@ -157,6 +165,7 @@ def translate(network: nn.Module, contents: Contents, state: State) -> tuple[Tra
 
 
 def rules_of(network: Any, contents: Contents) -> list[Rule]:
+    """How the tensors of a file are named in a network."""
     return slimflow.rules(network) if contents.layout == "slimflow" else edm.rules(network)
 
 

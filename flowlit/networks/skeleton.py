@@ -30,12 +30,22 @@ MakeStage = Callable[[int, int, int, bool], Stage]
 """(inputs, outputs, resample, attention) -> Stage."""
 
 
-def check_size(name: str, resolution: int, width: int, levels: int) -> None:
+def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int], blocks: int) -> None:
     """Refuse sizes that cannot be halved, or not be grouped.
+
+    Args:
+        name: of the network, for messages.
+        resolution: in pixels.
+        width: base of the channels.
+        multipliers: one for each level.
+        blocks: of each level in the encoder.
 
     Raises:
         FlowlitError: saying which sizes can.
     """
+    levels = len(multipliers)
+    if not levels or min(multipliers) < 1 or blocks < 1:
+        raise FlowlitError(f"{name}: expected multipliers and blocks of at least 1, found {list(multipliers)} and {blocks}")
     if resolution % 2 ** (levels - 1):
         raise FlowlitError(
             f"{name}: resolution {resolution} cannot be halved {levels - 1} times; give a multiple of "
@@ -45,8 +55,25 @@ def check_size(name: str, resolution: int, width: int, levels: int) -> None:
         raise FlowlitError(f"{name}: width {width} must be a multiple of 4, at least 8")
 
 
-def check_input(name: str, shape: Sequence[int], conditional: bool, x: Tensor, cond: Cond) -> None:
-    """Refuse images of another shape than the network was built for, and labels that it would not look at."""
+def check_input(name: str, shape: Sequence[int], conditional: bool, x: Tensor, t: Tensor, cond: Cond) -> None:
+    """Refuse what a network was not built for, and conditions that it would not look at.
+
+    Args:
+        name: of the network, for messages.
+        shape: (C, R, R) of its images.
+        conditional: whether it takes labels.
+        x: images, (B, C, R, R).
+        t: times, (B,).
+        cond: {"label": (B,)} or {}.
+
+    Raises:
+        FlowlitError: saying what was found, and what was expected.
+    """
+    if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+        found = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+        raise FlowlitError(f"{name}: expected times (B,), one for each image of {x.shape[0]}, found {found}")
+    if strange := [key for key in cond if key != "label"]:
+        raise FlowlitError(f"{name}: cond has {', '.join(strange)}, but this network looks at nothing but 'label'")
     if tuple(x.shape[1:]) != tuple(shape):
         raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
     if not conditional and "label" in cond:
@@ -111,7 +138,7 @@ class Skeleton(nn.Module):
                 yield f"{part}.{i}", cast(Stage, stage)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input(type(self).__name__, self.shape, self.label is not None, x, cond)
+        check_input(type(self).__name__, self.shape, self.label is not None, x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
         embedding = self.time(t, label if self.early_label else None)
         if label is not None and not self.early_label:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .description import own_spec
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3, norm
 from .skeleton import Skeleton, Stage, check_size
 
@@ -43,24 +44,10 @@ class UNet(Skeleton):
         time_scale: float = 999.0,
         early_label: bool = False,
     ):
+        described = own_spec("UNet", locals())
         super().__init__()
-        check_size("UNet", resolution, width, len(multipliers))
-        self.spec = {
-            "class_path": "flowlit.networks.UNet",
-            "init_args": {
-                "resolution": resolution,
-                "in_channels": in_channels,
-                "width": width,
-                "multipliers": list(multipliers),
-                "blocks": blocks,
-                "attention_resolutions": list(attention_resolutions),
-                "dropout": dropout,
-                "num_classes": num_classes,
-                "label_dropout": label_dropout,
-                "time_scale": time_scale,
-                "early_label": early_label,
-            },
-        }
+        self.spec = described
+        check_size("UNet", resolution, width, multipliers, blocks)
         self.shape = (in_channels, resolution, resolution)
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.early_label = early_label

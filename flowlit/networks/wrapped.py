@@ -28,6 +28,13 @@ class Wrapped(nn.Module):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 
+    evaluations_of_network = 1
+    """How often a call asks the network inside."""
+
+    @property
+    def evaluations(self) -> int:
+        return self.evaluations_of_network * getattr(self.network, "evaluations", 1)
+
     @property
     def loaded(self) -> dict[str, Any] | None:
         return getattr(self.network, "loaded", None)

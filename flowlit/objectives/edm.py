@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..times import LogitNormal
+from ..types import FlowlitError
 from ..weights import EDMWeight
 from .reflow import RectifiedFlow
 
@@ -21,3 +24,13 @@ class EDMLoss(RectifiedFlow):
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5):
         super().__init__(times=LogitNormal(-mean, std), weight=EDMWeight(sigma_data))
+        self.sigma_data = sigma_data
+
+    def on_attach(self, module: nn.Module) -> None:
+        """Compare with the network's own preconditioning.
+
+        Raises:
+            FlowlitError: if it assumes data of another standard deviation.
+        """
+        if (own := getattr(getattr(module, "network", None), "sigma_data", self.sigma_data)) != self.sigma_data:
+            raise FlowlitError(f"EDMLoss: sigma_data is {self.sigma_data}, but the network's is {own}; make them equal")

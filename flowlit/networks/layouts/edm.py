@@ -185,6 +185,7 @@ def _arguments(state: Mapping[str, Tensor], adm: bool, velocity: bool) -> dict[s
         "blocks": blocks,
         "attention_resolutions": [size for size in sizes if f"enc.{size}x{size}_block0.qkv.weight" in state],
         "num_classes": 0 if label is None else label.shape[1],
+        "dropout": 0.13 if velocity or not adm else 0.1,  # as its papers train it; weights do not tell
         "time_scale": 999.0 if velocity else 1.0,
         **({} if adm else {"early_label": True}),
     }

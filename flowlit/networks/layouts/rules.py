@@ -54,6 +54,9 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], unused: Callable
         if absent := [name for name in rule.theirs if name not in state]:
             missing += absent
             continue
+        if strange := [name for name in rule.theirs if not state[name].is_floating_point()]:
+            torn += [f"{name} is {state[name].dtype}, expected floating-point numbers" for name in strange]
+            continue
         try:
             found[rule.ours] = rule.read([state[name].float() for name in rule.theirs]).contiguous()
         except (RuntimeError, IndexError, ValueError) as error:
