@@ -88,6 +88,19 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     edm.check_kind(state, f"checkpoint {checkpoint}")
     kind: Any = UNet if contents.layout == "slimflow" else ADM if edm.is_adm(state) else UNet
     velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, kind, checkpoint)
+    velocity.report = fill(velocity, contents, state, checkpoint, strict)  # type: ignore[assignment]
+    told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
+    average = {"ema": contents.facts["ema"]} if weights == "ema" and contents.facts.get("ema") else {}
+    velocity.loaded = {**told, **average}  # type: ignore[assignment]
+    return velocity.eval()
+
+
+def fill(velocity: nn.Module, contents: Contents, state: State, checkpoint: str, strict: bool) -> LoadReport:
+    """Give a network the weights of a file.
+
+    Raises:
+        FlowlitError: if they do not fit (unless ``strict`` is false), or are not finite.
+    """
     found, unused = translate(velocity, contents, state)
     report = compare(velocity.state_dict(), found, unused)
     if report.differences():
@@ -100,11 +113,7 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
             f"checkpoint {checkpoint}: {wild[0]} is not finite (and {len(wild) - 1} more); use an older checkpoint"
         )
     velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
-    velocity.report = report  # type: ignore[assignment]
-    told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
-    average = {"ema": contents.facts["ema"]} if weights == "ema" and contents.facts.get("ema") else {}
-    velocity.loaded = {**told, **average}  # type: ignore[assignment]
-    return velocity.eval()
+    return report
 
 
 def rebuilt(description: dict[str, Any]) -> nn.Module:
@@ -172,6 +181,6 @@ def rules_of(network: Any, contents: Contents) -> list[Rule]:
 def _held(contents: Contents, checkpoint: str) -> str:
     """What a file holds, and which fragment that is, if either can be told."""
     try:
-        return f" It holds {in_words(describe(contents, checkpoint))}"
+        return f" It holds {in_words(describe(contents, checkpoint))}: give that as network, or none (null)"
     except FlowlitError:
         return ""
