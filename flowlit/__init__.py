@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Generator", "load"]
+MODULES = (
+    "callbacks",
+    "couplings",
+    "diffusions",
+    "distances",
+    "features",
+    "images",
+    "modules",
+    "networks",
+    "objectives",
+    "solvers",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +27,6 @@ def __getattr__(name: str) -> Any:
         from . import generator
 
         return getattr(generator, name)
+    if name in MODULES:
+        return import_module(f"flowlit.{name}")
     raise AttributeError(f"module 'flowlit' has no attribute {name!r}")

@@ -62,7 +62,7 @@ def convert(
         into.unlink(missing_ok=True)  # what was not read back must not stay
         raise
     return [
-        f"{file}: {contents.layout} layout, {in_words(taken[weights].spec)}",
+        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {in_words(taken[weights].spec)}",
         str(taken[weights].report),
         *([f"note: {file} holds one set of weights, which is written twice"] if layout == "slimflow" and not both else []),
         *([f"note: the optimizer in {into} is a fresh Adam"] if layout == "slimflow" else []),

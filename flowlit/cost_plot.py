@@ -48,27 +48,36 @@ def plot(models: Sequence[Model]) -> Figure:
 
 
 def _draw_points(axes: Axes, model: Model, points: Sequence[tuple[Record, Distance]], colour: str) -> None:
-    x = [model.macs.all / 1e9 * (record.nfe or 1) for record, _ in points]
+    x = [_giga(model) * (record.nfe or 1) for record, _ in points]
     y = [distance.value for _, distance in points]
     spread = [distance.spread or math.nan for _, distance in points]
     axes.errorbar(x, y, spread, fmt="o", markersize=4, capsize=3, color=colour, label=model.name)
+    solvers = [record.solver for record, _ in points]
     for i, (record, _) in enumerate(points):
-        axes.annotate(record.solver, (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        where = f", {Path(record.file).parent.name}" if solvers.count(record.solver) > 1 else ""
+        axes.annotate(record.solver + where, (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axes.margins(x=0.2)
 
 
 def _draw_line(axes: Axes, model: Model, colour: str) -> None:
-    axes.axvline(model.macs.all / 1e9, color=colour, linestyle="--", linewidth=0.8)
+    axes.axvline(_giga(model), color=colour, linestyle="--", linewidth=0.8)
     words = f" {model.name}: not recorded"
-    axes.text(model.macs.all / 1e9, 0.02, words, rotation=90, fontsize=7, transform=axes.get_xaxis_transform())
+    axes.text(_giga(model), 0.02, words, rotation=90, fontsize=7, transform=axes.get_xaxis_transform())
+
+
+def _giga(model: Model) -> float:
+    """GMACs of one evaluation of the network; a guided one is evaluated twice a call, and NFE counts that."""
+    return model.macs.all / 1e9 / getattr(model.network, "evaluations", 1)
 
 
 def _number(axes: Axes) -> None:
-    """Write numbers at every tick of both logarithmic axes, also where they span less than a power of ten."""
-    from matplotlib.ticker import LogFormatter
+    """Write decimals at the ticks of both logarithmic axes, also between powers of ten where there are few of these."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(LogFormatter())
-        axis.set_minor_formatter(LogFormatter())
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.3g}") if high < 12 * low else NullFormatter())
     axes.grid(alpha=0.3)
 
 

@@ -153,7 +153,7 @@ def test_edm_to_safetensors_that_need_no_flowlit(convert, tmp_path):
     network = randomise(SongUNet(16, (2, 2), 1, 32, classes=10))
     edm_state(tmp_path / "edm.pt", network)
     out = convert(tmp_path / "edm.pt", tmp_path / "edm.safetensors")
-    assert "edm layout, EDM(network=UNet(" in out
+    assert "a denoiser, EDM(network=UNet(" in out
     told, state = told_in(tmp_path / "edm.safetensors"), load_file(tmp_path / "edm.safetensors")
     assert told["network"]["class_path"] == "flowlit.networks.EDM"
     inside = told["network"]["init_args"]["network"]

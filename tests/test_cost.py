@@ -21,11 +21,11 @@ from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
 from flowlit.metrics.cost import count_macs, count_parameters, measure_speed
 from flowlit.modules import FlowModule
-from flowlit.networks import ADM
+from flowlit.networks import ADM, ClassifierFreeGuidance
 from flowlit.networks.fragments import build_network, network_in
 from flowlit.networks.layers import Attention
 from flowlit.objectives import RectifiedFlow
-from flowlit.recorded import Kind, read_reports
+from flowlit.recorded import Distance, Kind, Record, read_reports
 from flowlit.solvers import Euler, Heun
 from flowlit.types import FlowlitError
 
@@ -389,3 +389,24 @@ def test_a_network_without_shape_cannot_be_counted():
 
 def test_help_names_the_command(cli):
     assert "flowlit cost" in cli("--help").out
+
+
+def test_bug_guided_networks_were_drawn_at_twice_their_cost(tmp_path):
+    """One call of guidance evaluates its network twice: MACs of a call times NFE counted that double."""
+    inner = tiny_unet(num_classes=3, label_dropout=0.1)
+    guided = ClassifierFreeGuidance(inner, 2.0)
+    models = read_models(
+        [str(write_yaml(tmp_path / f"{name}.yaml", it.spec)) for name, it in (("plain", inner), ("guided", guided))]
+    )
+    kind = Kind("frechet_x", 10, "a", "b")
+    for model, nfe in zip(sorted(models, key=lambda model: model.name), (2, 1), strict=True):
+        model.records = [Record("runs/x/metrics.json", "euler1", nfe, {kind: Distance(0.1, None)})]
+    places = {bars.get_label(): bars[0].get_xydata()[0][0] for bars in plot(models).axes[0].containers}
+    assert places["guided"] == pytest.approx(2 * places["plain"])
+
+
+def test_records_of_one_solver_are_told_apart_by_their_folders(tmp_path):
+    (model,) = read_models([str(write_yaml(tmp_path / "plain.yaml", tiny_unet().spec))])
+    kind = Kind("frechet_x", 10, "a", "b")
+    model.records = [Record(f"runs/{name}/metrics.json", "euler1", 1, {kind: Distance(0.1, None)}) for name in "xy"]
+    assert [note.get_text() for note in plot([model]).axes[0].texts] == ["euler1, x", "euler1, y"]

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from tools import LinearField, randomise, tiny_unet, write_checkpoint
@@ -81,3 +84,9 @@ def test_load_takes_network_solver_and_codec_from_the_checkpoint(tmp_path):
 def test_load_without_a_solver_asks_for_one(tmp_path):
     with pytest.raises(FlowlitError, match="does not tell its solver"):
         load(write_checkpoint(tmp_path / "c.ckpt", tiny_unet()), weights="raw")
+
+
+def test_submodules_are_there_after_importing_flowlit():
+    """As errors and docs name them: flowlit.solvers.Euler(1)."""
+    code = "import flowlit, sys; assert 'torch' not in sys.modules; flowlit.solvers.Euler(1); flowlit.networks.pretrained"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -287,3 +287,11 @@ def test_a_pretrained_network_is_trained_with_its_dropout(tmp_path):
         module, datamodule=FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
     )
     assert modes == [(True, False)] * 2
+
+
+def test_a_conditional_network_needs_labels_to_train_with(tmp_path):
+    """With label_dropout it would train without them, and its labels would mean nothing."""
+    module = Teacher(tiny_unet(num_classes=10, label_dropout=0.2))
+    data = FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
+    with pytest.raises(FlowlitError, match="10 classes, but the training data brings no labels"):
+        tiny.trainer(tmp_path, 2, limit_val_batches=0).fit(module, datamodule=data)

@@ -1045,3 +1045,22 @@ def test_dropout_of_a_read_network_is_that_of_its_paper(tmp_path):
     for network, expected in ((SongUNet(16, (1, 2), 1, 32), 0.13), (DhariwalUNet(64, (1, 2), 1, 32), 0.1)):
         edm_state(tmp_path / "c.pt", randomise(network))
         assert pretrained(str(tmp_path / "c.pt")).network.spec["init_args"]["dropout"] == expected
+
+
+def test_bug_loose_reading_of_another_network_wrote_noise(tmp_path):
+    slimflow_checkpoint(tmp_path / "c.pth", randomise(NCSNpp(16, (1, 2), 1, 16)))
+    with pytest.raises(FlowlitError, match="another architecture"):
+        pretrained(str(tmp_path / "c.pth"), "raw", UNet(16, width=32, multipliers=(1, 2), blocks=1), strict=False)
+
+
+def test_a_text_is_no_checkpoint(tmp_path):
+    (tmp_path / "c.md").write_text("# Words\n" * 50)
+    message = refused(tmp_path / "c.md")
+    assert "would run code" not in message
+
+
+def test_a_converted_file_has_the_same_bytes_again(cli, tmp_path):
+    slimflow_checkpoint(tmp_path / "c.pth", randomise(NCSNpp(16, (1, 2), 1, 16)))
+    for i in range(3):
+        assert cli("convert", tmp_path / "c.pth", "--into", tmp_path / f"{i}.safetensors").code == 0
+    assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(3)}) == 1

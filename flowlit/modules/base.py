@@ -208,6 +208,11 @@ class FlowModule(SavedModule):
         return self.solvers[solver](InBlocks(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        if getattr(self.network, "num_classes", 0) and "label" not in pair.cond:
+            raise FlowlitError(
+                f"{type(self.network).__name__} knows {self.network.num_classes} classes, but the training data brings no "
+                "labels; give them (labels: true for images), or num_classes: 0"
+            )
         parts = self.objective(self.network, pair)
         for name, value in parts.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(pair.x1))

@@ -76,6 +76,10 @@ class ClassifierFreeGuidance(Wrapped):
             raise FlowlitError(
                 "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to guide by"
             )
+        if getattr(network, "label_dropout", 1) == 0:
+            raise FlowlitError(
+                "ClassifierFreeGuidance: the network never learned to do without its label; train it with label_dropout > 0"
+            )
         super().__init__(network, scale=scale)
         self.scale = scale
 

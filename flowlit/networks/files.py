@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,22 +60,29 @@ def read_file(path: str | Path) -> Any:
         FlowlitError: if it is missing, torn, or needs code to unpickle.
     """
     if not Path(path).is_file():
-        raise FlowlitError(f"checkpoint {path} does not exist; run the stage that writes it first (see the header of its YAML)")
+        raise FlowlitError(
+            f"checkpoint {path} does not exist; run the stage that writes it first (see the header of its YAML), or mend the path"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # about the protocol of a pickle, before it is refused
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        if not _named(error) and Path(path).suffix != ".pkl":
+            raise FlowlitError(f"{path} is not a checkpoint, or holds more than plain data; see docs/checkpoints.md") from error
         raise FlowlitError(
             f"checkpoint {path} is refused: reading it would run code that is stored in it{_named(error)}. EDM publishes such "
             "files. Where you trust it, turn it into plain weights with the project that wrote it: "
             'torch.save(network.state_dict(), "weights.pt"), and read those'
         ) from error
     except Exception as error:  # whatever a parser makes of bytes that are no checkpoint
-        raise FlowlitError(f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one") from error
+        raise FlowlitError(
+            f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one, or fetch it again"
+        ) from error
 
 
 def _named(error: Exception) -> str:
     """What a pickle wanted to call, if PyTorch tells; not its advice to let it."""
-    found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", str(error)) or re.search(r"GLOBAL (\S+)", str(error))
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)) or re.search(r"GLOBAL (\S+)", str(error))
     return f" (it names {found[1]})" if found else ""
 
 
@@ -186,7 +194,9 @@ def _safetensors(path: str | Path) -> Contents:
             told = json.loads((file.metadata() or {}).get("flowlit", "null"))
         state = load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise FlowlitError(f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert it again") from error
+        raise FlowlitError(
+            f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert or fetch it again"
+        ) from error
     if isinstance(told, dict) and told.get("weights") in ("ema", "raw"):
         return Contents("flowlit", {told["weights"]: state}, facts=told)
     return _plain({"only": state}, path)

@@ -19,6 +19,9 @@ from .layouts import edm, slimflow
 from .layouts.rules import Rule, State, Translated, to_ours
 from .unet import UNet
 
+MOST = 20
+"""Names of a kind that a report prints."""
+
 
 class LoadReport(NamedTuple):
     """What became of the tensors of a file; names of the file, but for ``loaded``."""
@@ -41,7 +44,9 @@ class LoadReport(NamedTuple):
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
         for what in ("missing", "unexpected", "mismatched", "unused"):
-            lines += [f"{what}: {name}" for name in getattr(self, what)]
+            names = getattr(self, what)
+            lines += [f"{what}: {name}" for name in names[:MOST]]
+            lines += [f"{what}: {len(names) - MOST} more"] * (len(names) > MOST)
         return "\n".join(lines)
 
 
@@ -74,7 +79,7 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
         weights: "ema" for the average (what one samples from), "raw" for the trained weights; a plain state dict holds one set,
             which is taken for either.
         network: build this one instead of the one that the file describes or its weights tell; needed where neither can.
-        strict: every tensor must find its place; otherwise take those that do, and warn.
+        strict: every tensor must find its place; otherwise take those that do, at least one in ten, and warn.
 
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
@@ -105,7 +110,7 @@ def fill(velocity: nn.Module, contents: Contents, state: State, checkpoint: str,
     report = compare(velocity.state_dict(), found, unused)
     if report.differences():
         why = f"{type(velocity).__name__}: {report.differences()}"
-        if strict:
+        if strict or 10 * len(report.loaded) < len(velocity.state_dict()):
             raise FlowlitError(f"checkpoint {checkpoint} is of another architecture than {why}.{_held(contents, checkpoint)}")
         logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", checkpoint, why)
     if wild := [key for key in report.loaded if not found.state[key].isfinite().all()]:

@@ -39,7 +39,7 @@ def write_safetensors(network: nn.Module, into: Path, facts: dict[str, Any]) -> 
         )
     told = json.dumps({**facts, "network": description}, sort_keys=True)
     state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(into, to_safetensors(state, {"format": "pt", "flowlit": told}))
+    write_atomically(into, to_safetensors(state, {"flowlit": told}))
 
 
 def write_slimflow(raw: nn.Module, ema: nn.Module, into: Path, facts: dict[str, Any]) -> None:

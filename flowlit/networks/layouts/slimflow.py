@@ -102,7 +102,7 @@ def infer(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
         raise FlowlitError(
             f"{file}: its architecture cannot be told from its weights ({type(error).__name__}: {error}); "
-            "give it: network=flowlit.networks.UNet(resolution=…, width=…, multipliers=…, blocks=…, attention_resolutions=…)"
+            "give it as network (convert: --network YAML), a UNet of its resolution and attention_resolutions"
         ) from error
 
 
