@@ -68,7 +68,9 @@ def read_file(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not _named(error) and Path(path).suffix != ".pkl":
-            raise FlowlitError(f"{path} is not a checkpoint, or holds more than plain data; see docs/checkpoints.md") from error
+            raise FlowlitError(
+                f"checkpoint {path} is refused: it is none, or holds more than plain data; see docs/checkpoints.md"
+            ) from error
         raise FlowlitError(
             f"checkpoint {path} is refused: reading it would run code that is stored in it{_named(error)}. EDM publishes such "
             "files. Where you trust it, turn it into plain weights with the project that wrote it: "
