@@ -50,14 +50,16 @@ def convert(
     contents = read_contents(file)
     both = contents.holds("raw") and contents.holds("ema") and "only" not in contents.states
     kinds = [weights] if layout == "safetensors" else ["raw", "ema"]
-    taken = {kind: _read(file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
-    facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": file_hash(file)}, "version": __version__}
+    taken = {kind: _take(contents, file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
+    sha256 = taken[weights].loaded["sha256"]
+    facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": sha256}, "version": __version__}
     if layout == "safetensors":
         write_safetensors(taken[weights], into, {**facts, "weights": weights})
     else:
         write_slimflow(taken["raw"], taken["ema"], into, facts)
     try:
-        _compare(taken, into)
+        written = read_contents(into)
+        _compare(taken, written, into)
     except BaseException:
         into.unlink(missing_ok=True)  # what was not read back must not stay
         raise
@@ -66,7 +68,7 @@ def convert(
         str(taken[weights].report),
         *([f"note: {file} holds one set of weights, which is written twice"] if layout == "slimflow" and not both else []),
         *([f"note: the optimizer in {into} is a fresh Adam"] if layout == "slimflow" else []),
-        *_lost(taken[weights], into),
+        *(_lost(taken[weights], written, into) if layout == "slimflow" else []),
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
 
@@ -79,12 +81,11 @@ def _check_target(into: Path, layout: str) -> None:
         raise FlowlitError(f"--into {into}: a file of layout {layout} ends in {ending}")
 
 
-def _read(file: Path, weights: str, network: Path | None, strict: bool) -> Any:
-    from .networks import pretrained
+def _take(contents: Any, file: Path, weights: Any, network: Path | None, strict: bool) -> Any:
     from .networks.fragments import build_network
+    from .networks.pretrained import take
 
-    given = None if network is None else build_network(network)
-    return pretrained(str(file), weights, given, strict)  # type: ignore[arg-type]
+    return take(contents, str(file), weights, None if network is None else build_network(network), strict)
 
 
 def _known(facts: dict[str, Any]) -> dict[str, Any]:
@@ -92,16 +93,13 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
 
 
-def _lost(network: Any, into: Path) -> list[str]:
+def _lost(network: Any, written: Any, into: Path) -> list[str]:
     """Say what the layout of SlimFlow does not tell those who read it."""
-    from .networks.files import read_contents
     from .networks.fragments import structure
     from .networks.pretrained import describe, rebuilt
 
-    if into.suffix == ".safetensors":
-        return []
     try:
-        told = rebuilt(describe(read_contents(into), str(into))).spec
+        told = rebuilt(describe(written, str(into))).spec
     except FlowlitError:
         told = None
     if structure(told) == structure(network.spec):
@@ -109,14 +107,13 @@ def _lost(network: Any, into: Path) -> list[str]:
     return [f"note: the layout does not tell the resolution of this network; give network (--network YAML) to read {into}"]
 
 
-def _compare(taken: dict[str, Any], into: Path) -> None:
-    """Read what was written, every set of it, into networks of the same build: a file need not tell its resolution."""
-    from .networks import pretrained
+def _compare(taken: dict[str, Any], written: Any, into: Path) -> None:
+    """Take what was written, every set of it, into networks of the same build: a file need not tell its resolution."""
     from .networks.identity import fingerprint
-    from .networks.pretrained import rebuilt
+    from .networks.pretrained import rebuilt, take
 
-    def written(kind: Any) -> Any:
-        return pretrained(str(into), kind, None if into.suffix == ".safetensors" else rebuilt(taken[kind].spec))
+    def again(kind: Any) -> Any:
+        return take(written, str(into), kind, None if into.suffix == ".safetensors" else rebuilt(taken[kind].spec))
 
-    if any(fingerprint(written(kind)) != fingerprint(network) for kind, network in taken.items()):
+    if any(fingerprint(again(kind)) != fingerprint(network) for kind, network in taken.items()):
         raise FlowlitError(f"{into} would read back as another network, and was not kept; report this, please")

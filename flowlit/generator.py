@@ -13,7 +13,7 @@ from .codecs import Pixels
 from .couplings.noise import SeededNoise
 from .networks.description import build
 from .networks.files import Weights, read_contents
-from .networks.pretrained import pretrained
+from .networks.pretrained import take
 from .types import Codec, Cond, FlowlitError, Solver
 
 
@@ -61,8 +61,8 @@ def load(checkpoint: str, weights: Weights = "ema", solver: Solver | None = None
     Raises:
         FlowlitError: as ``pretrained``.
     """
-    facts = read_contents(checkpoint).facts
-    net = pretrained(checkpoint, weights, network).requires_grad_(False)
+    contents = read_contents(checkpoint)
+    facts, net = contents.facts, take(contents, checkpoint, weights, network).requires_grad_(False)
     if solver is None:
         if facts.get("solver") is None:
             raise FlowlitError(

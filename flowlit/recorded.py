@@ -14,7 +14,6 @@ from torch import nn
 from .callbacks.report import FORMAT
 from .errors import FlowlitError
 from .metrics.cost import count_parameters
-from .networks import fingerprint
 from .networks.fragments import structure
 from .networks.identity import identity
 
@@ -91,12 +90,13 @@ def belonging(network: nn.Module, reports: Reports) -> dict[str, list[Record]]:
 
 def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
     """Ask whether a report is of a network: of the same architecture and, where weights were read, of the same weights."""
-    told, weights = identity(network), fingerprint(network) if getattr(network, "loaded", None) else None
-    mine = _architecture({key: value for key, value in told.items() if key != "weights"})
+    told = identity(network)
+    weights, mine = told.pop("weights"), _architecture(told)
+    read = getattr(network, "loaded", None) is not None
     parameters = count_parameters(network)
 
     def belongs(report: dict[str, Any]) -> bool:
-        if report.get("params") != parameters or (weights and report.get("sha256") != weights):
+        if report.get("params") != parameters or (read and report.get("sha256") != weights):
             return False
         return _architecture(report.get("built")) == mine
 

@@ -84,9 +84,21 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
     """
+    check_weights(weights)
+    return take(read_contents(checkpoint), checkpoint, weights, network, strict)
+
+
+def check_weights(weights: str) -> None:
+    """Refuse what is neither the average nor the trained weights."""
     if weights not in ("ema", "raw"):
         raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
-    contents = read_contents(checkpoint)
+
+
+def take(
+    contents: Contents, checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None, strict: bool = True
+) -> nn.Module:
+    """``pretrained``, of a file that has been opened."""
+    check_weights(weights)
     if contents.presumed and getattr(getattr(network, "time", None), "scale", 1) == 999:
         contents = contents._replace(velocity=True)  # SlimFlow's ADM without its trainer's dict
     state = contents.state(weights, checkpoint)

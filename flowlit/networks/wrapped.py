@@ -17,6 +17,9 @@ class Wrapped(nn.Module):
         arguments: what else the wrapper is built with, so that a checkpoint can describe it.
     """
 
+    evaluations_of_network = 1
+    """How often a call asks the network inside."""
+
     def __init__(self, network: nn.Module, **arguments: Any):
         super().__init__()
         self.network = network
@@ -27,9 +30,6 @@ class Wrapped(nn.Module):
         for name in ("shape", "num_classes", "label_dropout"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
-
-    evaluations_of_network = 1
-    """How often a call asks the network inside."""
 
     @property
     def evaluations(self) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...types import FlowlitError
 from ..adm import ADM
-from ..skeleton import Skeleton
-from .rules import Rule, same
+from ..skeleton import Skeleton, Stage
+from .rules import Rule, same, same_layers
 
 
 def is_edm(state: Mapping[str, Tensor]) -> bool:
@@ -55,7 +55,7 @@ def rules(network: Skeleton) -> list[Rule]:
     found = [*found, *label] if adm else [*label, *found]
     for name, ours in _places(network):
         module = network.get_submodule(ours)
-        found += _stage(ours, name, module) if name.startswith(("enc", "dec")) and hasattr(module, "block") else same(ours, name)
+        found += _stage(ours, name, module) if isinstance(module, Stage) else same(ours, name)
     return found
 
 
@@ -115,13 +115,11 @@ def _places(network: Skeleton) -> Iterator[tuple[str, str]]:
     yield from zip(head, ("head_norm", "head"), strict=True)
 
 
-def _stage(ours: str, theirs: str, stage: nn.Module) -> list[Rule]:
-    found = []
-    for layer in ("norm0", "conv0", "affine", "norm1", "conv1", "skip"):
-        if any(True for _ in stage.block.get_submodule(layer).parameters()):  # type: ignore[operator, union-attr]
-            found += same(f"{ours}.block.{layer}", f"{theirs}.{layer}")
-    heads = getattr(stage.attention, "heads", 0)
-    return found + (_attention(f"{ours}.attention", theirs, heads) if heads else [])  # type: ignore[arg-type]
+def _stage(ours: str, theirs: str, stage: Stage) -> list[Rule]:
+    layers = {layer: layer for layer in ("norm0", "conv0", "affine", "norm1", "conv1", "skip")}
+    found = same_layers(stage.block, f"{ours}.block", theirs, layers)
+    heads: Any = getattr(stage.attention, "heads", 0)
+    return found + (_attention(f"{ours}.attention", theirs, heads) if heads else [])
 
 
 def _attention(ours: str, theirs: str, heads: int) -> list[Rule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...types import FlowlitError
 
@@ -32,6 +32,17 @@ class Rule(NamedTuple):
 def same(ours: str, theirs: str, *parts: str) -> list[Rule]:
     """Equal tensors: weights and biases of a layer, unless other parts are named."""
     return [Rule(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in parts or ("weight", "bias")]
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether a layer is more than an identity."""
+    return any(True for _ in module.parameters())
+
+
+def same_layers(block: nn.Module, ours: str, theirs: str, layers: Mapping[str, str]) -> list[Rule]:
+    """Equal layers of a block, our names to theirs, but for those that have no parameters."""
+    present = [(our, their) for our, their in layers.items() if has_parameters(block.get_submodule(our))]
+    return [rule for our, their in present for rule in same(f"{ours}.{our}", f"{theirs}.{their}")]
 
 
 class Translated(NamedTuple):

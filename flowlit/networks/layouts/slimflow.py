@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...types import FlowlitError
 from ..unet import UNet
-from .rules import Rule, same
+from .rules import Rule, has_parameters, same, same_layers
 
 ATTENTION_RESOLUTION = 16
 """Where their networks have attention; the only way to tell the resolution of a network from its weights."""
@@ -45,13 +45,7 @@ def rules(network: UNet) -> list[Rule]:
         if kind == "layer":
             found += same(ours, theirs)
         elif kind == "block":
-            layers = network.get_submodule(ours)
-            found += [
-                r
-                for our, their in _BLOCK.items()
-                if any(True for _ in layers.get_submodule(our).parameters())
-                for r in same(f"{ours}.{our}", f"{theirs}.{their}")
-            ]
+            found += same_layers(network.get_submodule(ours), ours, theirs, _BLOCK)
         else:
             found += _attention(ours, theirs)
     return found
@@ -62,7 +56,7 @@ def _parts(network: UNet) -> Iterator[tuple[str, str]]:
     yield from (("layer", "time.layers.0"), ("layer", "time.layers.2"), ("layer", "stem"))
     for name, stage in network.named_stages():
         yield "block", f"{name}.block"
-        if any(True for _ in stage.attention.parameters()):
+        if has_parameters(stage.attention):
             yield "attention", f"{name}.attention"
     yield from (("layer", "head_norm"), ("layer", "head"))
 
