@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
 from . import __version__
 from .errors import FlowlitError
 from .process import leave_with_parent
+from .stopping import Stopped
 
 USAGE = """\
 usage: flowlit <command> [options]
@@ -16,6 +18,7 @@ small, one-step image generators: teacher → couplings → annealing reflow →
 
 commands
   fit        train what a YAML describes             flowlit fit -c experiments/slimflow_cifar.yaml
+  doctor     look at a YAML before a long fit        flowlit doctor -c experiments/slimflow_cifar.yaml
   couple     make couplings (noise, image)           flowlit couple -c experiments/couple_cifar.yaml --num 100000
   validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
   test       the same on 50,000 images, to publish   flowlit test -c experiments/evaluate_digits.yaml
@@ -23,6 +26,7 @@ commands
   cost       what networks cost, as table and plot   flowlit cost experiments/parts/unet_7m_32.yaml --into cost.png
   reference  statistics of real images               flowlit reference -c experiments/reference_digits.yaml
   convert    other people's weights, and back        flowlit convert slimflow.pth --into student.safetensors
+  average    averages of any width, after training   flowlit average runs/teacher/snapshots --std 0.08 --into ema.safetensors
   predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
   couplings  info, verify, merge, import, export, show   flowlit couplings info runs/slimflow_digits/couplings
   pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
@@ -31,7 +35,7 @@ options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
 """
 
-LIGHTNING = ("fit", "validate", "test", "predict", "couple", "sweep")
+LIGHTNING = ("fit", "validate", "test", "predict", "couple", "doctor", "sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .convert_cli import main as convert
 
             return convert(argv[1:])
+        if command == "average":
+            from .average_cli import main as average
+
+            return average(argv[1:])
         if command == "reference":
             from .reference_cli import main as reference
 
@@ -70,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_lightning(argv)
     except KeyboardInterrupt:
         return 130
+    except Stopped as stopped:
+        return stopped.code
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes 1 of it
+            return 130
+        raise
     except Exception as error:
         if (known := _told(error)) is None:
             raise
@@ -82,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _told(error: BaseException | None) -> BaseException | None:
     """Find the error meant for the user (ours, or Lightning's about its options) among what was raised because of it."""
     while error is not None and not isinstance(error, FlowlitError) and type(error).__name__ != "MisconfigurationException":
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return FlowlitError(f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)")
         error = error.__cause__ or error.__context__
     return error
 

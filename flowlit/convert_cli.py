@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", type=Path, help="a checkpoint: .ckpt, .pth, .pt or .safetensors")
     parser.add_argument("--into", type=Path, required=True, help="the file to write")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which set to take (default: ema)")
+    parser.add_argument("--weights", default="ema", help="ema (default), raw, or the name of another average")
     parser.add_argument("--layout", choices=("safetensors", "slimflow"), default="safetensors", help="what to write")
     parser.add_argument(
         "--network", type=Path, help="a YAML whose model.init_args.network the weights are of, if the file cannot tell"
@@ -48,15 +48,19 @@ def convert(
 
     _check_target(into, layout)
     contents = read_contents(file)
-    both = contents.holds("raw") and contents.holds("ema") and "only" not in contents.states
-    kinds = [weights] if layout == "safetensors" else ["raw", "ema"]
+    contents.check(weights, file)
+    average = "ema" if weights == "raw" else weights
+    both = contents.holds("raw") and contents.holds(average) and "only" not in contents.states
+    kinds = [weights] if layout == "safetensors" else ["raw", average]
     taken = {kind: _take(contents, file, kind if contents.holds(kind) else weights, network, not loose) for kind in kinds}  # type: ignore
-    sha256 = taken[weights].loaded["sha256"]
-    facts = {**_known(contents.facts), "source": {"file": file.name, "sha256": sha256}, "version": __version__}
+    chosen = taken[weights]
+    source = {"file": file.name, "sha256": chosen.loaded["sha256"]}
+    facts = {**_known(contents, average), "source": source, "version": __version__}
     if layout == "safetensors":
-        write_safetensors(taken[weights], into, {**facts, "weights": weights})
+        write_safetensors(chosen, into, {**facts, "weights": weights})
     else:
-        write_slimflow(taken["raw"], taken["ema"], into, facts)
+        taken = {"raw": taken["raw"], "ema": taken[average]}  # the names that its layout knows
+        write_slimflow(**taken, into=into, facts=facts)
     try:
         written = read_contents(into)
         _compare(taken, written, into)
@@ -64,11 +68,11 @@ def convert(
         into.unlink(missing_ok=True)  # what was not read back must not stay
         raise
     return [
-        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {in_words(taken[weights].spec)}",
-        str(taken[weights].report),
+        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {in_words(chosen.spec)}",
+        str(chosen.report),
         *([f"note: {file} holds one set of weights, which is written twice"] if layout == "slimflow" and not both else []),
         *([f"note: the optimizer in {into} is a fresh Adam"] if layout == "slimflow" else []),
-        *(_lost(taken[weights], written, into) if layout == "slimflow" else []),
+        *(_lost(chosen, written, into) if layout == "slimflow" else []),
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
 
@@ -88,8 +92,10 @@ def _take(contents: Any, file: Path, weights: Any, network: Path | None, strict:
     return take(contents, str(file), weights, None if network is None else build_network(network), strict)
 
 
-def _known(facts: dict[str, Any]) -> dict[str, Any]:
+def _known(contents: Any, average: str) -> dict[str, Any]:
     """What is passed on: how it was trained to be sampled from, and how long."""
+    told = contents.average(average)
+    facts = {**contents.facts, "ema": told, "ema_updates": told.get("updates", contents.facts.get("ema_updates"))}
     return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
 
 

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "file", nargs="+", help="YAMLs with model.init_args.network (experiments/parts/unet_7m_32.yaml), checkpoints"
     )
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of checkpoints")
+    parser.add_argument("--weights", default="ema", help="of checkpoints: ema, raw, or the name of another average")
     parser.add_argument("--batch_size", type=int, default=64, help="for images per second")
     parser.add_argument("--repeats", type=int, default=5, help="timed evaluations, of which the median counts")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")

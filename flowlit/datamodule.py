@@ -9,14 +9,17 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from . import draws
 from .couplings.noise import SeededNoise
 from .couplings.origins import Origin, Parts
 from .couplings.store import Store
+from .lookahead import Lookahead, Prepared, Stopwatch
 from .manifest import Shard
 from .streams import IndexStream, Stripe, mix
-from .types import Coupling, FlowlitError, Images
+from .types import Coupling, FlowlitError, Images, Pair
 
 
 def collate(rows: Any) -> Any:
@@ -27,7 +30,8 @@ def collate(rows: Any) -> Any:
 class FlowDataModule(pl.LightningDataModule):
     """Pairs for ``fit``; seeded noise (or held-out images) for ``validate``, ``test`` and ``predict``.
 
-    Every random draw of a training step (noise, times, flips, dropout) follows from (seed, step, rank): resuming is exact.
+    Every random draw of a training step follows from (seed, step): resuming is exact. Noise, times and flips are drawn for the
+    whole batch, of which each device takes its rows: they do not depend on how many devices share it. Dropout does.
 
     Args:
         coupling: what to train on; not needed to validate, test, predict or couple.
@@ -38,6 +42,10 @@ class FlowDataModule(pl.LightningDataModule):
         validation: labelled images instead of noise, for classifiers.
         num_workers: processes that read data; 0 is best for stored pairs.
         seed: of data order and all draws of the training steps.
+        device_batch_size: samples that a device works on at a time, at most; gradients of several such batches are then
+            accumulated, as many as that takes. None does not limit it.
+        new_batch_size: go on from a checkpoint of another batch_size, at the row where it stopped, instead of refusing it.
+        overlap: complete the next batch while this one trains; None does so for pairs made on the fly on a GPU.
     """
 
     def __init__(
@@ -50,19 +58,27 @@ class FlowDataModule(pl.LightningDataModule):
         validation: Images | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        device_batch_size: int | None = None,
+        new_batch_size: bool = False,
+        overlap: bool | None = None,
     ):
         super().__init__()
-        self.coupling, self.batch_size = coupling, batch_size
+        self.coupling, self.batch_size, self.device_batch_size = coupling, batch_size, device_batch_size
+        self.new_batch_size, self.overlap = new_batch_size, overlap
+        self.watch = Stopwatch()  # of the coupling's half on the device
         self.noise, self.noise_batch_size, self.test_num, self.validation = noise, noise_batch_size, test_num, validation
         self.num_workers, self.seed = num_workers, seed
         self.pairs: Dataset | None = None
         self.stored: dict[str, Callable[[], np.ndarray]] = {}  # by callback: which samples need not be generated again
+        self._stopped = (0, 0)  # batches, and rows, that lay behind the run when it was taken up again
+        self.attempt = 0  # times that training went back: its draws are others then
         self.watched = 0  # first samples that a callback looks at, and which are generated in any case
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.coupling is None:
                 raise FlowlitError("fit needs something to train on: give data.coupling")
+            self._divide()
             self.pairs = self.coupling.dataset()
             rows = len(cast(Sized, self.pairs))
             if rows < self.batch_size:
@@ -70,7 +86,22 @@ class FlowDataModule(pl.LightningDataModule):
                     f"{self.coupling.source}: {rows} rows cannot fill one batch of {self.batch_size}; lower batch_size"
                 )
 
-    def device_batch_size(self) -> int:
+    def _divide(self) -> None:
+        """Accumulate as many batches as ``device_batch_size`` asks for; steps between two validations stay optimizer steps."""
+        trainer, limit = cast(pl.Trainer, self.trainer), self.device_batch_size
+        if limit is None:
+            return
+        accumulated = accumulation(self.batch_size, trainer.world_size, limit)
+        if trainer.accumulate_grad_batches not in (1, accumulated):
+            raise FlowlitError(
+                f"device_batch_size {limit} of batch_size {self.batch_size} makes {accumulated} accumulated batches, but "
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; give only one of the two"
+            )
+        if trainer.accumulate_grad_batches != accumulated and isinstance(trainer.val_check_interval, int):
+            trainer.val_check_interval *= accumulated  # Lightning counts batches
+        trainer.accumulate_grad_batches = accumulated
+
+    def rows_at_a_time(self) -> int:
         """Samples per device and accumulated batch.
 
         Raises:
@@ -85,14 +116,50 @@ class FlowDataModule(pl.LightningDataModule):
             )
         return self.batch_size // share
 
+    def rows_seen(self) -> int:
+        """Samples that training has taken so far, over all devices."""
+        trainer, (batches, rows) = cast(pl.Trainer, self.trainer), self._stopped
+        return rows + (batches_seen(trainer) - batches) * self.batch_size // trainer.accumulate_grad_batches
+
     def train_dataloader(self) -> DataLoader:
-        trainer, pairs, size = cast(pl.Trainer, self.trainer), cast(Dataset, self.pairs), self.device_batch_size()
-        rows = len(cast(Sized, pairs))
-        epoch = rows // (size * trainer.world_size)
-        batches = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else epoch
-        done = trainer.global_step * trainer.accumulate_grad_batches
-        stream = IndexStream(rows, batches * size, self.seed, trainer.global_rank, trainer.world_size, start=done * size)
-        return self._loader(pairs, size, stream, drop_last=True)
+        trainer, pairs, size = cast(pl.Trainer, self.trainer), cast(Dataset, self.pairs), self.rows_at_a_time()
+        rows, world = len(cast(Sized, pairs)), trainer.world_size
+        steps = trainer.max_steps if trainer.max_steps > 0 else rows // self.batch_size
+        length = steps * trainer.accumulate_grad_batches * size
+        stream = IndexStream(rows, length, self.seed, trainer.global_rank, world, start=self.rows_seen() // world)
+        loader = self._loader(pairs, size, stream, drop_last=True)
+        if not self.overlaps():
+            return loader
+        first, device = batches_seen(trainer), trainer.strategy.root_device
+
+        def prepare(batch: Any, number: int) -> tuple[Pair, draws.Share]:
+            share = self._share(*divmod(first + number, trainer.accumulate_grad_batches))
+            draws.begin(share)
+            return self._complete(move_data_to_device(batch, device), device), share
+
+        return Lookahead(loader, prepare, device)  # type: ignore[return-value]
+
+    def overlaps(self) -> bool:
+        """Whether the next batch is completed while this one trains."""
+        on_gpu = cast(pl.Trainer, self.trainer).strategy.root_device.type == "cuda"
+        return on_gpu and cast(Coupling, self.coupling).simulates if self.overlap is None else self.overlap
+
+    def state_dict(self) -> dict[str, Any]:
+        trainer = cast(pl.Trainer, self.trainer)
+        facts = {"batch_size": self.batch_size, "accumulated": trainer.accumulate_grad_batches}
+        return {**facts, "batches": batches_seen(trainer), "rows": self.rows_seen()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        trainer = cast(pl.Trainer, self.trainer)
+        if trainer.state.fn != "fit":
+            return
+        if (before := state_dict["batch_size"]) != self.batch_size and not self.new_batch_size:
+            raise FlowlitError(
+                f"the checkpoint was trained with batch_size {before}, now it is {self.batch_size}; give --data.batch_size "
+                f"{before} to go on exactly, or --data.new_batch_size true to go on with other batches"
+            )
+        batches = state_dict["batches"] * trainer.accumulate_grad_batches // state_dict["accumulated"]
+        self._stopped = (batches, state_dict["rows"])
 
     def evaluated(self, command: str = "validate") -> SeededNoise:
         """The noise that a command generates from."""
@@ -134,17 +201,64 @@ class FlowDataModule(pl.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = cast(pl.Trainer, self.trainer)
-        if trainer.training:
-            place = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-            torch.manual_seed(mix(self.seed, trainer.global_rank, place))
+        if trainer.training and trainer.state.fn == "fit":
+            self._begin_draws(trainer)
         return batch
+
+    def teardown(self, stage: str) -> None:
+        draws.begin(None)
+
+    def _begin_draws(self, trainer: pl.Trainer) -> None:
+        """Let all draws follow from the optimizer step: those of ``draws`` are shared, all others (dropout) are this device's."""
+        step, turn = divmod(batches_seen(trainer), trainer.accumulate_grad_batches)
+        draws.begin(self._share(step, turn))
+        torch.manual_seed(mix(self.seed, 1 + trainer.global_rank, turn, *self._again(), step))
+
+    def _share(self, step: int, turn: int) -> draws.Share:
+        """The rows that this device has in an accumulated batch of a step."""
+        trainer, rows = cast(pl.Trainer, self.trainer), self.rows_at_a_time()
+        first = turn * rows * trainer.world_size + trainer.global_rank
+        return draws.Share(mix(self.seed, 0, *self._again(), step), self.batch_size, rows, first, trainer.world_size)
+
+    def _again(self) -> tuple[int, ...]:
+        return (self.attempt,) if self.attempt else ()
+
+    def _complete(self, batch: Any, device: torch.device) -> Pair:
+        with torch.no_grad(), self.watch.running(device):
+            return cast(Coupling, self.coupling).complete(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = cast(pl.Trainer, self.trainer)
         if not trainer.training or self.coupling is None:
             return batch
-        with torch.no_grad():
-            return self.coupling.complete(batch, trainer.strategy.root_device)
+        if isinstance(batch, Prepared):
+            pair, share = batch.result()
+            draws.begin(share)  # it goes on where the coupling's draws ended
+            return pair
+        return self._complete(batch, trainer.strategy.root_device)
+
+
+def batches_seen(trainer: pl.Trainer) -> int:
+    """Batches that this device has trained on, over all epochs; those that are accumulated count each."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def accumulation(batch_size: int, devices: int, limit: int) -> int:
+    """Batches to accumulate so that no device works on more than ``limit`` samples at a time: the fewest that divide evenly.
+
+    >>> accumulation(128, devices=2, limit=24)
+    4
+
+    Raises:
+        FlowlitError: if the devices cannot share the batch.
+    """
+    share, rest = divmod(batch_size, devices)
+    if rest or limit < 1:
+        raise FlowlitError(
+            f"batch_size {batch_size} is that of one optimizer step and must divide by {devices} devices; "
+            f"device_batch_size is {limit}, expected at least 1"
+        )
+    return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= limit)
 
 
 def missing_rows(num: int, known: list[np.ndarray], again: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def load(checkpoint: str, weights: Weights = "ema", solver: Solver | None = None
 
     Args:
         checkpoint: path of the file.
-        weights: "ema" or "raw".
+        weights: "ema", "raw", or the name of another average that the run kept.
         solver: None takes the first solver of the module that was trained (one Euler step for a one-step student).
         network: only for networks that the checkpoint does not describe.
 

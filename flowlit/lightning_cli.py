@@ -7,21 +7,30 @@ import logging
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from . import couplings, modules, objectives, solvers  # noqa: F401 - short class names resolve
-from .callbacks import Progress
+from .callbacks import Progress, Signals
+from .callbacks.checkpoint import LAST
 from .callbacks.evaluation import command_of
+from .checkpoint_io import AtomicIO, newest
 from .datamodule import FlowDataModule  # noqa: F401
 from .networks import dit  # noqa: F401 - likewise
 from .networks.files import read_checkpoint
 from .trainer import FlowTrainer
 from .types import FlowlitError
+
+
+def checkpoint_folder(trainer: pl.Trainer, callback: Any) -> Path:
+    """Where a checkpoint callback writes."""
+    return Path(str(callback.dirpath or callback._ModelCheckpoint__resolve_ckpt_dir(trainer)))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -53,15 +62,21 @@ class Parser(LightningArgumentParser):
 
 
 class FlowCLI(LightningCLI):
-    """fit | validate | test | predict | couple | sweep."""
+    """fit | validate | test | predict | couple | doctor | sweep."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         own = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "couple": own, "sweep": own}
+        return {**LightningCLI.subcommands(), "couple": own, "doctor": own, "sweep": own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML.")
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help="fit: 'auto' goes on from the newest good checkpoint of this run, or begins if there is none.",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
@@ -77,9 +92,23 @@ class FlowCLI(LightningCLI):
         if self.subcommand in ("validate", "test") and "callbacks.Report" in str(config["trainer"].get("callbacks")):
             config["verbose"] = False  # it prints a table of its own
         path = config.get("ckpt_path")
+        if self.subcommand == "fit" and path is not None and config.get("resume"):
+            raise FlowlitError(f"--resume auto looks for a checkpoint, --ckpt_path names {path}; give one of the two")
         special = path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
         if not special and config["weights_only"]:
             read_checkpoint(path)
+
+    def before_fit(self) -> None:
+        """Find what ``--resume auto`` goes on from."""
+        config = self.config_init[self.subcommand]
+        folders = {checkpoint_folder(self.trainer, callback) for callback in self.trainer.checkpoint_callbacks}
+        if config.get("resume"):
+            found = newest(folders)
+            going = f"going on from {found[0]}, step {found[1]}" if found else "no checkpoint yet, starting"
+            rank_zero_info(f"flowlit: {going}")
+            config["ckpt_path"] = str(found[0]) if found else None
+        elif config.get("ckpt_path") is None and (old := next((f / LAST for f in folders if (f / LAST).exists()), None)):
+            rank_zero_info(f"flowlit: starting afresh; {old} of an earlier run will be replaced (--resume auto goes on from it)")
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
         """Add ``Progress``, unless another bar, or none, was asked for."""
@@ -87,7 +116,11 @@ class FlowCLI(LightningCLI):
         asked = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
         if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
             extra = [*extra, Progress()]
-        return super()._instantiate_trainer(config, extra)
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicIO()]
+        return super()._instantiate_trainer(config, [*extra, Signals()])
 
     @classmethod
     def run(cls, argv: list[str]) -> FlowCLI:

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ import yaml
 from . import __version__
 from .errors import FlowlitError
 from .process import PARENT
+from .stopping import run_child
 from .tree import flatten
 
 
@@ -229,13 +229,13 @@ class Recipe:
         before = read_state(folder)
         spent = before["seconds"] if before and not before["done"] else 0.0
         words = stage.arguments(self.root)
-        if stage.command == "fit" and plan.action == "resume" and (self.root / stage.writes).exists():
-            words += ["--ckpt_path", str(self.root / stage.writes)]
+        if stage.command == "fit" and plan.action == "resume":
+            words += ["--resume", "auto"]
         write_state(folder, plan, done=False, seconds=spent)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         start = time.monotonic()
         child = {**os.environ, PARENT: str(os.getpid())}  # a stage must not outlive a pipeline that was killed
-        code = subprocess.run([sys.executable, "-m", "flowlit", *words], check=False, env=child).returncode
+        code = run_child([sys.executable, "-m", "flowlit", *words], child)
         if code != 0:
             raise FlowlitError(f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again")
         if not (self.root / stage.writes).exists():

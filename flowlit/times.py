@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import draws
 from .types import FlowlitError, TimeLaw
 
 
@@ -19,7 +20,7 @@ class Uniform(TimeLaw):
     high: float = 1.0
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        return self.low + (self.high - self.low) * torch.rand(n, device=device)
+        return self.low + (self.high - self.low) * draws.rand(n, device)
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Grid(TimeLaw):
             raise FlowlitError(f"Grid: k is {self.k}; expected at least 1")
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        return torch.randint(self.k, (n,), device=device) / self.k
+        return draws.randint(self.k, n, device) / self.k
 
 
 @dataclass
@@ -58,8 +59,8 @@ class UShaped(TimeLaw):
     clamp: float = 1e-5
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        t = torch.log1p(torch.rand(n, device=device) * math.expm1(self.a)) / self.a
-        t = torch.where(torch.rand(n, device=device) < 0.5, 1 - t, t)
+        t = torch.log1p(draws.rand(n, device) * math.expm1(self.a)) / self.a
+        t = torch.where(draws.rand(n, device) < 0.5, 1 - t, t)
         return t.clamp(self.clamp, 1 - self.clamp)
 
 
@@ -71,4 +72,4 @@ class LogitNormal(TimeLaw):
     std: float = 1.0
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.randn(n, device=device))
+        return torch.sigmoid(self.mean + self.std * draws.randn(n, device))

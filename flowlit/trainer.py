@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import lightning.pytorch as pl
 
+from .callbacks.checkpoint import NotFinite
 from .callbacks.pairs import PairWriter
+from .callbacks.rollback import Rollback, Trouble
 from .callbacks.sweep import Sweep
 from .couplings.origins import From, make_origin
 from .couplings.rounding import X0, X1
 from .couplings.store import Store
 from .datamodule import FlowDataModule, PartData
+from .doctor import Order, examine
 from .modules.base import FlowModule
 from .modules.pairs import PairMaker, without_gradients
 from .networks.files import read_checkpoint
@@ -18,10 +24,38 @@ from .types import FlowlitError, Solver
 
 
 class FlowTrainer(pl.Trainer):
-    """Lightning's Trainer, and ``couple`` and ``sweep``."""
+    """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
     command: str | None = None
     """The verb at work, if Lightning does not know it."""
+
+    def fit(
+        self,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train; with a ``Rollback`` among the callbacks, go back to a good checkpoint when it goes wrong.
+
+        Args:
+            model: which to train.
+            train_dataloaders: not needed with a data module.
+            val_dataloaders: not needed with a data module.
+            datamodule: its data.
+            ckpt_path: go on from this checkpoint (--resume auto finds the newest).
+            weights_only: checkpoints are read as plain data unless this is false.
+        """
+        while True:
+            try:
+                return super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+            except (Trouble, NotFinite) as trouble:
+                rollback = next((c for c in self.callbacks if isinstance(c, Rollback)), None)  # type: ignore[attr-defined]
+                if rollback is None:
+                    raise
+                ckpt_path, weights_only = rollback.back(self, trouble), True
 
     def sweep(
         self,
@@ -52,6 +86,52 @@ class FlowTrainer(pl.Trainer):
         finally:
             model.solvers, self.command = own, None
             self.callbacks.remove(watcher)  # type: ignore[attr-defined]
+
+    def doctor(
+        self,
+        model: pl.LightningModule,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        store: str | None = None,
+        num: int | None = None,
+        seed: int | None = None,
+        origin: From | None = None,
+        labels: str | None = None,
+        x0: X0 | None = None,
+        x1: X1 | None = None,
+        shard_size: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Look at what fit would do before hours are spent on it: files, memory, disk, time, and what is suspicious.
+
+        Trains a copy for a few steps on one device and generates a few images; writes nothing. Fails if there is a problem.
+
+        Args:
+            model: which to train.
+            datamodule: its data.
+            ckpt_path: begin from this checkpoint, which is compared with the model.
+            weights_only: taken so that the config.yaml of a fit serves here too; checkpoints are always read as plain data.
+            store: with this, or any of the following, it is what couple would do with them.
+            num: pairs in all.
+            seed: of their noise.
+            origin: noise, data or random.
+            labels: file with their classes.
+            x0: how noise is stored.
+            x1: how data is stored.
+            shard_size: pairs per file.
+            batch_size: pairs solved at a time.
+        """
+        if weights_only is False:
+            raise FlowlitError("doctor reads checkpoints as plain data only; drop --weights_only false")
+        ends = {"x0": x0, "x1": x1, "shard_size": shard_size, "batch_size": batch_size}
+        wanted = {"store": store, "num": num, "seed": seed, "origin": origin, "labels": labels, **ends}
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        report = examine(self, model, datamodule, ckpt_path, Order(**given) if given else None)
+        print(report.text, flush=True)
+        if problems := report.problems:
+            count = f"{len(problems)} problem{'s' * (len(problems) > 1)}; first"
+            raise FlowlitError(f"doctor: {count}: {problems[0].what}")
 
     def couple(
         self,

@@ -74,7 +74,12 @@ class Objective(nn.Module, ABC):
 
 
 class Coupling(ABC):
-    """The joint law of (x0, x1), in two halves: one for data workers, one for the device."""
+    """The joint law of (x0, x1), in two halves: one for data workers, one for the device.
+
+    One whose half on the device is work worth overlapping with training says ``simulates``.
+    """
+
+    simulates: bool = False
 
     @abstractmethod
     def dataset(self) -> Dataset:
@@ -227,3 +232,11 @@ class Measure(ABC):
         Raises:
             FlowlitError: saying which count it needs.
         """
+
+
+class Profile(ABC):
+    """How fast an average of weights forgets."""
+
+    @abstractmethod
+    def __call__(self, updates: int, batch_size: int) -> float:
+        """Number of the update, from 1, and images of an optimizer step -> the share of the average that stays, in [0, 1]."""

@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from flowlit.averages import ema_decay
 from flowlit.callbacks import EMA, FID, Anneal, Gradients, ImageWriter, LastCheckpoint, Report, Samples, Straightness, Throughput
-from flowlit.callbacks.ema import ema_decay
-from flowlit.callbacks.gradients import repair
+from flowlit.callbacks.gradients import count_bad, repair
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.features import ClassifierFeatures, Inception
@@ -139,7 +139,8 @@ def test_any_number_can_be_annealed(tmp_path):
 
 def test_repair_counts_and_replaces():
     bad = [torch.tensor([1.0, float("nan"), float("inf")]), torch.tensor([-float("inf"), 2.0])]
-    assert int(repair(bad, limit=10)) == 3
+    assert int(count_bad(bad)) == 3
+    repair(bad, limit=10)
     assert [g.tolist() for g in bad] == [[1, 0, 10], [-10, 2]]
 
 
@@ -166,7 +167,7 @@ def test_a_bad_gradient_is_repaired_before_clipping_and_counted(tmp_path):
     module, clip, norms = teacher(), 0.01, Norms()
     trainer = fit(tmp_path, module, [Poison(step=1), Gradients(clip), norms], steps=4)
     assert all(torch.isfinite(p).all() for p in module.network.parameters())
-    assert trainer.callback_metrics["gradients/repaired"] == 2
+    assert trainer.callback_metrics["gradients/bad_entries"] == 2
     assert trainer.callback_metrics["gradients/norm"] > clip
     assert norms.seen and norms.seen == pytest.approx([clip] * len(norms.seen), rel=1e-3)  # also in the poisoned step
 
@@ -188,7 +189,7 @@ def test_the_count_survives_a_checkpoint(tmp_path):
     trainer = fit(tmp_path, teacher(), [Poison(step=0), Gradients()], steps=2)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     again = fit(tmp_path, teacher(), [Gradients()], steps=3, ckpt_path=tmp_path / "half.ckpt")
-    assert again.callback_metrics["gradients/repaired"] == 2
+    assert again.callback_metrics["gradients/bad_entries"] == 2
 
 
 # ----------------------------------------------------------------------------------------------------- LastCheckpoint
@@ -198,15 +199,16 @@ def test_the_count_survives_a_checkpoint(tmp_path):
 def test_the_last_checkpoint_is_that_of_the_last_step(tmp_path, steps):
     for _ in range(2):  # a second run in the same folder replaces it
         fit(tmp_path, teacher(), [LastCheckpoint(3)], steps=steps, enable_checkpointing=True)
-    (path,) = tmp_path.glob("**/*.ckpt")
-    assert path.name == "last.ckpt"
+    (path,) = tmp_path.glob("**/last.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == steps
+    before = torch.load(path.with_name("previous.ckpt"), weights_only=True)["global_step"]
+    assert before == max(1, (steps - 1) // 3 * 3)
 
 
 def test_a_second_run_replaces_the_last_checkpoint(tmp_path):
     for steps in (6, 3):
         fit(tmp_path, teacher(), [LastCheckpoint(3)], steps=steps, enable_checkpointing=True)
-    (path,) = tmp_path.glob("**/*.ckpt")
+    (path,) = tmp_path.glob("**/last.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == 3
 
 

@@ -100,9 +100,9 @@ def test_the_layout_is_what_tensorboard_reads(tmp_path):
     found = {c["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in c["chart"]} for c in layout["category"]}
     assert found == {
         "Training": {"loss and its parts": ["train/"], "decay of the average": ["anneal/ema_decay"]},
-        "Speed": {"images a second": ["images_per_s/"]},
+        "Speed": {"images a second": ["images_per_s/"], "seconds a batch": ["step_seconds/"]},
     }, "a chart that stays empty, or none where there is something to show"
-    assert [len(c["chart"]) for c in layout["category"]] == [2, 1], "a chart is there twice"
+    assert [len(c["chart"]) for c in layout["category"]] == [2, 2], "a chart is there twice"
 
 
 def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
@@ -138,6 +138,7 @@ def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
         ("nfe/rk45", "network evaluations"),
         ("loss_over_t_two_step/0.2-0.3", "loss over t"),
         ("images_per_s/euler1", "images a second"),
+        ("step_seconds/coupling", "seconds a batch"),
     ],
 )
 def test_numbers_of_other_callbacks_have_exactly_one_chart(tag, chart):

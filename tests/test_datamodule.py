@@ -22,22 +22,24 @@ def take(stream, count):
 
 def as_if(**facts):
     """A trainer, as far as the data module looks."""
-    return SimpleNamespace(
-        **{"world_size": 1, "accumulate_grad_batches": 1, "global_rank": 0, "max_steps": 10, "global_step": 0, **facts}
-    )
+    facts = {"world_size": 1, "accumulate_grad_batches": 1, "global_rank": 0, "max_steps": 10, "global_step": 0, **facts}
+    batches = SimpleNamespace(total=SimpleNamespace(ready=facts["global_step"] * facts["accumulate_grad_batches"]))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=batches))
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(**facts, fit_loop=loop, strategy=device)
 
 
 def test_the_batch_size_is_that_of_one_optimizer_step():
     data = FlowDataModule(batch_size=24)
     data.trainer = as_if(world_size=2, accumulate_grad_batches=3)
-    assert data.device_batch_size() == 4
+    assert data.rows_at_a_time() == 4
 
 
 def test_a_batch_size_that_cannot_be_divided_is_refused():
     data = FlowDataModule(batch_size=10)
     data.trainer = as_if(world_size=4)
     with pytest.raises(FlowlitError, match=r"batch_size 10.*4 devices × 1 accumulated"):
-        data.device_batch_size()
+        data.rows_at_a_time()
 
 
 def test_fit_without_a_coupling_is_refused():

@@ -276,3 +276,43 @@ def test_fid_is_one_file_more(offline, tmp_path):
     outcome = in_process(*words, *solver, "--vars.root", tmp_path)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "teacher/checkpoints/best.ckpt").exists(), "the best checkpoint by fid/euler1"
+
+
+def test_noise_by_optimal_transport_is_one_file_more(offline, tmp_path):
+    words = stage_of(REPOSITORY / "experiments/teacher_cifar.yaml")
+    words[3:3] = ["-c", "experiments/parts/transport_cifar.yaml"]
+    solver = ["--model.solvers", "{euler1: {class_path: flowlit.solvers.Euler, init_args: {steps: 1}}}"]
+    outcome = in_process(*words, *solver, "--vars.root", tmp_path)
+    assert outcome.code == 0, outcome.err
+
+
+def test_real_images_that_the_teacher_inverts_are_mixed_in_as_the_header_says(chain, tmp_path, monkeypatch):
+    path, root = REPOSITORY / "experiments/parts/mixed_cifar.yaml", chain.roots["cifar"]
+    assert chain.run(REPOSITORY / "experiments/couple_cifar.yaml").code == 0
+    black_or_white = 255 * torch.randint(2, (10, 3, 32, 32), dtype=torch.uint8)  # for a teacher that hardly moves them: noise
+    monkeypatch.setattr("flowlit.images.CIFAR10._read", lambda self: (black_or_white, torch.arange(10)))
+    words = re.search(r"flowlit (couple .+)$", header(path), re.M).group(1).replace("runs/slimflow_cifar", str(root)).split()
+    solver = ["--model.solvers", "{euler1: {class_path: flowlit.solvers.Euler, init_args: {steps: 1}}}"]
+    few = ["--num", 10, "--shard_size", 10, "--trainer.accelerator", "cpu"]
+    outcome = in_process(*words, *few, *solver, "--vars.root", root)
+    assert outcome.code == 0, outcome.err
+    words = stage_of(REPOSITORY / "experiments/slimflow_cifar.yaml")
+    words[3:3] = ["-c", name(path)]
+    outcome = in_process(*words, *solver, "--vars.root", root, "--trainer.logger.save_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
+
+
+def test_reflow_with_a_perceptual_loss_is_one_file_more(chain, tmp_path):
+    """Without VGG's weights, which cannot be had offline."""
+    path, root = REPOSITORY / "experiments/parts/rfpp_cifar.yaml", chain.roots["cifar"]
+    assert chain.run(REPOSITORY / "experiments/couple_cifar.yaml").code == 0
+    quickly = tmp_path / path.name
+    quickly.write_text(quick(path.read_text()))
+    words = ["fit", "-c", "experiments/slimflow_cifar.yaml", "-c", quickly, "--model.objective.perceptual"]
+    words += ["flowlit.distances.SquaredError", "--trainer.max_steps", 2, "--trainer.val_check_interval", 2]
+    words += ["--data.batch_size", 8, "--data.noise.num", 16, "--trainer.log_every_n_steps", 1, "--trainer.accelerator", "cpu"]
+    solver = ["--model.solvers", "{euler1: {class_path: flowlit.solvers.Euler, init_args: {steps: 1}}}"]
+    outcome = in_process(*words, *solver, "--vars.root", root, "--trainer.logger.save_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()

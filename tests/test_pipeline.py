@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 from conftest import REPOSITORY, in_process
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from flowlit import pipeline
@@ -51,15 +54,15 @@ def recipe(tmp_path, monkeypatch):
     fake = Recipe(tmp_path / "root", stages, [])
     fake.ran, fake.codes = [], {}
 
-    def run(words, **_):
+    def run(words, env):
         stage = next(s for s in stages if s.config == words[words.index("-c") + 1])
         fake.ran.append((stage.name, words[3:]))
         code = fake.codes.get(stage.name, 0)
         if code == 0:
             (fake.root / stage.writes).write_text(stage.name)
-        return SimpleNamespace(returncode=code)
+        return code
 
-    monkeypatch.setattr(pipeline, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(pipeline, "run_child", run)
     return fake
 
 
@@ -139,19 +142,10 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(recipe):
     recipe.codes["d"] = -9
     with pytest.raises(FlowlitError):
         go(recipe)
-    assert "--ckpt_path" not in recipe.ran[-1][1]
+    assert "--resume" not in recipe.ran[-1][1]
     recipe.codes.clear()
     go(recipe)
-    assert "--ckpt_path" not in recipe.ran[-1][1]  # it had none yet: from the start
-
-    recipe.override(["--d.x", "2"])
-    plan = recipe.plans()[3]
-    recipe.prepare(plan)
-    pipeline.write_state(recipe.root / "d", plan, done=False, seconds=3)
-    (recipe.root / "d/last.ckpt").write_text("half")
-    go(recipe)
-    words = recipe.ran[-1][1]
-    assert words[words.index("--ckpt_path") + 1] == str(recipe.root / "d/last.ckpt")
+    assert recipe.ran[-1][1][-2:] == ["--resume", "auto"]
 
 
 def test_a_lost_result_is_made_again(recipe):
@@ -161,12 +155,11 @@ def test_a_lost_result_is_made_again(recipe):
     assert go(recipe) == ["c"]
 
 
-def test_a_stage_that_writes_nothing_is_told(recipe):
+def test_a_stage_that_writes_nothing_is_told(recipe, monkeypatch):
     recipe.stages[0].writes = "a/other.ckpt"
-    pipeline.subprocess.run, run = (lambda words, **_: SimpleNamespace(returncode=0)), pipeline.subprocess.run
+    monkeypatch.setattr(pipeline, "run_child", lambda words, env: 0)
     with pytest.raises(FlowlitError, match=r"a ended without writing .*other\.ckpt; check `writes`"):
         go(recipe)
-    pipeline.subprocess.run = run
 
 
 def test_the_words_of_a_stage(tmp_path):
@@ -241,12 +234,12 @@ def digits(tmp_path_factory):
     """Run the recipe with each stage in this process (the imports of nine processes would take a minute)."""
     root, started = tmp_path_factory.mktemp("digits"), []
 
-    def run(words, **_):
+    def run(words, env):
         started.append(words[3:])
         outcome = in_process(*words[3:])
         if outcome.code:
             print(outcome.out, outcome.err)
-        return SimpleNamespace(returncode=outcome.code)
+        return outcome.code
 
     def recipe(*more, width=8):
         started.clear()
@@ -263,7 +256,7 @@ def digits(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        patch.setattr(pipeline, "subprocess", SimpleNamespace(run=run))
+        patch.setattr(pipeline, "run_child", run)
         first = recipe()
         yield SimpleNamespace(root=root, run=recipe, first=first)
 
@@ -366,7 +359,11 @@ def test_kill_9_in_the_middle_of_a_stage(tmp_path):
 
     third = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert third.returncode == 0, third.stderr
-    assert re.search(r"a +resume +it was interrupted", third.stdout) and "--ckpt_path" in third.stdout
+    assert (
+        re.search(r"a +resume +it was interrupted", third.stdout)
+        and "--resume auto" in third.stdout
+        and "going on from" in third.stderr
+    )
 
     assert in_process("fit", "-c", path, "--vars.root", tmp_path / "whole").code == 0
     assert tiny.same(*(tiny.weights(tmp_path / name / "a/checkpoints/last.ckpt") for name in ("root", "whole")))
@@ -402,3 +399,40 @@ def test_an_evaluation_by_hand_does_not_get_into_the_table(recipe):
     (recipe.root / "c/metrics.json").write_text("measured by hand, on fewer images")
     assert actions(recipe) == "ddrd" and "replaced by hand" in recipe.plans()[2].reason
     assert go(recipe) == ["c"] and actions(recipe) == "dddd"
+
+
+@pytest.mark.journey
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
+    """The signal reaches the pipeline alone, as from `kill`, or from a terminal's Ctrl-C, since stages have groups of their own."""
+    callbacks = [
+        tiny.EMA,
+        {"class_path": "test_pipeline.Announce", "init_args": {"path": str(tmp_path / "begun")}},
+        tiny.checkpoints(10**6),
+    ]
+    content = {**tiny.fit("${vars.root}/a", callbacks=callbacks, steps=10**6), "vars": {"root": ""}}
+    tiny.write(tmp_path / "a.yaml", content)
+    stage = {"command": "fit", "config": str(tmp_path / "a.yaml"), "writes": "a/checkpoints/last.ckpt"}
+    tiny.write(tmp_path / "recipe.yaml", {"root": str(tmp_path / "root"), "stages": {"a": stage}})
+    words = [sys.executable, "-m", "flowlit", "pipeline", "-c", str(tmp_path / "recipe.yaml")]
+    tests = str(Path(__file__).parent)
+    running = subprocess.Popen(
+        words, env={**os.environ, "PYTHONPATH": tests}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signum)
+    assert running.wait(60) == 128 + signum
+    assert torch.load(tmp_path / "root/a/checkpoints/last.ckpt", weights_only=True)["global_step"] > 2
+
+
+class Announce(Callback):
+    """Touches a file after two steps."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            Path(self.path).touch()

@@ -8,12 +8,15 @@ from .fid import FID
 from .gradients import Gradients
 from .images import ImageWriter
 from .interpolations import Interpolations
+from .kernels import ChannelsLast, Compile, MatmulPrecision
 from .loss_over_time import LossOverTime
 from .neighbours import Neighbours
 from .pairs import PairWriter
 from .progress import Progress
 from .report import Report
+from .rollback import Rollback
 from .samples import Samples
+from .signals import Signals
 from .straightness import Straightness
 from .throughput import Throughput
 from .trajectories import Trajectories
@@ -22,17 +25,22 @@ __all__ = [
     "EMA",
     "FID",
     "Anneal",
+    "ChannelsLast",
+    "Compile",
     "Dashboard",
     "Gradients",
     "ImageWriter",
     "Interpolations",
     "LastCheckpoint",
     "LossOverTime",
+    "MatmulPrecision",
     "Neighbours",
     "PairWriter",
     "Progress",
     "Report",
+    "Rollback",
     "Samples",
+    "Signals",
     "Straightness",
     "Throughput",
     "Trajectories",

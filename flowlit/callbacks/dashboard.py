@@ -41,12 +41,15 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
         "transport cost per dimension": ("Straightness", ["transport_cost/per_dimension$"]),
         "error of solvers": ("Sweep", ["endpoint_error/"]),
     },
-    "Speed": {"images a second": ("Throughput", ["images_per_s/"])},
+    "Speed": {
+        "images a second": ("Throughput", ["images_per_s/"]),
+        "seconds a batch": ("Throughput", ["step_seconds/"]),
+    },
 }
 """Category -> chart -> who logs it (a callback, a measure, or a command), and regular expressions of its tags, which TensorBoard
 matches from their first letter (``re.match``)."""
 
-COURSE = ("train/", "loss_over_t", "anneal/", "gradients/", "lr-", "images_per_s/train")
+COURSE = ("train/", "loss_over_t", "anneal/", "gradients/", "lr-", "images_per_s/train", "step_seconds/")
 """Tags that tell the course of a training rather than its outcome."""
 
 

@@ -2,46 +2,141 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
-
-def ema_decay(decay: float, updates: int, warmup: bool = True) -> float:
-    """Return min(decay, (1 + n) / (10 + n)) for the n-th update, n from 1; without warm-up, decay.
-
-    The rule of the papers' reference code: with decay 0.999999 it is in effect a power-law average over the last n / 9 steps.
-
-    >>> ema_decay(0.999, 1)
-    0.18181818181818182
-    """
-    return min(decay, (1 + updates) / (10 + updates)) if warmup else decay
+from ..averages import Constant, PowerLaw
+from ..networks.description import spec
+from ..networks.writing import write_state
+from ..types import FlowlitError, Profile
 
 
 class EMA(Callback):
-    """Move ``module.ema`` towards ``module.network`` after every optimizer step.
+    """Move an average towards ``module.network`` after every optimizer step; several of them keep several averages at once.
+
+    The one named "ema" moves ``module.ema``; others live in ``module.averages`` while training. The module's ``weights`` chooses.
 
     Args:
-        decay: 0.999999 in SlimFlow and Rectified Flow on CIFAR-10; shorter for short runs.
+        decay: 0.999999 in SlimFlow and Rectified Flow on CIFAR-10, the default; shorter for short runs.
         warmup: cap it by (1 + n) / (10 + n), n counted from 1 in each run.
+        profile: instead of decay and warmup: ``HalfLife``, ``PowerLaw``, … of ``flowlit.averages``.
+        name: of letters, digits, _ and -.
+        snapshots: optimizer steps between two files ``snapshots/<name>-<step>.safetensors`` in the run's folder, of which
+            ``flowlit average`` makes averages of other widths; for ``PowerLaw`` only. A run that does not go on from a checkpoint
+            begins by removing those of the run before it, or the two would be combined.
     """
 
-    def __init__(self, decay: float = 0.999999, warmup: bool = True):
-        self.decay, self.warmup = decay, warmup
+    def __init__(
+        self,
+        decay: float | None = None,
+        warmup: bool = True,
+        profile: Profile | None = None,
+        name: str = "ema",
+        snapshots: int | None = None,
+    ):
+        self.decay, self.warmup, self.profile, self.name, self.snapshots = decay, warmup, profile, name, snapshots
+        self.rule = profile or Constant(0.999999 if decay is None else decay, warmup)
+        self._step = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.ema_profile = {"decay": self.decay, "warmup": self.warmup}
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Make the average before a checkpoint is restored."""
+        if stage != "fit":
+            return
+        self._check(trainer)
+        pl_module.averaged.setdefault(self.name, {"updates": 0})
+        if self.name != "ema" and self.name not in pl_module.averages:
+            pl_module.averages[self.name] = deepcopy(pl_module.network).requires_grad_(False).eval()
+
+    def _check(self, trainer: Any) -> None:
+        """Refuse what could not be done as it is written."""
+        if self.profile is not None and (self.decay is not None or not self.warmup):
+            found = f"decay {self.decay}" if self.decay is not None else "warmup false"
+            raise FlowlitError(f"EMA {self.name}: found {found} and a profile, which has its own; give one of the two")
+        if sum(isinstance(other, EMA) and other.name == self.name for other in trainer.callbacks) > 1:
+            raise FlowlitError(f"EMA: two averages are named {self.name!r}; give every EMA callback a name of its own")
+        if not re.fullmatch(r"[\w-]+", self.name) or self.name == "raw" or hasattr(nn.ModuleDict(), self.name):
+            raise FlowlitError(f"EMA: {self.name!r} cannot be the name of an average; choose another, of letters, digits, _, -")
+        if trainer.precision in ("bf16-true", "16-true"):
+            raise FlowlitError(
+                f"precision {trainer.precision} would round the average after every step, and lose what it gathers; "
+                "use --trainer.precision bf16-mixed, or no EMA"
+            )
+        if self.snapshots is not None:
+            self._check_snapshots(trainer)
+
+    def _check_snapshots(self, trainer: Any) -> None:
+        if self.snapshots is not None and self.snapshots < 1:
+            raise FlowlitError(f"EMA {self.name}: snapshots is {self.snapshots}; expected optimizer steps, at least 1")
+        if not isinstance(self.rule, PowerLaw):
+            raise FlowlitError(
+                f"EMA {self.name}: snapshots of {type(self.rule).__name__} cannot be combined later; "
+                "give profile: {class_path: flowlit.averages.PowerLaw}, or drop snapshots"
+            )
+        if not trainer.loggers and not trainer.fast_dev_run:
+            raise FlowlitError(f"EMA {self.name}: snapshots go into the run's folder, and there is none; give trainer.logger")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count on where the checkpoint stopped, by the profile that is configured now."""
+        updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
+        pl_module.averaged[self.name] = {**described(self.rule), "updates": updates}
+        self._step = trainer.global_step
+        if self.snapshots and not trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._begin(trainer)
+
+    def _begin(self, trainer: pl.Trainer) -> None:
+        """Remove what an earlier run left."""
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero and folder is not None:
+            for file in (Path(folder) / "snapshots").glob("*-????????.safetensors"):
+                file.unlink()
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == pl_module.ema_updates:
+        if trainer.global_step == self._step:
             return  # no optimizer step: gradients are still accumulating
-        pl_module.ema_updates = trainer.global_step
-        decay = ema_decay(self.decay, pl_module.ema_updates, self.warmup)
-        average, network = list(pl_module.ema.parameters()), list(pl_module.network.parameters())
-        torch._foreach_lerp_(average, network, 1 - decay)
-        for ours, theirs in zip(pl_module.ema.buffers(), pl_module.network.buffers(), strict=True):
-            ours.copy_(theirs)
-        pl_module.log("anneal/ema_decay", decay, batch_size=1)
+        self._step, told = trainer.global_step, pl_module.averaged[self.name]
+        told["updates"] += 1
+        images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
+        decay = self.rule(told["updates"], images)
+        move(pl_module.average(self.name), pl_module.network, decay)
+        pl_module.log("anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1)
+        if self.snapshots and told["updates"] % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: pl.Trainer, module: Any) -> None:
+        """Keep the average as it is now. Every rank takes part in gathering the weights and asking for the folder."""
+        folder, state = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
+        if not trainer.is_global_zero or folder is None:
+            return
+        prefix = "ema." if self.name == "ema" else f"averages.{self.name}."
+        told = {key: value for key, value in module.facts().items() if key not in ("averages", "network")}
+        average = module.averaged[self.name]
+        facts = {**told, "weights": self.name, "ema": average, "ema_updates": average["updates"], "step": trainer.global_step}
+        write_state(
+            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},
+            module.facts()["network"],
+            Path(folder) / "snapshots" / f"{self.name}-{average['updates']:08d}.safetensors",
+            facts,
+        )
+
+
+def move(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average <- decay · average + (1 - decay) · network; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
+        ours.copy_(theirs)
+
+
+def described(rule: Profile) -> dict[str, Any]:
+    """A profile for checkpoints and reports; that of decay and warmup is told by these alone."""
+    if type(rule) is Constant:
+        return {"decay": rule.decay, "warmup": rule.warmup}
+    path = f"{type(rule).__module__}.{type(rule).__qualname__}"
+    return {"profile": path, **((spec(rule) or {}).get("init_args") or {})}

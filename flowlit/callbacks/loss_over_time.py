@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ..types import FlowlitError, Objective
+from .ranks import gathered
 
 
 def logging_now(trainer: pl.Trainer) -> bool:
@@ -47,6 +48,14 @@ class LossOverTime(Callback):
         self.bins = bins
         self._watched: dict[str, Objective] = {}
         self._heard: dict[str, Binned] = {}
+        self._saved: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        sums = {name: gathered(trainer, heard.sums).cpu() for name, heard in self._heard.items()}
+        checkpoint["loss_over_time"] = sums  # (world, 2, bins): what was heard since it was last logged
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get("loss_over_time", {})
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if self.bins < 1:
@@ -62,6 +71,10 @@ class LossOverTime(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._heard = {name: Binned(self.bins, pl_module.device) for name in self._watched}
+        for name, sums in self._saved.items():
+            if name in self._heard and sums.shape[1:] == self._heard[name].sums.shape:
+                self._heard[name].sums += own_part(sums, trainer.global_rank, trainer.world_size).to(pl_module.device)
+        self._saved = {}
         for name, objective in self._watched.items():
             objective.observe = self._heard[name]
 
@@ -83,6 +96,11 @@ class LossOverTime(Callback):
         for objective in self._watched.values():
             objective.observe = None
         self._watched = {}
+
+
+def own_part(sums: Tensor, rank: int, world: int) -> Tensor:
+    """What a rank heard before; if there were more or fewer ranks then, the first one takes all."""
+    return sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
 
 
 def with_times(objective: Any, name: str = "") -> dict[str, Objective]:

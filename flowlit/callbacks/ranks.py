@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..types import FlowlitError
 
@@ -42,3 +44,12 @@ def on_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T | None:
     if told[0] is not None:
         raise FlowlitError(f"rank 0: {told[0]}")
     return found
+
+
+def gathered(trainer: pl.Trainer, tensor: Tensor) -> Tensor:
+    """One tensor of equal shape from every rank, on every rank: (world, …)."""
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return tensor[None]
+    everybody = [torch.empty_like(tensor) for _ in range(trainer.world_size)]
+    dist.all_gather(everybody, tensor)
+    return torch.stack(everybody)

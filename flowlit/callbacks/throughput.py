@@ -18,8 +18,10 @@ class Throughput(Evaluation):
     """Log how many images a second are trained on, and generated.
 
     ``images_per_s/train`` during ``fit``: training images of all ranks by wall time since it was last logged, which is when the
-    trainer logs; validation is left out, waiting for data and checkpoints are not. Outside training, where nothing else
-    competes, ``images_per_s/<solver>`` of this device: the median of some timed repeats on one batch, after a warm-up.
+    trainer logs; validation is left out, waiting for data and checkpoints are not. ``step_seconds/all`` is the same time for each
+    batch, ``step_seconds/coupling`` the part of it that the coupling takes on the device: the teacher's solver, where pairs are
+    made on the fly (it runs beside the training step if ``data.overlap`` lets it). Outside training, where nothing else competes,
+    ``images_per_s/<solver>`` of this device: the median of some timed repeats on one batch, after a warm-up.
 
     Args:
         batch_size: samples generated at a time.
@@ -29,21 +31,25 @@ class Throughput(Evaluation):
     def __init__(self, batch_size: int = 256, repeats: int = 3):
         self.batch_size, self.repeats = batch_size, repeats
         self._noise: Noise | None = None
-        self._images, self._since, self._paused = 0, 0.0, 0.0
+        self._images, self._batches, self._since, self._paused = 0, 0, 0.0, 0.0
 
     def protocol(self) -> dict[str, Any]:
         timed = 0 if self._noise is None else len(self._noise.x0)
         return {"images_per_s": {"batch_size": timed, "repeats": self.repeats}}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._images, self._since = 0, time.perf_counter()
+        self._images, self._batches, self._since = 0, 0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._images += len(batch.x1) * trainer.world_size
+        self._batches += 1
         if logging_now(trainer):
             now = time.perf_counter()
             pl_module.log("images_per_s/train", self._images / (now - self._since), batch_size=1)
-            self._images, self._since = 0, now
+            pl_module.log("step_seconds/all", (now - self._since) / self._batches, batch_size=1)
+            if (watch := getattr(getattr(trainer, "datamodule", None), "watch", None)) is not None:
+                pl_module.log("step_seconds/coupling", watch.read(), batch_size=1)
+            self._images, self._batches, self._since = 0, 0, now
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
         self._paused = time.perf_counter()

@@ -3,14 +3,18 @@
 from .cached import Cached
 from .flip import flip, random_flip
 from .independent import Independent
+from .mixed import Mixed
 from .noise import SeededNoise, seeded_normal
 from .simulated import Simulated
 from .store import Store
 from .stored import StoredPairs
+from .transport import OptimalTransport
 
 __all__ = [
     "Cached",
     "Independent",
+    "Mixed",
+    "OptimalTransport",
     "SeededNoise",
     "Simulated",
     "Store",

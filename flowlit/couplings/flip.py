@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import draws
 from ..path import expand
 from ..types import Pair
 
@@ -17,4 +18,4 @@ def flip(pair: Pair, mask: Tensor) -> Pair:
 
 def random_flip(pair: Pair) -> Pair:
     """Mirror each sample with probability ½, a coin of its own for each."""
-    return flip(pair, torch.rand(len(pair.x0), device=pair.x0.device) < 0.5)
+    return flip(pair, draws.rand(len(pair.x0), pair.x0.device) < 0.5)

@@ -24,6 +24,8 @@ class Simulated(Coupling):
         flip: mirror both ends of each pair with probability ½.
     """
 
+    simulates = True
+
     def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise, flip: bool = False):
         self.teacher, self.solver, self.noise, self.flip = Frozen(teacher), solver, noise, flip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,11 +19,13 @@ from .. import __version__
 from ..blocks import InBlocks
 from ..codecs import Pixels
 from ..files import file_hash
+from ..loops import scale_learning_rate
 from ..networks.description import spec
 from ..networks.fragments import in_words
 from ..networks.identity import fingerprint, identity
 from ..networks.pretrained import mismatch
 from ..solvers import RK45, Euler
+from ..strategies import gather, parts, scatter, shard
 from ..tree import flatten
 from ..types import Codec, FlowlitError, Noise, Objective, Pair, Solution, Solver
 
@@ -56,6 +59,26 @@ class SavedModule(pl.LightningModule):
         if stage == "fit":
             self.network.train()
 
+    def networks(self) -> list[nn.Module]:
+        """All that is trained or averaged."""
+        return [self.network]
+
+    def velocity(self) -> nn.Module:
+        """The network that validation looks at."""
+        return self.network
+
+    def configure_model(self) -> None:
+        """Divide the networks among the devices, if the strategy does that (``Sharded``); only in fit."""
+        if self.device_mesh is not None and self.trainer.state.fn == "fit" and not parts(self.network):
+            for network in self.networks():
+                shard(network, self.device_mesh["data_parallel"])
+
+    def on_validation_start(self) -> None:
+        gather(self.velocity())
+
+    def on_validation_end(self) -> None:
+        scatter(self.velocity())
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
         network = spec(self.network) or _configured(self.hparams, "network")
@@ -65,7 +88,7 @@ class SavedModule(pl.LightningModule):
         checkpoint["flowlit"] = self.facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if difference := mismatch(self.state_dict(), checkpoint["state_dict"]):
+        if difference := mismatch(*map(without_averages, (self.state_dict(), checkpoint["state_dict"]))):
             network = checkpoint.get("flowlit", {}).get("network")
             raise FlowlitError(
                 f"the checkpoint is of another architecture than this {type(self).__name__}: {difference}. Take the "
@@ -100,9 +123,7 @@ def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
         group.update(
             {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items() if name in group}
         )
-        group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
-    for scheduler in checkpoint.get("lr_schedulers", []):
-        scheduler.update({k: [lr * factor for lr in scheduler[k]] for k in ("base_lrs", "_last_lr") if k in scheduler})
+    scale_learning_rate(checkpoint, factor)
 
 
 def override_scheduler(checkpoint: dict[str, Any], now: Any) -> None:
@@ -139,7 +160,8 @@ class FlowModule(SavedModule):
     """Train a velocity network, and generate with it in validation.
 
     Beside ``network`` stands ``ema``, its exponential moving average: updated by the ``EMA`` callback, saved and loaded with
-    everything else, and used for generation as soon as it has been updated.
+    everything else, and used for generation as soon as it has been updated. Further ``EMA`` callbacks keep theirs in
+    ``averages`` while training; of a checkpoint that holds several, the chosen one is read into ``ema``.
 
     Args:
         network: an nn.Module called as (x, t, cond).
@@ -148,6 +170,7 @@ class FlowModule(SavedModule):
         lr_scheduler: called with the optimizer, stepped after each optimizer step.
         solvers: by name, for validation; ``predict``, ``couple`` and ``flowlit.load`` use the first.
         codec: between x1 and images; None is ``Pixels``.
+        weights: which ones generate: "ema", "raw", or the name of another ``EMA`` callback.
     """
 
     def __init__(
@@ -158,21 +181,25 @@ class FlowModule(SavedModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         solvers: dict[str, Solver] | None = None,
         codec: Codec | None = None,
+        weights: str = "ema",
     ):
         super().__init__(network, optimizer, lr_scheduler)
         self.objective = objective
         self.solvers = self._first_solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
         self.codec = codec or Pixels()
         self.ema = deepcopy(network).requires_grad_(False).eval()
-        self.ema_updates = 0
-        self.ema_profile: dict[str, Any] = {}
+        self.averages = nn.ModuleDict()  # others than "ema", by name, while training
+        self.averaged: dict[str, dict[str, Any]] = {}  # of "ema" and these, where kept: how, and the updates so far
+        self.weights = weights
         self.objective.on_attach(self)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         check_names(self.solvers)
         if stage == "fit":  # from now on the weights are not those of the file that they were read from
-            self.network.loaded = self.ema.loaded = None  # type: ignore[assignment]
+            self.check_weights()
+            for network in (self.network, self.ema, *self.averages.values()):
+                network.loaded = None  # type: ignore[assignment]
         data = getattr(self.trainer, "datamodule", None)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
             if source is not None and hasattr(source, "shape"):
@@ -197,11 +224,54 @@ class FlowModule(SavedModule):
     def train(self, mode: bool = True) -> FlowModule:
         super().train(mode)
         self.ema.eval()
+        self.averages.eval()
         return self
 
+    @property
+    def ema_updates(self) -> int:
+        """Updates of ``ema`` so far; 0 says that it is no average."""
+        return self.averaged.get("ema", {}).get("updates", 0)
+
+    @ema_updates.setter
+    def ema_updates(self, updates: int) -> None:
+        self.averaged.setdefault("ema", {})["updates"] = updates
+
+    def average(self, name: str) -> nn.Module:
+        """The average of a name: "ema", or one of ``averages`` where it is kept, or ``ema`` where it was read into that."""
+        if name in self.averages:
+            return self.averages[name]
+        return self.ema
+
+    def average_facts(self, name: str) -> dict[str, Any]:
+        """How an average was taken, and over how many updates; {} if there is none, and for "raw"."""
+        told = {} if name == "raw" else self.averaged.get(name if name in self.averages else "ema", {})
+        return dict(told) if told.get("updates") else {}
+
+    def generating(self) -> str:
+        """Name of the weights that generate: those chosen, "raw" as long as these are no average."""
+        return self.weights if self.average_facts(self.weights) else "raw"
+
+    def check_weights(self) -> None:
+        """Refuse weights that are neither kept nor read.
+
+        Raises:
+            FlowlitError: naming those that are.
+        """
+        if self.weights not in (known := ["ema", "raw", *self.averages]):
+            raise FlowlitError(
+                f"weights is {self.weights!r}; expected {' or '.join(map(repr, known))}: in fit, a name of an EMA callback, "
+                "otherwise one that the checkpoint holds (--ckpt_path)"
+            )
+
+    def networks(self) -> list[nn.Module]:
+        return [self.network, self.ema, *self.averages.values()]
+
     def velocity(self) -> nn.Module:
-        """The network to generate with: the average once there is one, the trained network otherwise."""
-        return self.ema if self.ema_updates else self.network
+        """The network to generate with: the chosen average once there is one, the trained network otherwise."""
+        if not self.ema_updates:  # or the chosen one may have been read into ema
+            self.check_weights()
+        chosen = self.generating()
+        return self.network if chosen == "raw" else self.average(chosen)
 
     def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
         """Integrate the velocity from a batch of noise (in reverse: of data) with a named solver."""
@@ -214,9 +284,17 @@ class FlowModule(SavedModule):
                 "labels; give them (labels: true for images), or num_classes: 0"
             )
         parts = self.objective(self.network, pair)
-        for name, value in parts.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(pair.x1))
+        for name, value in self._over_devices(parts).items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(pair.x1))
         return parts["loss"]
+
+    def _over_devices(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means over all devices in the steps that are logged; of this device in all others, for the progress bar."""
+        trainer, own = self.trainer, {name: value.detach() for name, value in parts.items()}
+        if trainer.world_size == 1 or not trainer._logger_connector.should_update_logs:
+            return own
+        means = trainer.strategy.reduce(torch.stack([value.float() for value in own.values()]), reduce_op="mean")
+        return dict(zip(own, means, strict=True))
 
     def validation_step(self, noise: Noise, batch_idx: int) -> Generated:
         return {"noise": noise, "solutions": {name: self.solve(name, noise) for name in self.solvers}}
@@ -248,13 +326,9 @@ class FlowModule(SavedModule):
         """Name the file that the velocity was read from, its hash, and which of its weights; None for a fresh network."""
         if ckpt_path is None:
             return getattr(self.velocity(), "loaded", None)
-        kind, known = ("ema" if self.ema_updates else "raw"), Path(ckpt_path).is_file()  # not a folder, nor a URL
+        kind, known = self.generating(), Path(ckpt_path).is_file()  # not a folder, nor a URL
         told = {"file": str(ckpt_path), "sha256": file_hash(ckpt_path) if known else None, "weights": kind}
-        return {**told, "ema": self.ema_facts()} if self.ema_updates else told
-
-    def ema_facts(self) -> dict[str, Any]:
-        """How the average was taken, and over how many updates; {} if there is none."""
-        return {**self.ema_profile, "updates": self.ema_updates} if self.ema_updates else {}
+        return told if kind == "raw" else {**told, "ema": self.average_facts(kind)}
 
     def _solver_spec(self, name: str | None = None) -> dict[str, Any] | None:
         """How to build a solver again; by default the first, which generates and makes pairs."""
@@ -267,13 +341,61 @@ class FlowModule(SavedModule):
         return {
             **super().facts(),
             "ema_updates": self.ema_updates,
-            "ema": self.ema_facts(),
+            "ema": self.average_facts("ema"),
+            "averages": {name: self.average_facts(name) for name in self.averages},
             "solver": self._solver_spec(),
             "codec": spec(self.codec) or _configured(self.hparams, "codec"),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        facts = checkpoint.get("flowlit", {})
-        self.ema_updates = facts.get("ema_updates", 0)
-        self.ema_profile = {key: value for key, value in facts.get("ema", {}).items() if key != "updates"}
+        held = averages_of(checkpoint)
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._check_averages(held, checkpoint)
+        elif not self.averages:
+            held = self._choose(held, checkpoint)
+        self.averaged = {name: {"updates": 0, **held.get(name, {})} for name in {**self.averaged, **held}}
+
+    def _check_averages(self, held: dict[str, dict[str, Any]], checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other averages than before.
+
+        Raises:
+            FlowlitError: naming both.
+        """
+        if checkpoint.get("global_step") and held.keys() != self.averaged.keys():
+            raise FlowlitError(
+                f"the averages of the checkpoint are {in_a_row(held)}, those of the EMA callbacks {in_a_row(self.averaged)}; "
+                "go on with the config.yaml beside it, or start a new run from its weights (flowlit.networks.pretrained)"
+            )
+
+    def _choose(self, held: dict[str, dict[str, Any]], checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Put the chosen average of a checkpoint in the place of ``ema``, drop the others, and return what is told of it.
+
+        Raises:
+            FlowlitError: naming those that it holds.
+        """
+        if self.weights not in ("ema", "raw", *held):
+            raise FlowlitError(f"weights is {self.weights!r}, but the checkpoint holds {in_a_row(['raw', *held])}")
+        state, chosen = checkpoint["state_dict"], self.weights if self.weights in held else "ema"
+        others = {key: state.pop(key) for key in list(state) if key.startswith("averages.")}
+        prefix = f"averages.{chosen}."
+        state.update({f"ema.{key.removeprefix(prefix)}": value for key, value in others.items() if key.startswith(prefix)})
+        return {"ema": held[chosen]} if chosen in held else {}
+
+
+def without_averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without averages other than ``ema``, which a module has only while it keeps them."""
+    return {key: value for key, value in state.items() if not key.startswith("averages.")}
+
+
+def averages_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The averages that a checkpoint holds, by name: how each was taken, and its updates."""
+    facts = checkpoint.get("flowlit", {})
+    updates = facts.get("ema_updates", 0)
+    own = {"ema": {**(facts.get("ema") or {}), "updates": updates}} if updates else {}
+    return {**own, **(facts.get("averages") or {})}
+
+
+def in_a_row(names: Iterable[str]) -> str:
+    """Names for a message."""
+    return ", ".join(sorted(names)) or "none"

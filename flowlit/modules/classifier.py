@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from .. import draws
 from ..codecs import Pixels
 from ..types import Cond, FlowlitError, Pair
 from .base import SavedModule
@@ -32,7 +33,7 @@ class Classifier(SavedModule):
         self.noise = noise
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        x = pair.x1 + self.noise * torch.randn_like(pair.x1)
+        x = pair.x1 + self.noise * draws.randn_like(pair.x1)
         loss = F.cross_entropy(self.network(x), self._labels(pair.cond))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
         return loss

@@ -27,5 +27,7 @@ class OneStepStudent(FlowModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         solvers: dict[str, Solver] | None = None,
         codec: Codec | None = None,
+        weights: str = "ema",
     ):
-        super().__init__(network, objective or Distillation(), optimizer, lr_scheduler, solvers or {"euler1": Euler(1)}, codec)
+        first = solvers or {"euler1": Euler(1)}
+        super().__init__(network, objective or Distillation(), optimizer, lr_scheduler, first, codec, weights)

@@ -37,6 +37,9 @@ class PairMaker(pl.LightningModule):
         super().__init__()
         self.flow = flow
 
+    def configure_model(self) -> None:
+        """Leave the flow whole: only training divides it (``Sharded`` insists on being told)."""
+
     def predict_step(self, part: Part, batch_idx: int) -> Solved:
         x0, x1, nfe = part.x0, part.x1, torch.zeros_like(part.index)
         solver = next(iter(self.flow.solvers))

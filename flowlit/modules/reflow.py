@@ -26,5 +26,6 @@ class ReflowStudent(FlowModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         solvers: dict[str, Solver] | None = None,
         codec: Codec | None = None,
+        weights: str = "ema",
     ):
-        super().__init__(network, objective or AnnealedReflow(), optimizer, lr_scheduler, solvers, codec)
+        super().__init__(network, objective or AnnealedReflow(), optimizer, lr_scheduler, solvers, codec, weights)

@@ -25,5 +25,6 @@ class Teacher(FlowModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         solvers: dict[str, Solver] | None = None,
         codec: Codec | None = None,
+        weights: str = "ema",
     ):
-        super().__init__(network, objective or RectifiedFlow(), optimizer, lr_scheduler, solvers, codec)
+        super().__init__(network, objective or RectifiedFlow(), optimizer, lr_scheduler, solvers, codec, weights)

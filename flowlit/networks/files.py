@@ -20,7 +20,8 @@ from ..types import FlowlitError
 from .layouts import edm, slimflow
 from .layouts.rules import State, ordered
 
-Weights = Literal["ema", "raw"]
+Weights = str
+"""Which weights of a file: "ema", "raw", or the name of another average that a run of flowlit kept."""
 Layout = Literal["flowlit", "slimflow", "edm"]
 NAMES = {"ema": "average", "raw": "raw weights"}
 
@@ -29,7 +30,7 @@ class Contents(NamedTuple):
     """What a file of weights holds."""
 
     layout: Layout
-    states: dict[str, State]  # "raw", "ema", or "only" where the file does not tell which it holds
+    states: dict[str, State]  # "raw", "ema", names of other averages, or "only" where the file does not tell which it holds
     velocity: bool = True  # whether the network predicts a velocity, or (EDM's) is inside a denoiser
     facts: dict[str, Any] = {}  # what a file of flowlit's says of its network, solver, codec and average
     shadow: list[Any] | None = None  # an average without names, in the order of the parameters of "raw"
@@ -46,11 +47,29 @@ class Contents(NamedTuple):
         """
         if weights == "ema" and self.shadow is not None:
             return ordered(self.shadow, [name for name in self.states["raw"] if not edm.is_buffer(name)], str(file))
+        self.check(weights, file)
         for kind in (weights, "only"):
             if kind in self.states:
                 return self.states[kind]
-        why = " (it was trained without EMA)" if weights == "ema" and self.layout == "flowlit" else ""
+        never = weights == "ema" and self.layout == "flowlit" and not self.facts.get("ema_updates")
+        why = " (it was trained without EMA)" if never else ""
         raise FlowlitError(f"checkpoint {file} holds no {NAMES[weights]}{why}; use weights: {', '.join(self.states)}")
+
+    def check(self, weights: Weights, file: str | Path) -> None:
+        """Refuse names of averages that the file does not hold.
+
+        Raises:
+            FlowlitError: naming those that it does.
+        """
+        known = list(dict.fromkeys(("ema", "raw", *(name for name in self.states if name != "only"))))
+        if weights not in known:
+            raise FlowlitError(f"checkpoint {file}: weights is {weights!r}; expected {' or '.join(map(repr, known))}")
+
+    def average(self, weights: Weights) -> dict[str, Any]:
+        """How an average was taken, and over how many updates, if the file tells; {} for trained weights."""
+        if weights == "raw":
+            return {}
+        return (self.facts.get("averages") or {}).get(weights) or self.facts.get("ema") or {}
 
 
 def read_file(path: str | Path) -> Any:
@@ -143,9 +162,10 @@ def _unknown(path: str | Path, content: Any) -> FlowlitError:
 
 def _flowlit(content: Mapping[str, Any]) -> Contents:
     facts, states = content["flowlit"], {}
-    for kind, prefix in (("raw", "network."), ("ema", "ema.")):
-        if kind == "raw" or facts.get("ema_updates"):
-            states[kind] = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    prefixes = {"raw": "network.", **({"ema": "ema."} if facts.get("ema_updates") else {})}
+    prefixes |= {name: f"averages.{name}." for name, told in (facts.get("averages") or {}).items() if told}
+    for kind, prefix in prefixes.items():
+        states[kind] = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     return Contents("flowlit", states, facts={**facts, "step": content.get("global_step", 0)})
 
 
@@ -199,6 +219,6 @@ def _safetensors(path: str | Path) -> Contents:
         raise FlowlitError(
             f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert or fetch it again"
         ) from error
-    if isinstance(told, dict) and told.get("weights") in ("ema", "raw"):
+    if isinstance(told, dict) and isinstance(told.get("weights"), str):
         return Contents("flowlit", {told["weights"]: state}, facts=told)
     return _plain({"only": state}, path)

@@ -76,29 +76,21 @@ def pretrained(checkpoint: str, weights: Weights = "ema", network: nn.Module | N
 
     Args:
         checkpoint: the file.
-        weights: "ema" for the average (what one samples from), "raw" for the trained weights; a plain state dict holds one set,
-            which is taken for either.
+        weights: "ema" for the average (what one samples from), "raw" for the trained weights, or the name of another average
+            that the run kept; a plain state dict holds one set, which is taken for "ema" and "raw".
         network: build this one instead of the one that the file describes or its weights tell; needed where neither can.
         strict: every tensor must find its place; otherwise take those that do, at least one in ten, and warn.
 
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
     """
-    check_weights(weights)
     return take(read_contents(checkpoint), checkpoint, weights, network, strict)
-
-
-def check_weights(weights: str) -> None:
-    """Refuse what is neither the average nor the trained weights."""
-    if weights not in ("ema", "raw"):
-        raise FlowlitError(f"pretrained: weights is {weights!r}; expected 'ema' or 'raw'")
 
 
 def take(
     contents: Contents, checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None, strict: bool = True
 ) -> nn.Module:
     """``pretrained``, of a file that has been opened."""
-    check_weights(weights)
     if contents.presumed and getattr(getattr(network, "time", None), "scale", 1) == 999:
         contents = contents._replace(velocity=True)  # SlimFlow's ADM without its trainer's dict
     state = contents.state(weights, checkpoint)
@@ -107,8 +99,8 @@ def take(
     velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, kind, checkpoint)
     velocity.report = fill(velocity, contents, state, checkpoint, strict)  # type: ignore[assignment]
     told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}  # for manifests and reports
-    average = {"ema": contents.facts["ema"]} if weights == "ema" and contents.facts.get("ema") else {}
-    velocity.loaded = {**told, **average}  # type: ignore[assignment]
+    average = contents.average(weights)
+    velocity.loaded = {**told, **({"ema": average} if average else {})}  # type: ignore[assignment]
     return velocity.eval()
 
 

@@ -27,7 +27,8 @@ def write_safetensors(network: nn.Module, into: Path, facts: dict[str, Any]) -> 
     Args:
         network: tensors keep the names of its ``state_dict()``.
         into: the file.
-        facts: what ``pretrained`` and ``flowlit.load`` want to know: weights ("ema" or "raw"), solver, codec, source.
+        facts: what ``pretrained`` and ``flowlit.load`` want to know: weights ("ema", "raw" or the name of another average),
+            solver, codec, source.
 
     Raises:
         FlowlitError: if the network cannot tell how it is built, or the disk is full.
@@ -37,9 +38,14 @@ def write_safetensors(network: nn.Module, into: Path, facts: dict[str, Any]) -> 
         raise FlowlitError(
             f"{type(network).__name__} does not tell how it is built (attribute `spec`); the file would not stand alone"
         )
+    write_state(network.state_dict(), description, into, facts)
+
+
+def write_state(state: State, description: dict[str, Any] | None, into: Path, facts: dict[str, Any]) -> None:
+    """Write a state dict likewise, of a network that is described (or, None, not)."""
     told = json.dumps({**facts, "network": description}, sort_keys=True)
-    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(into, to_safetensors(state, {"flowlit": told}))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    write_atomically(into, to_safetensors(tensors, {"flowlit": told}))
 
 
 def write_slimflow(raw: nn.Module, ema: nn.Module, into: Path, facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from .distill import Combined, Distillation, FlowGuided, KStepDistillation, distillation_loss, flow_guided_loss
 from .edm import EDMLoss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
+from .rfpp import LPIPSHuber, lpips_huber_loss
 
 __all__ = [
     "AnnealedReflow",
@@ -11,9 +12,11 @@ __all__ = [
     "EDMLoss",
     "FlowGuided",
     "KStepDistillation",
+    "LPIPSHuber",
     "RectifiedFlow",
     "annealed_reflow_loss",
     "distillation_loss",
     "flow_guided_loss",
+    "lpips_huber_loss",
     "rectified_flow_loss",
 ]

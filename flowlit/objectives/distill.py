@@ -7,6 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from .. import draws
 from ..distances import SquaredError
 from ..frozen import Frozen
 from ..path import endpoint, expand
@@ -103,7 +104,7 @@ class FlowGuided(Objective):
         self.weight = weight
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
-        x0 = torch.randn_like(pair.x0)
+        x0 = draws.randn_like(pair.x0)
         t = self.times(len(x0), x0.device)
         loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
         self.tell(t, loss)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .. import draws
 from ..distances import SquaredError
 from ..path import anneal, interpolate
 from ..times import Uniform
@@ -78,5 +78,5 @@ class AnnealedReflow(RectifiedFlow):
         self.beta = beta
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
-        noise = torch.randn_like(pair.x0)
+        noise = draws.randn_like(pair.x0)
         return annealed_reflow_loss(velocity, pair, t, noise, self.beta, self.distance)

@@ -1,0 +1,64 @@
+"""Checkpoint files that are whole or absent, read as plain data; and the newest of them that is good."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from .files import write_atomically
+from .networks.files import read_checkpoint
+from .types import FlowlitError
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Lightning's way of writing checkpoints, but synced to the disk before they take their name."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        buffer = io.BytesIO()  # on a full disk torch.save itself would raise a RuntimeError that tells nothing
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+
+
+def check_whole(path: Path) -> dict[str, Any]:
+    """Open a checkpoint that training can go on from, after every byte of it was compared with its checksum.
+
+    Raises:
+        FlowlitError: if it is torn, corrupt, unsafe, or holds weights only.
+    """
+    checkpoint = read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        if corrupt := archive.testzip():
+            raise FlowlitError(f"checkpoint {path} is corrupt ({corrupt} does not have its checksum)")
+    if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
+        raise FlowlitError(f"checkpoint {path} holds weights only")
+    return checkpoint
+
+
+def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
+    """Find the checkpoint that was written last among those that are good, and its step; say which are not.
+
+    Returns:
+        None if there are no checkpoints.
+
+    Raises:
+        FlowlitError: if there are, but none of them is good: to begin afresh would be no resuming.
+    """
+    files = {path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt") if path.is_file()}
+    refused = []
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            return path, check_whole(path)["global_step"]
+        except (FlowlitError, OSError, zipfile.BadZipFile) as error:
+            refused.append(str(error))
+            print(f"flowlit: {error}; trying the one before it", flush=True)
+    if refused:
+        raise FlowlitError(f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh")
+    return None

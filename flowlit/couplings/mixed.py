@@ -1,0 +1,126 @@
+"""Stored pairs of several kinds in given shares: a teacher's pairs, and real images that it inverted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .. import draws
+from ..types import Coupling, FlowlitError, Pair
+from .cached import Cached
+from .flip import flip
+from .rounding import restored
+from .stored import StoredPairs
+
+TOLERANCE = 0.01
+"""How far, of itself, a share may be from what was asked for, so that all rows of a part come equally often."""
+
+
+def repeats(rows: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """How often each row of each part comes in a pass, at least once: the smallest numbers that give the shares.
+
+    The shares are met within 1 % of themselves: exactly where small whole numbers can.
+
+    >>> repeats([9000, 200], [0.9, 0.1])
+    [1, 5]
+    """
+    wanted = np.array(shares, float) / np.sum(shares)
+    often = wanted / rows
+    for least in range(1, int(1 / TOLERANCE) + 1):  # rounding changes a number by 1 / (2 least) of itself at most
+        found = np.rint(least * often / often.min())
+        if np.abs(found * rows / np.sum(found * rows) / wanted - 1).max() <= TOLERANCE:
+            break
+    return [int(number) for number in found]
+
+
+class Mixture(NamedTuple):
+    """A batch whose rows are still sorted by part, each in the dtypes of its store."""
+
+    place: Tensor  # (B,) int64: row i of the batch is row place[i] of the pairs put one after the other
+    mirrored: Tensor  # (B,) bool: whether row i may be mirrored
+    pairs: tuple[Pair, ...]
+
+
+class MixedPairs(Dataset):
+    """Rows of several sets of pairs as one set, in which each row of part k stands ``repeats[k]`` times; in constant memory.
+
+    An item is a ``Pair``, a batch a ``Mixture``.
+    """
+
+    def __init__(self, parts: Sequence[StoredPairs], shares: Sequence[float], mirrored: Sequence[bool]):
+        self.parts, self.mirrored = parts, np.array(mirrored)
+        self.rows = np.array([len(part) for part in parts])
+        self.ends = np.cumsum(self.rows * repeats(self.rows.tolist(), shares))
+        self.shape, self.num_classes = parts[0].shape, parts[0].num_classes
+        self.name = " and ".join(part.name for part in parts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def find(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Part, and row within it, of each index."""
+        places = np.asarray(indices, np.int64)
+        part = np.searchsorted(self.ends, places, side="right")
+        return part, (places - np.concatenate([[0], self.ends])[part]) % self.rows[part]
+
+    def __getitem__(self, index: int) -> Pair:
+        part, row = self.find([index])
+        return self.parts[int(part[0])][int(row[0])]
+
+    def __getitems__(self, indices: Sequence[int]) -> Mixture:
+        part, row = self.find(indices)
+        pairs = tuple(self.parts[k].__getitems__(row[part == k].tolist()) for k in np.unique(part).tolist())
+        place = np.argsort(np.argsort(part, kind="stable"), kind="stable")
+        return Mixture(torch.from_numpy(place), torch.from_numpy(self.mirrored[part]), pairs)
+
+
+class Mixed(Coupling):
+    """Train on several kinds of stored pairs at once, in given shares; a part that is short is repeated.
+
+    Use it to add real images, inverted by the teacher (``flowlit couple --origin data``), to the teacher's own pairs, as Lee et
+    al. 2024 (2405.20320) do in a last phase. Stores that are parts of one set belong in one ``Cached``, as a list.
+
+    Args:
+        parts: ``Cached`` couplings of the same shape and classes, each with its own dtypes, limit and flip; not resident.
+        shares: one for each part, of all rows of a pass; relative to their sum.
+    """
+
+    def __init__(self, parts: list[Cached], shares: list[float]):
+        self.parts, self.shares = parts, shares
+        if len(parts) != len(shares) or not parts or not all(0 < share < np.inf for share in shares):
+            raise FlowlitError(f"Mixed: {len(parts)} parts, but shares {shares}; expected a positive number for each part")
+
+    def dataset(self) -> Dataset:
+        stored = [_opened(part) for part in self.parts]
+        for other in stored[1:]:
+            if (other.shape, other.num_classes) != (stored[0].shape, stored[0].num_classes):
+                raise FlowlitError(
+                    f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but {stored[0].name} "
+                    f"{stored[0].shape} and {stored[0].num_classes}; only equal ones can be mixed"
+                )
+        return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
+
+    def complete(self, batch: Mixture, device: torch.device) -> Pair:
+        x0 = torch.cat([restored(pair.x0) for pair in batch.pairs])
+        x1 = torch.cat([restored(pair.x1) for pair in batch.pairs])
+        cond = {key: torch.cat([pair.cond[key] for pair in batch.pairs]) for key in batch.pairs[0].cond}
+        pair = Pair(x0[batch.place], x1[batch.place], {key: value[batch.place] for key, value in cond.items()})
+        if not any(part.flip for part in self.parts):
+            return pair
+        return flip(pair, batch.mirrored & (draws.rand(len(x0), x0.device) < 0.5))
+
+    @property
+    def source(self) -> str:
+        return " and ".join(part.source for part in self.parts)
+
+
+def _opened(part: Cached) -> StoredPairs:
+    pairs = part.dataset()
+    if not isinstance(pairs, StoredPairs):
+        raise FlowlitError(f"Mixed: {part.source} are resident, but parts are read from disk; set resident: false")
+    return pairs

@@ -1,0 +1,114 @@
+"""Make the next pair while a network trains on this one, and know what that takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.sampler import Sampler
+
+
+class Stopwatch:
+    """Seconds spent in a piece of work, on the device that does it; reading it waits for that device once."""
+
+    def __init__(self) -> None:
+        self._seconds, self._times = 0.0, 0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Measure what happens inside."""
+        if device.type == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._events.append((begin, end))
+        else:
+            start = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - start
+        self._times += 1
+
+    def read(self) -> float:
+        """Mean seconds a time since it was last read; 0 if there was none."""
+        events, self._events = self._events, []
+        for begin, end in events:
+            end.synchronize()
+            self._seconds += begin.elapsed_time(end) / 1000
+        mean = self._seconds / max(1, self._times)
+        self._seconds, self._times = 0.0, 0
+        return mean
+
+
+class Prepared:
+    """A batch under way to becoming a pair."""
+
+    def __init__(self, future: Future[tuple[Any, torch.cuda.Event | None]]):
+        self._future = future
+
+    def result(self) -> Any:
+        """What was made of it; the device's stream waits for it, not this thread."""
+        made, ready = self._future.result()
+        if ready is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(ready)
+            for tensor in tensors(made):
+                tensor.record_stream(stream)  # its memory must not be given away while this stream reads it
+        return made
+
+
+class Lookahead:
+    """Batches of a loader that are prepared one ahead: in a thread of its own, and on a GPU in a stream of its own.
+
+    Args:
+        loader: of the batches.
+        prepare: (batch, its number from 0) -> what ``Prepared.result`` returns. It must not draw from PyTorch's global generator,
+            which belongs to the training step.
+        device: where it works.
+    """
+
+    def __init__(self, loader: DataLoader, prepare: Callable[[Any, int], Any], device: torch.device):
+        self.loader, self.prepare, self.device = loader, prepare, device
+
+    @property
+    def sampler(self) -> Sampler:
+        """Lightning tells it the epoch."""
+        return self.loader.sampler  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Prepared]:
+        batches = iter(self.loader)
+        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+        def work(batch: Any, number: int) -> tuple[Any, torch.cuda.Event | None]:
+            with nullcontext() if side is None else torch.cuda.stream(side):
+                made = self.prepare(batch, number)
+                return made, None if side is None else side.record_event()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
+            waiting: list[Prepared] = []
+            for number, batch in enumerate(batches):
+                waiting.append(Prepared(pool.submit(work, batch, number)))
+                if len(waiting) == 2:
+                    yield waiting.pop(0)
+            yield from waiting
+
+
+def tensors(node: Any) -> Iterator[torch.Tensor]:
+    """All tensors of nested tuples and mappings."""
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from tensors(value)
+    elif isinstance(node, tuple):
+        for value in node:
+            yield from tensors(value)

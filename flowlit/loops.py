@@ -1,0 +1,64 @@
+"""How far training is: read from Lightning's loops, and mended in checkpoints.
+
+Lightning writes a checkpoint after the optimizer step, but when it goes on from it, takes the validation that was due for done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+Loop = dict[str, Any]
+
+
+def validation_awaits(trainer: pl.Trainer) -> bool:
+    """Whether the step that has just been made will be followed by a validation."""
+    loop = trainer.fit_loop.epoch_loop
+    within = loop.batch_progress.current.completed == loop.batch_progress.current.ready - 1  # the batch is not quite over
+    fetcher = trainer.fit_loop._data_fetcher
+    return (
+        within
+        and not trainer.sanity_checking
+        and fetcher is not None
+        and validates(trainer)
+        and loop._should_check_val_fx(fetcher)
+    )
+
+
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether validation does anything in this run."""
+    return bool(trainer.enable_validation and trainer.limit_val_batches)
+
+
+def validate_first(loop: Loop) -> None:
+    """Mark in a checkpoint's ``fit_loop`` that its batch is over, and that the validation after it has not begun."""
+    for part in (batches := loop["epoch_loop.batch_progress"])["total"], batches["current"]:
+        part["completed"] = part["processed"]
+    for part in (validated := loop["epoch_loop.val_loop.batch_progress"])["total"], validated["current"]:
+        begun = part["completed"] + 1  # as if a first batch had been begun: that is how Lightning knows
+        part.update(ready=begun, started=begun, processed=begun - 1, completed=begun - 1)
+    validated["current"].update(ready=1, started=1, processed=0, completed=0)
+    loop["validate_first"] = True
+
+
+def forget_begun(trainer: pl.Trainer) -> None:
+    """Take back the first batch that ``validate_first`` had pretended to have begun."""
+    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total.ready = total.started = total.completed
+
+
+def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
+    """Multiply the learning rates of a checkpoint's optimizers, and what their schedulers start from."""
+    for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
+        group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
+    for scheduler in checkpoint.get("lr_schedulers", []):
+        scheduler.update({k: [lr * factor for lr in scheduler[k]] for k in ("base_lrs", "_last_lr") if k in scheduler})
+
+
+def renumber(loop: Loop, before: int, now: int) -> None:
+    """Count batches as if ``now`` of them, not ``before``, had been accumulated for each optimizer step from the start."""
+    for part in (batches := loop["epoch_loop.batch_progress"])["total"], batches["current"]:
+        under_way = part["processed"] - part["completed"]  # Lightning saves before it counts the last one as completed
+        part.update({name: part[name] * now // before for name in ("ready", "started", "processed")})
+        part["completed"] = part["processed"] - under_way

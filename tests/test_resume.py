@@ -1,0 +1,305 @@
+"""Stopped at any moment, and gone on from there: the same weights, draws and logged values, to the bit."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import runs
+import tiny
+import torch
+from conftest import in_process
+from lightning.pytorch.callbacks import Callback
+from test_journeys import killed
+
+pytestmark = pytest.mark.journey
+STEPS = 9
+
+
+class Strike(Callback):
+    """Sends its own process a signal the n-th time that a hook is called; only once if a file to remember it by is given."""
+
+    def __init__(self, hook: str, count: int, once: str, signum: int = signal.SIGKILL):
+        self.hook, self.count, self.once, self.signum, self.seen = hook, count, once, signum, 0
+        setattr(self, hook, self.strike)
+
+    def strike(self, trainer, *_, **__):
+        if trainer.sanity_checking or Path(self.once).exists():
+            return
+        self.seen += 1
+        if self.seen == self.count:
+            Path(self.once).touch()
+            os.kill(os.getpid(), self.signum)
+
+
+def configuration(root, module="ReflowStudent", coupling=None, strike=None, workers=0, network=None, every=4, **trainer):
+    callbacks = [tiny.EMA, {"class_path": "flowlit.callbacks.Gradients"}]
+    if module != "OneStepStudent":
+        callbacks.append({"class_path": "flowlit.callbacks.LossOverTime", "init_args": {"bins": 3}})
+    if module == "ReflowStudent":
+        callbacks.insert(0, tiny.anneal(8))
+    if strike:
+        hook, count, signum = strike
+        arguments = {"hook": hook, "count": count, "once": str(root) + ".struck", "signum": int(signum)}
+        callbacks.append({"class_path": "test_resume.Strike", "init_args": arguments})
+    callbacks += [{"class_path": "flowlit.callbacks.Straightness"}, tiny.checkpoints(every)]
+    settings = {
+        "accumulate_grad_batches": 2,
+        "limit_val_batches": 1.0,
+        "val_check_interval": 6,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": 2,
+        **trainer,
+    }
+    data = {"num_workers": workers, "noise": tiny.noise(6), "noise_batch_size": 3}
+    content = tiny.fit(root, module, network, coupling, callbacks, steps=STEPS, data=data, **settings)
+    warm_up = {"class_path": "flowlit.schedules.WarmUp", "init_args": {"steps": 6, "total": "${trainer.max_steps}"}}
+    content["model"]["init_args"]["lr_scheduler"] = warm_up
+    return tiny.write(root.with_suffix(".yaml"), content)
+
+
+def assert_equal(whole, parts):
+    assert runs.differences(whole / "checkpoints/last.ckpt", parts / "checkpoints/last.ckpt") == []
+    a, b = runs.logged(whole), runs.logged(parts)
+    assert a.keys() == b.keys()
+    for tag in a:
+        assert a[tag] == b[tag] or tag.startswith("nan"), tag
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbed."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    done = in_process("fit", "-c", configuration(root))
+    assert done.code == 0, done.err
+    return root
+
+
+def test_the_undisturbed_run_logs_what_is_compared(whole):
+    logged = runs.logged(whole)
+    assert sorted(logged["train/loss"]) == [1, 3, 5, 7]
+    assert len(logged["straightness/sum"]) == 3 and any(tag.startswith("loss_over_t/") for tag in logged)
+
+
+MOMENTS = [
+    ("on_train_batch_start", 1),
+    ("on_train_batch_start", 12),
+    ("on_before_backward", 6),
+    ("on_before_optimizer_step", 5),
+    ("on_train_batch_end", 9),
+    ("on_train_batch_end", 8),
+    ("on_train_batch_end", 12),
+    ("on_validation_start", 2),
+    ("on_validation_batch_end", 1),
+    ("on_validation_batch_end", 4),
+    ("on_validation_batch_start", 6),
+    ("on_validation_end", 1),
+    ("on_validation_end", 3),
+    ("on_train_end", 1),
+]
+
+
+@pytest.mark.parametrize(("hook", "count"), MOMENTS)
+def test_killed_at_any_moment(tmp_path, whole, hook, count):
+    root = tmp_path / "run"
+    path = configuration(root, strike=(hook, count, signal.SIGKILL))
+    killed("fit", "-c", path, "--resume", "auto")
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert_equal(whole, root)
+
+
+def left(*words):
+    """Run flowlit in a fork of this process; its exit code, negative for the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            outcome = in_process(*words)
+            code = outcome.code
+            print(outcome.err)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+SIGNALLED = [
+    ("on_train_batch_start", 4, signal.SIGTERM, 143),
+    ("on_before_optimizer_step", 5, signal.SIGINT, 130),
+    ("on_train_batch_end", 7, signal.SIGUSR1, 138),
+    ("on_validation_batch_end", 4, signal.SIGTERM, 143),
+    ("on_validation_end", 2, signal.SIGINT, 130),
+    ("on_validation_batch_end", 6, signal.SIGTERM, 143),
+]
+
+
+@pytest.mark.parametrize(("hook", "count", "signum", "code"), SIGNALLED)
+def test_told_to_stop_at_any_moment(tmp_path, whole, hook, count, signum, code):
+    root = tmp_path / "run"
+    path = configuration(root, strike=(hook, count, signum), every=100)  # only the signal, and validations, save
+    assert left("fit", "-c", path, "--resume", "auto") == code
+    assert in_process("fit", "-c", path, "--resume", "auto").code == 0
+    assert_equal(whole, root)
+
+
+def test_a_signal_waits_for_the_accumulated_batches_of_a_step(tmp_path):
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 4, signal.SIGTERM), every=100, val_check_interval=100)
+    assert left("fit", "-c", path) == 143
+    content = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 4
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_second_signal_ends_at_once(tmp_path, signum):
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 2, signum), every=100)
+    content = path.read_text().replace("test_resume.Strike", "test_resume.StrikeTwice")
+    path.write_text(content)
+    assert left("fit", "-c", path) == -signum
+    assert not (root / "checkpoints/last.ckpt").exists()
+
+
+class StrikeTwice(Strike):
+    def strike(self, trainer, *_, **__):
+        super().strike(trainer)
+        if self.seen == self.count:
+            os.kill(os.getpid(), self.signum)
+
+
+def test_slurm_puts_the_job_back_into_the_queue(tmp_path, monkeypatch):
+    root, told = tmp_path / "run", tmp_path / "told"
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    path = configuration(root, strike=("on_train_batch_start", 4, signal.SIGUSR1), every=100)
+    assert left("fit", "-c", path) == 138
+    assert told.read_text() == "requeue 4711\n"
+    assert torch.load(root / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+# ------------------------------------------------------------------------------------------------------ which checkpoint
+
+
+def torn(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [torn, one_bit, emptied])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, whole, damage):
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 18, signal.SIGKILL))
+    killed("fit", "-c", path)
+    damage(root / "checkpoints/last.ckpt")
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert "last.ckpt" in resumed.out and "trying the one before it" in resumed.out
+    assert "going on from" in resumed.err and "previous.ckpt, step 6" in resumed.err
+    assert_equal(whole, root)
+
+
+def test_without_any_good_checkpoint_nothing_begins(tmp_path):
+    root = tmp_path / "run"
+    path = configuration(root)
+    (root / "checkpoints").mkdir(parents=True)
+    (root / "checkpoints/last.ckpt").write_bytes(b"nothing")
+    assert "no good checkpoint" in in_process("fit", "-c", path, "--resume", "auto").error
+    assert not list(root.glob("events.*"))
+
+
+def test_resume_and_a_path_exclude_each_other(tmp_path, whole):
+    last = whole / "checkpoints/last.ckpt"
+    assert (
+        "give one of the two"
+        in in_process("fit", "-c", configuration(tmp_path / "run"), "--resume", "auto", "--ckpt_path", last).error
+    )
+
+
+def test_the_configuration_of_a_run_serves_other_commands(tmp_path):
+    root = tmp_path / "run"
+    assert in_process("fit", "-c", configuration(root)).code == 0
+    words = ("-c", root / "config.yaml", "--ckpt_path", root / "checkpoints/last.ckpt")
+    outcome = in_process("validate", *words)
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
+    import shutil
+
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    before = (root / "checkpoints/last.ckpt").read_bytes()
+    assert in_process("fit", "-c", configuration(root), "--resume", "auto").code == 0
+    assert (root / "checkpoints/last.ckpt").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------------------ full disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of three megabytes."""
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs privileges")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk, tmp_path, whole):
+    root, filler = small_disk / "run", small_disk / "filler"
+    path = configuration(root)
+    text = path.read_text().replace(
+        "callbacks:\n", f"callbacks:\n  - class_path: test_resume.Fill\n    init_args: {{path: {filler}}}\n", 1
+    )
+    path.write_text(text)
+    assert "space" in in_process("fit", "-c", path).error
+    kept = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4 and not list((root / "checkpoints").glob(".*.tmp"))
+    filler.unlink()
+    path.write_text(text.replace("test_resume.Fill", "test_resume.Idle"))
+    assert in_process("fit", "-c", path, "--resume", "auto").code == 0
+    assert_equal(whole, root)
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_work(small_disk, tmp_path):
+    path = configuration(small_disk / "run", network=tiny.unet(width=64))
+    assert "three checkpoints of" in in_process("fit", "-c", path).error
+
+
+class Fill(Callback):
+    """Fills a disk to the last byte after step 5."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 5:
+            with open(self.path, "wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(b"0" * 4096)
+                except OSError:
+                    pass
+
+
+class Idle(Callback):
+    def __init__(self, path: str):
+        pass
