@@ -70,14 +70,17 @@ class IndexStream(DistributedSampler):
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch: the first one goes on at ``start``, the next where its whole epoch ends."""
+        """Called by Lightning before each epoch: the first one goes on at ``start``, the next where that epoch ends."""
         super().set_epoch(epoch)
         if self.first_epoch is None:
             self.first_epoch = epoch
 
     def _begin(self) -> int:
-        later = self.epoch - (self.epoch if self.first_epoch is None else self.first_epoch)
-        return self.start if later == 0 else self.start - self.start % self.length + later * self.length
+        first = self.epoch if self.first_epoch is None else self.first_epoch
+        if self.epoch == first:
+            return self.start
+        within = first * self.length <= self.start <= (first + 1) * self.length  # else epochs were of another length before
+        return self.epoch * self.length + (0 if within else self.start - first * self.length)
 
     def __iter__(self) -> Iterator[int]:
         place, stride = self._begin() * self.num_replicas + self.rank, self.num_replicas

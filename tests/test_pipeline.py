@@ -404,7 +404,7 @@ def test_an_evaluation_by_hand_does_not_get_into_the_table(recipe):
 @pytest.mark.journey
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
-    """The signal reaches the pipeline alone, as from `kill`, or from a terminal's Ctrl-C, since stages have groups of their own."""
+    """The signal reaches the pipeline alone, from `kill` or a terminal's Ctrl-C: stages have process groups of their own."""
     callbacks = [
         tiny.EMA,
         {"class_path": "test_pipeline.Announce", "init_args": {"path": str(tmp_path / "begun")}},

@@ -303,3 +303,40 @@ class Fill(Callback):
 class Idle(Callback):
     def __init__(self, path: str):
         pass
+
+
+# ---------------------------------------------------------------------------------------------------------------- epochs
+
+EPOCHS = {"max_steps": -1, "max_epochs": 3, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+
+
+@pytest.fixture(scope="module")
+def by_epochs(tmp_path_factory):
+    """A run of three passes over 40 images, five batches of eight each, with a validation after each."""
+    root = tmp_path_factory.mktemp("epochs") / "run"
+    done = in_process("fit", "-c", configuration(root, coupling=tiny.digits(limit=40), accumulate_grad_batches=1, **EPOCHS))
+    assert done.code == 0, done.err
+    return root
+
+
+@pytest.mark.parametrize(
+    ("hook", "count", "signum"),
+    [
+        ("on_train_batch_start", 7, signal.SIGKILL),
+        ("on_train_batch_end", 8, signal.SIGTERM),
+        ("on_train_batch_end", 10, signal.SIGTERM),
+        ("on_validation_batch_end", 3, signal.SIGKILL),
+        ("on_validation_end", 2, signal.SIGKILL),
+        ("on_train_epoch_end", 2, signal.SIGKILL),
+        ("on_train_epoch_start", 3, signal.SIGTERM),
+        ("on_validation_batch_end", 6, signal.SIGTERM),
+    ],
+)
+def test_runs_that_count_epochs(tmp_path, by_epochs, hook, count, signum):
+    root = tmp_path / "run"
+    arguments = {"coupling": tiny.digits(limit=40), "accumulate_grad_batches": 1, **EPOCHS}
+    path = configuration(root, strike=(hook, count, signum), **arguments)
+    assert left("fit", "-c", path, "--resume", "auto") == (-9 if signum == signal.SIGKILL else 128 + signum)
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert_equal(by_epochs, root)

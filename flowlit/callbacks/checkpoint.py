@@ -25,9 +25,9 @@ class LastCheckpoint(ModelCheckpoint):
     """Keep ``checkpoints/last.ckpt``, and the one before it as ``previous.ckpt``.
 
     Written after the first optimizer step, every so many steps, before every validation, and at the end of training wherever that
-    is. A file takes its name when it is whole and what was logged up to its step is on the disk, so a run killed at any moment goes on (``--resume
-    auto``) to the same weights and the same logged values. To keep the best or several, add Lightning's own ``ModelCheckpoint``
-    (whose ``save_last`` does not save the last step unless it is a multiple).
+    is. A file takes its name when it is whole, and what was logged up to its step is on the disk: a run killed at any moment goes
+    on (``--resume auto``) to the same weights and the same logged values. To keep the best or several, add Lightning's own
+    ``ModelCheckpoint`` (whose ``save_last`` does not save the last step unless it is a multiple).
 
     Args:
         every_n_train_steps: optimizer steps between two saves; what a kill costs at most.
