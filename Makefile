@@ -20,8 +20,8 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores
 	$(BIN)/flowlit pipeline -c experiments/recipes/slimflow_digits.yaml
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, a file on each core
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 bench: $(READY)  ## what couplings and evaluation cost, beside plain baselines (about 25 minutes)
 	for name in reading large_store making statistics generation; do $(BIN)/python -m benchmarks $$name || exit 1; done

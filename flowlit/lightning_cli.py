@@ -12,12 +12,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import yaml
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from . import couplings, modules, objectives, solvers  # noqa: F401 - short class names resolve
-from .callbacks import Progress, Signals
+from .callbacks import LastCheckpoint, Progress, Signals
 from .callbacks.checkpoint import LAST
 from .callbacks.evaluation import command_of
 from .checkpoint_io import AtomicIO, newest
@@ -31,6 +31,11 @@ from .types import FlowlitError
 def checkpoint_folder(trainer: pl.Trainer, callback: Any) -> Path:
     """Where a checkpoint callback writes."""
     return Path(str(callback.dirpath or callback._ModelCheckpoint__resolve_ckpt_dir(trainer)))
+
+
+def as_list(given: Any) -> list[Any]:
+    """Several things, of which the trainer takes one without brackets, too."""
+    return given if isinstance(given, list) else [given]
 
 
 class SaveConfig(SaveConfigCallback):
@@ -101,7 +106,8 @@ class FlowCLI(LightningCLI):
     def before_fit(self) -> None:
         """Find what ``--resume auto`` goes on from."""
         config = self.config_init[self.subcommand]
-        folders = {checkpoint_folder(self.trainer, callback) for callback in self.trainer.checkpoint_callbacks}
+        keepers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        folders = {checkpoint_folder(self.trainer, callback) for callback in keepers}
         if config.get("resume"):
             found = newest(folders)
             going = f"going on from {found[0]}, step {found[1]}" if found else "no checkpoint yet, starting"
@@ -111,15 +117,18 @@ class FlowCLI(LightningCLI):
             rank_zero_info(f"flowlit: starting afresh; {old} of an earlier run will be replaced (--resume auto goes on from it)")
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
-        """Add ``Progress``, unless another bar, or none, was asked for."""
+        """Add ``Progress``, unless another bar, or none, was asked for, and what lets every fit save, also when told to stop."""
         given = config.get("callbacks") or []
-        asked = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
+        asked = any(isinstance(callback, ProgressBar) for callback in as_list(given))
         if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
             extra = [*extra, Progress()]
-        plugins = config.get("plugins") or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
+        plugins = as_list(config.get("plugins") or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicIO()]
+        saves = config.get("enable_checkpointing") is not False and not config.get("barebones")
+        kept = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
+        if saves and not kept and self.subcommand in ("fit", "doctor"):
+            extra = [*extra, LastCheckpoint()]
         return super()._instantiate_trainer(config, [*extra, Signals()])
 
     @classmethod

@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,8 +77,12 @@ def experiment(root: Path, kind: str, store: Path, workers: int, accumulated: in
     return tiny.write(root.with_suffix(".yaml"), content)
 
 
-def start(path: Path) -> int:
-    """Fit in a fork of this process, which has imported everything; its id."""
+def start(path: Path, processes: int = 1) -> int:
+    """Fit in a fork of this process, which has imported everything, or in several that import it themselves; its id."""
+    if processes > 1:
+        words = ["fit", "-c", path, "--resume", "auto", "--trainer.devices", processes, "--trainer.strategy", "ddp"]
+        environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{REPOSITORY}"}
+        return subprocess.Popen([sys.executable, "-m", "flowlit", *map(str, words)], env=environment).pid
     child = os.fork()
     if child == 0:
         code = 99
@@ -94,18 +99,18 @@ def finish(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def through(path: Path, takes: float, dice: random.Random) -> list[str]:
+def through(path: Path, takes: float, dice: random.Random, processes: int) -> list[str]:
     """Run to the end in spite of everything; what was done to it."""
     struck = []
     while True:
-        child, signum = start(path), dice.choice(SIGNALS)
+        child, signum = start(path, processes), dice.choice(SIGNALS)
         if len(struck) < 8:
-            time.sleep(dice.uniform(0.3, 1.0) * takes * dice.random() + 0.25)
+            time.sleep(takes * (dice.uniform(0.6, 1.1) if processes > 1 else dice.random() * dice.random()) + 0.25)
             os.kill(child, signum)
         code = finish(child)
         if code == 0:
             return struck
-        if code not in (-signum, 128 + signum):
+        if code not in (-signum, 128 + signum) and processes == 1:  # which of several was first is a matter of chance
             raise SystemExit(f"{path}: exit code {code} after {signal.Signals(signum).name}")
         struck.append(signal.Signals(signum).name)
 
@@ -125,6 +130,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=60)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--processes", type=int, default=1, help="that train together (ddp)")
     given = options.parse_args()
     os.chdir(REPOSITORY)
     dice, end = random.Random(given.seed), time.monotonic() + 60 * given.minutes
@@ -136,10 +142,10 @@ def main() -> None:
         name = f"{kind}-{workers}-{accumulated}"
         if name not in whole:
             began = time.monotonic()
-            assert finish(start(experiment(root / name, kind, store, workers, accumulated))) == 0, name
+            assert finish(start(experiment(root / name, kind, store, workers, accumulated), given.processes)) == 0, name
             whole[name] = time.monotonic() - began
         target = root / "stormy"
-        struck = through(experiment(target, kind, store, workers, accumulated), whole[name], dice)
+        struck = through(experiment(target, kind, store, workers, accumulated), whole[name], dice, given.processes)
         differ = runs.differences(root / name / "checkpoints/last.ckpt", target / "checkpoints/last.ckpt")
         a, b = runs.logged(root / name), runs.logged(target)
         differ += sorted(tag for tag in a.keys() | b.keys() if a.get(tag) != b.get(tag))

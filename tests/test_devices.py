@@ -182,3 +182,17 @@ def test_sharded_devices_generate_what_one_does(tmp_path, flowlit, sharded):
         assert done.code == 0, done.err
         pairs[name] = {file.name: file.read_bytes() for file in store.glob("*.safetensors")}
     assert len(pairs["one"]) == 3 and pairs["one"] == pairs["two"]
+
+
+def test_sharded_devices_evaluate_what_one_does(tmp_path, flowlit, sharded):
+    measured = {}
+    for name, words in (("one", ()), ("two", SHARDED)):
+        path = rk45(configuration(tmp_path / name))
+        done = flowlit(
+            "validate", "-c", path, "--ckpt_path", sharded / "checkpoints/last.ckpt", *words, PYTHONPATH=str(runs.TESTS)
+        )
+        assert done.code == 0, done.err
+        measured[name] = {tag: list(values.values()) for tag, values in runs.logged(tmp_path / name).items()}
+    assert measured["one"]["straightness/sum"] and measured["one"].keys() == measured["two"].keys()
+    for tag, values in measured["one"].items():
+        torch.testing.assert_close(torch.tensor(values), torch.tensor(measured["two"][tag]), rtol=1e-5, atol=1e-7)

@@ -227,7 +227,7 @@ BROKEN = {
         "flip: true, but these images are not symmetric",
         {"coupling": {"class_path": "flowlit.couplings.Independent", "init_args": {**tiny.digits()["init_args"], "flip": True}}},
     ),
-    "no guidance": ("hint", "without flow guidance", {"module": "OneStepStudent"}),
+    "no guidance": ("warning", "without flow guidance", {"module": "OneStepStudent"}),
     "no checkpoint": ("warning", "no checkpoint is kept", {"callbacks": [tiny.EMA], "enable_checkpointing": False}),
     "validation beyond the run": ("warning", "val_check_interval 100 is beyond the run", {"val_check_interval": 100}),
     "no validation": ("hint", "limit_val_batches: 0", {"limit_val_batches": 0}),

@@ -340,3 +340,39 @@ def test_runs_that_count_epochs(tmp_path, by_epochs, hook, count, signum):
     resumed = in_process("fit", "-c", path, "--resume", "auto")
     assert resumed.code == 0, resumed.err
     assert_equal(by_epochs, root)
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def test_resume_may_stand_in_the_yaml_and_every_fit_can_be_resumed(tmp_path, whole):
+    """Also one that names no checkpoint callback."""
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 9, signal.SIGTERM))
+    text = path.read_text()
+    keeper = "  - class_path: flowlit.callbacks.LastCheckpoint\n    init_args:\n      every_n_train_steps: 4\n"
+    assert keeper in text
+    path.write_text("resume: auto\n" + text.replace(keeper, ""))
+    assert left("fit", "-c", path) == 143
+    assert torch.load(root / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    resumed = in_process("fit", "-c", path)
+    assert resumed.code == 0 and "going on from" in resumed.err
+    assert_equal(whole, root)
+
+
+def test_starting_afresh_over_an_earlier_run_is_told(tmp_path):
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(tmp_path / "run"))
+    first, second = in_process("fit", "-c", path), in_process("fit", "-c", path)
+    assert "starting afresh" not in first.err
+    assert "starting afresh" in second.err and "last.ckpt of an earlier run will be replaced" in second.err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_other_commands_end_at_once(tmp_path, signum):
+    class_path = "test_resume.Strike"
+    arguments = {"hook": "on_validation_batch_end", "count": 1, "once": str(tmp_path / "struck"), "signum": int(signum)}
+    callbacks = [{"class_path": class_path, "init_args": arguments}]
+    data = {"noise": tiny.noise(6), "noise_batch_size": 3}
+    content = tiny.fit(tmp_path / "run", callbacks=callbacks, data=data, limit_val_batches=1.0, enable_checkpointing=False)
+    path = tiny.write(tmp_path / "run.yaml", content)
+    assert left("validate", "-c", path) in (-signum, 128 + signum)

@@ -22,7 +22,7 @@ class Signals(Callback):
 
     On SIGUSR1, which SLURM sends before time is up (``#SBATCH --signal=USR1@120``), the job is put back into the queue. During a
     validation nothing needs to be saved: last.ckpt was, just before it. A second signal ends at once. ``flowlit fit`` always has
-    this callback; training goes on with ``--resume auto``. Other commands end at once: what they have finished is on the disk.
+    this callback, and ``LastCheckpoint``; it goes on with ``--resume auto``. Other commands end at once.
     """
 
     def __init__(self) -> None:
@@ -34,9 +34,6 @@ class Signals(Callback):
         if stage == "fit":
             self._agreed = 0
             self._keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
-            if self._keeper is None and trainer.checkpoint_callbacks:
-                self._keeper = LastCheckpoint()
-                self._keeper.setup(trainer, pl_module, stage)
             self._ears.open()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,7 +71,7 @@ class Signals(Callback):
     def _leave(self, trainer: pl.Trainer, signum: int) -> None:
         if not signum:
             return
-        where = "nothing is saved, for want of a checkpoint callback"
+        where = "nothing is saved, for want of flowlit.callbacks.LastCheckpoint"
         if self._keeper is not None:
             self._keeper.commit(trainer)
             where = f"{self._keeper.folder / LAST} has everything; go on with --resume auto"

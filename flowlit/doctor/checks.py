@@ -83,7 +83,8 @@ def low_precision(s: Subject) -> Finding | None:
 def no_guide(s: Subject) -> Finding | None:
     if s.trains and isinstance(s.model, OneStepStudent) and not s.objectives(FlowGuided):
         what = "OneStepStudent is distilled without flow guidance, so its pairs are all it sees"
-        return Finding("hint", what, "model.objective: Combined of Distillation and FlowGuided (experiments/distill_digits.yaml)")
+        mend = "model.objective: Combined of Distillation and FlowGuided (experiments/distill_digits.yaml)"
+        return Finding("warning", what, mend)
     return None
 
 
