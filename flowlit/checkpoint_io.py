@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 
 from .files import write_atomically
 from .networks.files import read_checkpoint
@@ -34,11 +35,18 @@ def check_whole(path: Path) -> dict[str, Any]:
         FlowlitError: if it is torn, corrupt, unsafe, or holds weights only.
     """
     checkpoint = read_checkpoint(path)
-    with zipfile.ZipFile(path) as archive:
-        if corrupt := archive.testzip():
-            raise FlowlitError(f"checkpoint {path} is corrupt ({corrupt} does not have its checksum)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            corrupt = archive.testzip()
+    except zipfile.BadZipFile as error:
+        corrupt = str(error)
+    if corrupt:
+        raise FlowlitError(f"checkpoint {path} is corrupt ({corrupt}); use an older one, --resume auto finds it")
     if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
-        raise FlowlitError(f"checkpoint {path} holds weights only")
+        raise FlowlitError(
+            f"checkpoint {path} holds weights only, so no run can go on from it; start one from its weights (network: "
+            "flowlit.networks.pretrained)"
+        )
     return checkpoint
 
 
@@ -56,9 +64,9 @@ def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             return path, check_whole(path)["global_step"]
-        except (FlowlitError, OSError, zipfile.BadZipFile) as error:
+        except (FlowlitError, OSError) as error:
             refused.append(str(error))
-            print(f"flowlit: {error}; trying the one before it", flush=True)
+            rank_zero_info(f"flowlit: {error}; trying the one before it")
     if refused:
         raise FlowlitError(f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh")
     return None

@@ -20,7 +20,7 @@ from . import couplings, modules, objectives, solvers  # noqa: F401 - short clas
 from .callbacks import LastCheckpoint, Progress, Signals
 from .callbacks.checkpoint import LAST
 from .callbacks.evaluation import command_of
-from .checkpoint_io import AtomicIO, newest
+from .checkpoint_io import AtomicIO, check_whole, newest
 from .datamodule import FlowDataModule  # noqa: F401
 from .networks import dit  # noqa: F401 - likewise
 from .networks.files import read_checkpoint
@@ -101,7 +101,7 @@ class FlowCLI(LightningCLI):
             raise FlowlitError(f"--resume auto looks for a checkpoint, --ckpt_path names {path}; give one of the two")
         special = path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
         if not special and config["weights_only"]:
-            read_checkpoint(path)
+            (check_whole if self.subcommand == "fit" else read_checkpoint)(Path(path))
 
     def before_fit(self) -> None:
         """Find what ``--resume auto`` goes on from."""

@@ -49,6 +49,7 @@ class Sharded(ModelParallelStrategy):
         assert module is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, module)
+            bare(optimizer).zero_grad()  # or PyTorch would make no moments to fill: gradients may be left of an earlier fit
             set_optimizer_state_dict(module, bare(optimizer), named, options=StateDictOptions(full_state_dict=True))
 
 

@@ -167,10 +167,11 @@ def test_healthy_gradients_are_not_changed_by_skipping(tmp_path):
     assert tiny.same(*(last(tmp_path / name)["state_dict"] for name in "ab"))
 
 
-def test_two_processes_go_back_together(tmp_path, flowlit):
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_two_processes_go_back_together(tmp_path, flowlit, strategy):
     root = tmp_path / "run"
     path = configuration(root, poison(steps=[6], what="weights", value=float("nan")), rollback(most=1), every=2)
-    outcome = flowlit("fit", "-c", path, "--trainer.devices", "2", "--trainer.strategy", "ddp", PYTHONPATH=str(runs.TESTS))
+    outcome = flowlit("fit", "-c", path, "--trainer.devices", "2", "--trainer.strategy", strategy, PYTHONPATH=str(runs.TESTS))
     assert outcome.code == 1 and "went back 1 times" in outcome.err and outcome.err.count("going back to") == 1
 
 

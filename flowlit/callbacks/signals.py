@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -40,15 +41,18 @@ class Signals(Callback):
         self._ears.open()  # Lightning has put its own handlers before ours by now
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop._should_accumulate() or not self._heard_anywhere(trainer):
+        if trainer.fit_loop._should_accumulate():
             return
-        self._agreed = self._ears.heard or signal.SIGTERM
-        if self._keeper is not None:
+        self._agreed = self._heard_anywhere(trainer)
+        if self._agreed and self._keeper is not None:
             self._keeper.write(trainer)
 
-    def _heard_anywhere(self, trainer: pl.Trainer) -> bool:
-        heard = bool(self._ears.heard)
-        return heard if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(heard, all=False)
+    def _heard_anywhere(self, trainer: pl.Trainer) -> int:
+        """The signal, on every rank, whichever heard it: they have to save after the same step."""
+        if trainer.world_size == 1:
+            return self._ears.heard
+        heard = torch.tensor(int(self._ears.heard), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(heard, reduce_op="max"))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._leave(trainer, self._agreed)
