@@ -225,7 +225,8 @@ def chain(tmp_path_factory, offline):
 
 def family_of(path):
     """The data set, the last word of the file's name, and the kind of teacher."""
-    return ("edm_" if "_edm_" in path.stem else "") + path.stem.rsplit("_", 1)[1]
+    kind = "edm_" if "_edm_" in path.stem else "dit_" if path.stem.startswith("dit_") else ""
+    return kind + path.stem.rsplit("_", 1)[1]
 
 
 def needs(path):
