@@ -10,6 +10,7 @@ import tiny
 import torch
 from stores import a_folder, content, missing, stamps, truncated
 from test_origins import IMAGES, SHAPE, back, encoded, field_and_model
+from tools import named
 
 from flowlit.couplings import Independent, SeededNoise, Store, StoredPairs, seeded_normal
 from flowlit.datamodule import FlowDataModule
@@ -63,7 +64,7 @@ def test_couple_puts_random_pairs_together_without_a_network(tmp_path):
         ({"shard_size": 0}, "shard_size"),
         ({"shard_size": -5}, "shard_size"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_couple_refuses_what_makes_no_sense_before_it_writes(arguments, message, tmp_path):
     with pytest.raises(FlowlitError, match=message):

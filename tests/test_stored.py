@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stores import DAMAGE, NOISE, digits_flow, edit_header, edit_manifest, edit_shard, fill, one_bit, trust
-from tools import LinearField
+from tools import LinearField, named
 from torch.utils.data import DataLoader
 
 from flowlit.couplings import Cached, SeededNoise, StoredPairs
@@ -283,7 +283,7 @@ def end_of_x1(header):
         lambda header: "text",
         lambda header: {**header, "x1": 3},
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_header_that_lies(lie, tmp_path):
     fill(tmp_path)

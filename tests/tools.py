@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -35,6 +36,11 @@ def randomise(network: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Modul
         for parameter in network.parameters():
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return network
+
+
+def named(value: object) -> str:
+    """A name for a parameter of a test that is the same in every process: without addresses."""
+    return re.sub(r" (object )?at 0x\w+", "", str(value))
 
 
 class CallCounter:
