@@ -18,14 +18,25 @@ from .types import FlowlitError
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's way of writing checkpoints, but synced to the disk before they take their name."""
+    """Lightning's way of writing checkpoints, but synced to the disk before they take their name.
+
+    While it is ``patient`` it remembers what went wrong as ``failed`` instead of raising it.
+    """
+
+    patient = False
+    failed = ""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         buffer = io.BytesIO()  # on a full disk torch.save itself would raise a RuntimeError that tells nothing
         torch.save(checkpoint, buffer)
-        write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+        try:
+            write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+        except FlowlitError as error:
+            if not self.patient:
+                raise
+            self.failed = str(error)
 
 
 def check_whole(path: Path) -> dict[str, Any]:
@@ -38,8 +49,8 @@ def check_whole(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             corrupt = archive.testzip()
-    except zipfile.BadZipFile as error:
-        corrupt = str(error)
+    except Exception as error:  # whatever zipfile makes of damaged names, methods and offsets
+        corrupt = str(error) or type(error).__name__
     if corrupt:
         raise FlowlitError(f"checkpoint {path} is corrupt ({corrupt}); use an older one, --resume auto finds it")
     if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
@@ -66,7 +77,7 @@ def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
             return path, check_whole(path)["global_step"]
         except (FlowlitError, OSError) as error:
             refused.append(str(error))
-            rank_zero_info(f"flowlit: {error}; trying the one before it")
+            rank_zero_info(f"flowlit: {error}" + ("; trying the one before it" if len(refused) < len(files) else ""))
     if refused:
         raise FlowlitError(f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh")
     return None

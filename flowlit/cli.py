@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Sequence
 
@@ -98,6 +99,8 @@ def _told(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, FlowlitError) and type(error).__name__ != "MisconfigurationException":
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return FlowlitError(f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)")
+        if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset) by peer", str(error)):
+            return FlowlitError("another process of this run was lost; start it again (fit: with --resume auto)")
         error = error.__cause__ or error.__context__
     return error
 

@@ -126,18 +126,18 @@ class FlowDataModule(pl.LightningDataModule):
         rows, world = len(cast(Sized, pairs)), trainer.world_size
         steps = trainer.max_steps if trainer.max_steps > 0 else rows // self.batch_size
         length = steps * trainer.accumulate_grad_batches * size
-        stream = IndexStream(rows, length, self.seed, trainer.global_rank, world, start=self.rows_seen() // world)
+        stream = IndexStream(rows, length, self.seed, trainer.global_rank, world, start=lambda: self.rows_seen() // world)
         loader = self._loader(pairs, size, stream, drop_last=True)
         if not self.overlaps():
             return loader
-        first, device = batches_seen(trainer), trainer.strategy.root_device
+        device = trainer.strategy.root_device
 
         def prepare(batch: Any, number: int) -> tuple[Pair, draws.Share]:
-            share = self._share(*divmod(first + number, trainer.accumulate_grad_batches))
+            share = self._share(*divmod(number, trainer.accumulate_grad_batches))
             draws.begin(share)
             return self._complete(move_data_to_device(batch, device), device), share
 
-        return Lookahead(loader, prepare, device)  # type: ignore[return-value]
+        return Lookahead(loader, prepare, device, lambda: batches_seen(trainer))  # type: ignore[return-value]
 
     def overlaps(self) -> bool:
         """Whether the next batch is completed while this one trains."""

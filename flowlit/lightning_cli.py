@@ -28,6 +28,26 @@ from .trainer import FlowTrainer
 from .types import FlowlitError
 
 
+def fixed(trainer: pl.Trainer) -> bool:
+    """Whether the run has the same folder whenever it is started; Lightning's loggers count versions if they are not told one."""
+    return all(getattr(logger, "_version", "") is not None for logger in trainer.loggers)
+
+
+def check_resumable(trainer: pl.Trainer, keepers: list[Any]) -> None:
+    """Refuse ``--resume auto`` where there could be nothing to find.
+
+    Raises:
+        FlowlitError: if the run has another folder each time, or no checkpoints.
+    """
+    if not fixed(trainer):
+        raise FlowlitError(
+            "--resume auto: this run gets another folder each time (version_0, version_1, …); give its logger one for good, e.g. "
+            "--trainer.logger.version '', or the checkpoint (--ckpt_path)"
+        )
+    if not keepers:
+        raise FlowlitError("--resume auto: this run keeps no checkpoints; drop trainer.enable_checkpointing: false")
+
+
 def checkpoint_folder(trainer: pl.Trainer, callback: Any) -> Path:
     """Where a checkpoint callback writes."""
     return Path(str(callback.dirpath or callback._ModelCheckpoint__resolve_ckpt_dir(trainer)))
@@ -107,14 +127,17 @@ class FlowCLI(LightningCLI):
         """Find what ``--resume auto`` goes on from."""
         config = self.config_init[self.subcommand]
         keepers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-        folders = {checkpoint_folder(self.trainer, callback) for callback in keepers}
+        folders = {checkpoint_folder(self.trainer, callback) for callback in keepers} if fixed(self.trainer) else set()
         if config.get("resume"):
+            check_resumable(self.trainer, keepers)
             found = newest(folders)
             going = f"going on from {found[0]}, step {found[1]}" if found else "no checkpoint yet, starting"
             rank_zero_info(f"flowlit: {going}")
             config["ckpt_path"] = str(found[0]) if found else None
         elif config.get("ckpt_path") is None and (old := next((f / LAST for f in folders if (f / LAST).exists()), None)):
-            rank_zero_info(f"flowlit: starting afresh; {old} of an earlier run will be replaced (--resume auto goes on from it)")
+            rank_zero_info(
+                f"flowlit: starting afresh; {old} of an earlier run will be replaced, its curves stay (--resume auto goes on)"
+            )
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
         """Add ``Progress``, unless another bar, or none, was asked for, and what lets every fit save, also when told to stop."""
@@ -136,6 +159,8 @@ class FlowCLI(LightningCLI):
         """Parse the arguments and run the command that they name."""
         quiet()
         check_vars(argv)
+        if argv[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in argv):
+            raise FlowlitError(f"--resume goes on with a fit; give {argv[0]} its weights by --ckpt_path")
         return cls(
             pl.LightningModule,
             pl.LightningDataModule,

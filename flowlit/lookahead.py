@@ -68,13 +68,20 @@ class Lookahead:
 
     Args:
         loader: of the batches.
-        prepare: (batch, its number from 0) -> what ``Prepared.result`` returns. It must not draw from PyTorch's global generator,
+        prepare: (batch, its number) -> what ``Prepared.result`` returns. It must not draw from PyTorch's global generator,
             which belongs to the training step.
         device: where it works.
+        first: number of the first batch, asked whenever the loader is begun.
     """
 
-    def __init__(self, loader: DataLoader, prepare: Callable[[Any, int], Any], device: torch.device):
-        self.loader, self.prepare, self.device = loader, prepare, device
+    def __init__(
+        self,
+        loader: DataLoader,
+        prepare: Callable[[Any, int], Any],
+        device: torch.device,
+        first: Callable[[], int] = lambda: 0,
+    ):
+        self.loader, self.prepare, self.device, self.first = loader, prepare, device, first
 
     @property
     def sampler(self) -> Sampler:
@@ -95,7 +102,7 @@ class Lookahead:
 
         with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
             waiting: list[Prepared] = []
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(batches, self.first()):
                 waiting.append(Prepared(pool.submit(work, batch, number)))
                 if len(waiting) == 2:
                     yield waiting.pop(0)

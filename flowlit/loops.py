@@ -49,11 +49,22 @@ def forget_begun(trainer: pl.Trainer) -> None:
 
 
 def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
-    """Multiply the learning rates of a checkpoint's optimizers, and what their schedulers start from."""
+    """Multiply the learning rates of a checkpoint's optimizers, and all that their schedulers start from or lead to."""
     for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):
-        group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
+        group.update({name: value * factor for name, value in group.items() if name in RATES})
     for scheduler in checkpoint.get("lr_schedulers", []):
-        scheduler.update({k: [lr * factor for lr in scheduler[k]] for k in ("base_lrs", "_last_lr") if k in scheduler})
+        scale_scheduler(scheduler, factor)
+
+
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""Of a parameter group; the last two are what ``OneCycleLR`` goes between."""
+
+
+def scale_scheduler(state: dict[str, Any], factor: float) -> None:
+    """Multiply the rates that a scheduler remembers, and those of the schedulers that it is made of."""
+    state.update({name: [rate * factor for rate in state[name]] for name in ("base_lrs", "_last_lr") if name in state})
+    for inner in state.get("_schedulers", []):
+        scale_scheduler(inner, factor)
 
 
 def renumber(loop: Loop, before: int, now: int) -> None:

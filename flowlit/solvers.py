@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .path import endpoint, expand, interpolate
-from .types import Cond, FlowlitError, Observer, Solution, Solver, VelocityField
+from .types import Cond, FlowlitError, NotFinite, Observer, Solution, Solver, VelocityField
 
 Step = Callable[["Counted", Tensor, Tensor, Tensor, Tensor], Tensor]
 """(v, x, v(x, t), t, t_next) -> x_next, with t and t_next (B,)."""
@@ -334,7 +334,7 @@ def rk45(
             ks.append(v(new, clock(at + node * h), rows) * sign)
         error = _rms(expand(h, here).to(x.dtype) * _combine(_ERROR, ks), here, new, rtol, atol)
         if not torch.isfinite(error).all():
-            raise FlowlitError(f"RK45: the velocity of {int((~torch.isfinite(error)).sum())} samples is not finite")
+            raise NotFinite(f"RK45: the velocity of {int((~torch.isfinite(error)).sum())} samples is not finite")
         accept = error <= 1
         if observe is not None and accept.any():
             observe(clock(at[accept]).float(), here[accept], ks[0][accept] * sign)

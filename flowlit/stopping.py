@@ -83,4 +83,5 @@ class Ears:
         self.heard = signum
         if os.environ.get("LOCAL_RANK", "0") == "0":
             name = signal.Signals(signum).name
-            os.write(2, f"\nflowlit: {name}: saving after this step, then stopping; once more to stop at once\n".encode())
+            told = f"{name}: saving after this step (a validation needs none), then stopping; once more to stop at once"
+            os.write(2, f"\nflowlit: {told}\n".encode())

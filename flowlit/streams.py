@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -56,34 +56,20 @@ class IndexStream(DistributedSampler):
     """Rows in a fresh permutation for each pass, as one stream whose place is known: rank r takes places r, r + world, ….
 
     The row at place p depends on (seed, p) alone, so a run resumed at any step sees what it would have seen. ``length`` rows
-    per rank are what Lightning calls an epoch.
+    per rank are what Lightning calls an epoch; each begins where ``start`` then says.
     """
 
     BLOCK = 1024
 
-    def __init__(self, rows: int, length: int, seed: int, rank: int = 0, world: int = 1, start: int = 0):
+    def __init__(self, rows: int, length: int, seed: int, rank: int = 0, world: int = 1, start: Callable[[], int] = lambda: 0):
         super().__init__(cast(Dataset, range(rows)), num_replicas=world, rank=rank)
         self.rows, self.length, self.stream_seed, self.start = rows, length, seed, start
-        self.first_epoch: int | None = None
 
     def __len__(self) -> int:
         return self.length
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch: the first one goes on at ``start``, the next where that epoch ends."""
-        super().set_epoch(epoch)
-        if self.first_epoch is None:
-            self.first_epoch = epoch
-
-    def _begin(self) -> int:
-        first = self.epoch if self.first_epoch is None else self.first_epoch
-        if self.epoch == first:
-            return self.start
-        within = first * self.length <= self.start <= (first + 1) * self.length  # else epochs were of another length before
-        return self.epoch * self.length + (0 if within else self.start - first * self.length)
-
     def __iter__(self) -> Iterator[int]:
-        place, stride = self._begin() * self.num_replicas + self.rank, self.num_replicas
+        place, stride = self.start() * self.num_replicas + self.rank, self.num_replicas
         while True:
             number, row = divmod(place, self.rows)
             block = np.arange(row, min(self.rows, row + stride * self.BLOCK), stride)

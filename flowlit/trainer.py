@@ -7,9 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from .callbacks.checkpoint import NotFinite
 from .callbacks.pairs import PairWriter
-from .callbacks.rollback import Rollback, Trouble
+from .callbacks.rollback import Rollback
 from .callbacks.sweep import Sweep
 from .couplings.origins import From, make_origin
 from .couplings.rounding import X0, X1
@@ -20,7 +19,7 @@ from .modules.base import FlowModule
 from .modules.pairs import PairMaker, without_gradients
 from .networks.files import read_checkpoint
 from .solvers import RK45
-from .types import FlowlitError, Solver
+from .types import Diverged, FlowlitError, Solver
 
 
 class FlowTrainer(pl.Trainer):
@@ -51,7 +50,7 @@ class FlowTrainer(pl.Trainer):
         while True:
             try:
                 return super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
-            except (Trouble, NotFinite) as trouble:
+            except Diverged as trouble:
                 rollback = next((c for c in self.callbacks if isinstance(c, Rollback)), None)  # type: ignore[attr-defined]
                 if rollback is None:
                     raise

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .errors import Diverged as Diverged
 from .errors import FlowlitError as FlowlitError
+from .errors import NotFinite as NotFinite
 
 Cond = Mapping[str, Tensor]
 """Conditions of a batch: every value has first dimension B; ``{}`` when unconditional, never None."""

@@ -90,3 +90,19 @@ def test_overlapped_pairs_train_to_the_same_bits(tmp_path, accumulated):
     finally:
         runs.TIMED = TIMED
     assert all(0 < logged["step_seconds/coupling"][step] < logged["step_seconds/all"][step] for step in range(5))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_overlapped_epochs_have_draws_of_their_own(tmp_path, workers):
+    """The first epoch's draws came again in every epoch."""
+    arguments = {"teacher": tiny.unet(), "solver": {"class_path": "flowlit.solvers.Euler"}, "noise": tiny.noise(20, seed=4)}
+    coupling = {"class_path": "flowlit.couplings.Simulated", "init_args": arguments}
+    for name, overlap in (("plain", False), ("ahead", True)):
+        seen = {"class_path": "tiny.Seen", "init_args": {"folder": str(tmp_path / name)}}
+        callbacks, data = [seen, tiny.anneal(4), tiny.checkpoints(2)], {"overlap": overlap, "num_workers": workers}
+        content = tiny.fit(tmp_path / name, "ReflowStudent", None, coupling, callbacks, -1, data, max_epochs=3)
+        outcome = in_process("fit", "-c", tiny.write(tmp_path / f"{name}.yaml", content))
+        assert outcome.code == 0, outcome.err
+    plain, ahead = ((tmp_path / name / "0.txt").read_text() for name in ("plain", "ahead"))
+    assert plain == ahead and len(plain.splitlines()) == 3 * 16
+    assert tiny.same(*(tiny.weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("plain", "ahead")))

@@ -6,11 +6,13 @@ import pytest
 import runs
 import tiny
 import torch
+import yaml
 from conftest import in_process
 from lightning.pytorch.callbacks import Callback
 
 from flowlit.callbacks import Gradients
 from flowlit.callbacks.rollback import trouble
+from flowlit.loops import scale_learning_rate
 
 pytestmark = pytest.mark.journey
 
@@ -52,6 +54,10 @@ def configuration(root, *callbacks, steps=12, gradients=None, every=4, **trainer
     guard = {"class_path": "flowlit.callbacks.Gradients", "init_args": gradients or {}}
     everyone = [tiny.EMA, guard, *callbacks, tiny.checkpoints(every)]
     return tiny.write(root.with_suffix(".yaml"), tiny.fit(root, callbacks=everyone, steps=steps, **trainer))
+
+
+def yaml_of(path):
+    return yaml.safe_load(path.read_text())
 
 
 def last(root):
@@ -102,8 +108,7 @@ def test_trouble_goes_back_with_a_lower_learning_rate(tmp_path, what, why):
     content = last(root)
     assert content["global_step"] == 12 and content["optimizer_states"][0]["param_groups"][0]["lr"] == 5e-4
     assert all(torch.isfinite(v).all() for v in content["state_dict"].values())
-    rollbacks = {value for file in [root] for value in [content["callbacks"]["Rollback"]["rollbacks"]]}
-    assert rollbacks == {1}
+    assert content["callbacks"]["Rollback"]["rollbacks"] == 1
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
@@ -151,7 +156,7 @@ def test_a_run_that_went_back_is_killed_and_goes_on_exactly(tmp_path):
 
 
 def test_rollback_without_checkpoints_is_refused(tmp_path):
-    content = tiny.fit(tmp_path / "run", callbacks=[rollback()])
+    content = tiny.fit(tmp_path / "run", callbacks=[rollback()], enable_checkpointing=False)
     assert "LastCheckpoint" in in_process("fit", "-c", tiny.write(tmp_path / "run.yaml", content)).error
 
 
@@ -179,3 +184,60 @@ def test_callbacks_state_of_gradients_round_trips():
     callback = Gradients()
     callback.load_state_dict({"bad_entries": 7, "bad_steps": 2})
     assert callback.state_dict() == {"bad_entries": 7, "bad_steps": 2}
+
+
+def test_every_rollback_lowers_the_rate_further(tmp_path):
+    """Also if no checkpoint was written in between: the second one only went back to the rate of the first."""
+    root = tmp_path / "run"
+    rates = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
+    trap = poison(steps=[6, 7, 8], what="weights", value=float("nan"), once=str(tmp_path / "once"))
+    outcome = in_process("fit", "-c", configuration(root, trap, rollback(most=3), rates, every=100))
+    assert outcome.code == 0, outcome.err
+    assert (
+        "rate × 0.5 (1 of 3)" in outcome.err and "rate × 0.25 (2 of 3)" in outcome.err and "rate × 0.125 (3 of 3)" in outcome.err
+    )
+    assert last(root)["optimizer_states"][0]["param_groups"][0]["lr"] == 1.25e-4
+
+
+def test_schedulers_of_schedulers_and_cycles_are_lowered_too():
+    network = torch.nn.Linear(2, 2)
+    for make in (
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 20),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 4), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+            [4],
+        ),
+    ):
+        rates = []
+        for factor in (1.0, 0.5):
+            optimizer = torch.optim.Adam(network.parameters(), 0.1)
+            schedule = make(optimizer)
+            for _ in range(2):
+                optimizer.step()
+                schedule.step()
+            content = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()]}
+            scale_learning_rate(content, factor)
+            again = torch.optim.Adam(network.parameters(), 0.1)
+            later = make(again)
+            again.load_state_dict(content["optimizer_states"][0])
+            later.load_state_dict(content["lr_schedulers"][0])
+            rates.append([])
+            for _ in range(8):
+                again.step()
+                later.step()
+                rates[-1].append(again.param_groups[0]["lr"])
+        assert rates[1] == pytest.approx([rate / 2 for rate in rates[0]])
+
+
+def test_a_run_that_diverges_without_rollback_says_so(tmp_path):
+    """It was an error of the solver."""
+    settings = {"limit_val_batches": 1.0, "val_check_interval": 8, "check_val_every_n_epoch": None}
+    content = yaml_of(
+        configuration(tmp_path / "run", poison(steps=[7], what="weights", value=float("nan")), every=100, **settings)
+    )
+    content["model"]["init_args"]["solvers"] = {"rk45": {"class_path": "flowlit.solvers.RK45"}}
+    content["trainer"]["callbacks"] = [c for c in content["trainer"]["callbacks"] if "LastCheckpoint" not in c["class_path"]]
+    content["trainer"]["enable_checkpointing"] = False
+    error = in_process("fit", "-c", tiny.write(tmp_path / "x.yaml", content)).error
+    assert "step 8: training has diverged" in error and "Rollback" in error

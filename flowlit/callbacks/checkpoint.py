@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from ..loops import forget_begun, renumber, validate_first, validation_awaits
-from ..types import FlowlitError
+from ..types import Diverged, FlowlitError
 from .ranks import on_rank_zero
 
 LAST, PREVIOUS, PART = "last.ckpt", "previous.ckpt", "last.ckpt.part"
@@ -48,6 +48,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._written = None
+        check_together(trainer)
         on_rank_zero(trainer, lambda: check_space(self.folder, pl_module))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -58,7 +59,14 @@ class LastCheckpoint(ModelCheckpoint):
     def write(self, trainer: pl.Trainer) -> None:
         """Write the state after this step, beside the last one; ``commit`` puts it in its place."""
         if self._written != trainer.global_step and not getattr(trainer, "fast_dev_run", False):
-            trainer.save_checkpoint(self.folder / PART, weights_only=False)
+            writer: Any = trainer.strategy.checkpoint_io
+            writer.failed, writer.patient = "", True  # ranks meet in there, and must not wait for one that left
+            try:
+                trainer.save_checkpoint(self.folder / PART, weights_only=False)
+            finally:
+                writer.patient = False
+            if failed := trainer.strategy.broadcast(writer.failed):
+                raise FlowlitError(failed)
             self._written = trainer.global_step
 
     def commit(self, trainer: pl.Trainer) -> None:
@@ -70,8 +78,7 @@ class LastCheckpoint(ModelCheckpoint):
             self.begun = True
             return
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.flush()
+            logger.experiment.flush() if isinstance(logger, TensorBoardLogger) else logger.save()
         if self.begun:
             keep(self.folder / LAST, self.folder / PREVIOUS)
         else:
@@ -124,6 +131,18 @@ class LastCheckpoint(ModelCheckpoint):
             self._steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, steps + 1
 
 
+def check_together(trainer: pl.Trainer) -> None:
+    """Refuse to train if the processes went on from different checkpoints, as they might where a shared disk is slow to agree.
+
+    Raises:
+        FlowlitError: on every one of them.
+    """
+    step = torch.tensor(float(trainer.global_step), device=trainer.strategy.root_device)
+    first, last = (int(trainer.strategy.reduce(step.clone(), reduce_op=op)) for op in ("min", "max"))
+    if first != last:
+        raise FlowlitError(f"the processes go on from different steps ({first} … {last}); start again when the disk has settled")
+
+
 def keep(last: Path, previous: Path) -> None:
     """Give a file a second name, which may have been another's, so that neither is missing at any moment."""
     if not last.exists():
@@ -137,20 +156,16 @@ def keep(last: Path, previous: Path) -> None:
     os.replace(last, previous)  # a file system without links
 
 
-class NotFinite(FlowlitError):
-    """The weights are lost."""
-
-
 def refuse_broken(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     """Never let weights that are not finite take the place of good ones.
 
     Raises:
-        NotFinite: naming a tensor.
+        Diverged: naming a tensor.
     """
     state = checkpoint["state_dict"]  # of sharded networks only rank 0 has it
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken := trainer.strategy.broadcast(broken):
-        raise NotFinite(
+        raise Diverged(
             f"step {trainer.global_step}: {broken[0]} is not finite (and {len(broken) - 1} more), so nothing was saved. Go on "
             "from the last good checkpoint with a lower learning rate (--resume auto --model.optimizer.lr …), or let "
             "flowlit.callbacks.Rollback do that"
@@ -169,6 +184,6 @@ def check_space(folder: Path, module: nn.Module, moments: int = 2) -> None:
     exists = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if (free := shutil.disk_usage(exists).free + there) < 3 * size:
         raise FlowlitError(
-            f"{folder}: three checkpoints of {size / 1e6:.1f} MB need more than the {free / 1e6:.1f} MB that are free; free some "
-            "space, or write elsewhere (--vars.root)"
+            f"{folder}: three checkpoints of {size / 1e6:.1f} MB have no room in the {free / 1e6:.1f} MB that are free, or "
+            "taken by those that are there; free some space, or write elsewhere (--vars.root)"
         )

@@ -62,7 +62,10 @@ class EMA(Callback):
         if sum(isinstance(other, EMA) and other.name == self.name for other in trainer.callbacks) > 1:
             raise FlowlitError(f"EMA: two averages are named {self.name!r}; give every EMA callback a name of its own")
         if not re.fullmatch(r"[\w-]+", self.name) or self.name == "raw" or hasattr(nn.ModuleDict(), self.name):
-            raise FlowlitError(f"EMA: {self.name!r} cannot be the name of an average; choose another, of letters, digits, _, -")
+            raise FlowlitError(
+                f"EMA: {self.name!r} cannot be the name of an average: it has a meaning in PyTorch or here, or other signs than "
+                "letters, digits, _ and -; choose another"
+            )
         if trainer.precision in ("bf16-true", "16-true"):
             raise FlowlitError(
                 f"precision {trainer.precision} would round the average after every step, and lose what it gathers; "
@@ -87,15 +90,16 @@ class EMA(Callback):
         updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
         pl_module.averaged[self.name] = {**described(self.rule), "updates": updates}
         self._step = trainer.global_step
-        if self.snapshots and not trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._begin(trainer)
+        if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._begin(trainer, updates)
 
-    def _begin(self, trainer: pl.Trainer) -> None:
-        """Remove what an earlier run left."""
+    def _begin(self, trainer: pl.Trainer, updates: int) -> None:
+        """Remove snapshots from beyond this step: of an earlier run, or of steps that are taken once more."""
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
             for file in (Path(folder) / "snapshots").glob("*-????????.safetensors"):
-                file.unlink()
+                if not updates or (file.stem[:-9] == self.name and int(file.stem[-8:]) > updates):
+                    file.unlink()
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

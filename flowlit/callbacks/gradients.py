@@ -64,6 +64,8 @@ class Gradients(Callback):
             return
         gradients = [p.grad for p in parameters]
         bad = count_bad(gradients)
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            bad = bad * 0  # overflows of float16: the loss scaler skips these steps, and looks for a scale
         self.bad_entries, self.bad_steps = bad + self.bad_entries, (bad > 0) + self.bad_steps
         if self.nonfinite == "skip" and bad > 0:
             for parameter in parameters:

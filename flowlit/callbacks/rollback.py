@@ -13,15 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..loops import scale_learning_rate
-from ..types import FlowlitError
+from ..types import Diverged, FlowlitError
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint
 
 REMEMBERED = 20
 """Windows whose median says what the loss usually is; a fifth of them are needed before any is called a spike."""
-
-
-class Trouble(FlowlitError):
-    """Training went wrong, and says how."""
 
 
 class Rollback(Callback):
@@ -36,7 +32,7 @@ class Rollback(Callback):
     Args:
         spike: how many times the usual loss is trouble.
         window: optimizer steps over which the loss is averaged; a GPU is waited for once in each.
-        bad_steps: steps with non-finite gradients since the last rollback that are trouble.
+        bad_steps: steps with non-finite gradients, among those of the last 20 windows, that are trouble.
         factor: of the learning rate, each time.
         most: rollbacks without getting past the step where the trouble was.
     """
@@ -44,20 +40,23 @@ class Rollback(Callback):
     def __init__(self, spike: float = 5.0, window: int = 50, bad_steps: int = 20, factor: float = 0.5, most: int = 3):
         self.spike, self.window, self.bad_steps, self.factor, self.most = spike, window, bad_steps, factor, most
         self.rollbacks = self._attempts = self._farthest = 0
-        self._usual: list[float] = []
-        self._bad_before = 0
+        self.lowered = 1.0  # of the learning rate, by all rollbacks so far
+        self._windows: list[tuple[float, int]] = []  # mean loss, and bad steps so far, of those that were fine
         self._sum: Tensor | float = 0.0
         self._count = 0
-        self._lower = 1.0
+        self._going_back = False
 
     def state_dict(self) -> dict[str, Any]:
-        window = {"usual": self._usual, "sum": float(self._sum), "count": self._count}
-        return {"rollbacks": self.rollbacks, "bad_before": self._bad_before, **window}
+        window = {"windows": self._windows, "sum": float(self._sum), "count": self._count}
+        attempts = {"attempts": self._attempts, "farthest": self._farthest}
+        return {"rollbacks": self.rollbacks, "lowered": self.lowered, **attempts, **window}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rollbacks = max(self.rollbacks, state_dict["rollbacks"])
-        self._bad_before = state_dict["bad_before"]
-        self._usual, self._sum, self._count = list(state_dict["usual"]), state_dict["sum"], state_dict["count"]
+        self._windows, self._sum = [tuple(window) for window in state_dict["windows"]], state_dict["sum"]
+        self._count = state_dict["count"]
+        if not self._going_back:
+            self.rollbacks, self.lowered = state_dict["rollbacks"], state_dict["lowered"]
+            self._attempts, self._farthest = state_dict["attempts"], state_dict["farthest"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not (self.spike > 1 and self.window > 0 and self.bad_steps > 0 and 0 < self.factor <= 1 and self.most > 0):
@@ -69,8 +68,7 @@ class Rollback(Callback):
             keeper(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._attempts:
-            self._bad_before = bad_steps(trainer)
+        self._going_back = False
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "attempt"):
             data.attempt = self.rollbacks
@@ -78,20 +76,16 @@ class Rollback(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._sum, self._count = self._sum + loss.detach(), self._count + 1
-        if trainer.fit_loop._should_accumulate():
-            return
-        if trainer.global_step % self.window == 0:
+        if not trainer.fit_loop._should_accumulate() and trainer.global_step % self.window == 0:
             self._judge(trainer)
             pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)
 
     def _judge(self, trainer: pl.Trainer) -> None:
         mean = float(trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean"))
-        bad = bad_steps(trainer) - self._bad_before
-        if reason := trouble(mean, self._usual, self.spike) or (
-            f"{bad} steps had non-finite gradients" if bad >= self.bad_steps else ""
-        ):
-            raise Trouble(f"step {trainer.global_step}: {reason}")
-        self._usual = [*self._usual, mean][-REMEMBERED:]
+        bad, before = bad_steps(trainer), self._windows[0][1] if self._windows else 0
+        if reason := trouble(mean, [loss for loss, _ in self._windows], self.spike) or many(bad - before, self.bad_steps):
+            raise Diverged(f"step {trainer.global_step}: {reason}")
+        self._windows = [*self._windows, (mean, bad)][-REMEMBERED:]
         self._sum, self._count = 0.0, 0
         if trainer.global_step > self._farthest:
             self._attempts = 0
@@ -102,25 +96,33 @@ class Rollback(Callback):
         Raises:
             FlowlitError: if that was done often enough, or there is none.
         """
-        self._attempts, self.rollbacks = self._attempts + 1, self.rollbacks + 1
-        self._farthest = max(self._farthest, trainer.global_step)
         folder = keeper(trainer).folder
         files = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
-        if self._attempts > self.most or not files or not keeper(trainer).begun:
+        if not files or not keeper(trainer).begun:
+            raise FlowlitError(f"{why}. There is no checkpoint of this run to go back to; start it with a lower learning rate")
+        if self._attempts >= self.most:
             raise FlowlitError(
-                f"{why}. Training went back {self._attempts - 1} times and did not get past it; look at the data and at the "
-                f"curves before it, lower the learning rate (--model.optimizer.lr), and go on from {folder} with --resume auto"
+                f"{why}. Training went back {self._attempts} times and did not get past it. Look at the data and the curves: the "
+                f"trouble may have begun before the checkpoints in {folder}. Then start afresh, or go on from an older one "
+                "(--ckpt_path), with a lower learning rate (--model.optimizer.lr)"
             ) from why
-        target = files[min(self._attempts, len(files)) - 1]
-        self._lower = self.factor
+        self._attempts, self.rollbacks, self._going_back = self._attempts + 1, self.rollbacks + 1, True
+        self._farthest, self.lowered = max(self._farthest, trainer.global_step), self.lowered * self.factor
+        target = Path(trainer.strategy.broadcast(str(files[min(self._attempts, len(files)) - 1])))
         rank_zero_info(
-            f"flowlit: {why}: going back to {target}, learning rate × {self.factor:g} ({self._attempts} of {self.most})"
+            f"flowlit: {why}: going back to {target}, learning rate × {self.lowered:g} ({self._attempts} of {self.most})"
         )
         return target
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        scale_learning_rate(checkpoint, self._lower)
-        self._lower = 1.0
+        if self._going_back:  # the file may have been lowered before
+            already = checkpoint["callbacks"].get(self.state_key, {}).get("lowered", 1.0)
+            scale_learning_rate(checkpoint, self.lowered / already)
+
+
+def many(bad: int, limit: int) -> str:
+    """Say that there were too many bad steps; '' if there were not."""
+    return f"{bad} steps had non-finite gradients" if bad >= limit else ""
 
 
 def trouble(mean: float, usual: list[float], spike: float) -> str:

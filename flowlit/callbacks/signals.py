@@ -28,7 +28,7 @@ class Signals(Callback):
 
     def __init__(self) -> None:
         self._ears = Ears()
-        self._agreed = 0
+        self._agreed = self._shared = 0
         self._keeper: LastCheckpoint | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -60,6 +60,8 @@ class Signals(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
             self._leave(trainer, self._agreed)
+            batches = torch.tensor(float(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
+            self._shared = int(trainer.strategy.reduce(batches, reduce_op="min"))
         else:
             self._ears.stop_listening()
 
@@ -68,9 +70,12 @@ class Signals(Callback):
 
     on_predict_start = on_test_start
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.state.fn == "fit":
-            self._leave(trainer, self._ears.heard)
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        saved = trainer.state.fn == "fit" and (trainer.sanity_checking or not trainer.fit_loop._should_accumulate())
+        if saved and batch_idx < self._shared:  # the last one of a rank may be without a counterpart
+            self._leave(trainer, self._heard_anywhere(trainer))
 
     def _leave(self, trainer: pl.Trainer, signum: int) -> None:
         if not signum:
@@ -79,7 +84,7 @@ class Signals(Callback):
         if self._keeper is not None:
             self._keeper.commit(trainer)
             where = f"{self._keeper.folder / LAST} has everything; go on with --resume auto"
-        rank_zero_info(f"flowlit: stopped at step {trainer.global_step}: {where}")
+        rank_zero_info(f"\nflowlit: stopped at step {trainer.global_step}: {where}")
         if signum == signal.SIGUSR1 and trainer.is_global_zero:
             requeue()
         raise Stopped(signum)

@@ -263,9 +263,10 @@ def too_little_disk(s: Subject) -> Finding | None:
     if needed <= (free := shutil.disk_usage(existing(folder)).free):
         return None
     what = (
-        f"{files_kept(s)} checkpoints of {size(s.measured.checkpoint)} need {size(needed)}, and {size(free)} are free in {folder}"
+        f"{files_kept(s)} checkpoints, and the one being written, of {size(s.measured.checkpoint)} need {size(needed)}; "
+        f"{size(free)} are free in {folder}"
     )
-    return Finding("problem", what, "free some, write elsewhere (--vars.root), or keep fewer (save_top_k)")
+    return Finding("problem", what, "free some, write elsewhere (--vars.root), or keep fewer (save_top_k of ModelCheckpoint)")
 
 
 def no_room_for_pairs(s: Subject) -> Finding | None:

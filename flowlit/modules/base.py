@@ -27,7 +27,7 @@ from ..networks.pretrained import mismatch
 from ..solvers import RK45, Euler
 from ..strategies import gather, parts, scatter, shard
 from ..tree import flatten
-from ..types import Codec, FlowlitError, Noise, Objective, Pair, Solution, Solver
+from ..types import Codec, Diverged, FlowlitError, Noise, NotFinite, Objective, Pair, Solution, Solver
 
 
 class Generated(TypedDict):
@@ -47,6 +47,7 @@ class SavedModule(pl.LightningModule):
         if _given_hyperparameters.get() is not None:  # built by the command line: remember the configuration, which is plain data
             self.save_hyperparameters()
         self.network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
+        self._parts: list[Tensor] = []
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network.parameters())
@@ -56,6 +57,7 @@ class SavedModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Train mode in fit, also for a network that came from ``pretrained``, which gives it in eval mode."""
+        self._parts = []
         if stage == "fit":
             self.network.train()
 
@@ -78,6 +80,18 @@ class SavedModule(pl.LightningModule):
 
     def on_validation_end(self) -> None:
         scatter(self.velocity())
+
+    def log_training(self, parts: dict[str, Tensor], rows: int) -> None:
+        """Log the means of a step over its accumulated batches and, where a logger takes them, over all devices."""
+        trainer = self.trainer
+        self._parts.append(torch.stack([value.detach().float() for value in parts.values()]))
+        if trainer.fit_loop._should_accumulate():
+            return
+        means, self._parts = torch.stack(self._parts).mean(0), []
+        if trainer.world_size > 1 and trainer._logger_connector.should_update_logs:
+            means = trainer.strategy.reduce(means, reduce_op="mean")
+        for name, value in zip(parts, means, strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=rows)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
@@ -284,20 +298,19 @@ class FlowModule(SavedModule):
                 "labels; give them (labels: true for images), or num_classes: 0"
             )
         parts = self.objective(self.network, pair)
-        for name, value in self._over_devices(parts).items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(pair.x1))
+        self.log_training(parts, len(pair.x1))
         return parts["loss"]
 
-    def _over_devices(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Means over all devices in the steps that are logged; of this device in all others, for the progress bar."""
-        trainer, own = self.trainer, {name: value.detach() for name, value in parts.items()}
-        if trainer.world_size == 1 or not trainer._logger_connector.should_update_logs:
-            return own
-        means = trainer.strategy.reduce(torch.stack([value.float() for value in own.values()]), reduce_op="mean")
-        return dict(zip(own, means, strict=True))
-
     def validation_step(self, noise: Noise, batch_idx: int) -> Generated:
-        return {"noise": noise, "solutions": {name: self.solve(name, noise) for name in self.solvers}}
+        try:
+            return {"noise": noise, "solutions": {name: self.solve(name, noise) for name in self.solvers}}
+        except NotFinite as error:
+            if self.trainer.state.fn != "fit":
+                raise
+            raise Diverged(
+                f"step {self.global_step}: training has diverged ({error}); lower the learning rate, or add "
+                "flowlit.callbacks.Rollback"
+            ) from error
 
     test_step = validation_step
 

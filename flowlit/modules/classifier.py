@@ -35,7 +35,7 @@ class Classifier(SavedModule):
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         x = pair.x1 + self.noise * draws.randn_like(pair.x1)
         loss = F.cross_entropy(self.network(x), self._labels(pair.cond))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(x))
+        self.log_training({"loss": loss}, len(x))
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:

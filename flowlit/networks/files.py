@@ -108,7 +108,7 @@ def _named(error: Exception) -> str:
 
 
 def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return str(error).strip().split("\n")[0][:120] or type(error).__name__
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
