@@ -59,6 +59,7 @@ def test_any_division_of_the_batch_gives_the_same_training(pairs_of_runs, name):
         ("on_train_batch_start", 6, signal.SIGKILL, -9),
         ("on_train_batch_end", 5, signal.SIGTERM, 143),
         ("on_validation_batch_end", 2, signal.SIGKILL, -9),
+        ("on_validation_batch_start", 1, signal.SIGTERM, 143),  # only one of them hears it
     ],
 )
 def test_two_processes_go_on_to_the_same_bits(tmp_path, flowlit, pairs_of_runs, hook, count, signum, code):
