@@ -12,7 +12,7 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
 from flowlit.modules import Classifier, FlowModule, OneStepStudent, ReflowStudent, Teacher
-from flowlit.modules.base import override_optimizer, override_scheduler
+from flowlit.modules.resuming import override_optimizer, override_scheduler
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
 from flowlit.networks.description import build
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided, RectifiedFlow
