@@ -208,6 +208,9 @@ class FlowDataModule(pl.LightningDataModule):
     def teardown(self, stage: str) -> None:
         draws.begin(None)
 
+    def on_exception(self, exception: BaseException) -> None:
+        draws.begin(None)
+
     def _begin_draws(self, trainer: pl.Trainer) -> None:
         """Let all draws follow from the optimizer step: those of ``draws`` are shared, all others (dropout) are this device's."""
         step, turn = divmod(batches_seen(trainer), trainer.accumulate_grad_batches)

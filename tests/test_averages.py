@@ -8,8 +8,9 @@ import pytest
 import tiny
 import torch
 from conftest import in_process
+from forks import killed
 from stores import content
-from test_journeys import bomb, killed
+from test_journeys import bomb
 from tools import tiny_unet
 
 import flowlit

@@ -87,7 +87,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, flowlit, pairs
 def test_batches_that_are_divided_otherwise_are_counted_otherwise(tmp_path, pairs_of_runs):
     """Stopped with one batch a step, taken up with four: validations and the end come at the same optimizer steps."""
     from conftest import in_process
-    from test_resume import left
+    from forks import left
 
     settings = {"accumulate_grad_batches": 1, "val_check_interval": 3, "log_every_n_steps": 1}
     path = configuration(tmp_path / "run", strike=("on_train_batch_start", 5, signal.SIGTERM), **settings)
@@ -102,7 +102,7 @@ def test_batches_that_are_divided_otherwise_are_counted_otherwise(tmp_path, pair
 
 def test_another_batch_size_is_refused_unless_asked_for(tmp_path):
     from conftest import in_process
-    from test_resume import left
+    from forks import left
 
     path = configuration(tmp_path / "run", strike=("on_train_batch_start", 5, signal.SIGTERM), every=2)
     assert left("fit", "-c", path) == 143

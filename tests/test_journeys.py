@@ -4,40 +4,16 @@ import os
 import random
 import signal
 import time
-import traceback
 
 import pytest
 import tiny
 import torch
 from conftest import in_process
+from forks import forked, killed
 from stores import content
 
 pytestmark = pytest.mark.journey
 TESTS = os.path.dirname(__file__)
-
-
-def forked(*words):
-    """Start flowlit in a fork of this process; its id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            print(in_process(*words).err)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)  # reached only if nothing killed it
-    return child
-
-
-def died(child):
-    """Wait for a fork, and tell whether it died of SIGKILL."""
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-def killed(*words):
-    """Run flowlit in a fork of this process, which must die of SIGKILL."""
-    assert died(forked(*words))
 
 
 def bomb(step, once=None):
@@ -187,8 +163,9 @@ def test_couplings_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
             assert time.monotonic() < limit, "the fork makes no pairs"
             time.sleep(0.0005)
         time.sleep(moments.random() * 0.02)
-        os.kill(child, signal.SIGKILL)
-        assert died(child)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         now = {path.name: path.stat().st_mtime_ns for path in store.glob("*.safetensors")}
         assert len(now) < 36 and {name: now[name] for name in stamps} == stamps
         stamps = now

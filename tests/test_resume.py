@@ -9,8 +9,8 @@ import runs
 import tiny
 import torch
 from conftest import in_process
+from forks import killed, left
 from lightning.pytorch.callbacks import Callback
-from test_journeys import killed
 
 pytestmark = pytest.mark.journey
 STEPS = 9
@@ -107,21 +107,6 @@ def test_killed_at_any_moment(tmp_path, whole, hook, count):
     resumed = in_process("fit", "-c", path, "--resume", "auto")
     assert resumed.code == 0, resumed.err
     assert_equal(whole, root)
-
-
-def left(*words):
-    """Run flowlit in a fork of this process; its exit code, negative for the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests on several cores ignore it
-        try:
-            outcome = in_process(*words)
-            code = outcome.code
-            print(outcome.err)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 SIGNALLED = [

@@ -140,7 +140,8 @@ def test_trouble_that_returns_is_given_up(tmp_path):
 
 def test_a_run_that_went_back_is_killed_and_goes_on_exactly(tmp_path):
     """Learning rate, other draws and the count of rollbacks are part of the state."""
-    from test_journeys import bomb, killed
+    from forks import killed
+    from test_journeys import bomb
 
     trap = {"steps": [6], "what": "weights", "value": float("nan")}
     for name in ("whole", "parts"):
