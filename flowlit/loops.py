@@ -35,10 +35,9 @@ def validate_first(loop: Loop) -> None:
     """Mark in a checkpoint's ``fit_loop`` that its batch is over, and that the validation after it has not begun."""
     for part in (batches := loop["epoch_loop.batch_progress"])["total"], batches["current"]:
         part["completed"] = part["processed"]
-    for part in (validated := loop["epoch_loop.val_loop.batch_progress"])["total"], validated["current"]:
-        begun = part["completed"] + 1  # as if a first batch had been begun: that is how Lightning knows
-        part.update(ready=begun, started=begun, processed=begun - 1, completed=begun - 1)
-    validated["current"].update(ready=1, started=1, processed=0, completed=0)
+    validated = loop["epoch_loop.val_loop.batch_progress"]
+    for part, done in (validated["total"], validated["total"]["completed"]), (validated["current"], 0):
+        part.update(ready=done + 1, started=done + 1, processed=done, completed=done)  # as if a first batch had been begun
     loop["validate_first"] = True
 
 

@@ -131,6 +131,11 @@ class LastCheckpoint(ModelCheckpoint):
             self._steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, steps + 1
 
 
+def keeper_of(trainer: pl.Trainer) -> LastCheckpoint | None:
+    """The callback that keeps the last checkpoints, if there is one."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)), None)
+
+
 def check_together(trainer: pl.Trainer) -> None:
     """Refuse to train if the processes went on from different checkpoints, as they might where a shared disk is slow to agree.
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..loops import scale_learning_rate
 from ..types import Diverged, FlowlitError
-from .checkpoint import LAST, PREVIOUS, LastCheckpoint
+from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
+from .gradients import Gradients
 
 REMEMBERED = 20
 """Windows whose median says what the loss usually is; a fifth of them are needed before any is called a spike."""
@@ -143,7 +144,7 @@ def trouble(mean: float, usual: list[float], spike: float) -> str:
 def bad_steps(trainer: pl.Trainer) -> int:
     """Steps with non-finite gradients so far, if somebody counts them."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return sum(int(callback.bad_steps) for callback in callbacks if type(callback).__name__ == "Gradients")
+    return sum(int(callback.bad_steps) for callback in callbacks if isinstance(callback, Gradients))
 
 
 def keeper(trainer: pl.Trainer) -> LastCheckpoint:
@@ -152,7 +153,6 @@ def keeper(trainer: pl.Trainer) -> LastCheckpoint:
     Raises:
         FlowlitError: if there is none.
     """
-    found = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)), None)
-    if found is None:
+    if (found := keeper_of(trainer)) is None:
         raise FlowlitError("Rollback needs checkpoints to go back to; add flowlit.callbacks.LastCheckpoint to trainer.callbacks")
     return found

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..stopping import Ears, Stopped
-from .checkpoint import LAST, LastCheckpoint
+from .checkpoint import LAST, LastCheckpoint, keeper_of
 
 
 class Signals(Callback):
@@ -34,7 +34,7 @@ class Signals(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._agreed = 0
-            self._keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
+            self._keeper = keeper_of(trainer)
             self._ears.open()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
