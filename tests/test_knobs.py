@@ -10,6 +10,7 @@ import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 from stores import NOISE, digits_flow, fill
+from test_schedules import rates
 from tools import LinearField, straight
 from torch import nn
 
@@ -24,7 +25,6 @@ from flowlit.distances import FeatureDistance, SquaredError, VectorPseudoHuber
 from flowlit.images import Digits
 from flowlit.modules import FlowModule
 from flowlit.objectives import LPIPSHuber, RectifiedFlow, lpips_huber_loss, rectified_flow_loss
-from flowlit.schedules import WarmUp
 from flowlit.streams import IndexStream
 from flowlit.times import Fixed
 from flowlit.types import FlowlitError, Images, Pair
@@ -333,29 +333,17 @@ def test_lpips_huber_trains(tmp_path):
 # the learning rate
 
 
-def rates(count, *arguments, **options):
-    """The learning rate, 2 in full, of each step."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    scheduler = WarmUp(optimizer, *arguments, **options)
-    found = []
-    for _ in range(count):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return found
-
-
 def test_warm_up_falls_to_its_floor():
-    found = rates(15, 1, 10, floor=0.25)
+    found = rates(1, 10, 15, floor=0.25)
     assert found[0] == pytest.approx(2.0) and found[5] == pytest.approx(2 * 0.625)
     assert found[10:] == pytest.approx([0.5] * 5)
 
 
 def test_without_a_floor_the_rate_is_what_it_was():
-    assert rates(12, 3, 10) == rates(12, 3, 10, floor=0.0)
+    assert rates(3, 10, 12) == rates(3, 10, 12, floor=0.0)
 
 
 @pytest.mark.parametrize(("total", "floor"), [(None, 0.1), (10, -0.1), (10, 1.0)])
 def test_a_floor_without_a_fall_is_refused(total, floor):
     with pytest.raises(FlowlitError, match=f"floor is {floor} and total {total}"):
-        rates(1, 1, total, floor=floor)
+        rates(1, total, 1, floor=floor)

@@ -40,9 +40,10 @@ def test_piecewise_refuses_steps_that_do_not_increase(points):
         Piecewise(points)
 
 
-def rates(steps, total, count):
+def rates(steps, total, count, **options):
+    """The learning rate, 2 in full, of each step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    scheduler = WarmUp(optimizer, steps, total)
+    scheduler = WarmUp(optimizer, steps, total, **options)
     found = []
     for _ in range(count):
         found.append(optimizer.param_groups[0]["lr"])

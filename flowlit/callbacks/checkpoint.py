@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from ..files import existing
 from ..loops import forget_begun, renumber, validate_first, validation_awaits
 from ..types import Diverged, FlowlitError
 from .ranks import on_rank_zero
@@ -186,8 +187,7 @@ def check_space(folder: Path, module: nn.Module, moments: int = 2) -> None:
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
     size = sum(p.nbytes for p in module.parameters()) + moments * trained
     there = sum(f.stat().st_size for f in (folder / LAST, folder / PREVIOUS) if f.exists())
-    exists = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if (free := shutil.disk_usage(exists).free + there) < 3 * size:
+    if (free := shutil.disk_usage(existing(folder)).free + there) < 3 * size:
         raise FlowlitError(
             f"{folder}: three checkpoints of {size / 1e6:.1f} MB have no room in the {free / 1e6:.1f} MB that are free, or "
             "taken by those that are there; free some space, or write elsewhere (--vars.root)"

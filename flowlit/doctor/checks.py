@@ -18,12 +18,13 @@ from ..callbacks import EMA, FID, Anneal
 from ..couplings import Cached, Simulated, StoredPairs
 from ..couplings.rounding import restored
 from ..features import Inception
+from ..files import existing
 from ..modules import FlowModule, OneStepStudent, ReflowStudent
 from ..networks.identity import fingerprint
 from ..objectives import AnnealedReflow, FlowGuided
 from ..types import Images
 from .mirror import FEWEST, MOST, asymmetry, bound
-from .plan import existing, interval, kept, output_folder
+from .plan import interval, kept, output_folder
 from .subject import Finding, Subject
 from .words import duration, size
 

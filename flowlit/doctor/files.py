@@ -13,12 +13,13 @@ import torch
 from ..callbacks import FID
 from ..couplings import Store
 from ..couplings.origins import make_origin
+from ..files import existing
 from ..manifest import differences, plan
 from ..networks.files import read_checkpoint
 from ..references import check_dimension, check_reference, read_reference
 from ..types import FlowlitError
 from .order import Order
-from .plan import existing, output_folder, steps_of, validations_of
+from .plan import output_folder, steps_of, validations_of
 from .subject import Finding, Subject
 
 

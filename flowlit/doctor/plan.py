@@ -66,8 +66,3 @@ def output_folder(trainer: pl.Trainer) -> Path | None:
         return Path(trainer.log_dir)
     given = [folder for callback in trainer.checkpoint_callbacks if (folder := getattr(callback, "dirpath", None))]
     return Path(given[0]) if given else (Path(trainer.default_root_dir) if trainer.checkpoint_callbacks else None)
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there already."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
