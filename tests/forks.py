@@ -1,4 +1,4 @@
-"""flowlit in a fork of a process that has done nothing but import: fast to start, and clean, whatever tests have run before.
+"""Forks of a process that has done nothing but import: fast to start, and clean, whatever tests have run before.
 
 (A fork of the test process itself could not train: PyTorch refuses to, once backward passes have had threads there.)
 """
@@ -10,24 +10,22 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["preloaded"])
 
 
-def _run(words: tuple[object, ...], folder: str, environment: dict[str, str]) -> None:
-    from conftest import in_process
-
+def _run(function: Callable[..., int | None], arguments: tuple[Any, ...], folder: str, environment: dict[str, str]) -> None:
     code = 99
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests on several cores ignore it
     try:
-        outcome = in_process(*words)
-        code = outcome.code
-        print(outcome.err)
+        code = function(*arguments) or 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -35,13 +33,20 @@ def _run(words: tuple[object, ...], folder: str, environment: dict[str, str]) ->
         os._exit(code)
 
 
-def forked(*words: object) -> multiprocessing.process.BaseProcess:
-    """Start flowlit in such a fork."""
+def _flowlit(*words: object) -> int:
+    from conftest import in_process
+
+    outcome = in_process(*words)
+    print(outcome.err)
+    return outcome.code
+
+
+def _started(function: Callable[..., int | None], *arguments: Any) -> multiprocessing.process.BaseProcess:
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, before or ""])  # for the first start of the process that forks
     try:
-        child = FORKS.Process(target=_run, args=(words, os.getcwd(), {**os.environ, "PYTHONPATH": before or ""}))
+        child = FORKS.Process(target=_run, args=(function, arguments, os.getcwd(), {**os.environ, "PYTHONPATH": before or ""}))
         child.start()
     finally:
         if before is None:
@@ -49,6 +54,18 @@ def forked(*words: object) -> multiprocessing.process.BaseProcess:
         else:
             os.environ["PYTHONPATH"] = before
     return child
+
+
+def apart(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of a module so; it must return. For runs with ``ddp_fork`` that train."""
+    child = _started(function, *arguments)
+    child.join()
+    assert child.exitcode == 0, "see its traceback in the captured output"
+
+
+def forked(*words: object) -> multiprocessing.process.BaseProcess:
+    """Start flowlit in such a fork."""
+    return _started(_flowlit, *words)
 
 
 def left(*words: object) -> int:

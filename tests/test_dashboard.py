@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from forks import apart
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -337,12 +338,21 @@ def test_training_speed_counts_training_only(tmp_path, monkeypatch):
     assert rates(tmp_path) == [(1, 4.0), (3, 4.0), (5, 4.0)]  # 8 images in 2 s
 
 
-def test_training_speed_counts_every_batch_of_a_step_and_every_rank(tmp_path, monkeypatch):
+def speed_by_a_clock(folder, **arguments):
     clock = Clock()
-    monkeypatch.setattr("flowlit.callbacks.throughput.time", SimpleNamespace(perf_counter=clock.perf_counter))
-    fit(tmp_path / "one", [Throughput(), clock], steps=2, accumulate_grad_batches=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowlit.callbacks.throughput.time", SimpleNamespace(perf_counter=clock.perf_counter))
+        fit(folder, [Throughput(), clock], steps=2, **arguments)
+
+
+def speed_of_two_ranks(folder):
+    speed_by_a_clock(folder, devices=2, strategy="ddp_fork", limit_val_batches=0)
+
+
+def test_training_speed_counts_every_batch_of_a_step_and_every_rank(tmp_path):
+    speed_by_a_clock(tmp_path / "one", accumulate_grad_batches=2)
     assert rates(tmp_path / "one") == [(0, 2.0), (1, 2.0)]  # 2 batches of 4 in 4 s
-    fit(tmp_path / "two", [Throughput(), clock], steps=2, devices=2, strategy="ddp_fork", limit_val_batches=0)
+    apart(speed_of_two_ranks, tmp_path / "two")
     assert rates(tmp_path / "two") == [(0, 4.0), (1, 4.0)]  # 2 × 4 in 2 s
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from forks import apart
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -653,9 +654,13 @@ class RankTimes(TimeLaw):
         return t
 
 
+def bins_of_two_ranks(folder):
+    module = FlowModule(Clock(), RectifiedFlow(Output(), RankTimes()))
+    fit(folder, module, [LossOverTime()], steps=2, devices=2, strategy="ddp_fork", log_every_n_steps=2)
+
+
 def test_bins_hold_the_samples_of_all_ranks(tmp_path):
     """Four samples a rank: 4 times 0.02, 3 times 0.06, and one 0.95."""
-    module = FlowModule(Clock(), RectifiedFlow(Output(), RankTimes()))
-    fit(tmp_path, module, [LossOverTime()], steps=2, devices=2, strategy="ddp_fork", log_every_n_steps=2)
+    apart(bins_of_two_ranks, tmp_path)
     found = {tag: events[0].value for tag, events in scalars(tmp_path, "loss_over_t").items()}
     assert found == pytest.approx({"loss_over_t/0.0-0.1": (4 * 0.02 + 3 * 0.06) / 7, "loss_over_t/0.9-1.0": 0.95}, rel=1e-5)
