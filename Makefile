@@ -15,6 +15,7 @@ $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/flowlit fit --help > /dev/null  # Python compiles what it imports once, and the help is remembered
 	touch $@
 
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores

@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .cost_cli import main as cost
 
             return cost(argv[1:])
+        if command in LIGHTNING and argv[1:] in (["--help"], ["-h"]):
+            from .help_text import remembered
+
+            print(remembered(command, lambda: run_lightning([command, "--help"])), end="")
+            return 0
         if command in LIGHTNING:
             return run_lightning(argv)
     except KeyboardInterrupt:
