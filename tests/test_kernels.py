@@ -1,4 +1,4 @@
-"""Precision and kernels change how fast a network runs, not what is trained, saved and generated."""
+"""Precision, kernels and what is kept in memory change how fast a network runs, not what is trained, saved and generated."""
 
 import copy
 import pickle
@@ -12,22 +12,29 @@ from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tools import randomise, tiny_unet
 from torch import nn
+from torch.nn import functional as F
 
 import flowlit
-from flowlit.callbacks import EMA, ChannelsLast, Compile, MatmulPrecision
+from flowlit.callbacks import EMA, ChannelsLast, Compile, MatmulPrecision, Recompute
 from flowlit.callbacks.kernels import align
 from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
 from flowlit.modules import FlowModule
+from flowlit.networks import ADM, EDM, DiT
 from flowlit.networks.description import spec
-from flowlit.networks.identity import fingerprint
+from flowlit.networks.identity import fingerprint, identity
+from flowlit.networks.layers import norm
+from flowlit.networks.recompute import recompute
 from flowlit.objectives import Combined, Distillation, FlowGuided, RectifiedFlow
 from flowlit.solvers import Euler, Heun
 from flowlit.types import FlowlitError
 
-PARTS = {"bf16": 2e-3, "tf32": 0.0, "channels_last": 1e-5, "compile": 1e-5}
+PARTS = {"bf16": 2e-3, "tf32": 0.0, "channels_last": 1e-5, "compile": 1e-5, "recompute": 0.0}
 """Fragments, and how far a loss of six steps may be from that without, relative to it."""
+
+SAME = ("tf32", "compile", "recompute")
+"""Those that compute the same bits on a CPU."""
 
 NOISE = SeededNoise((3, 8, 8), 12, seed=5)
 
@@ -83,7 +90,7 @@ def test_with_and_without_a_fragment_the_same_is_trained(part, cli, eager, tmp_p
     plain, fast = run(cli, tmp_path / "plain"), run(cli, tmp_path / "fast", part)
     one, two = losses(tmp_path / "plain"), losses(tmp_path / "fast")
     assert len(one) == 6 and two == pytest.approx(one, rel=PARTS[part])
-    assert (two == one) == (part in ("tf32", "compile")), "nothing on a CPU, and the same kernels; the others did something"
+    assert (two == one) == (part in SAME), "nothing on a CPU, and the same kernels; the others did something"
     assert bool(eager) == (part == "compile")
     a, b = tiny.weights(plain), tiny.weights(fast)
     assert list(a) == list(b)
@@ -333,3 +340,195 @@ class Fake:
 
     def __init__(self, device):
         self.strategy, self.datamodule = type("Strategy", (), {"root_device": torch.device(device)}), None
+
+
+# norms under bf16
+
+
+def reference_norm(layer, x):
+    """Norm as PyTorch has it, in the precision of the weights; keeps a copy of x in that precision."""
+    return F.group_norm(x.to(layer.weight.dtype), layer.num_groups, layer.weight, layer.bias, layer.eps).to(x.dtype)
+
+
+def with_gradients(call, layer, x, grad, kind=torch.bfloat16):
+    """Output, and gradients of x, weight and bias."""
+    layer.zero_grad()
+    x = x.to(kind, copy=True).requires_grad_()
+    y = call(layer, x)
+    y.backward(grad.to(kind))
+    return [y.detach(), x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
+
+
+def rough_images(order=torch.contiguous_format):
+    """Images that are far from normal, a gradient, and a norm with weights."""
+    torch.manual_seed(0)
+    x, grad = (3 + 5 * torch.randn(4, 32, 8, 8)).bfloat16().to(memory_format=order), torch.randn(4, 32, 8, 8).bfloat16()
+    return randomise(norm(32), scale=1.0), x, grad
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_norm_of_half_precision_is_that_of_its_float32_copy_to_the_bit(order):
+    layer, x, grad = rough_images(order)
+    found = with_gradients(lambda layer, x: layer(x), layer, x, grad)
+    expected = with_gradients(reference_norm, layer, x, grad)
+    assert all(torch.equal(one, two) and one.dtype == two.dtype for one, two in zip(found, expected, strict=True))
+    assert found[0].stride() == expected[0].stride() == x.stride()
+    with torch.no_grad():
+        assert torch.equal(layer(x), found[0])
+
+
+def test_a_norm_of_half_precision_is_as_near_to_float64_as_rounding_allows():
+    layer, x, grad = rough_images()
+    found = with_gradients(lambda layer, x: layer(x), layer, x, grad)
+    exact = with_gradients(reference_norm, copy.deepcopy(layer).double(), x, grad, torch.float64)
+    for name, one, two in zip(("output", "images", "weight", "bias"), found, exact, strict=True):
+        rounding = 2**-8 if one.dtype == torch.bfloat16 else 2**-18
+        assert ((one - two).abs() <= rounding * two.abs() + rounding * two.abs().max() / 16).all(), name
+
+
+@pytest.mark.parametrize("frozen", ["images", "weight", "bias"])
+def test_a_norm_gives_gradients_only_to_what_wants_them(frozen):
+    layer, x, grad = rough_images()
+    held = {"images": x, "weight": layer.weight, "bias": layer.bias}
+    for name, tensor in held.items():
+        tensor.requires_grad_(name != frozen)
+    layer(x).backward(grad)
+    assert [name for name, tensor in held.items() if tensor.grad is None] == [frozen]
+
+
+def kept(network, x, bf16=False, on=False):
+    """Bytes that a training step keeps for its gradient, by type, weights not counted."""
+    recompute(network, on)
+    known = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = (tensor.dtype, storage.nbytes(), tensor)  # held on to, or addresses would come again
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False),
+    ):
+        loss = network(x, torch.rand(len(x)), {"label": torch.zeros(len(x), dtype=torch.int64)} if network.num_classes else {})
+    assert loss.requires_grad
+    return {kind: sum(size for dtype, size, _ in held.values() if dtype == kind) for kind in (torch.float32, torch.bfloat16)}
+
+
+def kept_of_images(network, **how):
+    """The same of eight further images, without weights that were cast."""
+    some, more = (kept(network, torch.randn(rows, 3, 8, 8), **how) for rows in (8, 16))
+    return {kind: more[kind] - some[kind] for kind in more}
+
+
+def test_bug_norms_kept_a_float32_copy_of_every_bf16_image():
+    network = small(width=32).train()
+    plain, half = kept_of_images(network), kept_of_images(network, bf16=True)
+    assert half[torch.bfloat16] < 0.6 * plain[torch.float32]
+    assert half[torch.float32] < 0.05 * plain[torch.float32], "embeddings and statistics"
+
+
+# activations that are computed again
+
+KINDS = {
+    "unet": lambda: small(dropout=0.3, attention_resolutions=(4, 8)),
+    "unet with classes": lambda: small(dropout=0.3, num_classes=3, label_dropout=0.5),
+    "adm": lambda: ADM(8, 3, 16, (1, 4), 1, (4,), dropout=0.3, num_classes=0),
+    "dit": lambda: DiT(8, 3, patch=4, width=32, depth=2, heads=2, dropout=0.3),
+    "dit, rotary": lambda: DiT(8, 3, patch=4, width=32, depth=2, heads=2, dropout=0.3, positions="rotary"),
+    "edm": lambda: EDM(small(dropout=0.3, time_scale=1.0)),
+}
+
+
+def steps(network, bf16=False, on=False):
+    """Losses and gradients of three steps, two evaluations each, and the weights after them."""
+    torch.manual_seed(1)
+    recompute(network.train(), on)
+    optimizer, seen = torch.optim.SGD(network.parameters(), lr=0.1), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        x, t = torch.randn(4, 3, 8, 8), torch.rand(4)
+        cond = {"label": torch.tensor([0, 1, 2, 1])} if network.num_classes else {}
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            loss = (network(x, t, cond) - x).square().mean() + network(-x, t, cond).square().mean()
+        loss.backward()
+        optimizer.step()
+        seen += [loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+    return [*seen, *network.parameters(), torch.rand(1)]
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_computed_again_it_is_the_same_to_the_bit(kind, bf16):
+    torch.manual_seed(0)
+    plain = randomise(KINDS[kind](), scale=0.1)
+    again = copy.deepcopy(plain)
+    one, two = steps(plain, bf16), steps(again, bf16, on=True)
+    assert len(one) == len(two) and all(map(torch.equal, one, two)), "with dropout, and what is drawn afterwards"
+    before = KINDS[kind]().state_dict()
+    assert list(again.state_dict()) == list(plain.state_dict()) == list(before)
+    assert spec(again) == spec(plain) and identity(again) == identity(plain)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["unet", "adm", "dit"])
+def test_only_the_inputs_of_stages_are_kept(kind, bf16):
+    network = randomise(KINDS[kind](), scale=0.1).train()
+    plain, again = (sum(kept_of_images(network, bf16=bf16, on=on).values()) for on in (False, True))
+    assert again < 0.4 * plain
+
+
+def test_outside_training_nothing_is_computed_twice():
+    network = small()
+    recompute(network)
+    calls = []
+    network.stem.register_forward_hook(lambda *_: calls.append("stem"))
+    network.encoder[0].block.register_forward_pre_hook(lambda *_: calls.append("block"))
+    x, t = torch.randn(2, 3, 8, 8), torch.rand(2)
+    network.eval()(x, t).sum().backward()
+    with torch.no_grad():
+        network.train()(x, t)
+    assert calls == ["stem", "block"] * 2
+    network(x, t).sum().backward()
+    assert calls[4:] == ["stem", "block", "block"]
+
+
+def test_a_run_computes_its_student_again_and_ends_where_it_would_have(tmp_path):
+    guide, teacher = small(), small()
+    _, plain = train(tmp_path / "plain", [], 4, None, flow(guide, small(dropout=0.3)), teacher)
+    look = Look(lambda _trainer, module: [stage._recomputed for _, stage in module.network.named_stages()])
+    _, again = train(tmp_path / "again", [Recompute(), look], 4, None, flow(guide, small(dropout=0.3)), teacher)
+    assert len(look.seen) == 4 and all(all(seen) and seen for seen in look.seen)
+    assert tiny.same(again.state_dict(), plain.state_dict()), "network and averages"
+    assert not any(stage._recomputed for _, stage in again.network.named_stages()), "it is over after fit"
+
+
+def test_it_goes_with_compiling_and_channels_last(tmp_path, monkeypatch):
+    """Through the graphs of forward and backward that a compiler is given, but without the code that it would write for them."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    ends = []
+    for name, callbacks in {"plain": [ChannelsLast()], "again": [ChannelsLast(), Recompute(), Compile()]}.items():
+        module = flow(network=small(dropout=0.3))
+        train(tmp_path / name, callbacks, 3, module=module, teacher=tiniest())
+        assert (module.network._compiled_call_impl is not None) == (name == "again")
+        ends.append(module)
+    for one, two in zip(*(end.parameters() for end in ends), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+    torch._dynamo.reset()
+
+
+def test_a_network_without_parts_is_refused(tmp_path):
+    with pytest.raises(FlowlitError, match=r"Affine has no parts that could be computed again; UNet, ADM and DiT have"):
+        train(tmp_path, [Recompute()], module=flow(network=tiniest()), teacher=tiniest())
+
+
+def test_sizes_that_are_not_to_be_shared_are_graphs_of_their_own(eager, tmp_path):
+    """``dynamic: false``: generation pads batches to whole blocks; a last batch of another number of blocks has its own graph."""
+    trainer = tiny.trainer(tmp_path, callbacks=[Compile(dynamic=False)], logger=False)
+    trainer.predict(flow(network=tiniest()), FlowDataModule(noise=SeededNoise((3, 8, 8), 76), noise_batch_size=32))
+    sizes = [node.meta["example_value"].shape for g in eager for node in g.graph.nodes if node.op == "placeholder"]
+    batches = [size[0] for size in sizes if tuple(size[1:]) == (3, 8, 8)]
+    assert batches == [32, 16], "of 32, 32 and 12 rows"

@@ -6,9 +6,10 @@ from .dashboard import Dashboard
 from .ema import EMA
 from .fid import FID
 from .gradients import Gradients
+from .graphs import Graphs
 from .images import ImageWriter
 from .interpolations import Interpolations
-from .kernels import ChannelsLast, Compile, MatmulPrecision
+from .kernels import ChannelsLast, Compile, MatmulPrecision, Recompute
 from .loss_over_time import LossOverTime
 from .neighbours import Neighbours
 from .pairs import PairWriter
@@ -29,6 +30,7 @@ __all__ = [
     "Compile",
     "Dashboard",
     "Gradients",
+    "Graphs",
     "ImageWriter",
     "Interpolations",
     "LastCheckpoint",
@@ -37,6 +39,7 @@ __all__ = [
     "Neighbours",
     "PairWriter",
     "Progress",
+    "Recompute",
     "Report",
     "Rollback",
     "Samples",

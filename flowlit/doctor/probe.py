@@ -16,7 +16,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..callbacks import EMA, Anneal, ChannelsLast, Gradients, MatmulPrecision
+from ..callbacks import EMA, Anneal, ChannelsLast, Gradients, MatmulPrecision, Recompute
 from ..datamodule import FlowDataModule
 from ..lookahead import Stopwatch
 from ..metrics.cost import seconds
@@ -69,7 +69,8 @@ def nbytes(tensors: Any) -> int:
 def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
     """Those that take part in a training step."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast))]
+    kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, Recompute)
+    return [callback for callback in callbacks if isinstance(callback, kinds)]
 
 
 def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: bool = False) -> pl.Trainer:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..types import Cond, FlowlitError
 from .description import own_spec
 from .layers import LabelEmbedding, TimeEmbedding, full_precision
+from .recompute import recomputed
 from .skeleton import check_input
 
 
@@ -47,6 +48,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, rotation: Tensor | None = None) -> Tensor:
         """``rotation`` (N, 2 · w / heads): sines and cosines that turn queries and keys, if any."""
+        return recomputed(self, self._compute, h, embedding, rotation)
+
+    def _compute(self, h: Tensor, embedding: Tensor, rotation: Tensor | None) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
         h = h + gate * self.attention(modulated(self.norm(h), shift, scale), rotation)
         return h + mlp_gate * self.mlp(modulated(self.norm(h), mlp_shift, mlp_scale))
@@ -130,6 +134,10 @@ class DiT(nn.Module):
         super()._apply(fn, recurse)
         self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
         return self
+
+    def recomputable(self) -> list[nn.Module]:
+        """The parts that can be computed again for the gradient."""
+        return list(self.blocks)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         check_input("DiT", self.shape, self.label is not None, x, t, cond)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..types import FlowlitError
 
@@ -45,7 +46,52 @@ class Norm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)
-        return F.group_norm(x.to(kind), self.num_groups, self.weight.to(kind), self.bias.to(kind), self.eps).to(x.dtype)
+        weight, bias = self.weight.to(kind), self.bias.to(kind)
+        if kind != x.dtype and torch.is_grad_enabled():
+            return HalfNorm.apply(x, weight, bias, self.num_groups, self.eps)
+        return F.group_norm(x.to(kind), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class HalfNorm(torch.autograd.Function):
+    """GroupNorm in float32 of x in half precision, which keeps x as it is for the gradient, and not a float32 copy.
+
+    The same operations on the same numbers as PyTorch's own, and so the same bits; differentiable once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        """x (B, C, …) in half precision, weight and bias (C,) float32 -> the shape and type of x."""
+        wide = dense(x.to(weight.dtype))
+        y, mean, scale = torch.native_group_norm(wide, weight, bias, *sizes(wide), groups, eps)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.groups = groups
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        wide, grad = dense(x.to(weight.dtype)), grads[0].to(weight.dtype)
+        grad = grad.contiguous(memory_format=order(wide))
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.native_group_norm_backward(grad, wide, mean, scale, weight, *sizes(wide), ctx.groups, wanted)
+        return None if found[0] is None else found[0].to(x.dtype), found[1], found[2], None, None
+
+
+def order(x: Tensor) -> torch.memory_format:
+    """In which order the kernels of GroupNorm take images: on a CPU that of x, elsewhere the usual one."""
+    last = x.device.type == "cpu" and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def dense(x: Tensor) -> Tensor:
+    """x in that order."""
+    return x.contiguous(memory_format=order(x))
+
+
+def sizes(x: Tensor) -> tuple[int, int, int]:
+    """(B, C, pixels) of images (B, C, …)."""
+    return x.shape[0], x.shape[1], x[0, 0].numel()
 
 
 def norm(channels: int, eps: float = 1e-6) -> Norm:

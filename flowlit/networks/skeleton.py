@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..types import Cond, FlowlitError
 from .layers import LabelEmbedding, TimeEmbedding
+from .recompute import recomputed
 
 
 class Stage(nn.Module):
@@ -22,7 +23,12 @@ class Stage(nn.Module):
         self.attention = attention or nn.Identity()
         self.resample = resample
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, i, H, W), (B, e) -> (B, o, H', W'); what the encoder left, if given, is joined to the channels of x."""
+        return recomputed(self, self._compute, x, embedding, skip)
+
+    def _compute(self, x: Tensor, embedding: Tensor, skip: Tensor | None) -> Tensor:
+        x = x if skip is None else torch.cat([x, skip], dim=1)
         return self.attention(self.block(x, embedding))
 
 
@@ -137,6 +143,10 @@ class Skeleton(nn.Module):
             for i, stage in enumerate(getattr(self, part)):
                 yield f"{part}.{i}", cast(Stage, stage)
 
+    def recomputable(self) -> list[nn.Module]:
+        """The parts that can be computed again for the gradient."""
+        return [stage for _, stage in self.named_stages()]
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         check_input(type(self).__name__, self.shape, self.label is not None, x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
@@ -154,7 +164,5 @@ class Skeleton(nn.Module):
         for stage in self.bottleneck:
             h = stage(h, embedding)
         for stage in self.decoder:
-            if not stage.resample:
-                h = torch.cat([h, skips.pop()], dim=1)
-            h = stage(h, embedding)
+            h = stage(h, embedding, None if stage.resample else skips.pop())
         return self.head(F.silu(self.head_norm(h)))
