@@ -15,6 +15,7 @@ MODULES = (
     "features",
     "images",
     "modules",
+    "multistep",
     "networks",
     "objectives",
     "solvers",

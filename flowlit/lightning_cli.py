@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
-from . import couplings, modules, objectives, solvers  # noqa: F401 - short class names resolve
+from . import couplings, modules, multistep, objectives, solvers  # noqa: F401 - short class names resolve
 from .callbacks import LastCheckpoint, Progress, Signals
 from .callbacks.checkpoint import LAST
 from .callbacks.evaluation import command_of
