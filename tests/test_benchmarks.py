@@ -2,12 +2,13 @@
 
 import json
 import logging
+import math
 
 import pytest
 import torch
 from tools import LinearField, tiny_unet
 
-from benchmarks import generation, large_store, making, reading, statistics
+from benchmarks import generation, large_store, making, reading, solving, statistics
 from benchmarks.__main__ import main
 from benchmarks.report import Claim, Result, table
 from benchmarks.scipy_rk45 import flowlit_rk45, reference, scipy_rk45
@@ -99,6 +100,49 @@ def test_generation_claims_tell_what_was_missed():
     ratios = [{"ratio": 1.1}]
     growth = [{"images": 10, "seconds": 1.0, "peak_mb": 5.0}, {"images": 20, "seconds": 9.0, "peak_mb": 500.0}]
     assert [claim.met for claim in generation.claims(ratios, growth, [True, False])][1:] == [False, False, False]
+
+
+def test_solving():
+    """A velocity that is smooth, so that orders of convergence show."""
+    field = LinearField(a=1.5, b=-2.0).requires_grad_(False)
+    sizes = {"samples": 3, "tolerances": (1e-1, 1e-3), "steps": (2, 8, 32, 128), "finest": 1e-9, "repeats": 2}
+    rows, found = rows_of(solving.run(network=field, **sizes))
+    calls = {(row["solver"], row["setting"]): row["calls"] for row in rows}
+    assert [calls["Adams", n] for n in ("2", "8", "32", "128")] == [3, 9, 33, 129], "one more than steps"
+    assert all(row["evaluations_per_sample"] == row["calls"] for row in rows), "the whole batch is in each call"
+    errors = [row["error_rms"] for row in rows if row["solver"] == "Adams"]
+    assert errors[0] > 10 * errors[1] > 300 * errors[2], "order 3"
+    assert [equal["tolerance"] for equal in found] == [1e-1, 1e-3]
+    for equal in found:
+        assert equal["scipy_evaluations"] in {row["calls"] for row in rows if row["solver"] == "SciPy RK45"}
+        assert 3 < equal["adams_evaluations"] < 129 and equal["ratio"] > 0
+    told = solving.pairs_at_equal_error(network=field, **sizes)
+    assert told.keys() == {"ratio", "spread", "baseline_pairs_per_s", "flowlit_pairs_per_s", "error", "tolerance"}
+    assert told["tolerance"] == 1e-3 and told["error"] == found[1]["error_rms"] < 0.01
+    line = solving.figure(network=field, **sizes)
+    assert line.aim == solving.AIM and len(line.ratios) == 2
+
+
+def test_solving_compares_at_equal_error_and_never_with_a_lucky_setting():
+    errors, costs = [1.0, 0.1, 0.001], [1.0, 10.0, 1000.0]
+    assert solving.at_error(0.01, errors, costs) == pytest.approx(100)
+    assert solving.at_error(0.1, errors, costs) == pytest.approx(10)
+    assert solving.at_error(5.0, errors, costs) == 1.0 and solving.at_error(1e-4, errors, costs) == float("inf")
+    assert solving.at_error(0.5, [1.0, 1.0, 0.1], costs) == pytest.approx(10 * 100 ** math.log10(2)), "not of the first setting"
+
+    def equal(tolerance, scipy, flowlit):
+        return solving.Equal(tolerance, 0.1, 20, 5.0, [scipy], [flowlit])
+
+    found = [equal(1e-2, 1.0, 9.0), equal(1e-3, 1.0, 0.4), equal(1e-4, 1.0, 0.5)]
+    assert solving.hardest(found) is found[2], "tolerances too loose for pairs do not count"
+    assert solving.hardest([equal(1e-4, 1.0, float("inf"))]).ratios == [0.0], "an error that is out of reach is no success"
+
+
+def test_solving_trains_its_teacher_alike_each_time():
+    teachers = [solving.teacher(3, "cpu", seed) for seed in (0, 0, 1)]
+    states = [torch.cat([p.flatten() for p in network.parameters()]) for network in teachers]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    assert not any(p.requires_grad for p in teachers[0].parameters()) and not teachers[0].training
 
 
 def test_both_solvers_and_the_reference_meet():

@@ -22,6 +22,7 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
 from flowlit.callbacks import EMA, Anneal, Dashboard, Gradients, LossOverTime, Neighbours, Straightness, Throughput
 from flowlit.callbacks.dashboard import LAYOUT, histogram, is_outcome
+from flowlit.callbacks.throughput import PARTS
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
@@ -101,9 +102,14 @@ def test_the_layout_is_what_tensorboard_reads(tmp_path):
     found = {c["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in c["chart"]} for c in layout["category"]}
     assert found == {
         "Training": {"loss and its parts": ["train/"], "decay of the average": ["anneal/ema_decay"]},
-        "Speed": {"images a second": ["images_per_s/"], "seconds a batch": ["step_seconds/"]},
+        "Speed": {
+            "images a second": ["images_per_s/"],
+            "seconds a batch": ["step_seconds/(all|coupling)$"],
+            "where they go": ["step_seconds/(data|forward|backward|optimizer|ema|rest)$"],
+            "fraction of the device's peak": ["fraction_of_peak/"],
+        },
     }, "a chart that stays empty, or none where there is something to show"
-    assert [len(c["chart"]) for c in layout["category"]] == [2, 2], "a chart is there twice"
+    assert [len(c["chart"]) for c in layout["category"]] == [2, 4], "a chart is there twice"
 
 
 def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
@@ -121,6 +127,7 @@ def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
     assert all(len(titles) == 1 for titles in shown.values()), shown
     expected = {"train/loss", "loss_over_t/0.0-0.5", "anneal/beta", "anneal/ema_decay", "gradients/norm", "lr-SGD"}
     expected |= {"straightness/sum", "memorisation/rk45", "images_per_s/train", "curvature/mean", "chord_error/rms"}
+    expected |= {f"step_seconds/{part}" for part in ("all", "coupling", *PARTS)}
     assert expected <= tags
 
 
@@ -140,6 +147,8 @@ def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
         ("loss_over_t_two_step/0.2-0.3", "loss over t"),
         ("images_per_s/euler1", "images a second"),
         ("step_seconds/coupling", "seconds a batch"),
+        ("step_seconds/backward", "where they go"),
+        ("fraction_of_peak/train", "fraction of the device's peak"),
     ],
 )
 def test_numbers_of_other_callbacks_have_exactly_one_chart(tag, chart):
@@ -231,6 +240,7 @@ def test_without_it_lightning_makes_a_metric_up(tmp_path):
 
 def test_the_course_of_a_training_is_no_outcome():
     course = ["train/two_step", "anneal/beta", "gradients/norm", "lr-Adam", "loss_over_t/0.0-0.1", "images_per_s/train"]
+    course += ["step_seconds/ema", "fraction_of_peak/train"]
     outcome = ["train/loss", "fid/rk45", "val/accuracy", "my/own", "images_per_s/rk45", "memorisation/rk45"]
     assert [name for name in course + outcome if is_outcome(name)] == outcome
 

@@ -43,13 +43,15 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
     },
     "Speed": {
         "images a second": ("Throughput", ["images_per_s/"]),
-        "seconds a batch": ("Throughput", ["step_seconds/"]),
+        "seconds a batch": ("Throughput", ["step_seconds/(all|coupling)$"]),
+        "where they go": ("Throughput", ["step_seconds/(data|forward|backward|optimizer|ema|rest)$"]),
+        "fraction of the device's peak": ("Throughput", ["fraction_of_peak/"]),
     },
 }
 """Category -> chart -> who logs it (a callback, a measure, or a command), and regular expressions of its tags, which TensorBoard
 matches from their first letter (``re.match``)."""
 
-COURSE = ("train/", "loss_over_t", "anneal/", "gradients/", "lr-", "images_per_s/train", "step_seconds/")
+COURSE = ("train/", "loss_over_t", "anneal/", "gradients/", "lr-", "images_per_s/train", "step_seconds/", "fraction_of_peak/")
 """Tags that tell the course of a training rather than its outcome."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class EMA(Callback):
     ):
         self.decay, self.warmup, self.profile, self.name, self.snapshots = decay, warmup, profile, name, snapshots
         self.rule = profile or Constant(0.999999 if decay is None else decay, warmup)
+        self.measured: Callable[[], AbstractContextManager[None]] = nullcontext  # whoever wants to know how long it takes
         self._step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -109,7 +112,8 @@ class EMA(Callback):
         told["updates"] += 1
         images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
         decay = self.rule(told["updates"], images)
-        move(pl_module.average(self.name), pl_module.network, decay)
+        with self.measured():
+            move(pl_module.average(self.name), pl_module.network, decay)
         pl_module.log("anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1)
         if self.snapshots and told["updates"] % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module)

@@ -7,9 +7,17 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from .loss_over_time import logging_now
+
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, called "Training": with ``max_steps`` it counts optimizer steps and shows the time left."""
+    """Lightning's bar, called "Training": with ``max_steps`` it counts optimizer steps and shows the time left.
+
+    Numbers beside it are read in the first and the last step, and when the trainer logs: to read them a GPU is waited for.
+    """
+
+    reads_loss = True
+    """The module need not hand over a number in every step."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
@@ -22,14 +30,19 @@ class Progress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.max_steps <= 0:
-            return super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        bar, step = self.train_progress_bar, trainer.global_step
-        if not bar.disable and step != bar.n and (step % self.refresh_rate == 0 or step == bar.total):
-            bar.n = step
+        bar, by_steps = self.train_progress_bar, trainer.max_steps > 0
+        done = trainer.global_step if by_steps else batch_idx + 1
+        if bar.disable or done == bar.n or not (done % self.refresh_rate == 0 or done == bar.total):
+            return
+        first = bar.n == bar.initial
+        bar.n = done
+        if first or done == bar.total or logging_now(trainer):
             bar.set_postfix(self.get_metrics(trainer, pl_module))
+        else:
+            bar.refresh()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        loss = trainer.callback_metrics.get("train/loss")
+        return metrics if loss is None else {"train/loss": float(loss), **metrics}

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiplications, seconds, and images per second."""
+"""What a network costs: parameters, multiplications, seconds, and images per second; and what a device can do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..frozen import Frozen
 from ..types import Cond, FlowlitError
 
 Inputs = tuple[Tensor, Tensor, Cond]
@@ -120,6 +122,38 @@ def _nearest(name: str, names: Container[str]) -> str | None:
     return None
 
 
+def count_flops(loss: Callable[..., Tensor], *modules: nn.Module) -> int:
+    """Count floating-point operations of a loss and of its gradients, whatever networks take part, by PyTorch's FLOP counter.
+
+    Of matrix products, convolutions and attention alone; 1 multiply-accumulate = 2. What is recomputed in the backward pass
+    counts again. Only shapes are followed, in copies of the modules as they were before compiling: nothing is computed, no random
+    number drawn, and nothing of theirs changed.
+
+    Args:
+        loss: takes the copies, and makes a scalar.
+        modules: that take part. Networks that they hold as ``Frozen`` are copied, too.
+
+    Raises:
+        RuntimeError: if a value decides what is done.
+    """
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    copies = [_imitation(module, shapes) for module in modules]
+    trained = [p for copy in copies for p in copy.parameters() if p.requires_grad]
+    with shapes, FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(loss(*copies), trained, allow_unused=True)
+    return counter.get_total_flops()
+
+
+def _imitation(module: nn.Module, shapes: FakeTensorMode) -> nn.Module:
+    """A copy whose weights and buffers have shapes, devices and types, but no values."""
+    with shapes:
+        memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p), p.requires_grad) for p in module.parameters()}
+        memo |= {id(b): torch.empty_like(b) for b in module.buffers()}
+    for frozen in (value for part in module.modules() for value in vars(part).values() if isinstance(value, Frozen)):
+        memo[id(frozen)] = Frozen(_imitation(frozen.network, shapes))
+    return deepcopy(module, memo)
+
+
 class Speed(NamedTuple):
     """How fast a network is evaluated; medians of repeats."""
 
@@ -187,3 +221,30 @@ def seconds(call: Callable[[], object], device: torch.device | str | None = None
 def images_per_second(generate: Callable[[], object], images: int, repeats: int = 5) -> float:
     """Call ``generate`` once to warm up, then ``repeats`` times; return images / median seconds."""
     return images / statistics.median(timed(generate, repeats))
+
+
+def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, repeats: int = 5) -> float:
+    """Measure how many floating-point operations a second a device does in products of large square matrices.
+
+    A multiply-accumulate counts as two, so a product of n × n takes 2 n³. The median of some products that take 10 ms or more (or
+    have n = 16384); well under a second in all, on a CPU with the threads that PyTorch has now. It is what can be reached rather
+    than what a data sheet promises. Products of float32 are made as they are set, in TF32 or not.
+    """
+    size, own = 256, torch.Generator(device).manual_seed(0)  # others go on to draw what they would have
+    while True:
+        a, b = (torch.randn(size, size, generator=own, device=device).to(dtype) for _ in range(2))
+        product = partial(torch.mm, a, b, out=torch.empty_like(a))
+        if statistics.median(timed(product, 1, device)) >= 0.01 or size >= 16384:
+            return 2 * size**3 / statistics.median(timed(product, repeats, device))
+        size *= 2
+
+
+def bandwidth(device: torch.device | str = "cpu", repeats: int = 5) -> float:
+    """Measure bytes a second of a device's memory in a large copy; what is read and what is written count both.
+
+    The median of some copies of 1 GiB on a GPU, of 128 MiB on a CPU.
+    """
+    size = 2**27 if torch.device(device).type == "cpu" else 2**30
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    return 2 * size / statistics.median(timed(partial(target.copy_, source), repeats, device))

@@ -90,8 +90,16 @@ class SavedModule(pl.LightningModule):
         means, self._parts = torch.stack(self._parts).mean(0), []
         if trainer.world_size > 1 and trainer._logger_connector.should_update_logs:
             means = trainer.strategy.reduce(means, reduce_op="mean")
+        bar = trainer.progress_bar_callback
+        foreign = bar is not None and not getattr(bar, "reads_loss", False)  # Lightning's are handed numbers, in every step
         for name, value in zip(parts, means, strict=True):
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=rows)
+            self.log(f"train/{name}", value, prog_bar=foreign and name == "loss", batch_size=rows)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's, but a number stays on the CPU, unless devices are to share it: a GPU would be waited for to take it."""
+        if isinstance(value, (int, float)) and not kwargs.get("sync_dist"):
+            value = torch.tensor(value, dtype=torch.get_default_dtype())
+        super().log(name, value, *args, **kwargs)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
