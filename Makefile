@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench lint types clean
+.PHONY: help setup demo test bench bench-all lint types clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,12 @@ demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on t
 test: $(READY)  ## all tests, a file on each core
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-bench: $(READY)  ## what couplings and evaluation cost, beside plain baselines (about 25 minutes)
-	for name in reading large_store making statistics generation; do $(BIN)/python -m benchmarks $$name || exit 1; done
+DEVICE ?= cpu
+bench: $(READY)  ## the figures of speed, beside plain baselines (about 10 minutes; DEVICE=cuda for a GPU)
+	$(BIN)/python -m benchmarks --device $(DEVICE)
+
+bench-all: $(READY)  ## all benchmarks on the CPU: growth, couplings and evaluation, too (about 50 minutes)
+	for name in figures growth solving reading large_store making statistics generation; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 lint: $(READY)  ## style and floors
 	$(BIN)/ruff check .

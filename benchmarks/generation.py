@@ -40,7 +40,7 @@ WAYS = ("flowlit, one process", "flowlit, two processes (ddp)", "plain loop, one
 
 def run(
     images: int = 3_000,
-    counts: Sequence[int] = (1_000, 5_000, 20_000),
+    counts: Sequence[int] = (1_000, 5_000, 20_000, 50_000),
     batch: int = 250,
     repeats: int = 4,
     network: dict[str, Any] | None = None,

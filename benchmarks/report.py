@@ -44,6 +44,7 @@ def conditions(command: str, seed: int, quick: bool) -> dict[str, Any]:
         "seed": seed,
         "quick": quick,
         "cpu": cpu_model(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "load": [round(load, 2) for load in os.getloadavg()],

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from tqdm import tqdm
 
 
@@ -18,22 +19,39 @@ class Lap(NamedTuple):
     cpu_seconds: float  # of all threads of this process: hardly depends on what else runs on the machine
 
 
-def lap(turn: Callable[[], int]) -> Lap:
+def lap(turn: Callable[[], int], device: str = "cpu") -> Lap:
     """Time one turn, which returns how many samples it handled."""
+    finished(device)
     wall, cpu = time.perf_counter(), time.process_time()
     samples = turn()
+    finished(device)
     return Lap(samples, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def interleaved(contenders: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[Lap]]:
+def interleaved(contenders: Mapping[str, Callable[[], int]], repeats: int, device: str = "cpu") -> dict[str, list[Lap]]:
     """Let each contender take a turn, ``repeats`` times over, after one turn to warm up."""
     for turn in contenders.values():
         turn()
     laps: dict[str, list[Lap]] = {name: [] for name in contenders}
     for _ in tqdm(range(repeats), desc="Repeats", leave=False):
         for name, turn in contenders.items():
-            laps[name].append(lap(turn))
+            laps[name].append(lap(turn, device))
     return laps
+
+
+def finished(device: str) -> None:
+    """Wait until a device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def wall(work: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of a piece of work, until the device has done it."""
+    finished(device)
+    begin = time.perf_counter()
+    work()
+    finished(device)
+    return time.perf_counter() - begin
 
 
 def median(values: Sequence[float]) -> float:

@@ -1,0 +1,97 @@
+"""The figures of speed, each beside a plain baseline in the same run, and beside what the machine could do at best."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flowlit.metrics.cost import count_parameters
+
+from . import one_step, solving, step_memory
+from .data import in_ram, write_store
+from .figure import Figure, machine
+from .little import average_figure, helps, statistics_figure
+from .report import Result
+from .training import Steps, overhead, student
+
+STUDENT = {"resolution": 32, "in_channels": 3, "width": 96, "multipliers": [1, 2, 2], "blocks": 2, "attention_resolutions": [16]}
+LITTLE = {"resolution": 8, "in_channels": 3, "width": 16, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4]}
+QUICK = {
+    "batch": 2,
+    "steps": 1,
+    "repeats": 1,
+    "images": 16,
+    "features": 300,
+    "memory_batch": 2,
+    "pairs": 64,
+    "network": LITTLE,
+    "little_steps": 3,
+    "solving_sizes": {key: value for key, value in solving.QUICK.items() if key != "repeats"},
+}
+
+
+def run(
+    device: str = "cpu",
+    batch: int | None = None,
+    steps: int | None = None,
+    repeats: int = 5,
+    images: int = 256,
+    features: int = 50_000,
+    memory_batch: int = 128,
+    pairs: int = 2048,
+    network: dict[str, Any] | None = None,
+    little_steps: int = 200,
+    solving_sizes: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Measure everything in turns.
+
+    Args:
+        device: "cpu" or "cuda".
+        batch: of a training step; None is 16 on a CPU, 128 on a GPU.
+        steps: of a turn; None is 2 on a CPU, 50 on a GPU.
+        repeats: turns of each contender; at most three of what takes long.
+        images: generated at a time.
+        features: whose mean and covariance are taken.
+        memory_batch: of the step whose memory is measured.
+        pairs: in the store.
+        network: arguments of the student; None is the 15.7M one of CIFAR-10.
+        little_steps: of the small network that shows what a step costs beside its arithmetic.
+        solving_sizes: as ``solving.measure`` takes them; None are its own.
+        seed: of everything drawn.
+    """
+    gpu, few, arguments = device == "cuda", min(repeats, 3), network or STUDENT
+    batch, steps, warm = batch or (128 if gpu else 16), steps or (50 if gpu else 2), 20 if gpu else 1
+    net, little = student(arguments, seed), student(LITTLE, seed)
+    with tempfile.TemporaryDirectory(prefix="flowlit-figures-") as name, tqdm(total=9, desc="Figures", leave=False) as bar:
+
+        def prepared(network: Any, batch: int, steps: int, warm: int, repeats: int) -> Steps:
+            store = write_store(Path(name) / str(network.shape), pairs, network.shape, "float16", "float16", seed=seed)
+            return Steps(network, store, in_ram(store), batch, steps, warm, repeats, device)
+
+        def take(*measured: Figure) -> list[Figure]:
+            bar.update(len(measured))
+            return list(measured)
+
+        timed = prepared(net, batch, steps, warm, repeats)
+        found = take(*timed.figures())
+        timed.repeats = few
+        found += take(timed.distillation_figure())
+        beside = overhead(prepared(little, 16, little_steps, min(20, little_steps), few))
+        found += take(solving.figure(device, few, seed, **(solving_sizes or {})))
+        found += take(*one_step.figures(net, images, few, device))
+        found += take(average_figure(net, device, repeats))
+        found += take(statistics_figure(features, seed, device, few))
+        found += take(step_memory.figure(arguments, memory_batch, pairs, device, seed))
+    rows, claims = helps(few)
+    title = f"Student of {count_parameters(net):,} parameters at {'×'.join(map(str, net.shape))}; medians, ratios turn by turn"
+    tables: dict[str, list[Any]] = {
+        f"The machine ({device}), medians": machine(device),
+        title: [one.row() for one in found],
+        f"What a step has beside arithmetic: {count_parameters(little):,} parameters at 3×8×8, batch 16": beside,
+        "Help": rows,
+    }
+    return Result(tables, [*(claim for one in found for claim in one.claims()), *claims])

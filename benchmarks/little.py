@@ -1,0 +1,80 @@
+"""Small pieces of work: moving an average, statistics of features, and the command's help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowlit.callbacks.ema import move
+from flowlit.metrics.cost import count_parameters
+
+from . import research
+from .figure import Aim, Figure, bytes_a_second, floats_a_second, in_turns
+from .report import Claim
+from .statistics import features, flowlit_statistics
+from .timing import median, spread, wall
+
+ROOT = Path(__file__).parent.parent
+HELP = {"--help": 0.3, "fit --help": 4.0}
+
+
+def average_figure(network: nn.Module, device: str, repeats: int, times: int = 20) -> Figure:
+    """Move an average of all weights: a Python loop, and flowlit. The limit reads weights and average, and writes one."""
+    network = deepcopy(network).to(device)
+    average, parameters = deepcopy(network).requires_grad_(False), list(network.parameters())
+    averages = [parameter.detach().clone() for parameter in parameters]
+
+    def plain() -> None:
+        for _ in range(times):
+            research.move_averages(averages, parameters, 0.999999)
+
+    @torch.no_grad()
+    def ours() -> None:
+        for _ in range(times):
+            move(average, network, 0.999999)
+
+    plain()
+    ours()
+    laps = in_turns({"research": lambda: wall(plain, device) / times, "flowlit": lambda: wall(ours, device) / times}, repeats)
+    limit = 12 * count_parameters(network) / bytes_a_second(device)
+    return Aim(4, 8).figure(device, "average of the weights, moved once", laps["research"], laps["flowlit"], "s", limit, "bytes")
+
+
+def statistics_figure(num: int, seed: int, device: str, repeats: int, dim: int = 2048) -> Figure:
+    """Mean and covariance of features: NumPy in float64, flowlit on the device."""
+    rows = torch.cat(list(features(num, dim, seed)))
+    plain, there = rows.numpy(), rows.to(device)
+    contenders = {
+        "research": lambda: wall(lambda: research.statistics(plain)),
+        "flowlit": lambda: wall(lambda: flowlit_statistics(there), device),
+    }
+    laps, limit = in_turns(contenders, repeats), 2 * num * dim**2 / floats_a_second(device, torch.float64)
+    name = f"FID statistics, {num:,} features of dimension {dim:,}"
+    return Aim(1, 4).figure(device, name, laps["research"], laps["flowlit"], "s", limit, "multiplications, float64")
+
+
+def command_seconds(*words: str) -> float:
+    """Seconds of a Python process with these arguments, from its start to its end."""
+    command = [sys.executable, *words]
+    return wall(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
+
+
+def helps(repeats: int) -> tuple[list[dict[str, Any]], list[Claim]]:
+    """Seconds of the command's help, and of the imports without which there is no other command."""
+    commands = {f"flowlit {words}": ("-m", "flowlit", *words.split()) for words in HELP}
+    imports = {f"import {name}": ("-c", f"import {name}") for name in ("torch", "lightning.pytorch")}
+    first = {name: command_seconds(*words) for name, words in commands.items()}
+    turns = {name: partial(command_seconds, *words) for name, words in {**commands, **imports}.items()}
+    laps = in_turns(turns, repeats)  # type: ignore[arg-type]
+    rows = [
+        {"process": name, "seconds": median(of), "spread": spread(of), "first": first.get(name, "")} for name, of in laps.items()
+    ]
+    found = {f"flowlit {words}": (median(laps[f"flowlit {words}"]), most) for words, most in HELP.items()}
+    return rows, [Claim(name, f"≤ {most:g} s", f"{seconds:.2f} s", seconds <= most) for name, (seconds, most) in found.items()]
