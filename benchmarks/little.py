@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowlit.callbacks.ema import move
+from flowlit.callbacks.ema import Twins
 from flowlit.metrics.cost import count_parameters
 
 from . import research
@@ -28,7 +28,7 @@ HELP = {"--help": 0.3, "fit --help": 4.0}
 def average_figure(network: nn.Module, device: str, repeats: int, times: int = 20) -> Figure:
     """Move an average of all weights: a Python loop, and flowlit. The limit reads weights and average, and writes one."""
     network = deepcopy(network).to(device)
-    average, parameters = deepcopy(network).requires_grad_(False), list(network.parameters())
+    twins, parameters = Twins(deepcopy(network).requires_grad_(False), network), list(network.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
 
     def plain() -> None:
@@ -38,7 +38,7 @@ def average_figure(network: nn.Module, device: str, repeats: int, times: int = 2
     @torch.no_grad()
     def ours() -> None:
         for _ in range(times):
-            move(average, network, 0.999999)
+            twins.move(0.999999)
 
     plain()
     ours()

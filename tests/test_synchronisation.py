@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowlit.couplings import SeededNoise
 from flowlit.couplings.origins import FromNoise
-from flowlit.modules.base import SavedModule
 from flowlit.networks import UNet
 
 aten = torch.ops.aten
@@ -242,14 +241,6 @@ def test_another_bar_is_handed_the_loss_in_every_step(tmp_path):
     callbacks = [bar if "Progress" in each["class_path"] else each for each in everybody()]
     lines = watched(tmp_path, callbacks=callbacks).in_steps(QUIET)
     assert len(lines) >= len(QUIET) and all("result.py" in line or "progress" in line for line in lines), lines
-
-
-def test_numbers_that_callbacks_log_would_be_sent_to_the_device_in_every_step(tmp_path, monkeypatch):
-    """Why a module's ``log`` keeps them on the CPU; it can go when this fails."""
-    monkeypatch.delattr(SavedModule, "log")
-    lines = watched(tmp_path).in_steps(QUIET)
-    assert lines and all(line.startswith("tensor:") for line in lines), lines
-    assert {name for name in ("anneal.py", "ema.py") if any(name in line for line in lines)} == {"anneal.py", "ema.py"}
 
 
 class Shown(Callback):

@@ -128,7 +128,7 @@ def board(folder):
 
 def timed_fit(folder, clock, monkeypatch, callbacks, steps=6, **arguments):
     """Train a network whose parts take 1, 2, 4, 8 and 16 seconds; all scalars that were logged."""
-    monkeypatch.setattr(ema_file, "move", clock.after(16, ema_file.move))
+    monkeypatch.setattr(ema_file.Twins, "move", clock.after(16, ema_file.Twins.move))
     data = pairs()
     data.on_after_batch_transfer = clock.after(1, data.on_after_batch_transfer)
     module = FlowModule(Timed(clock), RectifiedFlow(), slow_sgd(clock), solvers={"euler": Euler(1)})

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from ..types import FlowlitError, Schedule
+from .loss_over_time import logging_now
 
 
 class Anneal(Callback):
@@ -47,4 +48,5 @@ class Anneal(Callback):
         owner, name = self._owner(pl_module)
         value = self.schedule(trainer.global_step)
         setattr(owner, name, value)
-        pl_module.log(f"anneal/{name}", value, batch_size=1)
+        if logging_now(trainer):
+            pl_module.log(f"anneal/{name}", value, batch_size=1)

@@ -12,12 +12,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from ..averages import Constant, PowerLaw
 from ..networks.description import spec
 from ..networks.writing import write_state
 from ..types import FlowlitError, Profile
+from .loss_over_time import logging_now
 
 
 class EMA(Callback):
@@ -92,7 +93,7 @@ class EMA(Callback):
         """Count on where the checkpoint stopped, by the profile that is configured now."""
         updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
         pl_module.averaged[self.name] = {**described(self.rule), "updates": updates}
-        self._step = trainer.global_step
+        self._step, self._twins = trainer.global_step, Twins(pl_module.average(self.name), pl_module.network)
         if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._begin(trainer, updates)
 
@@ -113,8 +114,9 @@ class EMA(Callback):
         images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
         decay = self.rule(told["updates"], images)
         with self.measured():
-            move(pl_module.average(self.name), pl_module.network, decay)
-        pl_module.log("anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1)
+            self._twins.move(decay)
+        if logging_now(trainer):
+            pl_module.log("anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1)
         if self.snapshots and told["updates"] % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module)
 
@@ -135,11 +137,19 @@ class EMA(Callback):
         )
 
 
-def move(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """average <- decay · average + (1 - decay) · network; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
-        ours.copy_(theirs)
+class Twins:
+    """The tensors of an average and of its network, looked up once: a small network's step is hardly longer than the search."""
+
+    def __init__(self, average: nn.Module, network: nn.Module):
+        self.ours: list[Tensor] = list(average.parameters())
+        self.theirs: list[Tensor] = list(network.parameters())
+        self.buffers = list(zip(average.buffers(), network.buffers(), strict=True))
+
+    def move(self, decay: float) -> None:
+        """average <- decay · average + (1 - decay) · network; buffers are copied."""
+        torch._foreach_lerp_(self.ours, self.theirs, 1 - decay)
+        for ours, theirs in self.buffers:
+            ours.copy_(theirs)
 
 
 def described(rule: Profile) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from .loss_over_time import logging_now
+
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that is here; any other tensor as it is."""
@@ -71,16 +73,20 @@ class Gradients(Callback):
             for parameter in parameters:
                 parameter.grad = None
         else:
-            self._clip(pl_module, parameters, gradients)
-        pl_module.log("gradients/bad_entries", float_of(self.bad_entries), batch_size=1)
-        pl_module.log("gradients/bad_steps", float_of(self.bad_steps), batch_size=1)
+            norm = self._clip(parameters, gradients)
+            if logging_now(trainer):
+                pl_module.log("gradients/norm", norm, batch_size=1)
+        if logging_now(trainer):
+            pl_module.log("gradients/bad_entries", float_of(self.bad_entries), batch_size=1)
+            pl_module.log("gradients/bad_steps", float_of(self.bad_steps), batch_size=1)
 
-    def _clip(self, module: pl.LightningModule, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    def _clip(self, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Repair and clip; the norm between the two."""
         repair(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
-        module.log("gradients/norm", norm.full_tensor() if isinstance(norm, DTensor) else norm, batch_size=1)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def float_of(count: Tensor | int) -> Tensor | float:

@@ -16,6 +16,7 @@ from ..loops import scale_learning_rate
 from ..types import Diverged, FlowlitError
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
 from .gradients import Gradients
+from .loss_over_time import logging_now
 
 REMEMBERED = 20
 """Windows whose median says what the loss usually is; a fifth of them are needed before any is called a spike."""
@@ -79,6 +80,7 @@ class Rollback(Callback):
         self._sum, self._count = self._sum + loss.detach(), self._count + 1
         if not trainer.fit_loop._should_accumulate() and trainer.global_step % self.window == 0:
             self._judge(trainer)
+        if logging_now(trainer):
             pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)
 
     def _judge(self, trainer: pl.Trainer) -> None:

@@ -150,7 +150,8 @@ def _imitation(module: nn.Module, shapes: FakeTensorMode) -> nn.Module:
         memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p), p.requires_grad) for p in module.parameters()}
         memo |= {id(b): torch.empty_like(b) for b in module.buffers()}
     for frozen in (value for part in module.modules() for value in vars(part).values() if isinstance(value, Frozen)):
-        memo[id(frozen)] = Frozen(_imitation(frozen.network, shapes))
+        memo[id(frozen)] = copy = Frozen(_imitation(frozen.network, shapes))
+        copy._device = frozen._device or next((p.device for p in frozen.network.parameters()), None)  # shapes cannot be moved
     return deepcopy(module, memo)
 
 

@@ -95,12 +95,6 @@ class SavedModule(pl.LightningModule):
         for name, value in zip(parts, means, strict=True):
             self.log(f"train/{name}", value, prog_bar=foreign and name == "loss", batch_size=rows)
 
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, but a number stays on the CPU, unless devices are to share it: a GPU would be waited for to take it."""
-        if isinstance(value, (int, float)) and not kwargs.get("sync_dist"):
-            value = torch.tensor(value, dtype=torch.get_default_dtype())
-        super().log(name, value, *args, **kwargs)
-
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
         network = spec(self.network) or _configured(self.hparams, "network")
