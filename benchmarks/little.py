@@ -28,12 +28,12 @@ HELP = {"--help": 0.3, "fit --help": 4.0}
 def average_figure(network: nn.Module, device: str, repeats: int, times: int = 20) -> Figure:
     """Move an average of all weights: a Python loop, and flowlit. The limit reads weights and average, and writes one."""
     network = deepcopy(network).to(device)
-    twins, parameters = Twins(deepcopy(network).requires_grad_(False), network), list(network.parameters())
-    averages = [parameter.detach().clone() for parameter in parameters]
+    twins = Twins(deepcopy(network).requires_grad_(False), network)
+    averages = [parameter.detach().clone() for parameter in network.parameters()]
 
     def plain() -> None:
         for _ in range(times):
-            research.move_averages(averages, parameters, 0.999999)
+            research.move_averages(averages, network, 0.999999)
 
     @torch.no_grad()
     def ours() -> None:

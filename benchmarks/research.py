@@ -43,7 +43,7 @@ class Training:
                 group["lr"] = 2e-4 * min(1.0, (self.step + 1) / WARM_UP)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
-            move_averages(self.averages, self.parameters, 0.999999)
+            move_averages(self.averages, self.network, 0.999999)
             self.losses.append(loss.item())
             self.step += 1
         return count * self.batch
@@ -79,8 +79,9 @@ class Training:
 
 
 @torch.no_grad()
-def move_averages(averages: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:
+def move_averages(averages: list[Tensor], network: nn.Module, decay: float) -> None:
     """One parameter after the other."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for average, parameter in zip(averages, parameters, strict=True):
         average.sub_((1 - decay) * (average - parameter))
 
