@@ -140,4 +140,6 @@ if __name__ == "__main__":
     parser.add_argument("--network", type=json.loads, required=True)
     for name in ("devices", "batch", "steps", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    print(json.dumps(probe(**vars(parser.parse_args()))))
+    told = probe(**vars(parser.parse_args()))
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the others print beside it, and lines would mix
+        print(json.dumps(told))

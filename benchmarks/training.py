@@ -62,6 +62,11 @@ class Steps:
     def _research(self, script: Training) -> float:
         return wall(lambda: script.steps(self.count), self.device) / self.count
 
+    def _bare(self) -> float:
+        """Begun anew in each turn, as the fit is: both find their memory untouched."""
+        loop = BareLoop(deepcopy(self.network), *self.pairs, self.batch, self.device)
+        return loop.seconds(self.count, self.warm)
+
     def _flowlit(self, guide: UNet | None = None) -> float:
         network = deepcopy(self.network)
         return fit_seconds(network, self.store, self.batch, self.count, self.warm, self.device, deepcopy(guide))
@@ -69,12 +74,7 @@ class Steps:
     def reflow(self) -> dict[str, list[float]]:
         """Annealing reflow: research script, bare loop, flowlit."""
         script = self._script()
-        bare = BareLoop(deepcopy(self.network), *self.pairs, self.batch, self.device)
-        contenders = {
-            "research": lambda: self._research(script),
-            "bare": lambda: bare.seconds(self.count, self.warm),
-            "flowlit": self._flowlit,
-        }
+        contenders = {"research": lambda: self._research(script), "bare": self._bare, "flowlit": self._flowlit}
         return in_turns(contenders, self.repeats)
 
     def distillation(self) -> dict[str, list[float]]:
