@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -60,19 +62,20 @@ def statistics_figure(num: int, seed: int, device: str, repeats: int, dim: int =
     return Aim(1, 4).figure(device, name, laps["research"], laps["flowlit"], "s", limit, "multiplications, float64")
 
 
-def command_seconds(*words: str) -> float:
-    """Seconds of a Python process with these arguments, from its start to its end."""
-    command = [sys.executable, *words]
-    return wall(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
+def command_seconds(cache: str, *words: str) -> float:
+    """Seconds of a Python process with these arguments, from its start to its end; it finds the user's cache in this folder."""
+    command, environment = [sys.executable, *words], {**os.environ, "XDG_CACHE_HOME": cache}
+    return wall(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment))
 
 
 def helps(repeats: int) -> tuple[list[dict[str, Any]], list[Claim]]:
     """Seconds of the command's help, and of the imports without which there is no other command."""
     commands = {f"flowlit {words}": ("-m", "flowlit", *words.split()) for words in HELP}
     imports = {f"import {name}": ("-c", f"import {name}") for name in ("torch", "lightning.pytorch")}
-    first = {name: command_seconds(*words) for name, words in commands.items()}
-    turns = {name: partial(command_seconds, *words) for name, words in {**commands, **imports}.items()}
-    laps = in_turns(turns, repeats)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="flowlit-help-") as cache:
+        first = {name: command_seconds(cache, *words) for name, words in commands.items()}
+        turns = {name: partial(command_seconds, cache, *words) for name, words in {**commands, **imports}.items()}
+        laps = in_turns(turns, repeats)  # type: ignore[arg-type]
     rows = [
         {"process": name, "seconds": median(of), "spread": spread(of), "first": first.get(name, "")} for name, of in laps.items()
     ]

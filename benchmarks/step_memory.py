@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from flowlit.metrics.cost import count_parameters
 
@@ -62,9 +63,31 @@ def peak_of(way: Way, arguments: dict[str, Any], batch: int, pairs: int, device:
 def figure(arguments: dict[str, Any], batch: int, pairs: int, device: str, seed: int) -> Figure:
     """The research script's peak and flowlit's, each once."""
     research, flowlit = ([peak_of(way, arguments, batch, pairs, device, seed)] for way in ("research", "flowlit"))  # type: ignore[arg-type]
-    held = 20 * count_parameters(student(arguments, seed)) / 2**20  # weights, gradients, two moments and an average, float32
+    network = student(arguments, seed)
+    held = 20 * count_parameters(network) + batch * kept(network)  # weights, gradients, two moments and an average, float32
     name = f"memory of the student step, batch {batch}"
-    return Aim(1.25, 1 / 0.6).figure(device, name, research, flowlit, "MB", held, "weights, gradients, moments, average")
+    return Aim(1.25, 1 / 0.6).figure(device, name, research, flowlit, "MB", held / 2**20, "weights, moments, what gradients need")
+
+
+def kept(network: nn.Module) -> float:
+    """Bytes of an image's activations that wait for the gradient under bf16."""
+    return (_saved(network, 3) - _saved(network, 1)) / 2  # the cast weights are saved once, however many images there are
+
+
+def _saved(network: nn.Module, images: int) -> int:
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.randn(images, *network.shape)  # type: ignore[misc]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        output = network.train()(x, torch.rand(images))  # as long as it lives, no address is used twice
+    total = sum(sizes.values())
+    del output
+    return total
 
 
 if __name__ == "__main__":
