@@ -21,17 +21,19 @@ def main(words: Sequence[str]) -> int:
     """Run one benchmark; print its tables, and write them with the conditions of the run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", default="figures", choices=BENCHMARKS)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="for figures; the CPU unless given")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda is for figures and solving")
     parser.add_argument("--out", type=Path, help="JSON file; benchmarks/results/<name>.json unless given or --quick")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works; its figures prove nothing")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     benchmark = import_module(f".{given.name}", __package__)
     sizes = {**(benchmark.QUICK if given.quick else {}), "seed": given.seed}
-    if given.device is not None:
-        sizes["device"] = available(parser, given.name, given.device)
+    if available(parser, given.name, given.device) == "cuda":
+        sizes["device"] = "cuda"
     result = benchmark.run(**sizes)
     show(result)
+    if given.quick:
+        print("\nOf small sizes: these figures prove nothing.")
     file = f"{given.name}_cuda.json" if given.device == "cuda" else f"{given.name}.json"
     out = given.out or (None if given.quick else Path(__file__).parent / "results" / file)
     if out is not None:
@@ -42,8 +44,8 @@ def main(words: Sequence[str]) -> int:
 
 def available(parser: argparse.ArgumentParser, name: str, device: str) -> str:
     """Refuse a device that a benchmark does not know, or that is not there."""
-    if "device" not in signature(import_module(f".{name}", __package__).run).parameters:
-        parser.error(f"{name} runs on the CPU only; --device is for figures")
+    if device == "cuda" and "device" not in signature(import_module(f".{name}", __package__).run).parameters:
+        parser.error(f"{name} runs on the CPU only; --device cuda is for figures and solving")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU here")
     return device

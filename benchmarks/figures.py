@@ -13,11 +13,12 @@ from flowlit.metrics.cost import count_parameters
 from . import one_step, solving, step_memory
 from .data import in_ram, write_store
 from .figure import Figure, machine
+from .growth import arguments
 from .little import average_figure, helps, statistics_figure
 from .report import Result
 from .training import Steps, overhead, student
 
-STUDENT = {"resolution": 32, "in_channels": 3, "width": 96, "multipliers": [1, 2, 2], "blocks": 2, "attention_resolutions": [16]}
+STUDENT = "unet_16m_32"
 LITTLE = {"resolution": 8, "in_channels": 3, "width": 16, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4]}
 QUICK = {
     "batch": 2,
@@ -52,7 +53,7 @@ def run(
     Args:
         device: "cpu" or "cuda".
         batch: of a training step; None is 16 on a CPU, 128 on a GPU.
-        steps: of a turn; None is 2 on a CPU, 50 on a GPU.
+        steps: of a turn; None is 3 on a CPU, 50 on a GPU.
         repeats: turns of each contender; at most three of what takes long.
         images: generated at a time.
         features: whose mean and covariance are taken.
@@ -63,9 +64,9 @@ def run(
         solving_sizes: as ``solving.measure`` takes them; None are its own.
         seed: of everything drawn.
     """
-    gpu, few, arguments = device == "cuda", min(repeats, 3), network or STUDENT
-    batch, steps, warm = batch or (128 if gpu else 16), steps or (50 if gpu else 2), 20 if gpu else 1
-    net, little = student(arguments, seed), student(LITTLE, seed)
+    gpu, few, given = device == "cuda", min(repeats, 3), network or arguments(STUDENT)
+    batch, steps, warm = batch or (128 if gpu else 16), steps or (50 if gpu else 3), 20 if gpu else 1
+    net, little = student(given, seed), student(LITTLE, seed)
     with tempfile.TemporaryDirectory(prefix="flowlit-figures-") as name, tqdm(total=9, desc="Figures", leave=False) as bar:
 
         def prepared(network: Any, batch: int, steps: int, warm: int, repeats: int) -> Steps:
@@ -85,9 +86,9 @@ def run(
         found += take(*one_step.figures(net, images, few, device))
         found += take(average_figure(net, device, repeats))
         found += take(statistics_figure(features, seed, device, few))
-        found += take(step_memory.figure(arguments, memory_batch, pairs, device, seed))
+        found += take(step_memory.figure(given, memory_batch, pairs, device, seed))
     rows, claims = helps(few)
-    title = f"Student of {count_parameters(net):,} parameters at {'×'.join(map(str, net.shape))}; medians, ratios turn by turn"
+    title = f"Figures; student of {count_parameters(net):,} parameters at {'×'.join(map(str, net.shape))}; medians"
     tables: dict[str, list[Any]] = {
         f"The machine ({device}), medians": machine(device),
         title: [one.row() for one in found],

@@ -80,4 +80,5 @@ def helps(repeats: int) -> tuple[list[dict[str, Any]], list[Claim]]:
         {"process": name, "seconds": median(of), "spread": spread(of), "first": first.get(name, "")} for name, of in laps.items()
     ]
     found = {f"flowlit {words}": (median(laps[f"flowlit {words}"]), most) for words, most in HELP.items()}
+    found["flowlit fit --help, the first time"] = first["flowlit fit --help"], HELP["fit --help"]
     return rows, [Claim(name, f"≤ {most:g} s", f"{seconds:.2f} s", seconds <= most) for name, (seconds, most) in found.items()]

@@ -45,7 +45,7 @@ def figures(network: nn.Module, images: int, repeats: int, device: str) -> list[
 
 
 def _laps(network: nn.Module, images: int, repeats: int, device: str, times: int = 1) -> tuple[list[float], list[float]]:
-    """Seconds an image of both, in turns, after a turn to warm up."""
+    """Seconds an image of both, in turns, after two turns to warm up."""
     plain = research.one_step(deepcopy(network), network.shape, device)  # type: ignore[arg-type]
     ours = flowlit_generator(network, device, blocks=images > 1)
 
@@ -53,7 +53,7 @@ def _laps(network: nn.Module, images: int, repeats: int, device: str, times: int
         return wall(lambda: [generate(images) for _ in range(times)], device) / times / images
 
     contenders = {"research": partial(seconds, plain), "flowlit": partial(seconds, ours)}
-    for contender in contenders.values():
+    for contender in [*contenders.values()] * 2:  # graphs are recorded at the second call
         contender()
     laps = in_turns(contenders, repeats)
     return laps["research"], laps["flowlit"]

@@ -63,23 +63,10 @@ def run(device: str = "cpu", repeats: int = 3, seed: int = 0, **sizes: Any) -> R
     return Result(tables, [Claim(claim, f"≥ {AIM:g}", f"{ratio:.2f}", ratio >= AIM)])
 
 
-def pairs_at_equal_error(device: str = "cpu", repeats: int = 3, seed: int = 0, **sizes: Any) -> dict[str, Any]:
-    """Ratio of pairs/s at the tolerance of SciPy's at which it is least, its spread over turns, both speeds, and the error."""
-    least = hardest(measure(device, repeats, seed, **sizes)[1])
-    return {
-        "ratio": median(least.ratios),
-        "spread": spread(least.ratios),
-        "baseline_pairs_per_s": 1 / median(least.scipy),
-        "flowlit_pairs_per_s": 1 / median(least.flowlit),
-        "error": least.error,
-        "tolerance": least.tolerance,
-    }
-
-
 def figure(device: str = "cpu", repeats: int = 3, seed: int = 0, **sizes: Any) -> Figure:
     """The same for the table of figures: seconds a pair."""
     least = hardest(measure(device, repeats, seed, **sizes)[1])
-    name = f"a pair by the solver, error {least.error:.2g} (RK45 at {least.tolerance:g})"
+    name = f"a pair of a digits teacher, 1×8×8, error {least.error:.2g} (RK45 at {least.tolerance:g})"
     flops = 2 * count_macs(UNet(**NETWORK)).all * (least.steps + 1)
     limit = flops / floats_a_second(device, torch.float32)
     return Aim(AIM, 8).figure(device, name, least.scipy, least.flowlit, "s", limit, "multiplications, float32")

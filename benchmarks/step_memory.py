@@ -1,4 +1,4 @@
-"""Memory of one training step, each way in a process of its own: the peak above what the process had before it held a network."""
+"""Memory of one training step, each way in a process of its own: the peak above what the process had before training."""
 
 from __future__ import annotations
 

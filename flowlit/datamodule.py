@@ -17,6 +17,7 @@ from .couplings.noise import SeededNoise
 from .couplings.origins import Origin, Parts
 from .couplings.store import Store
 from .lookahead import Lookahead, Prepared, Stopwatch
+from .loops import forget_logged
 from .manifest import Shard
 from .streams import IndexStream, Stripe, mix
 from .types import Coupling, FlowlitError, Images, Pair
@@ -202,6 +203,7 @@ class FlowDataModule(pl.LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = cast(pl.Trainer, self.trainer)
         if trainer.training and trainer.state.fn == "fit":
+            forget_logged(trainer)
             self._begin_draws(trainer)
         return batch
 

@@ -48,6 +48,10 @@ class Generator:
     precision: Precision = "float32"
     blocks: bool = True
 
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise FlowlitError(f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}")
+
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
         """Noise (B, C, H, W) -> uint8 images (B, C, H, W)."""
@@ -60,29 +64,28 @@ class Generator:
 
     def faster(
         self,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
         channels_last: bool = False,
         compile: bool = False,
         graphs: bool = False,
-        blocks: bool = True,
+        blocks: bool | None = None,
     ) -> Generator:
-        """A generator of the same images that takes less time, with a copy of the network; this one stays as it is.
+        """A generator of these images, but for rounding, in less time, with a copy of the network; this one stays as it is.
 
-        Without arguments it does nothing else. Pixels differ by rounding; how much, and what is gained, is in docs/knobs.md.
+        Without arguments it does nothing else. Pixels differ by rounding; how much is in docs/knobs.md.
 
         Args:
-            precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class.
+            precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class. None keeps what is.
             channels_last: convolutions with their channels last in memory.
             compile: by ``torch.compile``, when it is first called, which takes a minute or more.
-            graphs: replay CUDA graphs for batches of sizes that recur; the network must be on the GPU already.
-            blocks: see the class.
+            graphs: replay CUDA graphs for batches of sizes that recur, recorded in the main thread; the network must be on the
+                GPU already.
+            blocks: see the class. None keeps what is.
 
         Raises:
             FlowlitError: if the precision is unknown, or the network is not where graphs are.
         """
-        if precision not in get_args(Precision):
-            raise FlowlitError(f"precision is {precision!r}; expected one of {', '.join(get_args(Precision))}")
-        network = deepcopy(self.network)
+        network = deepcopy(self.network).eval()
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
@@ -90,7 +93,8 @@ class Generator:
         if graphs:
             check_device(self.device)
             replayed(network)
-        return replace(self, network=network, precision=precision, blocks=blocks)
+        kept = precision or self.precision, self.blocks if blocks is None else blocks
+        return replace(self, network=network, precision=kept[0], blocks=kept[1])
 
     @property
     def device(self) -> torch.device:

@@ -35,6 +35,8 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # data loaders go on meanwhile
                 output = work()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise FlowlitError(
                 f"a CUDA graph of the network cannot be recorded ({error}); leave graphs out, or the network must not look at "
@@ -72,6 +74,7 @@ class Replayed:
     A graph is recorded when a kind of batch (shapes, types, order in memory, autocast) comes for the second time. Usual are calls
     with gradients, in training mode, in a thread beside the main one before there is a graph, and of more kinds than ``most``.
     Graphs read the weights where they lie: training and averaging in place are seen; if weights move, all are recorded anew.
+    What a network keeps as plain numbers (the scale of a guidance) is that of the recording, and forward hooks do not run.
 
     Args:
         velocity: called as (x, t, cond).

@@ -20,7 +20,7 @@ def remembered(command: str, show: Callable[[], object]) -> str:
 
     It is kept in the user's folder for caches; where that cannot be written, it is made each time.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowlit"
+    folder = cache_folder()
     name = f"help-{command}-{shutil.get_terminal_size().columns}"
     file = folder / f"{name}-{state()}.txt"
     with suppress(OSError, UnicodeDecodeError):
@@ -40,6 +40,14 @@ def remembered(command: str, show: Callable[[], object]) -> str:
         new.write_text(shown.getvalue(), encoding="utf-8")
         new.replace(file)
     return shown.getvalue()
+
+
+def cache_folder() -> Path:
+    """Where the user's caches are; a place that cannot be written where there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowlit"
+    except RuntimeError:
+        return Path(os.devnull) / "flowlit"
 
 
 def state() -> str:

@@ -47,6 +47,13 @@ def forget_begun(trainer: pl.Trainer) -> None:
     total.ready = total.started = total.completed
 
 
+def forget_logged(trainer: pl.Trainer) -> None:
+    """Let what an earlier step logged not be written once more: told to stop, Lightning writes all that it knows in that step."""
+    for metric in trainer.fit_loop.epoch_loop._results.values():
+        if metric.meta.on_step and not metric.meta.on_epoch:
+            metric.has_reset = True
+
+
 def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
     """Multiply the learning rates of a checkpoint's optimizers, and all that their schedulers start from or lead to."""
     for group in (group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]):

@@ -98,6 +98,14 @@ class Adams(Solver):
     rho: float = 1.0
     order: int = 3
 
+    def __post_init__(self) -> None:
+        """Refuse nonsense before a run begins."""
+        if self.order not in ORDERS:
+            raise FlowlitError(f"Adams: expected order 2 or 3, found order={self.order}; of order 1 is Euler, of order 4 RK4")
+        grid = time_grid(self.steps, self.rho)
+        if len(set(grid)) < len(grid):
+            raise FlowlitError(f"Adams: rho={self.rho} makes some of {self.steps} steps empty; take one nearer to 1")
+
     def __call__(
         self,
         velocity: VelocityField,
@@ -107,9 +115,4 @@ class Adams(Solver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
-        if self.order not in ORDERS:
-            raise FlowlitError(f"Adams: expected order 2 or 3, found order={self.order}; of order 1 is Euler, of order 4 RK4")
-        grid = time_grid(self.steps, self.rho, reverse)
-        if len(set(grid)) < len(grid):
-            raise FlowlitError(f"Adams: rho={self.rho} makes some of {self.steps} steps empty; take one nearer to 1")
-        return adams(velocity, x0, grid, cond, order=self.order, observe=observe)
+        return adams(velocity, x0, time_grid(self.steps, self.rho, reverse), cond, order=self.order, observe=observe)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tools import tiny_unet
 import flowlit
 from flowlit.averages import Constant, HalfLife, PowerLaw, Tracked, combine, exponent, inner_product, width
 from flowlit.callbacks import EMA
+from flowlit.callbacks.ema import Twins
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.images import Digits
@@ -571,3 +573,25 @@ def test_averages_of_two_processes(run, tmp_path, flowlit, strategy):
     assert done.code == 0, done.err
     alone, both = tiny.weights(last(run)), tiny.weights(last(tmp_path / "run"))
     assert all(torch.allclose(alone[key], both[key], rtol=1e-3, atol=1e-5) for key in alone)
+
+
+class Counting(tiny.Affine):
+    """Puts a new tensor in the place of its buffer at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x, t, cond={}):
+        self.seen = self.seen + self.training
+        return super().forward(x, t, cond)
+
+
+def test_a_buffer_that_the_network_replaces_is_followed():
+    network = Counting()
+    average = deepcopy(network)
+    twins = Twins(average, network)
+    network(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+    with torch.no_grad():
+        twins.move(0.5)
+    assert average.seen == network.seen == 1

@@ -111,6 +111,20 @@ def test_help_is_shown_where_no_cache_can_be_written(cache):
     assert remembered("fit", lambda: print("made again")) == "made again\n"
 
 
+def test_help_is_shown_where_there_is_no_home(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert remembered("fit", lambda: print("made")) == "made\n"
+
+
+def test_help_names_the_command_however_it_was_called(cache):
+    shown = subprocess.run([sys.executable, "-m", "flowlit", "predict", "--help"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert shown.stdout.startswith("usage: flowlit "), shown.stderr
+
+
 def test_help_that_fails_is_not_remembered(cache):
     def fails():
         print("half of it")

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: charts by subject, the table of runs, histograms, and the speed of training."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -378,3 +379,24 @@ def test_the_protocol_explains_every_chart():
         re.match(r"[\w-]+", tag)[0].rstrip("_") for subjects in LAYOUT.values() for _, tags in subjects.values() for tag in tags
     }
     assert {prefix for prefix in prefixes if f"`{prefix}" not in text} == set()
+
+
+class Leaves(Callback):
+    """Tells the run to stop between two logging steps."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == 8
+
+
+def test_a_run_told_to_stop_between_two_logging_steps_writes_nothing_of_the_step_before(tmp_path):
+    """Its last row repeated β and norm of an earlier step as if they were its own."""
+    torch.manual_seed(3)
+    module = FlowModule(tiny.Affine(), AnnealedReflow(), solvers={"euler": Euler(1)})
+    callbacks = [Leaves(), Anneal(Linear(10)), EMA(0.9), Gradients(clip=1.0)]
+    logger = CSVLogger(str(tmp_path), name="", version="")
+    trainer = tiny.trainer(tmp_path, 20, callbacks, logger=logger, limit_val_batches=0, log_every_n_steps=5)
+    trainer.fit(module, data())
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["anneal/beta"]] == ["4"]
+    assert [row["step"] for row in rows if row["gradients/norm"]] == ["4"]
+    assert [row["step"] for row in rows if row["train/loss"]] == ["4", "7"]

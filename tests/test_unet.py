@@ -4,7 +4,7 @@ from reference.unet import unet
 from tools import randomise, tiny_unet
 
 from flowlit.networks import UNet
-from flowlit.networks.layers import LabelEmbedding, TimeEmbedding, norm
+from flowlit.networks.layers import LabelEmbedding, Norm, TimeEmbedding, norm
 from flowlit.types import FlowlitError
 
 
@@ -147,3 +147,45 @@ def test_spec_is_the_way_it_was_built():
     again = UNet(**network.spec["init_args"])
     assert again.spec == network.spec and again.bottleneck[0].block.dropout.p == 0.3
     assert again.load_state_dict(network.state_dict())
+
+
+class PlainNorm(Norm):
+    """As it was before half precision was kept for the gradient."""
+
+    def forward(self, x):
+        return torch.nn.functional.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def half_norms():
+    torch.manual_seed(0)
+    norms = Norm(2, 8), PlainNorm(2, 8)
+    for each in norms:
+        torch.nn.init.normal_(each.weight, generator=torch.Generator().manual_seed(1))
+    return (*norms, torch.randn(3, 8, 4, 4).bfloat16(), torch.randn(3, 8, 4, 4).bfloat16())
+
+
+def test_a_norm_in_half_precision_can_be_differentiated_twice():
+    ours, plain, x, tangent = half_norms()
+    found = []
+    for each in (ours, plain):
+        at, along = x.clone().requires_grad_(), tangent.clone().requires_grad_()
+        (first,) = torch.autograd.grad((each(at) * along).sum(), at, create_graph=True)
+        found.append((first, *torch.autograd.grad(first.square().sum(), (at, along, each.weight))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
+def test_a_norm_in_half_precision_knows_forward_derivatives_and_function_transforms():
+    ours, plain, x, tangent = half_norms()
+    for value, derivative in zip(torch.func.jvp(ours, (x,), (tangent,)), torch.func.jvp(plain, (x,), (tangent,)), strict=True):
+        assert torch.equal(value, derivative)
+    gradient = torch.func.grad(lambda at: (ours(at) * tangent).sum().float())(x)
+    assert torch.equal(gradient, torch.func.grad(lambda at: (plain(at) * tangent).sum().float())(x))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        found = [torch.autograd.forward_ad.unpack_dual(each(dual)).tangent for each in (ours, plain)]
+    assert torch.equal(*found)
+
+
+def test_a_norm_in_half_precision_takes_no_images():
+    assert half_norms()[0](torch.zeros(0, 8, 4, 4, dtype=torch.bfloat16)).shape == (0, 8, 4, 4)

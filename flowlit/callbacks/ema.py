@@ -138,17 +138,17 @@ class EMA(Callback):
 
 
 class Twins:
-    """The tensors of an average and of its network, looked up once: a small network's step is hardly longer than the search."""
+    """An average and its network, whose weights are looked up once: a small network's step is hardly longer than the search."""
 
     def __init__(self, average: nn.Module, network: nn.Module):
         self.ours: list[Tensor] = list(average.parameters())
         self.theirs: list[Tensor] = list(network.parameters())
-        self.buffers = list(zip(average.buffers(), network.buffers(), strict=True))
+        self.average, self.network = average, network
 
     def move(self, decay: float) -> None:
         """average <- decay · average + (1 - decay) · network; buffers are copied."""
         torch._foreach_lerp_(self.ours, self.theirs, 1 - decay)
-        for ours, theirs in self.buffers:
+        for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
             ours.copy_(theirs)
 
 

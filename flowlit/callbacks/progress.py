@@ -32,7 +32,8 @@ class Progress(TQDMProgressBar):
     ) -> None:
         bar, by_steps = self.train_progress_bar, trainer.max_steps > 0
         done = trainer.global_step if by_steps else batch_idx + 1
-        if bar.disable or done == bar.n or not (done % self.refresh_rate == 0 or done == bar.total):
+        due = done % self.refresh_rate == 0 or done == bar.total or logging_now(trainer)
+        if bar.disable or done == bar.n or not due:
             return
         first = bar.n == bar.initial
         bar.n = done

@@ -177,6 +177,9 @@ def peak(trainer: pl.Trainer) -> float:
         torch.set_float32_matmul_precision("high")
     try:
         return matmul_rate(device, kinds.get(precision.split("-")[0], torch.float32))
+    except torch.OutOfMemoryError:
+        rank_zero_info("flowlit: the fraction of the device's peak is not told: too little memory is free to measure the peak")
+        return 0.0
     finally:
         torch.set_float32_matmul_precision(before)
 

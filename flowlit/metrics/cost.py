@@ -126,7 +126,7 @@ def count_flops(loss: Callable[..., Tensor], *modules: nn.Module) -> int:
     """Count floating-point operations of a loss and of its gradients, whatever networks take part, by PyTorch's FLOP counter.
 
     Of matrix products, convolutions and attention alone; 1 multiply-accumulate = 2. What is recomputed in the backward pass
-    counts again. Only shapes are followed, in copies of the modules as they were before compiling: nothing is computed, no random
+    counts once. Only shapes are followed, in copies of the modules as they were before compiling: nothing is computed, no random
     number drawn, and nothing of theirs changed.
 
     Args:
@@ -152,7 +152,10 @@ def _imitation(module: nn.Module, shapes: FakeTensorMode) -> nn.Module:
     for frozen in (value for part in module.modules() for value in vars(part).values() if isinstance(value, Frozen)):
         memo[id(frozen)] = copy = Frozen(_imitation(frozen.network, shapes))
         copy._device = frozen._device or next((p.device for p in frozen.network.parameters()), None)  # shapes cannot be moved
-    return deepcopy(module, memo)
+    imitation = deepcopy(module, memo)
+    for part in imitation.modules():
+        vars(part).pop("_recomputed", None)
+    return imitation
 
 
 class Speed(NamedTuple):
@@ -241,11 +244,10 @@ def matmul_rate(device: torch.device | str = "cpu", dtype: torch.dtype = torch.f
 
 
 def bandwidth(device: torch.device | str = "cpu", repeats: int = 5) -> float:
-    """Measure bytes a second of a device's memory in a large copy; what is read and what is written count both.
+    """Measure bytes a second of a device's memory in a large sum of two arrays; what is read and what is written count both.
 
-    The median of some copies of 1 GiB on a GPU, of 128 MiB on a CPU.
+    The best of some sums of arrays of 1 GiB on a GPU, of 128 MiB on a CPU.
     """
     size = 2**27 if torch.device(device).type == "cpu" else 2**30
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    return 2 * size / statistics.median(timed(partial(target.copy_, source), repeats, device))
+    a, b, total = (torch.zeros(size // 4, device=device) for _ in range(3))
+    return 3 * size / min(timed(partial(torch.add, a, b, out=total), repeats, device))
