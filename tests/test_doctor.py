@@ -23,7 +23,7 @@ from flowlit.doctor import Order, checks, examine
 from flowlit.doctor.measured import Step
 from flowlit.doctor.mirror import MOST, asymmetry, bound
 from flowlit.doctor.plan import kept, validations_of
-from flowlit.doctor.probe import kept_for_backward
+from flowlit.doctor.probe import Watch, kept_for_backward, probe_trainer
 from flowlit.doctor.subject import Subject
 from flowlit.images import Digits, ImageZip
 from flowlit.modules import ReflowStudent, Teacher
@@ -589,3 +589,10 @@ def test_other_data_is_refused(tmp_path):
 
 def test_wrong_keys_are_found_by_the_parser(tmp_path):
     assert examined(tmp_path, "--model.learning_rate", 3).code == 2
+
+
+def test_the_probe_computes_in_the_precision_of_the_run():
+    """On a CPU it trained in float32 under bf16, and told twice the memory."""
+    run = FlowTrainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False)
+    with probe_trainer(run, Watch()).precision_plugin.train_step_context():
+        assert torch.is_autocast_enabled("cpu")

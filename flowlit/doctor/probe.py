@@ -81,7 +81,7 @@ def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: b
             average.snapshots = None  # they are files
     cuda = isinstance(trainer.accelerator, CUDAAccelerator)
     return pl.Trainer(
-        accelerator=trainer.accelerator,
+        accelerator=trainer.strategy.root_device.type,  # by name: given the object, Lightning sets autocast up for CUDA
         devices=trainer.device_ids[:1] if cuda else 1,
         precision=trainer.precision,
         gradient_clip_val=trainer.gradient_clip_val,
