@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from flowlit.metrics.cost import count_macs, count_parameters
 
 from .data import write_store
 from .fast import fit_seconds
-from .little import ROOT
 from .probe import forget_peak, memory
+from .processes import ROOT, output_of
 from .report import Claim, Result
 from .timing import median, spread
 from .training import student
@@ -117,11 +115,8 @@ def words(devices: int, batch: int, steps: int, seed: int) -> list[str]:
 
 def start_process(*given: str, **environment: str) -> str:
     """The last line that a process of this module prints."""
-    command = [sys.executable, "-m", "benchmarks.growth", *given]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    lines = output_of("-m", "benchmarks.growth", *given, **environment).splitlines()
+    return next(line for line in reversed(lines) if line.startswith("{"))
 
 
 def probe(network: dict[str, Any], devices: int, batch: int, steps: int, seed: int) -> dict[str, float]:

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +18,11 @@ from flowlit.metrics.cost import count_parameters
 
 from . import research
 from .figure import Aim, Figure, bytes_a_second, floats_a_second, in_turns
+from .processes import ROOT
 from .report import Claim
 from .statistics import features, flowlit_statistics
 from .timing import median, spread, wall
 
-ROOT = Path(__file__).parent.parent
 HELP = {"--help": 0.3, "fit --help": 4.0}
 
 

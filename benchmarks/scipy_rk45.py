@@ -43,14 +43,14 @@ def flowlit_rk45(velocity: nn.Module, x0: Tensor, tolerance: float) -> Endpoint:
 
 def scipy_rk45(velocity: nn.Module, x0: Tensor, tolerance: float) -> Endpoint:
     """One step size for the flattened batch, through NumPy, as research code does it."""
-    return _timed(velocity, lambda v: _solve_ivp(v, x0, "RK45", tolerance))
+    return _timed(velocity, lambda v: on_the_whole_batch(v, x0, "RK45", tolerance))
 
 
 def reference(velocity: nn.Module, x0: Tensor, tolerance: float) -> Tensor:
     """A much finer solution in float64, by SciPy's method of order 8: neither contender judges itself."""
     exact = deepcopy(velocity).double()
     with torch.no_grad():
-        return _solve_ivp(exact, x0.double(), "DOP853", tolerance)
+        return on_the_whole_batch(exact, x0.double(), "DOP853", tolerance)
 
 
 def _timed(velocity: nn.Module, solve: Callable[[Counter], Tensor]) -> Endpoint:
@@ -60,12 +60,14 @@ def _timed(velocity: nn.Module, solve: Callable[[Counter], Tensor]) -> Endpoint:
     return Endpoint(x1, time.perf_counter() - begin, counter.calls, counter.evaluations)
 
 
-def _solve_ivp(velocity: Any, x0: Tensor, method: str, tolerance: float) -> Tensor:
-    def right(t: float, flat: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(flat).to(x0.dtype).reshape(x0.shape)
-        return velocity(x, x.new_full((len(x),), t)).numpy().reshape(-1).astype(np.float64)
+def on_the_whole_batch(velocity: Any, x0: Tensor, method: str, tolerance: float) -> Tensor:
+    """The flattened batch as one system, through NumPy and back at each call; the end is float64, on the CPU."""
 
-    found = solve_ivp(right, (0.0, 1.0), x0.numpy().reshape(-1), method=method, rtol=tolerance, atol=tolerance)
+    def right(t: float, flat: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(flat).to(x0).reshape(x0.shape)
+        return velocity(x, x.new_full((len(x),), t)).cpu().numpy().reshape(-1).astype(np.float64)
+
+    found = solve_ivp(right, (0.0, 1.0), x0.cpu().numpy().reshape(-1), method=method, rtol=tolerance, atol=tolerance)
     if not found.success:
         raise RuntimeError(found.message)
     return torch.from_numpy(found.y[:, -1]).reshape(x0.shape)

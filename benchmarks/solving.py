@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from flowlit.callbacks import EMA
@@ -32,7 +30,7 @@ from .data import quiet_trainer
 from .figure import Aim, Figure, floats_a_second, in_turns
 from .making import accuracy
 from .report import Claim, Result
-from .scipy_rk45 import Counter
+from .scipy_rk45 import Counter, on_the_whole_batch
 from .timing import median, spread, wall
 
 SHAPE = (1, 8, 8)
@@ -197,17 +195,9 @@ def by_flowlit(velocity: Any, x0: Tensor, solver: Solver) -> Tensor:
 
 
 def by_scipy(velocity: Any, x0: Tensor, tolerance: float, method: str = "RK45") -> Tensor:
-    """The flattened batch as one system, through NumPy, as research code does it; float64 around a float32 network."""
-
-    def right(t: float, flat: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(flat).to(x0.device).reshape(x0.shape).float()
-        return velocity(x, x.new_full((len(x),), t)).cpu().numpy().reshape(-1).astype(np.float64)
-
+    """SciPy's on the whole batch, as research code does it; float64 around a float32 network."""
     with torch.no_grad():
-        found = solve_ivp(right, (0.0, 1.0), x0.cpu().numpy().reshape(-1), method=method, rtol=tolerance, atol=tolerance)
-    if not found.success:
-        raise RuntimeError(found.message)
-    return torch.from_numpy(found.y[:, -1]).reshape(x0.shape)
+        return on_the_whole_batch(velocity, x0, method, tolerance)
 
 
 def teacher(steps: int, device: str, seed: int) -> nn.Module:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +17,11 @@ from .data import in_ram, write_store
 from .fast import fit_seconds
 from .figure import Aim, Figure
 from .probe import forget_peak, memory
+from .processes import output_of
 from .research import Training
 from .timing import finished
 from .training import student
 
-ROOT = Path(__file__).parent.parent
 Way = Literal["research", "flowlit"]
 
 
@@ -53,11 +51,7 @@ def _begin(device: str) -> None:
 def peak_of(way: Way, arguments: dict[str, Any], batch: int, pairs: int, device: str, seed: int) -> float:
     """``probe`` in a fresh process."""
     words = [way, json.dumps(arguments), f"--batch={batch}", f"--pairs={pairs}", f"--device={device}", f"--seed={seed}"]
-    command = [sys.executable, "-m", "benchmarks.step_memory", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+    return float(output_of("-m", "benchmarks.step_memory", *words).splitlines()[-1])
 
 
 def figure(arguments: dict[str, Any], batch: int, pairs: int, device: str, seed: int) -> Figure:

@@ -85,3 +85,12 @@ def in_process(*words: object) -> Outcome:
         sys.argv = argv
         log.removeHandler(told)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def loud_afterwards():
+    """Benchmarks silence Lightning for good; other tests listen to it."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    yield
+    log.setLevel(level)

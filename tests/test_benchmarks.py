@@ -1,7 +1,6 @@
 """Each benchmark runs at a tiny size, and its rows come out. Nothing timed is asserted: see benchmarks/README.md."""
 
 import json
-import logging
 import math
 
 import pytest
@@ -15,15 +14,7 @@ from benchmarks.scipy_rk45 import flowlit_rk45, reference, scipy_rk45
 from flowlit.couplings import seeded_normal
 
 TINY_UNET = tiny_unet().spec["init_args"]
-
-
-@pytest.fixture(autouse=True)
-def loud_afterwards():
-    """Benchmarks silence Lightning for good; other tests listen to it."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    yield
-    log.setLevel(level)
+pytestmark = pytest.mark.usefixtures("loud_afterwards")
 
 
 def rows_of(result):

@@ -16,17 +16,7 @@ from flowlit.objectives import AnnealedReflow, FlowGuided
 from flowlit.types import Pair
 
 LITTLE = figures.LITTLE
-
-
-@pytest.fixture(autouse=True)
-def loud_afterwards():
-    """Benchmarks silence Lightning for good; other tests listen to it."""
-    import logging
-
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    yield
-    log.setLevel(level)
+pytestmark = pytest.mark.usefixtures("loud_afterwards")
 
 
 @pytest.fixture
