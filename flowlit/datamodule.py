@@ -217,7 +217,7 @@ class FlowDataModule(pl.LightningDataModule):
         """Let all draws follow from the optimizer step: those of ``draws`` are shared, all others (dropout) are this device's."""
         step, turn = divmod(batches_seen(trainer), trainer.accumulate_grad_batches)
         draws.begin(self._share(step, turn))
-        torch.manual_seed(mix(self.seed, 1 + trainer.global_rank, turn, *self._again(), step))
+        draws.seed(trainer.strategy.root_device, mix(self.seed, 1 + trainer.global_rank, turn, *self._again(), step))
 
     def _share(self, step: int, turn: int) -> draws.Share:
         """The rows that this device has in an accumulated batch of a step."""

@@ -197,9 +197,10 @@ def trained(root, callbacks, steps=6, **arguments):
     torch.manual_seed(0)
     module = Teacher(tiny.Affine(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weights=arguments.pop("weights", "ema"))
     start = module.network.drift.detach().double().clone()
+    ckpt_path = arguments.pop("ckpt_path", None)
     trainer = tiny.trainer(root, steps, callbacks, limit_val_batches=0, **arguments)
     data = FlowDataModule(Independent(Digits(limit=64, labels=False)), 12, noise=SeededNoise(tiny.SHAPE, 8))
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
     return module, start, trainer
 
 
@@ -223,6 +224,52 @@ def test_several_averages_are_their_closed_forms(tmp_path, accumulate):
         assert int(module.average(name).calls) == int(module.network.calls) == 6 * accumulate
     assert module.averaged["power"] == {"profile": "flowlit.averages.PowerLaw", "std": 0.1, "updates": 6}
     assert module.averaged["ema"] == {"decay": 0.4, "warmup": True, "updates": 6}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_an_average_moved_rarely_forgets_as_much_as_one_moved_often(tmp_path, profile):
+    notes, logged = Notes(), {}
+    module, start, trainer = trained(tmp_path, [EMA(profile=profile, every=3), notes], steps=8)
+    decays, expected = [profile(n, 12) for n in range(1, 9)], start
+    for step in (3, 6):
+        stays = math.prod(decays[step - 3 : step])
+        expected = stays * expected + (1 - stays) * notes.seen[step]
+    torch.testing.assert_close(module.ema.drift.double(), expected, rtol=1e-5, atol=1e-6)
+    assert module.averaged["ema"]["every"] == 3 and module.ema_updates == 6
+    logged.update(trainer.callback_metrics)
+    assert math.isclose(float(logged["anneal/ema_decay"]), decays[-1], rel_tol=1e-6)
+
+
+def test_weights_that_do_not_change_are_their_average_however_rarely_it_moves(tmp_path):
+    module, start, _ = trained(tmp_path, [Undo(), EMA(0.9, every=2)], steps=5)
+    torch.testing.assert_close(module.ema.drift.double(), start)
+
+
+class Undo(tiny.Callback):
+    """Takes every step back."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.kept = deepcopy(pl_module.network.state_dict())
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.network.load_state_dict(self.kept)
+
+
+def test_before_its_first_move_an_average_does_not_generate(tmp_path):
+    module, *_ = trained(tmp_path, [EMA(0.9, every=4)], steps=3)
+    assert module.generating() == "raw" and module.average_facts("ema") == {}
+    module, *_ = trained(tmp_path / "on", [EMA(0.9, every=4)], steps=4)
+    assert module.generating() == "ema" and module.average_facts("ema")["updates"] == 4
+
+
+def test_a_run_resumed_between_two_moves_has_the_same_average(tmp_path):
+    def rare(folder, steps, **arguments):
+        return trained(folder, [EMA(0.9, every=4), EMA(profile=HalfLife(30), name="long", every=3)], steps, **arguments)
+
+    whole, *_ = rare(tmp_path / "whole", 9)
+    rare(tmp_path / "half", 6)[2].save_checkpoint(tmp_path / "half.ckpt")
+    resumed, *_ = rare(tmp_path / "rest", 9, ckpt_path=tmp_path / "half.ckpt")
+    assert tiny.same(whole.state_dict(), resumed.state_dict()) and whole.averaged == resumed.averaged
 
 
 def test_the_short_form_is_the_constant_profile(tmp_path):
@@ -263,6 +310,8 @@ def test_an_average_counts_afresh_in_a_run_of_its_own(tmp_path):
         ([EMA(0.9, name="keys")], "'keys' cannot be the name"),
         ([EMA(0.9, snapshots=2)], "snapshots of Constant cannot be combined"),
         ([EMA(profile=PowerLaw(), snapshots=0)], "snapshots is 0"),
+        ([EMA(profile=PowerLaw(), snapshots=6, every=4)], "snapshots is 6; expected optimizer steps, a multiple of every, 4"),
+        ([EMA(0.9, every=0)], "every is 0"),
         ([EMA(profile=PowerLaw(), snapshots=2)], "give trainer.logger"),
     ],
 )

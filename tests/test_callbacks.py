@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flowlit.averages import ema_decay
 from flowlit.callbacks import EMA, FID, Anneal, Gradients, ImageWriter, LastCheckpoint, Report, Samples, Straightness, Throughput
-from flowlit.callbacks.gradients import count_bad, repair
+from flowlit.callbacks.gradients import Entries
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
 from flowlit.features import ClassifierFeatures, Inception
@@ -137,11 +137,33 @@ def test_any_number_can_be_annealed(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- Gradients
 
 
-def test_repair_counts_and_replaces():
+@pytest.mark.parametrize("joined", [False, True])
+def test_repair_counts_and_replaces(joined):
     bad = [torch.tensor([1.0, float("nan"), float("inf")]), torch.tensor([-float("inf"), 2.0])]
-    assert int(count_bad(bad)) == 3
-    repair(bad, limit=10)
+    entries = Entries(bad, joined)
+    assert int(entries.count_bad()) == 3
+    entries.repair(limit=10)
     assert [g.tolist() for g in bad] == [[1, 0, 10], [-10, 2]]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_gradients_of_any_order_and_shape_are_repaired_where_they_lie(joined):
+    shapes = [(3, 4, 3, 3), (4, 3, 1, 1), (), (0, 5), (1, 1, 3, 1), (7, 2)]
+    plain = [torch.where((x := torch.randn(shape)) > 1, torch.nan, x) for shape in shapes]
+    bad = [g.to(memory_format=torch.channels_last) if g.dim() == 4 else g.clone() for g in plain]
+    bad += [plain[-1].t().clone().t(), plain[-1].double()]  # columns first, and another type
+    strides = [g.stride() for g in bad]
+    entries = Entries(bad, joined)
+    assert entries.count_bad() == sum(int(g.isnan().sum()) for g in bad)
+    entries.repair()
+    for mended, before in zip(bad, [*plain, plain[-1], plain[-1].double()], strict=True):
+        assert torch.equal(mended, before.nan_to_num(0.0))
+    assert [g.stride() for g in bad] == strides
+
+
+def test_gradients_at_the_ends_of_float32_are_finite():
+    ends = [torch.tensor([torch.finfo(torch.float32).max, -torch.finfo(torch.float32).max, 1e-45, 0.0])]
+    assert Entries(ends).count_bad() == 0
 
 
 class Poison(Callback):

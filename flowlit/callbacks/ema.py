@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .loss_over_time import logging_now
 
 
 class EMA(Callback):
-    """Move an average towards ``module.network`` after every optimizer step; several of them keep several averages at once.
+    """Move an average towards ``module.network`` after optimizer steps; several of them keep several averages at once.
 
     The one named "ema" moves ``module.ema``; others live in ``module.averages`` while training. The module's ``weights`` chooses.
 
@@ -34,6 +35,8 @@ class EMA(Callback):
         snapshots: optimizer steps between two files ``snapshots/<name>-<step>.safetensors`` in the run's folder, of which
             ``flowlit average`` makes averages of other widths; for ``PowerLaw`` only. A run that does not go on from a checkpoint
             begins by removing those of the run before it, or the two would be combined.
+        every: optimizer steps between two moves, each of which forgets as much as so many; the steps between are not averaged.
+            Moving reads and writes all weights: 4 leaves a quarter of that, and forgets nothing that a long average would keep.
     """
 
     def __init__(
@@ -43,11 +46,21 @@ class EMA(Callback):
         profile: Profile | None = None,
         name: str = "ema",
         snapshots: int | None = None,
+        every: int = 1,
     ):
-        self.decay, self.warmup, self.profile, self.name, self.snapshots = decay, warmup, profile, name, snapshots
+        self.decay, self.warmup, self.profile, self.name = decay, warmup, profile, name
+        self.snapshots, self.every = snapshots, every
         self.rule = profile or Constant(0.999999 if decay is None else decay, warmup)
         self.measured: Callable[[], AbstractContextManager[None]] = nullcontext  # whoever wants to know how long it takes
         self._step = 0
+        self._waiting = Waiting()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if self._waiting.steps:
+            checkpoint.setdefault("averages_waiting", {})[self.name] = asdict(self._waiting)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._waiting = Waiting(**checkpoint.get("averages_waiting", {}).get(self.name, {}))
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Make the average before a checkpoint is restored."""
@@ -75,12 +88,15 @@ class EMA(Callback):
                 f"precision {trainer.precision} would round the average after every step, and lose what it gathers; "
                 "use --trainer.precision bf16-mixed, or no EMA"
             )
+        if self.every < 1:
+            raise FlowlitError(f"EMA {self.name}: every is {self.every}; expected optimizer steps, at least 1")
         if self.snapshots is not None:
-            self._check_snapshots(trainer)
+            self._check_snapshots(trainer, self.snapshots)
 
-    def _check_snapshots(self, trainer: Any) -> None:
-        if self.snapshots is not None and self.snapshots < 1:
-            raise FlowlitError(f"EMA {self.name}: snapshots is {self.snapshots}; expected optimizer steps, at least 1")
+    def _check_snapshots(self, trainer: Any, steps: int) -> None:
+        if steps < 1 or steps % self.every:
+            multiple = "at least 1" if self.every == 1 else f"a multiple of every, {self.every}"
+            raise FlowlitError(f"EMA {self.name}: snapshots is {steps}; expected optimizer steps, {multiple}")
         if not isinstance(self.rule, PowerLaw):
             raise FlowlitError(
                 f"EMA {self.name}: snapshots of {type(self.rule).__name__} cannot be combined later; "
@@ -92,7 +108,9 @@ class EMA(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count on where the checkpoint stopped, by the profile that is configured now."""
         updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
-        pl_module.averaged[self.name] = {**described(self.rule), "updates": updates}
+        self._waiting = self._waiting if trainer.global_step else Waiting()
+        rarely = {"every": self.every} if self.every > 1 else {}
+        pl_module.averaged[self.name] = {**described(self.rule), **rarely, "updates": updates}
         self._step, self._twins = trainer.global_step, Twins(pl_module.average(self.name), pl_module.network)
         if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._begin(trainer, updates)
@@ -109,15 +127,19 @@ class EMA(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # no optimizer step: gradients are still accumulating
-        self._step, told = trainer.global_step, pl_module.averaged[self.name]
-        told["updates"] += 1
+        self._step, told, waiting = trainer.global_step, pl_module.averaged[self.name], self._waiting
+        update = told["updates"] + waiting.steps + 1
         images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
-        decay = self.rule(told["updates"], images)
-        with self.measured():
-            self._twins.move(decay)
+        decay = self.rule(update, images)
+        waiting.add(decay)
         if logging_now(trainer):
             pl_module.log("anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1)
-        if self.snapshots and told["updates"] % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if update % self.every:
+            return
+        with self.measured():
+            self._twins.move(waiting.decay)
+        told["updates"], self._waiting = update, Waiting()
+        if self.snapshots and update % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: Any) -> None:
@@ -135,6 +157,18 @@ class EMA(Callback):
             Path(folder) / "snapshots" / f"{self.name}-{average['updates']:08d}.safetensors",
             facts,
         )
+
+
+@dataclass
+class Waiting:
+    """Optimizer steps since an average was moved, and the share of it that stays after them."""
+
+    steps: int = 0
+    decay: float = 1.0
+
+    def add(self, decay: float) -> None:
+        """One more step."""
+        self.steps, self.decay = self.steps + 1, self.decay * decay
 
 
 class Twins:
