@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flowlit.times import Uniform
 
 from .data import quiet_trainer
 from .research import HORIZON, WARM_UP
-from .timing import finished
+from .timing import finished, wall
 
 
 class Laps(Callback):
@@ -42,6 +43,36 @@ class Laps(Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
+class Beside(Callback):
+    """Between every ``block`` steps of a fit as many of each other contender: seconds of a step, turn by turn.
+
+    A busy moment of the machine meets all of them, and all that Lightning does from one block to the next counts as the fit's.
+
+    Args:
+        others: by name, what takes so many steps.
+        block: steps of a turn, after which the device is waited for.
+        warm: turns that do not count.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, others: dict[str, Callable[[int], object]], block: int, warm: int, device: str):
+        self.others, self.block, self.warm, self.device, self.begin = others, block, warm, device, 0.0
+        self.laps: dict[str, list[float]] = {name: [] for name in (*others, "flowlit")}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        turn, within = divmod(trainer.global_step, self.block)
+        if within:
+            return
+        finished(self.device)
+        if turn > self.warm:
+            self.laps["flowlit"].append((time.perf_counter() - self.begin) / self.block)
+        for name, steps in self.others.items():
+            seconds = wall(partial(steps, self.block), self.device) / self.block
+            if turn >= self.warm:
+                self.laps[name].append(seconds)
+        self.begin = time.perf_counter()
+
+
 def fused(parameters: Any) -> torch.optim.Optimizer:
     """Adam as the experiments configure it, in one kernel."""
     return torch.optim.Adam(parameters, lr=2e-4, fused=True)
@@ -54,17 +85,17 @@ def callbacks(device: str, guide: nn.Module | None) -> list[Callback]:
     return [*annealing, EMA(0.999999), Gradients(clip=1.0), ChannelsLast(), *compiled]
 
 
-def fit_seconds(
+def fit(
     network: nn.Module,
     store: Path,
     batch: int,
     steps: int,
-    warm: int,
     device: str,
+    watch: Callback,
     guide: nn.Module | None = None,
     devices: int = 1,
-) -> float:
-    """Seconds of a step of ``flowlit fit`` on a store, after ``warm`` steps: reflow, or distillation with a guide.
+) -> None:
+    """Train as ``flowlit fit`` does on a store: reflow, or distillation with a guide.
 
     Pairs are held on the device, networks compute in bfloat16 and channels-last order, and on a GPU compiled.
     """
@@ -76,22 +107,27 @@ def fit_seconds(
         objective = Combined({"distillation": Distillation(), "two_step": FlowGuided(guide)})
         model = OneStepStudent(network, objective, fused, schedule)
     data = FlowDataModule(Cached(str(store), flip=True, resident=True), batch_size=batch)
-    laps = Laps(warm, device)
     trainer = quiet_trainer(
         accelerator=device,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed",
-        max_steps=warm + steps,
+        max_steps=steps,
         limit_val_batches=0,
-        callbacks=[*callbacks(device, guide), laps],
+        callbacks=[*callbacks(device, guide), watch],
     )
     trainer.fit(model, data)
+
+
+def fit_seconds(network: nn.Module, store: Path, batch: int, steps: int, warm: int, device: str, devices: int = 1) -> float:
+    """Seconds of a step of reflow by flowlit alone, after ``warm`` steps."""
+    laps = Laps(warm, device)
+    fit(network, store, batch, warm + steps, device, laps, devices=devices)
     return laps.seconds / steps
 
 
 class BareLoop:
-    """The same reflow step as ``fit_seconds``, as fast as PyTorch alone allows: no Lightning, no callbacks."""
+    """The same reflow step as in ``fit``, as fast as PyTorch alone allows: no Lightning, no callbacks."""
 
     def __init__(self, network: nn.Module, x0: Tensor, x1: Tensor, batch: int, device: str):
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -103,15 +139,10 @@ class BareLoop:
         self.optimizer, self.step = fused(self.parameters), 0
         self.bad = torch.zeros((), device=device)
 
-    def seconds(self, steps: int, warm: int) -> float:
-        """Seconds of a step."""
-        for number in range(warm + steps):
-            if number == warm:
-                finished(self.device)
-                begin = time.perf_counter()
+    def steps(self, count: int) -> None:
+        """Train."""
+        for _ in range(count):
             self.train()
-        finished(self.device)
-        return (time.perf_counter() - begin) / steps
 
     def train(self) -> None:
         """One step."""
@@ -137,6 +168,6 @@ class BareLoop:
     def repair(self) -> None:
         """What ``Gradients`` does before it clips: count entries that are not finite, and replace them."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.bad += torch.stack([(~torch.isfinite(gradient)).sum() for gradient in gradients]).sum()
+        self.bad += torch.stack([(gradient - gradient).count_nonzero() for gradient in gradients]).sum()
         for gradient in gradients:
             torch.nan_to_num_(gradient, nan=0.0, posinf=1e5, neginf=-1e5)

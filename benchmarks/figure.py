@@ -12,7 +12,7 @@ import torch
 from flowlit.metrics.cost import bandwidth, matmul_rate
 
 from .report import Claim
-from .timing import median, spread
+from .timing import likely, median, spread
 
 PRODUCTS = "multiplications, bfloat16"
 
@@ -60,7 +60,8 @@ class Figure:
             "baseline": short(median(self.baseline)),
             "flowlit": short(median(self.flowlit)),
             "ratio": f"{median(self.ratios):.2f}",
-            "spread": spread([round(ratio, 2) for ratio in self.ratios]),
+            "likely": likely([round(ratio, 3) for ratio in self.ratios]),
+            "turns": spread([round(ratio, 2) for ratio in self.ratios]),
             "aim": "–" if self.aim is None else f"≥ {self.aim:g}",
             "limit": "–" if self.limit is None else f"{short(self.limit)} ({self.limited})",
             "reached": "–" if self.reached is None else f"{self.reached:.0%}",

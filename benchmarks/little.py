@@ -17,7 +17,7 @@ from flowlit.callbacks.ema import Twins
 from flowlit.metrics.cost import count_parameters
 
 from . import research
-from .figure import Aim, Figure, bytes_a_second, floats_a_second, in_turns
+from .figure import Aim, Figure, Turn, bytes_a_second, floats_a_second, in_turns
 from .processes import ROOT
 from .report import Claim
 from .statistics import features, flowlit_statistics
@@ -26,8 +26,11 @@ from .timing import median, spread, wall
 HELP = {"--help": 0.3, "fit --help": 4.0}
 
 
-def average_figure(network: nn.Module, device: str, repeats: int, times: int = 20) -> Figure:
-    """Move an average of all weights: a Python loop, and flowlit. The limit reads weights and average, and writes one."""
+def average_figures(network: nn.Module, device: str, repeats: int, times: int = 20, every: int = 4) -> list[Figure]:
+    """Average all weights after each step: a Python loop, flowlit, and flowlit every so many steps.
+
+    The limit reads weights and average, and writes one.
+    """
     network = deepcopy(network).to(device)
     twins = Twins(deepcopy(network).requires_grad_(False), network)
     averages = [parameter.detach().clone() for parameter in network.parameters()]
@@ -37,15 +40,21 @@ def average_figure(network: nn.Module, device: str, repeats: int, times: int = 2
             research.move_averages(averages, network, 0.999999)
 
     @torch.no_grad()
-    def ours() -> None:
-        for _ in range(times):
-            twins.move(0.999999)
+    def ours(every: int) -> None:
+        for step in range(times):
+            if step % every == 0:
+                twins.move(0.999999**every)
 
-    plain()
-    ours()
-    laps = in_turns({"research": lambda: wall(plain, device) / times, "flowlit": lambda: wall(ours, device) / times}, repeats)
-    limit = 12 * count_parameters(network) / bytes_a_second(device)
-    return Aim(4, 8).figure(device, "average of the weights, moved once", laps["research"], laps["flowlit"], "s", limit, "bytes")
+    work = {"research": plain, "flowlit": partial(ours, 1), "rarely": partial(ours, every)}
+    for once in work.values():
+        once()
+    turns: dict[str, Turn] = {name: lambda of=of: wall(of, device) / times for name, of in work.items()}  # type: ignore[misc]
+    laps, limit = in_turns(turns, repeats), 12 * count_parameters(network) / bytes_a_second(device)
+    names = {"flowlit": ("average of the weights, each step", 1), "rarely": (f"the same, moved every {every} steps", every)}
+    return [
+        Aim(4, 8).figure(device, title, laps["research"], laps[name], "s", limit / steps, "bytes")
+        for name, (title, steps) in names.items()
+    ]
 
 
 def statistics_figure(num: int, seed: int, device: str, repeats: int, dim: int = 2048) -> Figure:

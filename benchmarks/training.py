@@ -12,10 +12,10 @@ from torch import Tensor
 from flowlit.metrics.cost import count_macs
 from flowlit.networks import UNet
 
-from .fast import BareLoop, fit_seconds
-from .figure import PRODUCTS, Aim, Figure, floats_a_second, in_turns
+from .fast import BareLoop, Beside, fit
+from .figure import PRODUCTS, Aim, Figure, floats_a_second
 from .research import Training
-from .timing import median, spread, wall
+from .timing import likely, median, quartiles
 
 STEP, DISTILLED, LOOP = Aim(1.5, 5, share=0.35), Aim(1.5, 4), Aim(0.97, 0.97)
 
@@ -27,61 +27,42 @@ def student(arguments: dict[str, Any], seed: int) -> UNet:
 
 
 class Steps:
-    """Seconds of training steps of one network on one set of pairs.
+    """Seconds of training steps of one network on one set of pairs, turn by turn in one fit.
 
     Args:
         network: copied for each contender.
         store: the pairs on disk, for flowlit.
         pairs: the same in RAM, for the others.
         batch: pairs a step.
-        count: steps of a turn.
-        warm: steps before those that count, in each turn of flowlit and of the bare loop.
-        repeats: turns of each contender.
+        turns: of each contender that count, after ``warm`` that do not.
+        warm: turns before.
+        block: steps of a turn.
         device: "cpu" or "cuda".
     """
 
     def __init__(
-        self,
-        network: UNet,
-        store: Path,
-        pairs: tuple[Tensor, Tensor],
-        batch: int,
-        count: int,
-        warm: int,
-        repeats: int,
-        device: str,
+        self, network: UNet, store: Path, pairs: tuple[Tensor, Tensor], batch: int, turns: int, warm: int, block: int, device: str
     ):
         self.network, self.store, self.pairs, self.batch = network, store, pairs, batch
-        self.count, self.warm, self.repeats, self.device = count, warm, repeats, device
+        self.turns, self.warm, self.block, self.device = turns, warm, block, device
 
-    def _script(self, guide: UNet | None = None) -> Training:
-        script = Training(deepcopy(self.network), *self.pairs, self.batch, self.device, guide)
-        script.steps(self.warm)
-        return script
-
-    def _research(self, script: Training) -> float:
-        return wall(lambda: script.steps(self.count), self.device) / self.count
-
-    def _bare(self) -> float:
-        """Begun anew in each turn, as the fit is: both find their memory untouched."""
-        loop = BareLoop(deepcopy(self.network), *self.pairs, self.batch, self.device)
-        return loop.seconds(self.count, self.warm)
-
-    def _flowlit(self, guide: UNet | None = None) -> float:
-        network = deepcopy(self.network)
-        return fit_seconds(network, self.store, self.batch, self.count, self.warm, self.device, deepcopy(guide))
+    def _beside(self, others: dict[str, Any], guide: UNet | None = None) -> dict[str, list[float]]:
+        watch = Beside(others, self.block, self.warm, self.device)
+        steps = (self.warm + self.turns) * self.block
+        fit(deepcopy(self.network), self.store, self.batch, steps + 1, self.device, watch, guide)
+        return {name: laps[: self.turns] for name, laps in watch.laps.items()}  # the last step only ends the last turn
 
     def reflow(self) -> dict[str, list[float]]:
         """Annealing reflow: research script, bare loop, flowlit."""
-        script = self._script()
-        contenders = {"research": lambda: self._research(script), "bare": self._bare, "flowlit": self._flowlit}
-        return in_turns(contenders, self.repeats)
+        script = Training(deepcopy(self.network), *self.pairs, self.batch, self.device)
+        bare = BareLoop(deepcopy(self.network), *self.pairs, self.batch, self.device)
+        return self._beside({"research": script.steps, "bare": bare.steps})
 
     def distillation(self) -> dict[str, list[float]]:
         """Distillation with flow guidance by a network of the same kind: research script, flowlit."""
-        guide = deepcopy(self.network).requires_grad_(False)
-        script = self._script(deepcopy(guide))
-        return in_turns({"research": lambda: self._research(script), "flowlit": lambda: self._flowlit(guide)}, self.repeats)
+        guide, other = (deepcopy(self.network).requires_grad_(False) for _ in range(2))
+        script = Training(deepcopy(self.network), *self.pairs, self.batch, self.device, guide)
+        return self._beside({"research": script.steps}, other)
 
     def least(self, passes: int) -> float:
         """Seconds for the multiplications of so many forward passes at the measured rate of bfloat16; backward counts as two."""
@@ -104,4 +85,7 @@ def overhead(steps: Steps) -> list[dict[str, Any]]:
     """What a step of a small network takes with and without Lightning, in ms: the difference is the loop's."""
     laps = {name: [1000 * seconds for seconds in of] for name, of in steps.reflow().items()}
     laps["flowlit above bare"] = [ours - bare for ours, bare in zip(laps["flowlit"], laps["bare"], strict=True)]
-    return [{"what": name, "ms a step": median(of), "spread": spread(of)} for name, of in laps.items()]
+    return [
+        {"what": name, "ms a step": median(of), "likely": likely(of), "half of the turns": quartiles(of)}
+        for name, of in laps.items()
+    ]

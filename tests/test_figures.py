@@ -1,5 +1,7 @@
 """The table of figures: its arithmetic, its baselines against flowlit's formulas, and a run at a tiny size."""
 
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from tools import tiny_unet
 
 from benchmarks import figures, growth, research
 from benchmarks.data import in_ram, write_store
-from benchmarks.fast import BareLoop, fit_seconds
+from benchmarks.fast import BareLoop, Beside, fit
 from benchmarks.figure import Aim, Figure, in_turns
-from benchmarks.little import average_figure, helps
+from benchmarks.little import average_figures, helps
+from benchmarks.timing import likely, quartiles
 from flowlit.metrics.frechet import Moments
 from flowlit.networks import UNet
 from flowlit.objectives import AnnealedReflow, FlowGuided
@@ -34,7 +37,7 @@ def test_a_figure_compares_turn_by_turn():
     found = Figure("a step", [2.0, 4.0, 9.0], [1.0, 4.0, 3.0], "s", 1.5, limit=1.5, limited="products")
     assert found.ratios == [2, 1, 3] and found.reached == 0.5
     row = found.row()
-    assert (row["baseline"], row["flowlit"], row["ratio"], row["spread"], row["reached"]) == ("4", "3", "2.00", "1 … 3", "50%")
+    assert (row["baseline"], row["flowlit"], row["ratio"], row["turns"], row["reached"]) == ("4", "3", "2.00", "1 … 3", "50%")
     [claim] = found.claims()
     assert claim.met and not Figure("a step", [1.0], [1.0], "s", 1.5).claims()[0].met
 
@@ -85,8 +88,8 @@ def test_the_research_script_distils_by_flowlits_two_steps(pairs, monkeypatch):
 
 def test_research_averages_and_statistics_are_flowlits():
     net = network()
-    found = average_figure(net, "cpu", repeats=1, times=1)
-    assert found.limit > 0 and found.ratios[0] > 0
+    each, rarely = average_figures(net, "cpu", repeats=1, times=4)
+    assert each.limit == 4 * rarely.limit > 0 and each.ratios[0] > 0 and rarely.ratios[0] > 0
     rows = torch.randn(50, 4)
     moments = Moments(4)
     moments.update(rows)
@@ -100,10 +103,16 @@ def test_all_contenders_train(pairs):
     assert script.steps(3) == 12 and len(set(script.losses)) == 4
     bare = BareLoop(network(), *held, 4, "cpu")
     before = [parameter.clone() for parameter in bare.parameters]
-    assert bare.seconds(2, 1) > 0 and any(not torch.equal(a, b) for a, b in zip(before, bare.parameters, strict=True))
+    bare.steps(2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, bare.parameters, strict=True))
     net = network()
     before = [parameter.clone() for parameter in net.parameters()]
-    assert fit_seconds(net, store, 4, 2, 1, "cpu") > 0
+    counted = []
+    watch = Beside({"bare": bare.steps, "counted": counted.append}, block=2, warm=1, device="cpu")
+    fit(net, store, 4, 9, "cpu", watch)
+    assert counted == [2] * 5 and bare.step == 12  # a turn before each block, and one behind the last
+    assert {name: len(laps) for name, laps in watch.laps.items()} == {"bare": 4, "counted": 4, "flowlit": 3}
+    assert min(watch.laps["flowlit"]) > 0
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
@@ -114,7 +123,7 @@ def test_the_whole_table_at_a_tiny_size(monkeypatch):
     result = figures.run(**figures.QUICK)
     machine, table, beside, _ = result.tables.values()
     assert len(machine) == 4 and len(beside) == 4
-    assert len(table) == 9 and all(row["unit"] in ("s", "MB", "s a pair", "s an image") for row in table)
+    assert len(table) == 10 and all(row["unit"] in ("s", "MB", "s a pair", "s an image") for row in table)
     assert len(result.claims) >= 8
 
 
@@ -133,3 +142,16 @@ def test_growth(monkeypatch):
     networks, processes = growth.run(sizes=("a", "b"), batch=2, steps=1, repeats=1, shared=4, shared_steps=1).tables.values()
     assert networks[0]["s per GMAC, of the smallest"] == 1
     assert networks[0]["parameters"] < networks[1]["parameters"] and [row["processes"] for row in processes] == [1, 2]
+
+
+@pytest.mark.parametrize("number", [12, 40, 100])
+def test_the_median_of_endless_repetition_is_likely_found(number):
+    """19 times of 20, by the binomial law of how many values lie below it."""
+    low, high = (int(part) for part in likely(range(1, number + 1)).split(" … "))
+    inside = sum(comb(number, below) for below in range(low, high)) / 2**number
+    narrower = sum(comb(number, below) for below in range(low + 1, high - 1)) / 2**number
+    assert low + high == number + 1 and narrower < 0.95 and inside > 0.945
+
+
+def test_a_few_values_say_nothing_of_that():
+    assert likely([1.0, 2.0, 3.0]) == "–" and quartiles([1.0, 2.0, 3.0]) == "1.5 … 2.5" and quartiles([1.0]) == "1 … 1"

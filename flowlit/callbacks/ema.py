@@ -177,13 +177,18 @@ class Twins:
     def __init__(self, average: nn.Module, network: nn.Module):
         self.ours: list[Tensor] = list(average.parameters())
         self.theirs: list[Tensor] = list(network.parameters())
-        self.average, self.network = average, network
+        self.buffers = list(zip(held(average), held(network), strict=True))
 
     def move(self, decay: float) -> None:
         """average <- decay · average + (1 - decay) · network; buffers are copied."""
         torch._foreach_lerp_(self.ours, self.theirs, 1 - decay)
-        for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            ours.copy_(theirs)
+        for (ours, name), (theirs, same) in self.buffers:
+            ours[name].copy_(theirs[same])
+
+
+def held(network: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where buffers are, and their names there: a network may put another tensor in the place of one at any time."""
+    return [(module._buffers, name) for module in network.modules() for name, of in module._buffers.items() if of is not None]
 
 
 def described(rule: Profile) -> dict[str, Any]:

@@ -29,10 +29,11 @@ class Entries:
     """
 
     def __init__(self, gradients: list[Tensor], joined: bool | None = None):
-        self.parts = [in_memory(local(gradient)) for gradient in gradients]
+        here = [local(gradient) for gradient in gradients]
         self.sharded = any(isinstance(gradient, DTensor) for gradient in gradients)
-        self.joined = self.parts[0].is_cuda if joined is None else joined
-        self.pieces = [torch.cat(self.parts)] if self.joined else self.parts
+        self.joined = here[0].is_cuda if joined is None else joined
+        self.parts = [in_memory(part) for part in here] if self.joined else here
+        self.pieces = [torch.cat(self.parts)] if self.joined else here
 
     @torch.no_grad()
     def count_bad(self) -> Tensor:
