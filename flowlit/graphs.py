@@ -87,7 +87,8 @@ class Replayed:
         self.velocity, self.network, self.most, self.record = velocity, network, most, record
         self.graphs: dict[Hashable, Recorded] = {}
         self._seen: Counter[Hashable] = Counter()
-        self._places: tuple[int, ...] = ()
+        self._places: list[int] = []
+        self._holders = [held for module in network.modules() for held in (module._parameters, module._buffers) if held]
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
@@ -101,7 +102,7 @@ class Replayed:
 
     def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> Recorded | None:
         """The graph for such a batch, recorded now if it is time."""
-        places = tuple(tensor.data_ptr() for tensor in (*self.network.parameters(), *self.network.buffers()))
+        places = [tensor.data_ptr() for held in self._holders for tensor in held.values() if tensor is not None]
         if places != self._places:
             self.graphs.clear()
             self._seen.clear()
@@ -116,6 +117,34 @@ class Replayed:
             return None
         self.graphs[kind] = Recorded(self.velocity, x, t, cond, self.record or record)
         return self.graphs[kind]
+
+
+class FirstOfStep:
+    """A network of which the first call of a training step runs forward and backward by CUDA graphs of ``torch.compile``.
+
+    The second call of a step (distillation) and calls without gradients are the usual ones: its gradients lie in the memory of
+    the graph, and PyTorch loses what is added to them when the graph runs once more (its issue 169545).
+
+    Args:
+        network: whose mode decides.
+        mode: of ``torch.compile``, with graphs.
+        dynamic: of ``torch.compile``.
+    """
+
+    def __init__(self, network: nn.Module, mode: str, dynamic: bool | None):
+        self.network, self.usual, self.first = network, called(network), False
+        self.graphed = torch.compile(network._call_impl, mode=mode, dynamic=dynamic)
+
+    def begin(self) -> None:
+        """A training step begins: what the graph returned in the one before may be overwritten."""
+        torch.compiler.cudagraph_mark_step_begin()
+        self.first = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.first and torch.is_grad_enabled() and self.network.training):
+            return self.usual(*args, **kwargs)
+        self.first = False
+        return self.graphed(*args, **kwargs)
 
 
 def tensors(x: Tensor, t: Tensor, cond: Cond) -> Iterator[Tensor]:

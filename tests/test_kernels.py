@@ -4,6 +4,7 @@ import copy
 import pickle
 from functools import partial
 
+import lightning.pytorch as pl
 import pytest
 import tiny
 import torch
@@ -16,9 +17,10 @@ from torch.nn import functional as F
 
 import flowlit
 from flowlit.callbacks import EMA, ChannelsLast, Compile, MatmulPrecision, Recompute
-from flowlit.callbacks.kernels import align
+from flowlit.callbacks.kernels import GRAPHED, align
 from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.datamodule import FlowDataModule
+from flowlit.graphs import FirstOfStep
 from flowlit.images import Digits
 from flowlit.modules import FlowModule
 from flowlit.networks import ADM, EDM, DiT
@@ -44,8 +46,9 @@ def eager(monkeypatch):
     """Compile without generating code, which would take minutes: graphs are captured all the same. Counts them."""
     graphs = []
 
-    def backend(graph, inputs):
+    def backend(graph, inputs, mode="default"):
         graphs.append(graph)
+        graph.meta["mode"] = mode
         return graph.forward
 
     torch._dynamo.reset()
@@ -309,16 +312,88 @@ def test_compiled_weights_learn_and_are_restored(eager, tmp_path):
         assert torch.allclose(one, two, atol=1e-5)
 
 
-def test_inductor_compiles_for_real(tmp_path):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_inductor_compiles_for_real(graphs, tmp_path, monkeypatch):
+    monkeypatch.setattr(flowlit.graphs, "DEVICE", "cpu")  # where PyTorch leaves its graphs out
     torch._dynamo.reset()
     modules = []
-    for callbacks in ([], [Compile(dynamic=False)]):
+    for callbacks in ([], [Compile(dynamic=False, graphs=graphs)]):
         torch.manual_seed(0)
         modules.append(FlowModule(tiny.Affine(), RectifiedFlow(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1)))
         tiny.trainer(tmp_path, 3, callbacks, limit_val_batches=0).fit(modules[-1], data())
     one, two = (module.network for module in modules)
     assert torch.allclose(one.drift, two.drift, atol=1e-5) and torch.allclose(one.mix.weight, two.mix.weight, atol=1e-5)
     assert float(two.drift.abs().max()) > 1e-3 and int(two.calls) == 3
+
+
+# training steps in CUDA graphs: on a CPU all but the graphs
+
+
+@pytest.fixture
+def cpu_graphs(monkeypatch):
+    """Take a CPU for a device that has graphs. Counts the beginnings of steps."""
+    begun = []
+    monkeypatch.setattr(flowlit.graphs, "DEVICE", "cpu")
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    return begun
+
+
+@pytest.mark.parametrize("mode", [None, "max-autotune-no-cudagraphs"])
+def test_the_first_call_of_a_training_step_is_asked_of_cuda_graphs(mode, eager, cpu_graphs, tmp_path):
+    def run(name, *callbacks):
+        return train(tmp_path / name, callbacks, module=flow(tiniest(), tiniest()), teacher=tiniest())[1]
+
+    plain, compile = run("plain"), Compile(mode, graphs=True)
+    fast, asked = run("fast", compile), GRAPHED[mode or "default"]
+    modes = [graph.meta["mode"] for graph in eager]
+    assert modes.count(asked) == 1, "training, but neither averages nor solvers nor a second call"
+    assert set(modes) == {asked, mode or "default"} and len(cpu_graphs) == 3
+    for one, two in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_second_call_of_a_step_and_calls_without_gradients_are_the_usual_ones(monkeypatch, cpu_graphs):
+    network, called = torch.nn.Linear(2, 2), []
+    monkeypatch.setattr(torch, "compile", lambda call, mode, **_: lambda x: called.append(mode) or call(x))
+    network._compiled_call_impl = trained = FirstOfStep(network, "reduce-overhead", None)
+    x = torch.ones(1, 2)
+    network(x)  # no step has begun
+    for use in (torch.no_grad, torch.enable_grad):
+        trained.begin()
+        with use():
+            network(x), network.eval()(x), network.train()(x), network(x)
+    assert called == ["reduce-overhead"] and len(cpu_graphs) == 2
+    assert copy.deepcopy(network)._compiled_call_impl is None and list(network.state_dict()) == ["weight", "bias"]
+
+
+def test_graphs_of_training_where_they_cannot_be(cpu_graphs, tmp_path, monkeypatch):
+    def fit(**arguments):
+        data = FlowDataModule(Independent(Digits(limit=64, labels=False)), 8, device_batch_size=arguments.pop("rows", None))
+        trainer = tiny.trainer(tmp_path, 2, [Compile(graphs=True)], limit_val_batches=0, **arguments)
+        trainer.fit(FlowModule(tiny.Affine(), RectifiedFlow()), data)
+
+    with pytest.raises(FlowlitError, match=r"2 batches are accumulated; raise data\.device_batch_size"):
+        fit(rows=4)
+    monkeypatch.setattr("flowlit.callbacks.kernels.Sharded", pl.strategies.SingleDeviceStrategy)
+    with pytest.raises(FlowlitError, match="sharded network move; use ddp"):
+        fit()
+    monkeypatch.setattr(flowlit.graphs, "DEVICE", "cuda")
+    with pytest.raises(FlowlitError, match=r"an NVIDIA GPU, found cpu"):
+        fit()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("guided", [False, True], ids=["one call", "two calls"])
+def test_on_a_gpu_a_student_trains_in_graphs_as_without(guided, tmp_path):
+    torch._dynamo.reset()
+    found = {}
+    for name, callbacks in {"plain": [], "graphs": [Compile(graphs=True)]}.items():
+        module = flow(small() if guided else None)
+        trainer = tiny.trainer(tmp_path / name, 6, [EMA(0.5), *callbacks], limit_val_batches=1, accelerator="cuda", devices=1)
+        trainer.fit(module, FlowDataModule(Simulated(small(), Euler(2), NOISE), 4, noise=NOISE))
+        found[name] = module.cpu().state_dict()
+    for key, plain in found["plain"].items():
+        assert torch.allclose(plain, found["graphs"][key], rtol=1e-3, atol=1e-5), key
 
 
 def test_a_missing_compiler_is_told_before_the_first_step(cli, tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ class Graphs(Callback):
     the fly. Made for small batches and small networks, where a GPU waits for kernels to be launched; the arithmetic is the same.
     Solvers of a fixed number of steps profit; RK45 works on fewer and fewer rows, most of which come only once.
 
-    Training steps are not replayed: a graph overwrites what the previous call kept for its gradient, and distillation calls the
-    student twice a step. A teacher that works while the student trains (``data.overlap``) stays as it was, too.
+    Training steps are not replayed: a graph overwrites what the previous call kept for its gradient. ``Compile`` has graphs for
+    them. A teacher that works while the student trains (``data.overlap``) stays as it was, too.
 
     Args:
         most: sizes of batches for each network, first come first served; each holds the memory of one evaluation.

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..frozen import Frozen
+from ..graphs import FirstOfStep, check_device
 from ..networks.recompute import recompute
+from ..strategies import Sharded
 from ..types import FlowlitError, Objective
 
 
@@ -109,17 +111,42 @@ class Compile(Callback):
 
     A network is compiled when it is first called, and again for another mode (training, generation) and for a second size of
     batch, which takes up to a minute each time on a CPU; the graph of the second size serves all further ones. Made for long
-    runs on a GPU. Modes with CUDA graphs are not offered: these reuse the memory of a velocity at the next call, while solvers
-    hold several.
+    runs on a GPU.
 
     Args:
-        mode: of ``torch.compile``; None is its default.
+        mode: of ``torch.compile``; None is its default. Those with CUDA graphs are not offered: they reuse the memory of a
+            velocity at the next call, while solvers hold several.
         dynamic: whether graphs serve any size of batch from the start; None finds out.
+        graphs: launch the trained network's forward and backward pass by CUDA graphs, in the first call of each training step;
+            for small networks and batches on an NVIDIA GPU, not with ``fsdp`` or accumulated batches. ``Graphs`` is for the rest.
     """
 
-    def __init__(self, mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None, dynamic: bool | None = None):
-        self.mode, self.dynamic = mode, dynamic
+    def __init__(
+        self,
+        mode: Literal["default", "max-autotune-no-cudagraphs"] | None = None,
+        dynamic: bool | None = None,
+        graphs: bool = False,
+    ):
+        self.mode, self.dynamic, self.graphs = mode, dynamic, graphs
         self._compiled: WeakSet[nn.Module] = WeakSet()
+        self._trained: FirstOfStep | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse graphs of training where they cannot be.
+
+        Raises:
+            FlowlitError: saying what to do.
+        """
+        if not self.graphs or stage != "fit":
+            return
+        check_device(trainer.strategy.root_device)
+        if isinstance(trainer.strategy, Sharded):
+            raise FlowlitError("Compile: graphs read weights where they lie, but those of a sharded network move; use ddp")
+        if trainer.accumulate_grad_batches > 1:
+            raise FlowlitError(
+                f"Compile: graphs overwrite the gradients of the batch before, and {trainer.accumulate_grad_batches} batches are "
+                "accumulated; raise data.device_batch_size, or leave graphs out"
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.strategy.root_device.type == "cpu":
@@ -128,8 +155,20 @@ class Compile(Callback):
             if network not in self._compiled:
                 network.compile(mode=self.mode, dynamic=self.dynamic)
                 self._compiled.add(network)
+        if self.graphs and trainer.state.fn == "fit" and self._trained is None:
+            trained: nn.Module = pl_module.network  # type: ignore[assignment]
+            self._trained = FirstOfStep(trained, GRAPHED[self.mode or "default"], self.dynamic)
+            trained._compiled_call_impl = self._trained  # type: ignore[assignment]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._trained is not None:
+            self._trained.begin()
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+
+GRAPHED = {"default": "reduce-overhead", "max-autotune-no-cudagraphs": "max-autotune"}
+"""Modes of ``torch.compile``, and the same with CUDA graphs."""
 
 
 class Recompute(Callback):
