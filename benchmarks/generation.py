@@ -27,10 +27,10 @@ from flowlit.networks.pretrained import pretrained
 
 from .making import random_unet
 from .probe import forget_peak, memory
+from .processes import ROOT, output_of
 from .report import Claim, Result
-from .timing import median, spread
+from .timing import median, spread, wall
 
-ROOT = Path(__file__).parent.parent
 UNET = {"resolution": 16, "in_channels": 3, "width": 24, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [8]}
 DIM = 64
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -172,11 +172,7 @@ def validate(
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(configuration(folder, name, images, batch, shape, seed)))
     words = ["--trainer.devices", str(processes), "--trainer.strategy", "ddp" if processes > 1 else "auto"]
-    command, begin = [sys.executable, "-m", "flowlit", "validate", "-c", str(path), *words], time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    whole = time.perf_counter() - begin
+    whole = wall(lambda: output_of("-m", "flowlit", "validate", "-c", str(path), *words, **ONE_THREAD))
     clocks = [json.loads((folder / name / f"clock-{rank}.json").read_text()) for rank in range(processes)]
     most = {column: max(clock[column] for clock in clocks) for column in clocks[0]}
     return {

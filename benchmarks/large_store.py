@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from .data import write_store
+from .processes import output_of
 from .report import Claim, Result
 from .timing import median, spread
 
-ROOT = Path(__file__).parent.parent
 QUICK = {"counts": (1_000, 10_000, 100_000), "shard_size": 1_000, "cold": 20, "steady": 200, "repeats": 1}
 
 
@@ -75,11 +73,7 @@ def start_probe(folder: Path, checksums: bool, batch: int, cold: int, steady: in
     """Open and read a store in a process of its own."""
     sizes = {"batch": batch, "cold": cold, "steady": steady, "most": most, "seed": seed}
     words = [f"--{name}={value}" for name, value in sizes.items()] + ([] if checksums else ["--no-checksums"])
-    command = [sys.executable, "-m", "benchmarks.probe", str(folder), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(output_of("-m", "benchmarks.probe", str(folder), *words).splitlines()[-1])
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:

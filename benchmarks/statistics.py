@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,10 +23,10 @@ from flowlit.bank import Bank
 from flowlit.metrics.frechet import Moments, frechet_distance, frechet_estimates
 
 from .probe import forget_peak, memory
+from .processes import output_of
 from .report import Claim, Result
 from .timing import median, spread
 
-ROOT = Path(__file__).parent.parent
 BLOCK = 1000
 OURS, HALVES, THEIRS, PLAIN = "flowlit", "flowlit, half and jackknife", "torch-fidelity", "NumPy and SciPy's sqrtm"
 KINDS = {
@@ -218,11 +216,8 @@ def probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
 
 def start_probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
     """Run ``probe`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.statistics", kind, *(f"--{k}={v}" for k, v in [("num", num), ("dim", dim)])]
-    done = subprocess.run([*command, f"--seed={seed}"], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    told = output_of("-m", "benchmarks.statistics", kind, f"--num={num}", f"--dim={dim}", f"--seed={seed}")
+    return json.loads(told.splitlines()[-1])
 
 
 def claims(times: list[dict[str, Any]], values: list[dict[str, Any]], memories: list[dict[str, Any]]) -> list[Claim]:
