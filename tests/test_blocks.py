@@ -4,7 +4,7 @@ import pytest
 import torch
 from tools import randomise, tiny_unet
 
-from flowlit.blocks import BLOCK, InBlocks, in_blocks, whole_blocks
+from flowlit.blocks import BLOCK, InBlocks, in_blocks, parts, whole_blocks
 from flowlit.codecs import Pixels
 from flowlit.couplings import SeededNoise
 from flowlit.generator import Generator
@@ -93,6 +93,57 @@ def test_networks_see_whole_blocks_with_the_conditions_of_the_same_rows(rows, ev
     x = torch.arange(rows)[:, None] + 1.0
     found = InBlocks(field)(x, x[:, 0], {"label": x[:, 0].long()})
     assert torch.equal(found, 10 * x)
+
+
+@pytest.mark.parametrize("solver", [RK45(1e-2, 1e-2), Heun(3)], ids=["RK45", "Heun"])
+def test_a_large_batch_in_parts_is_the_same_bits(network, solver, monkeypatch):
+    rows = noise(64)
+    with torch.inference_mode():
+        whole = solver(InBlocks(network), rows.x0, rows.cond)
+        monkeypatch.setattr("flowlit.blocks.PIXELS", 8 * 8 * 20)
+        found = solver(InBlocks(Small(network)), rows.x0, rows.cond)
+    assert torch.equal(found.x1, whole.x1) and torch.equal(found.nfe, whole.nfe)
+
+
+class Small:
+    """A velocity that refuses more than a block."""
+
+    def __init__(self, velocity):
+        self.velocity, self.calls = velocity, 0
+
+    def __call__(self, x, t, cond):
+        assert len(x) == len(t) == len(cond["label"]) == BLOCK
+        self.calls += 1
+        return self.velocity(x, t, cond)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "rows"),
+    [
+        ((64, 3, 32, 32), "cpu", [16] * 4),
+        ((48, 3, 299, 299), "cpu", [16] * 3),
+        ((64, 1, 8, 8), "cpu", [64]),
+        ((304, 1, 8, 8), "cpu", [256, 48]),
+        ((64, 3, 299, 299), "meta", [64]),
+        ((0, 3, 8, 8), "cpu", [0]),
+        ((0, 3, 8, 8), "meta", [0]),
+        ((16, 5), "cpu", [16]),
+    ],
+)
+def test_only_a_cpu_takes_images_in_parts(shape, device, rows):
+    images = torch.zeros(shape, device=device)
+    assert [len(images[some]) for some in parts(images)] == rows
+
+
+def test_functions_see_all_images_once_in_parts():
+    seen = []
+    images = torch.arange(50.0)[:, None, None, None].expand(50, 1, 32, 32)
+    [means] = in_blocks(lambda some: seen.append(len(some)) or (some.mean((1, 2, 3)),), images)
+    assert seen == [16] * 4 and means.tolist() == list(range(50))
+
+
+def test_no_images_are_no_features():
+    assert in_blocks(lambda images: (images.flatten(1), None), torch.zeros(0, 1, 8, 8))[0].shape == (0, 64)
 
 
 def test_gradients_reach_only_the_rows_that_were_asked_for():
