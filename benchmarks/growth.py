@@ -1,4 +1,4 @@
-"""How a training step grows with the parameters of the network, and with processes that share the batch."""
+"""How a training step grows with the network's parameters and with processes that share it, and generation with its batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from flowlit.metrics.cost import count_macs, count_parameters
 
+from . import at_once
 from .data import write_store
 from .fast import fit_seconds
 from .probe import forget_peak, memory
@@ -24,28 +26,32 @@ from .training import student
 
 SIZES = ("unet_3m_32", "unet_7m_32", "unet_16m_32", "unet_28m_32", "unet_62m_32")
 MIDDLE = {"resolution": 16, "in_channels": 3, "width": 32, "multipliers": [1, 2], "blocks": 2, "attention_resolutions": [8]}
-QUICK = {"sizes": SIZES[:2], "batch": 2, "steps": 1, "repeats": 1, "shared": 4, "shared_steps": 2}
+QUICK = {"sizes": SIZES[:2], "batch": 2, "steps": 1, "repeats": 1, "shared": 4, "shared_steps": 2, "counts": (16, 32)}
 PAIRS = 256
 
 
 def run(
     sizes: tuple[str, ...] = SIZES,
+    middle: str = SIZES[2],
     batch: int = 8,
     steps: int = 2,
     repeats: int = 3,
     shared: int = 64,
     shared_steps: int = 20,
+    counts: Sequence[int] = (16, 32, 64, 128, 256),
     seed: int = 0,
 ) -> Result:
     """Take steps of annealing reflow with flowlit's fast options on the CPU.
 
     Args:
         sizes: fragments of ``experiments/parts``, growing.
+        middle: that of the student which generates.
         batch: of their steps.
         steps: of a turn.
         repeats: turns; each of the processes' is a run of its own.
         shared: batch of the steps that processes share, a thread each.
         shared_steps: of a turn.
+        counts: images that it generates at once, growing.
         seed: of noise and weights.
     """
     networks = [parameters_row(arguments(size), batch, steps, repeats, seed) for size in tqdm(sizes, desc="Sizes", leave=False)]
@@ -62,12 +68,14 @@ def run(
         {"processes": devices, "seconds": median(of), "spread": spread(of), "images_per_s": shared / median(of)}
         for devices, of in laps.items()
     ]
+    generated = at_once.table(student(arguments(middle), seed), counts, repeats, seed)
     last, cores = networks[-1], len(os.sched_getaffinity(0))
     tables: dict[str, list[Any]] = {
         f"A reflow step at 3×32×32, batch {batch}, by parameters; MB above the process's own": networks,
         f"A reflow step at 3×16×16, batch {shared} in all, a thread a process": processes,
+        "One evaluation at 3×32×32, by the images in it": generated,
     }
-    return Result(tables, claims(last, median(ratios), cores))
+    return Result(tables, [*claims(last, median(ratios), cores), *batch_claims(generated)])
 
 
 def claims(last: dict[str, Any], ratio: float, cores: int) -> list[Claim]:
@@ -79,6 +87,16 @@ def claims(last: dict[str, Any], ratio: float, cores: int) -> list[Claim]:
         Claim("memory of a parameter, largest network over smallest", "≤ 1", f"{room:.2f}", room <= 1),
         Claim(f"two processes over one ({cores} cores)", aim, f"{ratio:.2f}", ratio >= 1.6 or cores < 2),
     ]
+
+
+def batch_claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """In parts an image takes no longer in a large batch than in a small one, and is the same bits."""
+    found, same = [], all(row["same_bits"] for row in rows)
+    for kind in dict.fromkeys(row["precision"] for row in rows):
+        of = [row["parts_ms"] for row in rows if row["precision"] == kind]
+        claim = f"time of an image in parts, largest batch over smallest, {kind}"
+        found.append(Claim(claim, "≤ 1.2", f"{of[-1] / of[0]:.2f}", of[-1] <= 1.2 * of[0]))
+    return [*found, Claim("images in parts, bit for bit", "equal", "equal" if same else "others", same)]
 
 
 def arguments(size: str) -> dict[str, Any]:

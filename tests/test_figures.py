@@ -139,7 +139,13 @@ def test_help_is_timed_first_and_again(monkeypatch):
 @pytest.mark.timeout(900)
 def test_growth(monkeypatch):
     monkeypatch.setattr(growth, "arguments", lambda size: {"a": tiny_unet().spec["init_args"], "b": LITTLE}[size])
-    networks, processes = growth.run(sizes=("a", "b"), batch=2, steps=1, repeats=1, shared=4, shared_steps=1).tables.values()
+    sizes = {"sizes": ("a", "b"), "middle": "b", "batch": 2, "steps": 1, "repeats": 1, "shared": 4, "shared_steps": 1}
+    found = growth.run(**sizes, counts=(16, 304))
+    networks, processes, generated = found.tables.values()
+    assert [(row["images"], row["precision"]) for row in generated] == [
+        (n, k) for k in ("float32", "bfloat16") for n in (16, 304)
+    ]
+    assert found.claims[-1].met and all(row["whole_ms"] > 0 for row in generated)
     assert networks[0]["s per GMAC, of the smallest"] == 1
     assert networks[0]["parameters"] < networks[1]["parameters"] and [row["processes"] for row in processes] == [1, 2]
 
