@@ -12,7 +12,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowlit.averages import ema_decay
-from flowlit.callbacks import EMA, FID, Anneal, Gradients, ImageWriter, LastCheckpoint, Report, Samples, Straightness, Throughput
+from flowlit.callbacks import (
+    EMA,
+    FID,
+    Anneal,
+    Gradients,
+    ImageWriter,
+    LastCheckpoint,
+    Progress,
+    Report,
+    Samples,
+    Straightness,
+    Throughput,
+)
 from flowlit.callbacks.gradients import Entries
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.datamodule import FlowDataModule
@@ -212,6 +224,21 @@ def test_the_count_survives_a_checkpoint(tmp_path):
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     again = fit(tmp_path, teacher(), [Gradients()], steps=3, ckpt_path=tmp_path / "half.ckpt")
     assert again.callback_metrics["gradients/bad_entries"] == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- Progress
+
+
+@pytest.mark.parametrize("half", [3, 5, 7])
+def test_bug_the_bar_of_a_resumed_run_did_not_know_how_many_steps_there_are(tmp_path, half):
+    """Within an epoch (of 5 steps here), and where one begins."""
+    save = Notes(lambda trainer, _: trainer.global_step == half and trainer.save_checkpoint(tmp_path / "half.ckpt"))
+    fit(tmp_path, teacher(), [save], steps=9)
+    seen = Notes(
+        lambda trainer, _: (lambda bar: (bar.initial, bar.n, bar.total))(trainer.progress_bar_callback.train_progress_bar)
+    )
+    fit(tmp_path, teacher(), [Progress(), seen], steps=9, ckpt_path=tmp_path / "half.ckpt", enable_progress_bar=True)
+    assert seen.seen[0] == (half, half + 1, 9) and seen.seen[-1][1:] == (9, 9)
 
 
 # ----------------------------------------------------------------------------------------------------- LastCheckpoint

@@ -19,8 +19,15 @@ class Progress(TQDMProgressBar):
     reads_loss = True
     """The module need not hand over a number in every step."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._count_steps(trainer)  # a run that goes on within an epoch does not begin one
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
+        self._count_steps(trainer)
+
+    def _count_steps(self, trainer: pl.Trainer) -> None:
         bar, steps = self.train_progress_bar, trainer.max_steps
         bar.set_description("Training" if steps > 0 else f"Epoch {trainer.current_epoch}")
         if steps > 0:
