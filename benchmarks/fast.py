@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from flowlit.callbacks import EMA, Anneal, ChannelsLast, Compile, Gradients
+from flowlit.callbacks.gradients import Entries
 from flowlit.couplings import Cached
 from flowlit.datamodule import FlowDataModule
 from flowlit.modules import OneStepStudent, ReflowStudent
@@ -158,16 +159,11 @@ class BareLoop:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.param_groups[0]["lr"] = 2e-4 * min(1.0, (self.step + 1) / WARM_UP)
-        self.repair()
+        self.bad += (
+            entries := Entries([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        ).count_bad()
+        entries.repair()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         torch._foreach_lerp_(self.averages, self.parameters, 1e-6)
         self.step += 1
-
-    @torch.no_grad()
-    def repair(self) -> None:
-        """What ``Gradients`` does before it clips: count entries that are not finite, and replace them."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.bad += torch.stack([(gradient - gradient).count_nonzero() for gradient in gradients]).sum()
-        for gradient in gradients:
-            torch.nan_to_num_(gradient, nan=0.0, posinf=1e5, neginf=-1e5)

@@ -2,7 +2,7 @@
 
 Matrix kernels add the last rows of a batch, which do not fill a block, in another order than the others, so that the last bits
 of a sample depend on how many there are. Padded to whole blocks they do not; see docs/protocol.md for where this was checked.
-So a large batch may as well be taken in parts, which on a CPU takes half the time: activations of more do not stay in its caches.
+So a large batch may as well be taken in parts, which on a CPU saves up to half the time: activations of more leave its caches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK = 16
 """Rows that kernels take at a time, on every machine that we know."""
 
 PIXELS = 2**14
-"""That a network works on at a time on a CPU; see docs/performance.md."""
+"""Height times width times images that a network works on at a time on a CPU, at most; see docs/performance.md."""
 
 
 def whole_blocks(rows: int, device: torch.device | str = "cpu") -> Tensor:

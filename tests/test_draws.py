@@ -76,3 +76,15 @@ def test_half_precision_has_the_same_noise_rounded():
     full = draws.randn_like(torch.empty(8, 3))
     draws.begin(Share(4, 8, 8))
     assert torch.equal(draws.randn_like(torch.empty(8, 3, dtype=torch.bfloat16)), full.bfloat16())
+
+
+def test_seeds_of_a_step_are_those_of_manual_seed(monkeypatch):
+    """On the host; of other devices only the one that is asked for is told."""
+    draws.seed(torch.device("cpu"), 11)
+    ours = torch.rand(3)
+    torch.manual_seed(11)
+    assert torch.equal(ours, torch.rand(3))
+    told = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", told.append)
+    draws.seed(torch.device("cuda", 1), 11)
+    assert told == [11] and torch.equal(ours, torch.rand(3))

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from conftest import REPOSITORY
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tools import randomise, tiny_unet
 from torch import nn
@@ -366,14 +366,32 @@ def test_a_second_call_of_a_step_and_calls_without_gradients_are_the_usual_ones(
     assert copy.deepcopy(network)._compiled_call_impl is None and list(network.state_dict()) == ["weight", "bias"]
 
 
+def test_each_module_that_a_callback_trains_has_its_graphs(monkeypatch, cpu_graphs, tmp_path):
+    asked = []
+
+    def compile(call, mode=None, **_):
+        return lambda *args, **kwargs: asked.append(mode) or call(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    callback = Compile(graphs=True)
+    for _ in range(2):
+        asked.clear()
+        tiny.trainer(tmp_path, 3, [callback], limit_val_batches=0).fit(FlowModule(tiny.Affine(), RectifiedFlow()), data())
+        assert asked == ["reduce-overhead"] * 3
+
+
 def test_graphs_of_training_where_they_cannot_be(cpu_graphs, tmp_path, monkeypatch):
     def fit(**arguments):
         data = FlowDataModule(Independent(Digits(limit=64, labels=False)), 8, device_batch_size=arguments.pop("rows", None))
-        trainer = tiny.trainer(tmp_path, 2, [Compile(graphs=True)], limit_val_batches=0, **arguments)
+        callbacks = [Compile(graphs=True), *arguments.pop("more", [])]
+        trainer = tiny.trainer(tmp_path, 2, callbacks, limit_val_batches=0, **arguments)
         trainer.fit(FlowModule(tiny.Affine(), RectifiedFlow()), data)
 
     with pytest.raises(FlowlitError, match=r"2 batches are accumulated; raise data\.device_batch_size"):
         fit(rows=4)
+    with pytest.raises(FlowlitError, match="2 batches are accumulated"):
+        fit(more=[GradientAccumulationScheduler({0: 2})])
     monkeypatch.setattr("flowlit.callbacks.kernels.Sharded", pl.strategies.SingleDeviceStrategy)
     with pytest.raises(FlowlitError, match="sharded network move; use ddp"):
         fit()

@@ -50,9 +50,10 @@ def rollback(**arguments):
     return {"class_path": "flowlit.callbacks.Rollback", "init_args": {"window": 1, "spike": 3.0, "bad_steps": 3, **arguments}}
 
 
-def configuration(root, *callbacks, steps=12, gradients=None, every=4, **trainer):
+def configuration(root, *callbacks, steps=12, gradients=None, every=4, moves=1, **trainer):
+    ema = {"class_path": "flowlit.callbacks.EMA", "init_args": {"decay": 0.9, "every": moves}}
     guard = {"class_path": "flowlit.callbacks.Gradients", "init_args": gradients or {}}
-    everyone = [tiny.EMA, guard, *callbacks, tiny.checkpoints(every)]
+    everyone = [ema, guard, *callbacks, tiny.checkpoints(every)]
     return tiny.write(root.with_suffix(".yaml"), tiny.fit(root, callbacks=everyone, steps=steps, **trainer))
 
 
@@ -98,17 +99,19 @@ def test_unknown_ways_of_mending_are_refused(tmp_path):
         ({"steps": [5, 6, 7], "what": "gradients"}, "3 steps had non-finite gradients"),
     ],
 )
-def test_trouble_goes_back_with_a_lower_learning_rate(tmp_path, what, why):
+@pytest.mark.parametrize("moves", [1, 6])
+def test_trouble_goes_back_with_a_lower_learning_rate(tmp_path, what, why, moves):
+    """Also to where the average, which moves every so many steps, had not moved yet."""
     root = tmp_path / "run"
     rates = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
-    path = configuration(root, poison(once=str(tmp_path / "once"), **what), rollback(), rates)
+    path = configuration(root, poison(once=str(tmp_path / "once"), **what), rollback(), rates, moves=moves)
     outcome = in_process("fit", "-c", path)
     assert outcome.code == 0, outcome.err
     assert why in outcome.err and "going back to" in outcome.err and "learning rate × 0.5" in outcome.err
     content = last(root)
     assert content["global_step"] == 12 and content["optimizer_states"][0]["param_groups"][0]["lr"] == 5e-4
     assert all(torch.isfinite(v).all() for v in content["state_dict"].values())
-    assert content["callbacks"]["Rollback"]["rollbacks"] == 1
+    assert content["callbacks"]["Rollback"]["rollbacks"] == 1 and content["flowlit"]["ema_updates"] == 12
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):

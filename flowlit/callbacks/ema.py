@@ -37,6 +37,7 @@ class EMA(Callback):
             begins by removing those of the run before it, or the two would be combined.
         every: optimizer steps between two moves, each of which forgets as much as so many; the steps between are not averaged.
             Moving reads and writes all weights: 4 leaves a quarter of that, and forgets nothing that a long average would keep.
+            After the last step the average is that of the last move; before the first one there is none.
     """
 
     def __init__(

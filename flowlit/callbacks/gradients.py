@@ -25,7 +25,7 @@ class Entries:
 
     Args:
         gradients: dense tensors, changed in place by ``repair``.
-        joined: work on one tensor of all of them, which on a GPU saves hundreds of kernels; None does so there.
+        joined: work on one copy of all of them, which on a GPU saves hundreds of kernels; None does so there.
     """
 
     def __init__(self, gradients: list[Tensor], joined: bool | None = None):

@@ -142,11 +142,7 @@ class Compile(Callback):
         check_device(trainer.strategy.root_device)
         if isinstance(trainer.strategy, Sharded):
             raise FlowlitError("Compile: graphs read weights where they lie, but those of a sharded network move; use ddp")
-        if trainer.accumulate_grad_batches > 1:
-            raise FlowlitError(
-                f"Compile: graphs overwrite the gradients of the batch before, and {trainer.accumulate_grad_batches} batches are "
-                "accumulated; raise data.device_batch_size, or leave graphs out"
-            )
+        check_accumulation(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.strategy.root_device.type == "cpu":
@@ -155,13 +151,17 @@ class Compile(Callback):
             if network not in self._compiled:
                 network.compile(mode=self.mode, dynamic=self.dynamic)
                 self._compiled.add(network)
-        if self.graphs and trainer.state.fn == "fit" and self._trained is None:
-            trained: nn.Module = pl_module.network  # type: ignore[assignment]
-            self._trained = FirstOfStep(trained, GRAPHED[self.mode or "default"], self.dynamic)
-            trained._compiled_call_impl = self._trained  # type: ignore[assignment]
+        if self.graphs and trainer.state.fn == "fit":
+            self._ask_for_graphs(pl_module.network)  # type: ignore[arg-type]
+
+    def _ask_for_graphs(self, network: nn.Module) -> None:
+        if self._trained is None or self._trained.network is not network:
+            self._trained = FirstOfStep(network, GRAPHED[self.mode or "default"], self.dynamic)
+            network._compiled_call_impl = self._trained  # type: ignore[assignment]
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if self._trained is not None:
+            check_accumulation(trainer)  # a scheduler may have changed it
             self._trained.begin()
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
@@ -185,6 +185,19 @@ class Recompute(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             recompute(pl_module.network, on=False)
+
+
+def check_accumulation(trainer: pl.Trainer) -> None:
+    """Refuse to accumulate gradients that graphs overwrite.
+
+    Raises:
+        FlowlitError: saying what to do.
+    """
+    if trainer.accumulate_grad_batches > 1:
+        raise FlowlitError(
+            f"Compile: graphs overwrite the gradients of the batch before, and {trainer.accumulate_grad_batches} batches are "
+            "accumulated; raise data.device_batch_size, or leave graphs out"
+        )
 
 
 def check_compiler() -> None:

@@ -343,9 +343,10 @@ class FlowModule(SavedModule):
         Raises:
             FlowlitError: naming both.
         """
-        if checkpoint.get("global_step") and held.keys() != self.averaged.keys():
+        kept = held.keys() | checkpoint.get("averages_waiting", {}).keys()  # the latter may not have moved yet
+        if checkpoint.get("global_step") and kept != self.averaged.keys():
             raise FlowlitError(
-                f"the averages of the checkpoint are {in_a_row(held)}, those of the EMA callbacks {in_a_row(self.averaged)}; "
+                f"the averages of the checkpoint are {in_a_row(kept)}, those of the EMA callbacks {in_a_row(self.averaged)}; "
                 "go on with the config.yaml beside it, or start a new run from its weights (flowlit.networks.pretrained)"
             )
 

@@ -52,7 +52,7 @@ class Contents(NamedTuple):
             if kind in self.states:
                 return self.states[kind]
         never = weights == "ema" and self.layout == "flowlit" and not self.facts.get("ema_updates")
-        why = " (it was trained without EMA)" if never else ""
+        why = " (it was trained without EMA, or not up to its first move)" if never else ""
         raise FlowlitError(f"checkpoint {file} holds no {NAMES[weights]}{why}; use weights: {', '.join(self.states)}")
 
     def check(self, weights: Weights, file: str | Path) -> None:
