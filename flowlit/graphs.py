@@ -122,8 +122,8 @@ class Replayed:
 class FirstOfStep:
     """A network of which the first call of a training step runs forward and backward by CUDA graphs of ``torch.compile``.
 
-    The second call of a step (distillation) and calls without gradients are the usual ones: its gradients lie in the memory of
-    the graph, and PyTorch loses what is added to them when the graph runs once more (its issue 169545).
+    All other calls are the usual ones: the second of a step (distillation), because gradients lie in the memory of the graph that
+    made them, and PyTorch loses what was added there when it runs once more (pytorch#169545); those without gradients, too.
 
     Args:
         network: whose mode decides.
