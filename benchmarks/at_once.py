@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowlit.blocks import InBlocks
 
 from .figure import in_turns
-from .timing import median, spread, wall
+from .timing import median, ratios, spread, wall
 
 
 def table(network: nn.Module, counts: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:
@@ -29,13 +29,14 @@ def table(network: nn.Module, counts: Sequence[int], repeats: int, seed: int) ->
             took = {name: partial(evaluated, velocity, x[:count], kind) for name, velocity in ways.items()}
             whole, parts = (work() for work in took.values())
             laps = in_turns({name: partial(ms_an_image, work, count) for name, work in took.items()}, repeats)
+            gain = ratios(laps["whole"], laps["parts"])
             rows.append(
                 {
                     "images": count,
                     "precision": str(kind).removeprefix("torch."),
                     **{f"{name}_ms": median(of) for name, of in laps.items()},
-                    "ratio": median([one / two for one, two in zip(laps["whole"], laps["parts"], strict=True)]),
-                    "spread": spread([one / two for one, two in zip(laps["whole"], laps["parts"], strict=True)]),
+                    "ratio": median(gain),
+                    "spread": spread(gain),
                     "same_bits": torch.equal(whole, parts),
                 }
             )

@@ -159,9 +159,8 @@ class BareLoop:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.param_groups[0]["lr"] = 2e-4 * min(1.0, (self.step + 1) / WARM_UP)
-        self.bad += (
-            entries := Entries([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        ).count_bad()
+        entries = Entries([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        self.bad += entries.count_bad()
         entries.repair()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()

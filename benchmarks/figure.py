@@ -12,7 +12,7 @@ import torch
 from flowlit.metrics.cost import bandwidth, matmul_rate
 
 from .report import Claim
-from .timing import likely, median, spread
+from .timing import likely, median, ratios, spread
 
 PRODUCTS = "multiplications, bfloat16"
 
@@ -45,7 +45,7 @@ class Figure:
     @property
     def ratios(self) -> list[float]:
         """Baseline over flowlit, turn by turn."""
-        return [theirs / ours for theirs, ours in zip(self.baseline, self.flowlit, strict=True)]
+        return ratios(self.baseline, self.flowlit)
 
     @property
     def reached(self) -> float | None:

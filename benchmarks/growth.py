@@ -21,7 +21,7 @@ from .fast import fit_seconds
 from .probe import forget_peak, memory
 from .processes import ROOT, output_of
 from .report import Claim, Result
-from .timing import median, spread
+from .timing import median, ratios, spread
 from .training import student
 
 SIZES = ("unet_3m_32", "unet_7m_32", "unet_16m_32", "unet_28m_32", "unet_62m_32")
@@ -63,7 +63,6 @@ def run(
     for _ in tqdm(range(repeats), desc="Processes", leave=False):
         for devices, of in laps.items():
             of.append(start(devices, shared, shared_steps, seed))
-    ratios = [one / two for one, two in zip(laps[1], laps[2], strict=True)]
     processes = [
         {"processes": devices, "seconds": median(of), "spread": spread(of), "images_per_s": shared / median(of)}
         for devices, of in laps.items()
@@ -75,7 +74,7 @@ def run(
         f"A reflow step at 3×16×16, batch {shared} in all, a thread a process": processes,
         "One evaluation at 3×32×32, by the images in it": generated,
     }
-    return Result(tables, [*claims(last, median(ratios), cores), *batch_claims(generated)])
+    return Result(tables, [*claims(last, median(ratios(laps[1], laps[2])), cores), *batch_claims(generated)])
 
 
 def claims(last: dict[str, Any], ratio: float, cores: int) -> list[Claim]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from flowlit.callbacks.ema import Twins
 from flowlit.metrics.cost import count_parameters
 
 from . import research
-from .figure import Aim, Figure, Turn, bytes_a_second, floats_a_second, in_turns
+from .figure import Aim, Figure, bytes_a_second, floats_a_second, in_turns
 from .processes import ROOT
 from .report import Claim
 from .statistics import features, flowlit_statistics
@@ -45,11 +46,14 @@ def average_figures(network: nn.Module, device: str, repeats: int, times: int = 
             if step % every == 0:
                 twins.move(0.999999**every)
 
+    def seconds(work: Callable[[], None]) -> float:
+        return wall(work, device) / times
+
     work = {"research": plain, "flowlit": partial(ours, 1), "rarely": partial(ours, every)}
     for once in work.values():
         once()
-    turns: dict[str, Turn] = {name: lambda of=of: wall(of, device) / times for name, of in work.items()}  # type: ignore[misc]
-    laps, limit = in_turns(turns, repeats), 12 * count_parameters(network) / bytes_a_second(device)
+    laps = in_turns({name: partial(seconds, of) for name, of in work.items()}, repeats)
+    limit = 12 * count_parameters(network) / bytes_a_second(device)
     names = {"flowlit": ("average of the weights, each step", 1), "rarely": (f"the same, moved every {every} steps", every)}
     return [
         Aim(4, 8).figure(device, title, laps["research"], laps[name], "s", limit / steps, "bytes")

@@ -31,7 +31,7 @@ from .figure import Aim, Figure, floats_a_second, in_turns
 from .making import accuracy
 from .report import Claim, Result
 from .scipy_rk45 import Counter, on_the_whole_batch
-from .timing import median, spread, wall
+from .timing import median, ratios, spread, wall
 
 SHAPE = (1, 8, 8)
 NETWORK = {"resolution": 8, "in_channels": 1, "width": 32, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4]}
@@ -84,7 +84,7 @@ class Equal:
     @property
     def ratios(self) -> list[float]:
         """How many times as many pairs Adams makes in a second."""
-        return [theirs / ours for theirs, ours in zip(self.scipy, self.flowlit, strict=True)]
+        return ratios(self.scipy, self.flowlit)
 
     def row(self) -> dict[str, Any]:
         """For the table."""

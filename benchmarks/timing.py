@@ -65,6 +65,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{min(values):,.4g} … {max(values):,.4g}" if max(values) < 1000 else f"{min(values):,.0f} … {max(values):,.0f}"
 
 
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """One contender over another, turn by turn."""
+    return [one / other for one, other in zip(above, below, strict=True)]
+
+
 def quartiles(values: Sequence[float]) -> str:
     """Between which values the middle half lies."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3

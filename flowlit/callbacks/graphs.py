@@ -8,9 +8,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from .. import graphs
-from ..strategies import Sharded
 from ..types import FlowlitError
-from .kernels import Compile, networks
+from .kernels import Compile, check_graphs, networks
 
 
 class Graphs(Callback):
@@ -36,11 +35,9 @@ class Graphs(Callback):
         Raises:
             FlowlitError: on a device without graphs, for sharded networks, or if ``Compile`` comes later.
         """
-        graphs.check_device(trainer.strategy.root_device)
+        check_graphs(trainer, "Graphs")
         if self.most < 1:
             raise FlowlitError(f"Graphs: most is {self.most}; expected a number of graphs, at least 1")
-        if isinstance(trainer.strategy, Sharded):
-            raise FlowlitError("Graphs: the weights of a sharded network move, but graphs read them where they lay; use ddp")
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(later, Compile) for later in callbacks[callbacks.index(self) :]):
             raise FlowlitError("Graphs: put the callback Compile before Graphs, or compiling would throw the graphs away")

@@ -139,9 +139,7 @@ class Compile(Callback):
         """
         if not self.graphs or stage != "fit":
             return
-        check_device(trainer.strategy.root_device)
-        if isinstance(trainer.strategy, Sharded):
-            raise FlowlitError("Compile: graphs read weights where they lie, but those of a sharded network move; use ddp")
+        check_graphs(trainer, "Compile")
         check_accumulation(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -185,6 +183,17 @@ class Recompute(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
             recompute(pl_module.network, on=False)
+
+
+def check_graphs(trainer: pl.Trainer, callback: str) -> None:
+    """Refuse CUDA graphs where there are none, and where weights do not stay where they read them.
+
+    Raises:
+        FlowlitError: saying what to do.
+    """
+    check_device(trainer.strategy.root_device)
+    if isinstance(trainer.strategy, Sharded):
+        raise FlowlitError(f"{callback}: graphs read weights where they lie, but those of a sharded network move; use ddp")
 
 
 def check_accumulation(trainer: pl.Trainer) -> None:
