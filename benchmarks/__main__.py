@@ -21,9 +21,15 @@ def main(words: Sequence[str]) -> int:
     """Run one benchmark; print its tables, and write them with the conditions of the run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", default="figures", choices=BENCHMARKS)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda is for figures and solving")
-    parser.add_argument("--out", type=Path, help="JSON file; benchmarks/results/<name>.json unless given or --quick")
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works; its figures prove nothing")
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="cuda is for figures and solving"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="JSON file; benchmarks/results/<name>.json unless given or --quick"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: shows that it works; its figures prove nothing"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     benchmark = import_module(f".{given.name}", __package__)
@@ -37,7 +43,11 @@ def main(words: Sequence[str]) -> int:
     file = f"{given.name}_cuda.json" if given.device == "cuda" else f"{given.name}.json"
     out = given.out or (None if given.quick else Path(__file__).parent / "results" / file)
     if out is not None:
-        write(out, result, conditions(shlex.join(["python", "-m", "benchmarks", *words]), given.seed, given.quick))
+        write(
+            out,
+            result,
+            conditions(shlex.join(["python", "-m", "benchmarks", *words]), given.seed, given.quick),
+        )
         print(f"\nwritten to {out}")
     return 0
 

@@ -1,4 +1,6 @@
-"""What an image takes on a CPU when more of them are generated at once: all in one batch, and in parts as flowlit takes them."""
+"""What an image takes on a CPU when more of them are generated at once: all in one batch, and in parts as
+flowlit takes them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowlit.blocks import InBlocks
+from flowlit._support.batch_invariance import InBlocks
 
 from .figure import in_turns
 from .timing import median, ratios, spread, wall

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from flowlit import __version__
-from flowlit.couplings import Cached, Store
+from flowlit.commands.trainer import FlowTrainer
+from flowlit.couplings import Cached
 from flowlit.couplings.noise import GENERATOR, seeded_normals
-from flowlit.couplings.pack import pack
-from flowlit.couplings.rounding import X0, X1
-from flowlit.datamodule import FlowDataModule
-from flowlit.manifest import plan
-from flowlit.trainer import FlowTrainer
+from flowlit.couplings.store.encoding import X0, X1, pack
+from flowlit.couplings.store.manifest import plan
+from flowlit.couplings.store.writer import Store
+from flowlit.modules import FlowDataModule
 from flowlit.types import Pair
 
 QUIET: dict[str, Any] = {
@@ -35,7 +35,13 @@ QUIET: dict[str, Any] = {
 
 
 def write_store(
-    folder: Path, num: int, shape: Sequence[int], x0: X0 = "float16", x1: X1 = "uint8", shard_size: int = 1000, seed: int = 1
+    folder: Path,
+    num: int,
+    shape: Sequence[int],
+    x0: X0 = "float16",
+    x1: X1 = "uint8",
+    shard_size: int = 1000,
+    seed: int = 1,
 ) -> Path:
     """Write a finished store of random pairs as ``flowlit couple`` does, only without a teacher."""
     store, draws = Store(folder), np.random.default_rng(seed)
@@ -54,7 +60,9 @@ def write_store(
     }
     with store.writing():
         store.begin(identity, [num], {"flowlit": __version__})
-        for shard in tqdm(plan([num], shard_size), desc=f"Writing {num:,} pairs", unit=" shards", leave=False):
+        for shard in tqdm(
+            plan([num], shard_size), desc=f"Writing {num:,} pairs", unit=" shards", leave=False
+        ):
             indices = range(shard.first, shard.first + shard.rows)
             if x0 == "seed":
                 noise = seeded_normals([seed], indices, shape)

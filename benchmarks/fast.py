@@ -14,14 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from flowlit.callbacks import EMA, Anneal, ChannelsLast, Compile, Gradients
-from flowlit.callbacks.gradients import Entries
+from flowlit.callbacks.training.gradients import Entries
 from flowlit.couplings import Cached
-from flowlit.datamodule import FlowDataModule
-from flowlit.modules import OneStepStudent, ReflowStudent
+from flowlit.modules import FlowDataModule, OneStepStudent, ReflowStudent
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided
-from flowlit.path import anneal, interpolate
+from flowlit.objectives.times import Uniform
+from flowlit.paths import anneal, interpolate
 from flowlit.schedules import Linear, WarmUp
-from flowlit.times import Uniform
 
 from .data import quiet_trainer
 from .research import HORIZON, WARM_UP
@@ -29,7 +28,9 @@ from .timing import finished, wall
 
 
 class Laps(Callback):
-    """Seconds of the steps after the first ones, and their number; the device is waited for at both ends only."""
+    """Seconds of the steps after the first ones, and their number; the device is waited for at both ends
+    only.
+    """
 
     def __init__(self, warm: int, device: str):
         self.warm, self.device, self.begin, self.seconds = warm, device, 0.0, 0.0
@@ -45,9 +46,11 @@ class Laps(Callback):
 
 
 class Beside(Callback):
-    """Between every ``block`` steps of a fit as many of each other contender: seconds of a step, turn by turn.
+    """Between every ``block`` steps of a fit as many of each other contender: seconds of a step, turn by
+    turn.
 
-    A busy moment of the machine meets all of them, and all that Lightning does from one block to the next counts as the fit's.
+    A busy moment of the machine meets all of them, and all that Lightning does from one block to the next
+    counts as the fit's.
 
     Args:
         others: by name, what takes so many steps.
@@ -120,7 +123,9 @@ def fit(
     trainer.fit(model, data)
 
 
-def fit_seconds(network: nn.Module, store: Path, batch: int, steps: int, warm: int, device: str, devices: int = 1) -> float:
+def fit_seconds(
+    network: nn.Module, store: Path, batch: int, steps: int, warm: int, device: str, devices: int = 1
+) -> float:
     """Seconds of a step of reflow by flowlit alone, after ``warm`` steps."""
     laps = Laps(warm, device)
     fit(network, store, batch, warm + steps, device, laps, devices=devices)

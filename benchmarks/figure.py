@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flowlit.metrics.cost import bandwidth, matmul_rate
+from flowlit.metrics.speed import bandwidth, matmul_rate
 
 from .report import Claim
 from .timing import likely, median, ratios, spread
@@ -75,7 +75,9 @@ class Figure:
         if self.most is not None:
             claims.append(Claim(self.name, f"≤ {self.most:g} {self.unit}", short(value), value <= self.most))
         if self.share is not None and reached is not None:
-            claims.append(Claim(self.name, f"≥ {self.share:.0%} of the limit", f"{reached:.0%}", reached >= self.share))
+            claims.append(
+                Claim(self.name, f"≥ {self.share:.0%} of the limit", f"{reached:.0%}", reached >= self.share)
+            )
         return claims
 
 
@@ -104,15 +106,24 @@ def machine(device: str) -> list[dict[str, Any]]:
     """What the limits are made of."""
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     products = [
-        {"measured": f"matrix products in {name}", "value": short(floats_a_second(device, kind) / 1e9), "unit": "GFLOP/s"}
+        {
+            "measured": f"matrix products in {name}",
+            "value": short(floats_a_second(device, kind) / 1e9),
+            "unit": "GFLOP/s",
+        }
         for name, kind in kinds.items()
     ]
-    return [*products, {"measured": "copy, read and write", "value": short(bytes_a_second(device) / 1e9), "unit": "GB/s"}]
+    return [
+        *products,
+        {"measured": "copy, read and write", "value": short(bytes_a_second(device) / 1e9), "unit": "GB/s"},
+    ]
 
 
 @dataclass
 class Aim:
-    """By how much flowlit should be better: on a CPU, and on a GPU; None is no aim. ``most`` and ``share`` are aims on a GPU."""
+    """By how much flowlit should be better: on a CPU, and on a GPU; None is no aim. ``most`` and ``share``
+    are aims on a GPU.
+    """
 
     cpu: float | None
     cuda: float | None

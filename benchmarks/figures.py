@@ -1,4 +1,6 @@
-"""The figures of speed, each beside a plain baseline in the same run, and beside what the machine could do at best."""
+"""The figures of speed, each beside a plain baseline in the same run, and beside what the machine could do at
+best.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from .report import Result
 from .training import Steps, overhead, student
 
 STUDENT = "unet_16m_32"
-LITTLE = {"resolution": 8, "in_channels": 3, "width": 16, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4]}
+LITTLE = {
+    "resolution": 8,
+    "in_channels": 3,
+    "width": 16,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention_resolutions": [4],
+}
 QUICK = {
     "batch": 2,
     "turns": 2,
@@ -67,10 +76,15 @@ def run(
     gpu, few, given = device == "cuda", min(repeats, 3), network or arguments(STUDENT)
     batch, block = batch or (128 if gpu else 16), 10 if gpu else 1
     net, little = student(given, seed), student(LITTLE, seed)
-    with tempfile.TemporaryDirectory(prefix="flowlit-figures-") as name, tqdm(total=10, desc="Figures", leave=False) as bar:
+    with (
+        tempfile.TemporaryDirectory(prefix="flowlit-figures-") as name,
+        tqdm(total=10, desc="Figures", leave=False) as bar,
+    ):
 
         def prepared(network: Any, batch: int, turns: int) -> Steps:
-            store = write_store(Path(name) / str(network.shape), pairs, network.shape, "float16", "float16", seed=seed)
+            store = write_store(
+                Path(name) / str(network.shape), pairs, network.shape, "float16", "float16", seed=seed
+            )
             return Steps(network, store, in_ram(store), batch, turns, min(3, turns), block, device)
 
         def take(*measured: Figure) -> list[Figure]:
@@ -88,7 +102,10 @@ def run(
         found += take(statistics_figure(features, seed, device, few))
         found += take(step_memory.figure(given, memory_batch, pairs, device, seed))
     rows, claims = helps(few)
-    title = f"Figures; student of {count_parameters(net):,} parameters at {'×'.join(map(str, net.shape))}; medians"
+    title = (
+        f"Figures; student of {count_parameters(net):,} parameters at {'×'.join(map(str, net.shape))}; "
+        "medians"
+    )
     tables: dict[str, list[Any]] = {
         f"The machine ({device}), medians": machine(device),
         title: [one.row() for one in found],

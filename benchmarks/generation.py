@@ -1,4 +1,6 @@
-"""``flowlit validate`` with one process and with two: images/s, the same features, and how time and memory grow."""
+"""``flowlit validate`` with one process and with two: images/s, the same features, and how time and memory
+grow.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from flowlit.bank import Bank
-from flowlit.networks import SmallClassifier
-from flowlit.networks.pretrained import pretrained
+from flowlit.metrics.feature_cache import Bank
+from flowlit.networks import SmallClassifier, pretrained
 
 from .making import random_unet
 from .probe import forget_peak, memory
@@ -31,11 +32,23 @@ from .processes import ROOT, output_of
 from .report import Claim, Result
 from .timing import median, spread, wall
 
-UNET = {"resolution": 16, "in_channels": 3, "width": 24, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [8]}
+UNET = {
+    "resolution": 16,
+    "in_channels": 3,
+    "width": 24,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention_resolutions": [8],
+}
 DIM = 64
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 QUICK = {"images": 200, "counts": (100, 200), "batch": 50, "repeats": 1}
-WAYS = ("flowlit, one process", "flowlit, two processes (ddp)", "plain loop, one process", "plain loop, two side by side")
+WAYS = (
+    "flowlit, one process",
+    "flowlit, two processes (ddp)",
+    "plain loop, one process",
+    "plain loop, two side by side",
+)
 
 
 def run(
@@ -69,7 +82,9 @@ def run(
         same = []
         for turn in tqdm(range(repeats), desc="Turns", leave=False):
             for processes, way in enumerate(WAYS[:2], 1):
-                laps[way].append(validate(folder, f"{processes}-{turn}", images, batch, processes, unet.shape, seed))
+                laps[way].append(
+                    validate(folder, f"{processes}-{turn}", images, batch, processes, unet.shape, seed)
+                )
             same.append(torch.equal(made(folder / f"1-{turn}", images), made(folder / f"2-{turn}", images)))
             for processes, way in enumerate(WAYS[2:], 1):
                 laps[way].append(plain(folder, images, batch, processes, seed))
@@ -81,7 +96,11 @@ def run(
         }
         for way, of in laps.items()
     ]
-    ratios = [ratio_row(WAYS[1], WAYS[0], laps), ratio_row(WAYS[3], WAYS[2], laps), ratio_row(WAYS[0], WAYS[2], laps)]
+    ratios = [
+        ratio_row(WAYS[1], WAYS[0], laps),
+        ratio_row(WAYS[3], WAYS[2], laps),
+        ratio_row(WAYS[0], WAYS[2], laps),
+    ]
     tables: dict[str, list[Any]] = {
         f"{images:,} images of {'×'.join(map(str, unet.shape))}, UNet of {parameters:,} parameters, a thread a process": rows,
         f"Ratios of images/s, turn by turn ({repeats} turns)": ratios,
@@ -93,15 +112,26 @@ def run(
 def ratio_row(above: str, below: str, laps: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Compare two contenders turn by turn, on the clock and in processor time."""
     pairs = list(zip(laps[above], laps[below], strict=True))
-    found, cpu = ([a[column] / b[column] for a, b in pairs] for column in ("images_per_s", "images_per_cpu_s"))
-    return {"above": above, "below": below, "ratio": median(found), "range": spread(found), "ratio_per_cpu_s": median(cpu)}
+    found, cpu = (
+        [a[column] / b[column] for a, b in pairs] for column in ("images_per_s", "images_per_cpu_s")
+    )
+    return {
+        "above": above,
+        "below": below,
+        "ratio": median(found),
+        "range": spread(found),
+        "ratio_per_cpu_s": median(cpu),
+    }
 
 
-# --------------------------------------------------------------------------------------------------------- flowlit validate
+# ---------------------------------------------------------------------------------------------------------
+# flowlit validate
 
 
 class Clock(Callback):
-    """Time and memory of the validation of one rank, from its start to its end, written as JSON; the last callback."""
+    """Time and memory of the validation of one rank, from its start to its end, written as JSON; the last
+    callback.
+    """
 
     def __init__(self, folder: str):
         self.folder, self.before, self.begin, self.cpu, self.generated = folder, 0.0, 0.0, 0.0, 0.0
@@ -132,18 +162,29 @@ def prepare(folder: Path, unet: nn.Module, seed: int) -> None:
     torch.manual_seed(seed)
     networks = {"unet": unet, "classifier": SmallClassifier(in_channels=unet.shape[0], dim=DIM)}  # type: ignore[index]
     for name, network in networks.items():
-        state = {f"{part}.{key}": value for part in ("network", "ema") for key, value in network.state_dict().items()}
-        torch.save({"state_dict": state, "flowlit": {"network": network.spec, "ema_updates": 0}}, folder / f"{name}.ckpt")
+        state = {
+            f"{part}.{key}": value
+            for part in ("network", "ema")
+            for key, value in network.state_dict().items()
+        }
+        torch.save(
+            {"state_dict": state, "flowlit": {"network": network.spec, "ema_updates": 0}},
+            folder / f"{name}.ckpt",
+        )
     np.savez(folder / "reference.npz", mu=np.zeros(DIM), sigma=np.eye(DIM), protocol=np.array("{}"))
 
 
-def configuration(folder: Path, name: str, images: int, batch: int, shape: Sequence[int], seed: int) -> dict[str, Any]:
+def configuration(
+    folder: Path, name: str, images: int, batch: int, shape: Sequence[int], seed: int
+) -> dict[str, Any]:
     """What ``flowlit validate`` is to do."""
 
     def part(path: str, **arguments: Any) -> dict[str, Any]:
         return {"class_path": path, "init_args": arguments}
 
-    features = part("flowlit.features.ClassifierFeatures", checkpoint=str(folder / "classifier.ckpt"), name="untrained")
+    features = part(
+        "flowlit.metrics.ClassifierFeatures", checkpoint=str(folder / "classifier.ckpt"), name="untrained"
+    )
     model = part(
         "flowlit.modules.FlowModule",
         network=part("flowlit.networks.pretrained", checkpoint=str(folder / "unet.ckpt"), weights="raw"),
@@ -160,7 +201,7 @@ def configuration(folder: Path, name: str, images: int, batch: int, shape: Seque
     return {
         "seed_everything": seed,
         "model": model,
-        "data": part("flowlit.datamodule.FlowDataModule", noise=noise, noise_batch_size=batch),
+        "data": part("flowlit.modules.FlowDataModule", noise=noise, noise_batch_size=batch),
         "trainer": {**quiet, "logger": logger, "callbacks": callbacks},
     }
 
@@ -195,7 +236,7 @@ def made(folder: Path, images: int) -> Tensor:
     return rows
 
 
-# -------------------------------------------------------------------------------------------------------------- plain loop
+# plain loop
 
 
 def plain(folder: Path, images: int, batch: int, processes: int, seed: int) -> dict[str, float]:
@@ -230,7 +271,9 @@ def plain(folder: Path, images: int, batch: int, processes: int, seed: int) -> d
 @torch.no_grad()
 def plain_loop(folder: Path, images: int, batch: int, seed: int) -> dict[str, float]:
     """Noise, one Euler step, uint8, features; then their mean and covariance, as a script would have it."""
-    network, classifier = (pretrained(str(folder / f"{name}.ckpt"), "raw").eval() for name in ("unet", "classifier"))
+    network, classifier = (
+        pretrained(str(folder / f"{name}.ckpt"), "raw").eval() for name in ("unet", "classifier")
+    )
     generator = torch.Generator().manual_seed(seed)
 
     def extract(rows: int) -> Tensor:
@@ -249,17 +292,40 @@ def plain_loop(folder: Path, images: int, batch: int, seed: int) -> dict[str, fl
 
 
 def claims(ratios: list[dict[str, Any]], growth: list[dict[str, Any]], same: list[bool]) -> list[Claim]:
-    """Two processes are nearly twice as fast where there are two cores, make the same features; time linear, memory flat."""
+    """Two processes are nearly twice as fast where there are two cores, make the same features; time linear,
+    memory flat.
+    """
     cores, ratio = len(os.sched_getaffinity(0)), ratios[0]["ratio"]
     first, last = growth[0], growth[-1]
-    times, more = (last["seconds"] / last["images"]) / (first["seconds"] / first["images"]), last["peak_mb"] - first["peak_mb"]
+    times, more = (
+        (last["seconds"] / last["images"]) / (first["seconds"] / first["images"]),
+        last["peak_mb"] - first["peak_mb"],
+    )
     return [
         Claim(
-            f"two processes over one ({cores} cores)", "≥ 1.6" if cores > 1 else "–", f"{ratio:.2f}", ratio >= 1.6 or cores < 2
+            f"two processes over one ({cores} cores)",
+            "≥ 1.6" if cores > 1 else "–",
+            f"{ratio:.2f}",
+            ratio >= 1.6 or cores < 2,
         ),
-        Claim("features of one and two processes, bit for bit", "equal", f"{sum(same)} of {len(same)} turns", all(same)),
-        Claim(f"time an image, {last['images']:,} over {first['images']:,}", "≤ 1.2", f"{times:.2f}", times <= 1.2),
-        Claim(f"memory, {last['images']:,} over {first['images']:,} images", "≤ 32 MB more", f"{more:.0f} MB", more <= 32),
+        Claim(
+            "features of one and two processes, bit for bit",
+            "equal",
+            f"{sum(same)} of {len(same)} turns",
+            all(same),
+        ),
+        Claim(
+            f"time an image, {last['images']:,} over {first['images']:,}",
+            "≤ 1.2",
+            f"{times:.2f}",
+            times <= 1.2,
+        ),
+        Claim(
+            f"memory, {last['images']:,} over {first['images']:,} images",
+            "≤ 32 MB more",
+            f"{more:.0f} MB",
+            more <= 32,
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""How a training step grows with the network's parameters and with processes that share it, and generation with its batch."""
+"""How a training step grows with the network's parameters and with processes that share it, and generation
+with its batch.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,23 @@ from .timing import median, ratios, spread
 from .training import student
 
 SIZES = ("unet_3m_32", "unet_7m_32", "unet_16m_32", "unet_28m_32", "unet_62m_32")
-MIDDLE = {"resolution": 16, "in_channels": 3, "width": 32, "multipliers": [1, 2], "blocks": 2, "attention_resolutions": [8]}
-QUICK = {"sizes": SIZES[:2], "batch": 2, "steps": 1, "repeats": 1, "shared": 4, "shared_steps": 2, "counts": (16, 32)}
+MIDDLE = {
+    "resolution": 16,
+    "in_channels": 3,
+    "width": 32,
+    "multipliers": [1, 2],
+    "blocks": 2,
+    "attention_resolutions": [8],
+}
+QUICK = {
+    "sizes": SIZES[:2],
+    "batch": 2,
+    "steps": 1,
+    "repeats": 1,
+    "shared": 4,
+    "shared_steps": 2,
+    "counts": (16, 32),
+}
 PAIRS = 256
 
 
@@ -54,17 +71,29 @@ def run(
         counts: images that it generates at once, growing.
         seed: of noise and weights.
     """
-    networks = [parameters_row(arguments(size), batch, steps, repeats, seed) for size in tqdm(sizes, desc="Sizes", leave=False)]
+    networks = [
+        parameters_row(arguments(size), batch, steps, repeats, seed)
+        for size in tqdm(sizes, desc="Sizes", leave=False)
+    ]
     first = networks[0]
     for row in networks:
-        row["s per GMAC, of the smallest"] = (row["seconds"] / row["GMACs"]) / (first["seconds"] / first["GMACs"])
-        row["MB per parameter, of the smallest"] = (row["peak_mb"] / row["parameters"]) / (first["peak_mb"] / first["parameters"])
+        row["s per GMAC, of the smallest"] = (row["seconds"] / row["GMACs"]) / (
+            first["seconds"] / first["GMACs"]
+        )
+        row["MB per parameter, of the smallest"] = (row["peak_mb"] / row["parameters"]) / (
+            first["peak_mb"] / first["parameters"]
+        )
     laps: dict[int, list[float]] = {1: [], 2: []}
     for _ in tqdm(range(repeats), desc="Processes", leave=False):
         for devices, of in laps.items():
             of.append(start(devices, shared, shared_steps, seed))
     processes = [
-        {"processes": devices, "seconds": median(of), "spread": spread(of), "images_per_s": shared / median(of)}
+        {
+            "processes": devices,
+            "seconds": median(of),
+            "spread": spread(of),
+            "images_per_s": shared / median(of),
+        }
         for devices, of in laps.items()
     ]
     generated = at_once.table(student(arguments(middle), seed), counts, repeats, seed)
@@ -78,7 +107,9 @@ def run(
 
 
 def claims(last: dict[str, Any], ratio: float, cores: int) -> list[Claim]:
-    """Time grows as the arithmetic does, memory no faster than parameters; two processes are nearly twice as fast."""
+    """Time grows as the arithmetic does, memory no faster than parameters; two processes are nearly twice as
+    fast.
+    """
     time, room = last["s per GMAC, of the smallest"], last["MB per parameter, of the smallest"]
     aim = "≥ 1.6" if cores > 1 else "–"
     return [
@@ -104,9 +135,14 @@ def arguments(size: str) -> dict[str, Any]:
     return content["model"]["init_args"]["network"]["init_args"]
 
 
-def parameters_row(network: dict[str, Any], batch: int, steps: int, repeats: int, seed: int) -> dict[str, Any]:
+def parameters_row(
+    network: dict[str, Any], batch: int, steps: int, repeats: int, seed: int
+) -> dict[str, Any]:
     """Steps of one network, in a process of its own."""
-    laps = [json.loads(start_process("--network", json.dumps(network), *words(1, batch, steps, seed))) for _ in range(repeats)]
+    laps = [
+        json.loads(start_process("--network", json.dumps(network), *words(1, batch, steps, seed)))
+        for _ in range(repeats)
+    ]
     net, seconds = student(network, seed), [lap["seconds"] for lap in laps]
     return {
         "parameters": count_parameters(net),

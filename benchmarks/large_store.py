@@ -1,4 +1,6 @@
-"""Opening and reading stores from ten thousand to ten million pairs: time, memory, throughput; each in a fresh process."""
+"""Opening and reading stores from ten thousand to ten million pairs: time, memory, throughput; each in a
+fresh process.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,13 @@ def run(
         seed: of data and order.
     """
     with tempfile.TemporaryDirectory(prefix="flowlit-large-") as folder:
-        stores = {n: write_store(Path(folder) / str(n), n, shape, shard_size=shard_size, seed=seed + 1) for n in counts}
-        probes: dict[tuple[int, bool], list[dict[str, Any]]] = {(n, True): [] for n in counts} | {(counts[-1], False): []}
+        stores = {
+            n: write_store(Path(folder) / str(n), n, shape, shard_size=shard_size, seed=seed + 1)
+            for n in counts
+        }
+        probes: dict[tuple[int, bool], list[dict[str, Any]]] = {(n, True): [] for n in counts} | {
+            (counts[-1], False): []
+        }
         for repeat in tqdm(range(repeats), desc="Repeats", leave=False):
             for (n, checksums), found in probes.items():
                 found.append(start_probe(stores[n], checksums, batch, cold, steady, most, seed + repeat))
@@ -63,13 +70,26 @@ def run(
         }
         for (n, checksums), found in probes.items()
     ]
-    return Result({f"Stores of {'×'.join(map(str, shape))}, batch {batch}; MB above the process's own": rows}, claims(rows))
+    return Result(
+        {f"Stores of {'×'.join(map(str, shape))}, batch {batch}; MB above the process's own": rows},
+        claims(rows),
+    )
 
 
-COLUMNS = ("opening_s", "opening_mb", "resident_mb", "peak_mb", "cold_pairs_per_s", "pairs_per_s", "pairs_per_cpu_s")
+COLUMNS = (
+    "opening_s",
+    "opening_mb",
+    "resident_mb",
+    "peak_mb",
+    "cold_pairs_per_s",
+    "pairs_per_s",
+    "pairs_per_cpu_s",
+)
 
 
-def start_probe(folder: Path, checksums: bool, batch: int, cold: int, steady: int, most: float, seed: int) -> dict[str, Any]:
+def start_probe(
+    folder: Path, checksums: bool, batch: int, cold: int, steady: int, most: float, seed: int
+) -> dict[str, Any]:
     """Open and read a store in a process of its own."""
     sizes = {"batch": batch, "cold": cold, "steady": steady, "most": most, "seed": seed}
     words = [f"--{name}={value}" for name, value in sizes.items()] + ([] if checksums else ["--no-checksums"])
@@ -81,6 +101,16 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     row = [row for row in rows if row["checksums"] == "yes"][-1]
     return [
         Claim("opening, with the first batch", "< 1 s", f"{row['opening_s']:.3f} s", row["opening_s"] < 1),
-        Claim("memory at its peak, above the process's own", "< 300 MB", f"{row['peak_mb']:.0f} MB", row["peak_mb"] < 300),
-        Claim("steady throughput, of the smallest store's", "≥ 0.5", f"{row['of_smallest']:.2f}", row["of_smallest"] >= 0.5),
+        Claim(
+            "memory at its peak, above the process's own",
+            "< 300 MB",
+            f"{row['peak_mb']:.0f} MB",
+            row["peak_mb"] < 300,
+        ),
+        Claim(
+            "steady throughput, of the smallest store's",
+            "≥ 0.5",
+            f"{row['of_smallest']:.2f}",
+            row["of_smallest"] >= 0.5,
+        ),
     ]

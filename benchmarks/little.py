@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowlit.callbacks.ema import Twins
+from flowlit.callbacks.training.ema import Twins
 from flowlit.metrics.cost import count_parameters
 
 from . import research
@@ -27,7 +27,9 @@ from .timing import median, spread, wall
 HELP = {"--help": 0.3, "fit --help": 4.0}
 
 
-def average_figures(network: nn.Module, device: str, repeats: int, times: int = 20, every: int = 4) -> list[Figure]:
+def average_figures(
+    network: nn.Module, device: str, repeats: int, times: int = 20, every: int = 4
+) -> list[Figure]:
     """Average all weights after each step: a Python loop, flowlit, and flowlit every so many steps.
 
     The limit reads weights and average, and writes one.
@@ -54,7 +56,10 @@ def average_figures(network: nn.Module, device: str, repeats: int, times: int = 
         once()
     laps = in_turns({name: partial(seconds, of) for name, of in work.items()}, repeats)
     limit = 12 * count_parameters(network) / bytes_a_second(device)
-    names = {"flowlit": ("average of the weights, each step", 1), "rarely": (f"the same, moved every {every} steps", every)}
+    names = {
+        "flowlit": ("average of the weights, each step", 1),
+        "rarely": (f"the same, moved every {every} steps", every),
+    }
     return [
         Aim(4, 8).figure(device, title, laps["research"], laps[name], "s", limit / steps, "bytes")
         for name, (title, steps) in names.items()
@@ -71,11 +76,15 @@ def statistics_figure(num: int, seed: int, device: str, repeats: int, dim: int =
     }
     laps, limit = in_turns(contenders, repeats), 2 * num * dim**2 / floats_a_second(device, torch.float64)
     name = f"FID statistics, {num:,} features of dimension {dim:,}"
-    return Aim(1, 4).figure(device, name, laps["research"], laps["flowlit"], "s", limit, "multiplications, float64")
+    return Aim(1, 4).figure(
+        device, name, laps["research"], laps["flowlit"], "s", limit, "multiplications, float64"
+    )
 
 
 def command_seconds(cache: str, *words: str) -> float:
-    """Seconds of a Python process with these arguments, from its start to its end; it finds the user's cache in this folder."""
+    """Seconds of a Python process with these arguments, from its start to its end; it finds the user's cache
+    in this folder.
+    """
     command, environment = [sys.executable, *words], {**os.environ, "XDG_CACHE_HOME": cache}
     return wall(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment))
 
@@ -86,11 +95,17 @@ def helps(repeats: int) -> tuple[list[dict[str, Any]], list[Claim]]:
     imports = {f"import {name}": ("-c", f"import {name}") for name in ("torch", "lightning.pytorch")}
     with tempfile.TemporaryDirectory(prefix="flowlit-help-") as cache:
         first = {name: command_seconds(cache, *words) for name, words in commands.items()}
-        turns = {name: partial(command_seconds, cache, *words) for name, words in {**commands, **imports}.items()}
+        turns = {
+            name: partial(command_seconds, cache, *words) for name, words in {**commands, **imports}.items()
+        }
         laps = in_turns(turns, repeats)  # type: ignore[arg-type]
     rows = [
-        {"process": name, "seconds": median(of), "spread": spread(of), "first": first.get(name, "")} for name, of in laps.items()
+        {"process": name, "seconds": median(of), "spread": spread(of), "first": first.get(name, "")}
+        for name, of in laps.items()
     ]
     found = {f"flowlit {words}": (median(laps[f"flowlit {words}"]), most) for words, most in HELP.items()}
     found["flowlit fit --help, the first time"] = first["flowlit fit --help"], HELP["fit --help"]
-    return rows, [Claim(name, f"≤ {most:g} s", f"{seconds:.2f} s", seconds <= most) for name, (seconds, most) in found.items()]
+    return rows, [
+        Claim(name, f"≤ {most:g} s", f"{seconds:.2f} s", seconds <= most)
+        for name, (seconds, most) in found.items()
+    ]

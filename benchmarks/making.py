@@ -1,4 +1,6 @@
-"""Making pairs: how much of ``flowlit couple`` is the solver, and flowlit's RK45 against SciPy's on the whole batch."""
+"""Making pairs: how much of ``flowlit couple`` is the solver, and flowlit's RK45 against SciPy's on the whole
+batch.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,8 @@ from torch import Tensor, nn
 
 from flowlit.couplings import SeededNoise
 from flowlit.couplings.noise import seeded_normals
-from flowlit.datamodule import FlowDataModule
-from flowlit.images import Digits
-from flowlit.modules import Teacher
+from flowlit.data import Digits
+from flowlit.modules import FlowDataModule, Teacher
 from flowlit.networks import EmpiricalFlow, UNet
 from flowlit.solvers import RK45
 
@@ -25,7 +26,14 @@ from .report import Claim, Result
 from .scipy_rk45 import Endpoint, flowlit_rk45, reference, scipy_rk45
 from .timing import median, spread
 
-UNET = {"resolution": 32, "in_channels": 3, "width": 24, "multipliers": [1, 2, 2], "blocks": 2, "attention_resolutions": [16]}
+UNET = {
+    "resolution": 32,
+    "in_channels": 3,
+    "width": 24,
+    "multipliers": [1, 2, 2],
+    "blocks": 2,
+    "attention_resolutions": [16],
+}
 QUICK = {
     "pairs": 8,
     "shard_size": 4,
@@ -63,14 +71,19 @@ def run(
     """
     unet = random_unet(network or UNET, seed)
     title = (
-        f"flowlit couple: {pairs} pairs, UNet of {sum(p.numel() for p in unet.parameters()):,} parameters, RK45 at {tolerance:g}"
+        f"flowlit couple: {pairs} pairs, UNet of {sum(p.numel() for p in unet.parameters()):,} parameters, "
+        f"RK45 at {tolerance:g}"
     )
     shares = [couple(unet, pairs, shard_size, batch, tolerance, seed) for _ in range(repeats)]
     digits = EmpiricalFlow(Digits(labels=False)).eval()
     rows = [
         *compare("exact flow of digits, 1×8×8", digits, (1, 8, 8), samples, tolerances, repeats, seed),
     ]
-    tables = {title: shares, "RK45 per sample (flowlit) and on the whole batch (SciPy)": rows, "flowlit over SciPy": ratios(rows)}
+    tables = {
+        title: shares,
+        "RK45 per sample (flowlit) and on the whole batch (SciPy)": rows,
+        "flowlit over SciPy": ratios(rows),
+    }
     return Result(tables, claims(shares))
 
 
@@ -110,7 +123,9 @@ class TimedRK45(RK45):
         return solution
 
 
-def couple(network: UNet, pairs: int, shard_size: int, batch: int, tolerance: float, seed: int) -> dict[str, Any]:
+def couple(
+    network: UNet, pairs: int, shard_size: int, batch: int, tolerance: float, seed: int
+) -> dict[str, Any]:
     """Make a store, and tell where the time went."""
     solver, watch = TimedRK45(tolerance, tolerance), Stopwatch()
     model = Teacher(network=network, solvers={"rk45": solver})
@@ -118,7 +133,15 @@ def couple(network: UNet, pairs: int, shard_size: int, batch: int, tolerance: fl
     with tempfile.TemporaryDirectory(prefix="flowlit-making-") as folder:
         trainer = quiet_trainer(callbacks=[watch], default_root_dir=folder)
         begin = time.perf_counter()
-        trainer.couple(model, data, store=f"{folder}/pairs", num=pairs, seed=seed + 1, shard_size=shard_size, batch_size=batch)
+        trainer.couple(
+            model,
+            data,
+            store=f"{folder}/pairs",
+            num=pairs,
+            seed=seed + 1,
+            shard_size=shard_size,
+            batch_size=batch,
+        )
         total = time.perf_counter() - begin
     loop = watch.end - watch.begin
     return {
@@ -133,9 +156,17 @@ def couple(network: UNet, pairs: int, shard_size: int, batch: int, tolerance: fl
 
 
 def compare(
-    name: str, velocity: nn.Module, shape: Sequence[int], samples: int, tolerances: Sequence[float], repeats: int, seed: int
+    name: str,
+    velocity: nn.Module,
+    shape: Sequence[int],
+    samples: int,
+    tolerances: Sequence[float],
+    repeats: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Solve the same samples with both solvers, in turn, and measure their distance from a much finer solution."""
+    """Solve the same samples with both solvers, in turn, and measure their distance from a much finer
+    solution.
+    """
     x0 = seeded_normals([seed + 2], range(samples), shape)
     truth = reference(velocity, x0, min(tolerances) * 1e-3)
     rows = []
@@ -145,14 +176,22 @@ def compare(
             found["flowlit"].append(flowlit_rk45(velocity, x0, tolerance))
             found["scipy"].append(scipy_rk45(velocity, x0, tolerance))
         rows += [
-            {"velocity": name, "tolerance": tolerance, "solver": solver, **accuracy(ends[0].x1, truth), **cost(ends, samples)}
+            {
+                "velocity": name,
+                "tolerance": tolerance,
+                "solver": solver,
+                **accuracy(ends[0].x1, truth),
+                **cost(ends, samples),
+            }
             for solver, ends in found.items()
         ]
     return rows
 
 
 def accuracy(x1: Tensor, truth: Tensor) -> dict[str, float]:
-    """Distance to the truth per entry (root mean square): over all samples, and of the sample that is furthest off."""
+    """Distance to the truth per entry (root mean square): over all samples, and of the sample that is
+    furthest off.
+    """
     square = (x1.double() - truth).flatten(1).square().mean(1)
     return {
         "error_rms": float(square.mean().sqrt()),
@@ -176,7 +215,11 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """flowlit over SciPy, for each velocity and tolerance."""
     names = ("pairs_per_s", "evaluations_per_sample", "calls", "error_rms", "error_median", "error_worst")
     return [
-        {"velocity": ours["velocity"], "tolerance": ours["tolerance"], **{name: ours[name] / theirs[name] for name in names}}
+        {
+            "velocity": ours["velocity"],
+            "tolerance": ours["tolerance"],
+            **{name: ours[name] / theirs[name] for name in names},
+        }
         for ours, theirs in zip(rows[::2], rows[1::2], strict=True)
     ]
 

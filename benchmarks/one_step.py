@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flowlit import Generator
-from flowlit.codecs import Pixels
+from flowlit.data import Pixels
 from flowlit.metrics.cost import count_macs
 from flowlit.solvers import Euler
 
@@ -26,7 +26,9 @@ FAST: dict[str, dict[str, Any]] = {
 
 
 def flowlit_generator(network: nn.Module, device: str, blocks: bool) -> Callable[[int], object]:
-    """flowlit's generator with the fast options of a device: number of images -> uint8 (N, C, H, W), on the CPU."""
+    """flowlit's generator with the fast options of a device: number of images -> uint8 (N, C, H, W), on the
+    CPU.
+    """
     plain = Generator(deepcopy(network).to(device).eval().requires_grad_(False), Euler(1), Pixels())
     fast, shape = plain.faster(**FAST[device], blocks=blocks), network.shape
     return lambda number: fast(torch.randn(number, *shape, device=device)).cpu()  # type: ignore[misc]
@@ -39,12 +41,16 @@ def figures(network: nn.Module, images: int, repeats: int, device: str) -> list[
     least = 2 * count_macs(network).all / floats_a_second(device, torch.bfloat16)
     latency = "one-step generation, latency of one image"
     return [
-        Aim(1.5, 4).figure(device, f"one-step generation, batch {images}", *many, "s an image", least, PRODUCTS),
+        Aim(1.5, 4).figure(
+            device, f"one-step generation, batch {images}", *many, "s an image", least, PRODUCTS
+        ),
         Aim(None, None, most=0.002).figure(device, latency, *one, "s an image", least, PRODUCTS),
     ]
 
 
-def _laps(network: nn.Module, images: int, repeats: int, device: str, times: int = 1) -> tuple[list[float], list[float]]:
+def _laps(
+    network: nn.Module, images: int, repeats: int, device: str, times: int = 1
+) -> tuple[list[float], list[float]]:
     """Seconds an image of both, in turns, after two turns to warm up."""
     plain = research.one_step(deepcopy(network), network.shape, device)  # type: ignore[arg-type]
     ours = flowlit_generator(network, device, blocks=images > 1)

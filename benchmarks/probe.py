@@ -1,4 +1,6 @@
-"""One process that opens one store, reads it, and prints what that took as one line of JSON; started by ``large_store``."""
+"""One process that opens one store, reads it, and prints what that took as one line of JSON; started by
+``large_store``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def probe(folder: str, batch: int, cold: int, steady: int, most: float, checksums: bool, seed: int) -> dict[str, Any]:
+def probe(
+    folder: str, batch: int, cold: int, steady: int, most: float, checksums: bool, seed: int
+) -> dict[str, Any]:
     """Open a store and read it in random order.
 
     Args:

@@ -17,7 +17,9 @@ def output_of(*words: str, **environment: str) -> str:
         RuntimeError: with all that it said, if it fails.
     """
     command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     return done.stdout

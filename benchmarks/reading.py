@@ -1,4 +1,6 @@
-"""Reading pairs at the batch size of training: stores against tensors in memory, and against what a student consumes."""
+"""Reading pairs at the batch size of training: stores against tensors in memory, and against what a student
+consumes.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def run(
     """
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory(prefix="flowlit-reading-") as folder:
-        stores = {(x0, x1): write_store(Path(folder) / f"{x0}-{x1}", pairs, shape, x0, x1) for x0, x1 in KINDS}
+        stores = {
+            (x0, x1): write_store(Path(folder) / f"{x0}-{x1}", pairs, shape, x0, x1) for x0, x1 in KINDS
+        }
         laps = interleaved(readers(stores, batch, turns, seed), repeats)
         step = {"student's training step": student_step(student, shape, student_batch)}
         laps |= interleaved(step, student_repeats)
@@ -81,12 +85,16 @@ def run(
         for name, found in laps.items()
     ]
     return Result(
-        {f"Reading {pairs:,} pairs of {'×'.join(map(str, shape))}, batch {batch}, delivered as float32 unless said": rows},
+        {
+            f"Reading {pairs:,} pairs of {'×'.join(map(str, shape))}, batch {batch}, delivered as float32 unless said": rows
+        },
         claims(rows),
     )
 
 
-def readers(stores: dict[tuple[str, str], Path], batch: int, turns: int, seed: int) -> dict[str, Callable[[], int]]:
+def readers(
+    stores: dict[tuple[str, str], Path], batch: int, turns: int, seed: int
+) -> dict[str, Callable[[], int]]:
     """Everything that can deliver a batch, as functions that deliver ``turns`` of them."""
     trainer = quiet_trainer(max_steps=10**9)
 

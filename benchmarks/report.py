@@ -36,7 +36,9 @@ class Result:
 
 
 def conditions(command: str, seed: int, quick: bool) -> dict[str, Any]:
-    """Machine, versions, date and command of this run; ``load`` is the load average before and after tells of neighbours."""
+    """Machine, versions, date and command of this run; ``load`` is the load average before and after tells of
+    neighbours.
+    """
     packages = ("torch", "numpy", "scipy", "lightning", "safetensors", "flowlit")
     return {
         "command": command,
@@ -59,7 +61,10 @@ def conditions(command: str, seed: int, quick: bool) -> dict[str, Any]:
 def cpu_model() -> str:
     """Name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def show(result: Result) -> None:
@@ -67,7 +72,9 @@ def show(result: Result) -> None:
     for title, rows in result.tables.items():
         print(f"\n{title}\n{table(rows)}")
     if result.claims:
-        print(f"\nClaims\n{table([{**asdict(claim), 'met': 'yes' if claim.met else 'NO'} for claim in result.claims])}")
+        print(
+            f"\nClaims\n{table([{**asdict(claim), 'met': 'yes' if claim.met else 'NO'} for claim in result.claims])}"
+        )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -78,7 +85,9 @@ def table(rows: Sequence[Row]) -> str:
     right = [all(isinstance(row.get(name, 0), int | float) for row in rows) for name in names]
 
     def line(parts: Sequence[str]) -> str:
-        return "  ".join(p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True)).rstrip()
+        return "  ".join(
+            p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True)
+        ).rstrip()
 
     return "\n".join([line(names), line(["─" * width for width in widths]), *map(line, cells)])
 

@@ -1,4 +1,6 @@
-"""The plain baselines: float32, eager, pairs as tensors in RAM, averages in a Python loop, the loss read in every step."""
+"""The plain baselines: float32, eager, pairs as tensors in RAM, averages in a Python loop, the loss read in
+every step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ WARM_UP = 5_000
 
 
 class Training:
-    """A training script of annealing reflow, or with a ``guide`` of flow-guided distillation, as research code has it.
+    """A training script of annealing reflow, or with a ``guide`` of flow-guided distillation, as research
+    code has it.
 
     Args:
         network: the student; it is trained in place.
@@ -24,7 +27,15 @@ class Training:
         guide: the small 2-rectified flow that is distilled.
     """
 
-    def __init__(self, network: nn.Module, x0: Tensor, x1: Tensor, batch: int, device: str, guide: nn.Module | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        x0: Tensor,
+        x1: Tensor,
+        batch: int,
+        device: str,
+        guide: nn.Module | None = None,
+    ):
         self.network, self.guide = network.to(device).train(), guide and guide.to(device).eval()
         self.x0, self.x1, self.batch, self.device = x0, x1, batch, device
         self.parameters = list(self.network.parameters())

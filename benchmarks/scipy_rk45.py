@@ -61,13 +61,17 @@ def _timed(velocity: nn.Module, solve: Callable[[Counter], Tensor]) -> Endpoint:
 
 
 def on_the_whole_batch(velocity: Any, x0: Tensor, method: str, tolerance: float) -> Tensor:
-    """The flattened batch as one system, through NumPy and back at each call; the end is float64, on the CPU."""
+    """The flattened batch as one system, through NumPy and back at each call; the end is float64, on the
+    CPU.
+    """
 
     def right(t: float, flat: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(flat).to(x0).reshape(x0.shape)
         return velocity(x, x.new_full((len(x),), t)).cpu().numpy().reshape(-1).astype(np.float64)
 
-    found = solve_ivp(right, (0.0, 1.0), x0.cpu().numpy().reshape(-1), method=method, rtol=tolerance, atol=tolerance)
+    found = solve_ivp(
+        right, (0.0, 1.0), x0.cpu().numpy().reshape(-1), method=method, rtol=tolerance, atol=tolerance
+    )
     if not found.success:
         raise RuntimeError(found.message)
     return torch.from_numpy(found.y[:, -1]).reshape(x0.shape)

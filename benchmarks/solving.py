@@ -1,4 +1,6 @@
-"""Making pairs at equal error: Adams' multistep solver, and SciPy's RK45 on the whole batch, on a teacher trained here."""
+"""Making pairs at equal error: Adams' multistep solver, and SciPy's RK45 on the whole batch, on a teacher
+trained here.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,14 @@ from torch import Tensor, nn
 from flowlit.callbacks import EMA
 from flowlit.couplings import Independent
 from flowlit.couplings.noise import seeded_normals
-from flowlit.datamodule import FlowDataModule
-from flowlit.images import Digits
+from flowlit.data import Digits
 from flowlit.metrics.cost import count_macs
-from flowlit.modules import Teacher
-from flowlit.multistep import Adams
+from flowlit.modules import FlowDataModule, Teacher
 from flowlit.networks import UNet
 from flowlit.objectives import RectifiedFlow
+from flowlit.objectives.times import LogitNormal
 from flowlit.schedules import WarmUp
-from flowlit.solvers import Midpoint
-from flowlit.times import LogitNormal
+from flowlit.solvers import Adams, Midpoint
 from flowlit.types import Solver
 
 from .data import quiet_trainer
@@ -34,11 +34,25 @@ from .scipy_rk45 import Counter, on_the_whole_batch
 from .timing import median, ratios, spread, wall
 
 SHAPE = (1, 8, 8)
-NETWORK = {"resolution": 8, "in_channels": 1, "width": 32, "multipliers": [1, 2], "blocks": 1, "attention_resolutions": [4]}
+NETWORK = {
+    "resolution": 8,
+    "in_channels": 1,
+    "width": 32,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention_resolutions": [4],
+}
 SAMPLES = {"cpu": 32, "cuda": 1024}
 AIM = 1.5
 JUDGED = 1e-3  # tolerances from here on count: looser ones are not used to make pairs
-QUICK = {"repeats": 1, "train": 40, "samples": 4, "tolerances": (1e-2, 1e-3), "steps": (4, 16, 32), "finest": 1e-4}
+QUICK = {
+    "repeats": 1,
+    "train": 40,
+    "samples": 4,
+    "tolerances": (1e-2, 1e-3),
+    "steps": (4, 16, 32),
+    "finest": 1e-4,
+}
 
 Solve = Callable[[nn.Module], Tensor]
 
@@ -56,7 +70,10 @@ def run(device: str = "cpu", repeats: int = 3, seed: int = 0, **sizes: Any) -> R
     title = f"Pairs of a teacher of digits ({device}); errors against DOP853, rms per entry"
     tables = {title: rows, "Adams over SciPy's RK45, at SciPy's error": [equal.row() for equal in found]}
     least = hardest(found)
-    claim = f"pairs/s over SciPy's RK45 at equal error, the least at tolerances up to {JUDGED:g} (here {least.tolerance:g})"
+    claim = (
+        f"pairs/s over SciPy's RK45 at equal error, the least at tolerances up to {JUDGED:g} (here "
+        f"{least.tolerance:g})"
+    )
     ratio = median(least.ratios)
     return Result(tables, [Claim(claim, f"≥ {AIM:g}", f"{ratio:.2f}", ratio >= AIM)])
 
@@ -67,7 +84,9 @@ def figure(device: str = "cpu", repeats: int = 3, seed: int = 0, **sizes: Any) -
     name = f"a pair of a digits teacher, 1×8×8, error {least.error:.2g} (RK45 at {least.tolerance:g})"
     flops = 2 * count_macs(UNet(**NETWORK)).all * (least.steps + 1)
     limit = flops / floats_a_second(device, torch.float32)
-    return Aim(AIM, 8).figure(device, name, least.scipy, least.flowlit, "s", limit, "multiplications, float32")
+    return Aim(AIM, 8).figure(
+        device, name, least.scipy, least.flowlit, "s", limit, "multiplications, float32"
+    )
 
 
 @dataclass
@@ -112,10 +131,12 @@ def measure(
     finest: float = 1e-6,
     network: nn.Module | None = None,
 ) -> tuple[list[dict[str, Any]], list[Equal]]:
-    """Let both take turns on the same noise, beside RK2's midpoint rule; compare them where their errors are equal.
+    """Let both take turns on the same noise, beside RK2's midpoint rule; compare them where their errors are
+    equal.
 
     Args:
-        device: "cpu" or "cuda"; on the latter SciPy's state travels through NumPy at each call, as in research code.
+        device: "cpu" or "cuda"; on the latter SciPy's state travels through NumPy at each call, as in
+            research code.
         repeats: turns.
         seed: of the teacher and the noise.
         train: optimizer steps of the teacher.
@@ -128,7 +149,10 @@ def measure(
     network = (network or teacher(train, device, seed)).to(device).eval()
     x0 = seeded_normals([seed + 2], range(samples or SAMPLES[device]), SHAPE).to(device)
     contenders: dict[tuple[str, float], Solve] = {
-        **{("SciPy RK45", tolerance): partial(by_scipy, x0=x0, tolerance=tolerance) for tolerance in tolerances},
+        **{
+            ("SciPy RK45", tolerance): partial(by_scipy, x0=x0, tolerance=tolerance)
+            for tolerance in tolerances
+        },
         **{("Adams", n): partial(by_flowlit, x0=x0, solver=Adams(n)) for n in steps},
         **{("Midpoint", n): partial(by_flowlit, x0=x0, solver=Midpoint(n)) for n in steps[2:-2:2]},
     }
@@ -136,7 +160,10 @@ def measure(
         truth = by_scipy(network, x0, finest, "DOP853")
         counters = {key: Counter(network) for key in contenders}
         errors = {key: accuracy(solve(counters[key]).cpu(), truth) for key, solve in contenders.items()}
-        laps = in_turns({key: partial(wall, partial(solve, network), device) for key, solve in contenders.items()}, repeats)
+        laps = in_turns(
+            {key: partial(wall, partial(solve, network), device) for key, solve in contenders.items()},
+            repeats,
+        )
     seconds = {key: [lap / len(x0) for lap in found] for key, found in laps.items()}
     rows = [
         {
@@ -154,14 +181,17 @@ def measure(
     found = []
     for tolerance in tolerances:
         key, error = ("SciPy RK45", tolerance), errors["SciPy RK45", tolerance]["error_rms"]
-        ours = [at_error(error, reached, [seconds["Adams", n][turn] for n in steps]) for turn in range(repeats)]
+        ours = [
+            at_error(error, reached, [seconds["Adams", n][turn] for n in steps]) for turn in range(repeats)
+        ]
         needed = at_error(error, reached, steps)
         found.append(Equal(tolerance, error, counters[key].calls, needed, seconds[key], ours))
     return rows, found
 
 
 def at_error(error: float, errors: Sequence[float], costs: Sequence[float]) -> float:
-    """What an error costs, straight between the two nearest on logarithmic axes; infinite where none is as small.
+    """What an error costs, straight between the two nearest on logarithmic axes; infinite where none is as
+    small.
 
     Args:
         error: to be reached.
@@ -201,7 +231,9 @@ def by_scipy(velocity: Any, x0: Tensor, tolerance: float, method: str = "RK45") 
 
 
 def teacher(steps: int, device: str, seed: int) -> nn.Module:
-    """Train the network of ``experiments/teacher_digits.yaml`` as it says, only for fewer steps; return its average."""
+    """Train the network of ``experiments/teacher_digits.yaml`` as it says, only for fewer steps; return its
+    average.
+    """
     torch.manual_seed(seed)
     model = Teacher(
         UNet(**NETWORK, dropout=0.0),
@@ -210,6 +242,8 @@ def teacher(steps: int, device: str, seed: int) -> nn.Module:
         partial(WarmUp, steps=100, total=steps),
     )
     data = FlowDataModule(Independent(Digits(labels=False)), batch_size=64, seed=seed)
-    trainer = quiet_trainer(accelerator=device, max_steps=steps, limit_val_batches=0, callbacks=[EMA(decay=0.995)])
+    trainer = quiet_trainer(
+        accelerator=device, max_steps=steps, limit_val_batches=0, callbacks=[EMA(decay=0.995)]
+    )
     trainer.fit(model, data)
     return model.ema.eval().requires_grad_(False)

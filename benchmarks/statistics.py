@@ -1,4 +1,6 @@
-"""Mean, covariance and Fréchet distance: flowlit against torch-fidelity and plain NumPy/SciPy; time, agreement, memory."""
+"""Mean, covariance and Fréchet distance: flowlit against torch-fidelity and plain NumPy/SciPy; time,
+agreement, memory.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from tqdm import tqdm
 
-from flowlit.bank import Bank
+from flowlit.metrics.feature_cache import Bank
 from flowlit.metrics.frechet import Moments, frechet_distance, frechet_estimates
 
 from .probe import forget_peak, memory
@@ -28,7 +30,12 @@ from .report import Claim, Result
 from .timing import median, spread
 
 BLOCK = 1000
-OURS, HALVES, THEIRS, PLAIN = "flowlit", "flowlit, half and jackknife", "torch-fidelity", "NumPy and SciPy's sqrtm"
+OURS, HALVES, THEIRS, PLAIN = (
+    "flowlit",
+    "flowlit, half and jackknife",
+    "torch-fidelity",
+    "NumPy and SciPy's sqrtm",
+)
 KINDS = {
     "stream": "flowlit: stream into Moments",
     "bank": "flowlit: Bank, gathered",
@@ -51,7 +58,8 @@ def run(
         counts: features, growing.
         dim: of a feature.
         reference: features of another law, from which the distance is taken.
-        repeats: of everything that is timed, but for the two slow ones (half and jackknife, and sqrtm), which run once.
+        repeats: of everything that is timed, but for the two slow ones (half and jackknife, and sqrtm), which
+            run once.
         plain: counts at which sqrtm is timed, too.
         seed: of the features.
     """
@@ -77,7 +85,9 @@ def run(
 
 
 def features(num: int, dim: int, seed: int, shift: float = 0.0) -> Iterator[Tensor]:
-    """Blocks of correlated features that are never negative, as those after a ReLU; row blocks depend on (seed, place) alone."""
+    """Blocks of correlated features that are never negative, as those after a ReLU; row blocks depend on
+    (seed, place) alone.
+    """
     mixing = torch.randn(256, dim, generator=torch.Generator().manual_seed(0)) / 16
     for first in range(0, num, BLOCK):
         generator, rows = torch.Generator().manual_seed(1_000_003 * seed + first), min(BLOCK, num - first)
@@ -85,14 +95,18 @@ def features(num: int, dim: int, seed: int, shift: float = 0.0) -> Iterator[Tens
         yield torch.relu(hidden @ mixing + 0.5 * torch.randn(rows, dim, generator=generator) + 0.3 + shift)
 
 
-# ------------------------------------------------------------------------------------------------------ time and agreement
+# time
+# and agreement
 
 
 def ways() -> dict[str, tuple[Callable[[Tensor], Any], Callable[[Any, Any], float]]]:
     """Statistics and distance of each contender."""
     return {
         OURS: (flowlit_statistics, lambda a, b: frechet_distance(*a, *b)),
-        THEIRS: (fid_features_to_statistics, lambda a, b: fid_statistics_to_metric(a, b, False)[KEY_METRIC_FID]),
+        THEIRS: (
+            fid_features_to_statistics,
+            lambda a, b: fid_statistics_to_metric(a, b, False)[KEY_METRIC_FID],
+        ),
         PLAIN: (plain_statistics, plain_distance),
     }
 
@@ -117,7 +131,9 @@ def plain_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.nda
     return float(np.sum((a[0] - b[0]) ** 2) + np.trace(a[1]) + np.trace(b[1]) - 2 * np.trace(root).real)
 
 
-def compare(generated: Tensor, real: Tensor, repeats: int, plain: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def compare(
+    generated: Tensor, real: Tensor, repeats: int, plain: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Time each contender on the same features, in turn; compare what they found."""
     laps: dict[str, list[tuple[float, float, float, float]]] = {}
     found: dict[str, float] = {}
@@ -149,7 +165,11 @@ def compare(generated: Tensor, real: Tensor, repeats: int, plain: bool) -> tuple
     rows.append({"what": HALVES, "total_s": seconds, "total_cpu_s": cpu, "runs": 1})
     for row in rows:
         row["cpu_of_flowlit"] = row["total_cpu_s"] / rows[0]["total_cpu_s"]
-    value: dict[str, Any] = {OURS: found[OURS], "jackknife": estimates["fid"].spread, "half": estimates["fid_half"].value}
+    value: dict[str, Any] = {
+        OURS: found[OURS],
+        "jackknife": estimates["fid"].spread,
+        "half": estimates["fid_half"].value,
+    }
     for name, other in ((THEIRS, found[THEIRS]), (PLAIN, found.get(PLAIN)), (HALVES, found[HALVES])):
         if other is not None:
             difference = abs(found[OURS] - other)
@@ -164,7 +184,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - wall, time.process_time() - cpu
 
 
-# ------------------------------------------------------------------------------------------------------------------ memory
+# memory
 
 
 class Anonymous(threading.Thread):
@@ -187,7 +207,9 @@ class Anonymous(threading.Thread):
 def probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
     """Take statistics of a stream of features in one of three ways; tell the memory above that before."""
     eye = (torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64))
-    frechet_distance(*flowlit_statistics(next(features(BLOCK, dim, seed))), *eye)  # what any distance needs, and the libraries
+    frechet_distance(
+        *flowlit_statistics(next(features(BLOCK, dim, seed))), *eye
+    )  # what any distance needs, and the libraries
     forget_peak()
     before, watcher = memory(), Anonymous()
     start, begin = watcher.most, time.perf_counter()
@@ -211,7 +233,11 @@ def probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
     watcher.done.set()
     watcher.join()
     seconds = time.perf_counter() - begin
-    return {"anonymous_mb": watcher.most - start, "resident_mb": memory()["VmHWM"] - before["VmRSS"], "seconds": seconds}
+    return {
+        "anonymous_mb": watcher.most - start,
+        "resident_mb": memory()["VmHWM"] - before["VmRSS"],
+        "seconds": seconds,
+    }
 
 
 def start_probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
@@ -220,22 +246,40 @@ def start_probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
     return json.loads(told.splitlines()[-1])
 
 
-def claims(times: list[dict[str, Any]], values: list[dict[str, Any]], memories: list[dict[str, Any]]) -> list[Claim]:
+def claims(
+    times: list[dict[str, Any]], values: list[dict[str, Any]], memories: list[dict[str, Any]]
+) -> list[Claim]:
     """Not slower than torch-fidelity, the same number, flat memory."""
     found = []
     for n in dict.fromkeys(row["features"] for row in times):
         cost = {row["what"]: row for row in times if row["features"] == n}
         for part in ("statistics", "distance"):
             ratio = cost[THEIRS][f"{part}_cpu_s"] / cost[OURS][f"{part}_cpu_s"]
-            found.append(Claim(f"{n:,}: torch-fidelity's processor time for the {part}", "≥ 1", f"{ratio:.2f}", ratio >= 1))
+            found.append(
+                Claim(
+                    f"{n:,}: torch-fidelity's processor time for the {part}",
+                    "≥ 1",
+                    f"{ratio:.2f}",
+                    ratio >= 1,
+                )
+            )
     for value in values:
         off = value[f"{THEIRS}: relative"]
-        found.append(Claim(f"{value['features']:,}: relative difference, torch-fidelity", "≤ 1e-4", f"{off:.1e}", off <= 1e-4))
+        found.append(
+            Claim(
+                f"{value['features']:,}: relative difference, torch-fidelity",
+                "≤ 1e-4",
+                f"{off:.1e}",
+                off <= 1e-4,
+            )
+        )
     for kind in ("stream", "bank"):
         for part in ("anonymous", "resident"):
             peaks = [row[f"{part}_mb"] for row in memories if row["what"] == KINDS[kind]]
             more = peaks[-1] - peaks[0]
-            found.append(Claim(f"{KINDS[kind]}: growth of {part} memory", "≤ 50 MB", f"{more:.0f} MB", more <= 50))
+            found.append(
+                Claim(f"{KINDS[kind]}: growth of {part} memory", "≤ 50 MB", f"{more:.0f} MB", more <= 50)
+            )
     return found
 
 

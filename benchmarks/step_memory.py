@@ -1,4 +1,6 @@
-"""Memory of one training step, each way in a process of its own: the peak above what the process had before training."""
+"""Memory of one training step, each way in a process of its own: the peak above what the process had before
+training.
+"""
 
 from __future__ import annotations
 
@@ -50,22 +52,37 @@ def _begin(device: str) -> None:
 
 def peak_of(way: Way, arguments: dict[str, Any], batch: int, pairs: int, device: str, seed: int) -> float:
     """``probe`` in a fresh process."""
-    words = [way, json.dumps(arguments), f"--batch={batch}", f"--pairs={pairs}", f"--device={device}", f"--seed={seed}"]
+    words = [
+        way,
+        json.dumps(arguments),
+        f"--batch={batch}",
+        f"--pairs={pairs}",
+        f"--device={device}",
+        f"--seed={seed}",
+    ]
     return float(output_of("-m", "benchmarks.step_memory", *words).splitlines()[-1])
 
 
 def figure(arguments: dict[str, Any], batch: int, pairs: int, device: str, seed: int) -> Figure:
     """The research script's peak and flowlit's, each once."""
-    research, flowlit = ([peak_of(way, arguments, batch, pairs, device, seed)] for way in ("research", "flowlit"))  # type: ignore[arg-type]
+    research, flowlit = (
+        [peak_of(way, arguments, batch, pairs, device, seed)] for way in ("research", "flowlit")
+    )  # type: ignore[arg-type]
     network = student(arguments, seed)
-    held = 20 * count_parameters(network) + batch * kept(network)  # weights, gradients, two moments and an average, float32
+    held = 20 * count_parameters(network) + batch * kept(
+        network
+    )  # weights, gradients, two moments and an average, float32
     name = f"memory of the student step, batch {batch}"
-    return Aim(1.25, 1 / 0.6).figure(device, name, research, flowlit, "MB", held / 2**20, "weights, moments, what gradients need")
+    return Aim(1.25, 1 / 0.6).figure(
+        device, name, research, flowlit, "MB", held / 2**20, "weights, moments, what gradients need"
+    )
 
 
 def kept(network: nn.Module) -> float:
     """Bytes of an image's activations that wait for the gradient under bf16."""
-    return (_saved(network, 3) - _saved(network, 1)) / 2  # the cast weights are saved once, however many images there are
+    return (
+        _saved(network, 3) - _saved(network, 1)
+    ) / 2  # the cast weights are saved once, however many images there are
 
 
 def _saved(network: nn.Module, images: int) -> int:
@@ -77,7 +94,10 @@ def _saved(network: nn.Module, images: int) -> int:
         return tensor
 
     x = torch.randn(images, *network.shape)  # type: ignore[misc]
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         output = network.train()(x, torch.rand(images))  # as long as it lives, no address is used twice
     total = sum(sizes.values())
     del output

@@ -29,7 +29,9 @@ def lap(turn: Callable[[], int], device: str = "cpu") -> Lap:
     return Lap(samples, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def interleaved(contenders: Mapping[str, Callable[[], int]], repeats: int, device: str = "cpu") -> dict[str, list[Lap]]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], int]], repeats: int, device: str = "cpu"
+) -> dict[str, list[Lap]]:
     """Let each contender take a turn, ``repeats`` times over, after one turn to warm up."""
     for turn in contenders.values():
         turn()
@@ -62,7 +64,11 @@ def median(values: Sequence[float]) -> float:
 
 def spread(values: Sequence[float]) -> str:
     """Smallest and largest."""
-    return f"{min(values):,.4g} … {max(values):,.4g}" if max(values) < 1000 else f"{min(values):,.0f} … {max(values):,.0f}"
+    return (
+        f"{min(values):,.4g} … {max(values):,.4g}"
+        if max(values) < 1000
+        else f"{min(values):,.0f} … {max(values):,.0f}"
+    )
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -72,18 +78,23 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 
 def quartiles(values: Sequence[float]) -> str:
     """Between which values the middle half lies."""
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    low, _, high = (
+        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    )
     return f"{low:,.4g} … {high:,.4g}"
 
 
 def likely(values: Sequence[float]) -> str:
-    """Where the median of endless repetition lies, 19 times of 20: between two of the values, by their ranks; – if there are few.
+    """Where the median of endless repetition lies, 19 times of 20: between two of the values, by their ranks;
+    – if there are few.
 
     >>> likely(range(100))
     '39 … 60'
     """
     ordered, number = sorted(values), len(values)
-    far = math.ceil(0.98 * math.sqrt(number) + 0.5)  # ranks are binomial, with a standard deviation of half the square root
+    far = math.ceil(
+        0.98 * math.sqrt(number) + 0.5
+    )  # ranks are binomial, with a standard deviation of half the square root
     low, high = number // 2 - far, (number - 1) // 2 + far
     return f"{ordered[low]:,.4g} … {ordered[high]:,.4g}" if low >= 0 else "–"
 

@@ -41,7 +41,15 @@ class Steps:
     """
 
     def __init__(
-        self, network: UNet, store: Path, pairs: tuple[Tensor, Tensor], batch: int, turns: int, warm: int, block: int, device: str
+        self,
+        network: UNet,
+        store: Path,
+        pairs: tuple[Tensor, Tensor],
+        batch: int,
+        turns: int,
+        warm: int,
+        block: int,
+        device: str,
     ):
         self.network, self.store, self.pairs, self.batch = network, store, pairs, batch
         self.turns, self.warm, self.block, self.device = turns, warm, block, device
@@ -50,7 +58,9 @@ class Steps:
         watch = Beside(others, self.block, self.warm, self.device)
         steps = (self.warm + self.turns) * self.block
         fit(deepcopy(self.network), self.store, self.batch, steps + 1, self.device, watch, guide)
-        return {name: laps[: self.turns] for name, laps in watch.laps.items()}  # the last step only ends the last turn
+        return {
+            name: laps[: self.turns] for name, laps in watch.laps.items()
+        }  # the last step only ends the last turn
 
     def reflow(self) -> dict[str, list[float]]:
         """Annealing reflow: research script, bare loop, flowlit."""
@@ -65,26 +75,42 @@ class Steps:
         return self._beside({"research": script.steps}, other)
 
     def least(self, passes: int) -> float:
-        """Seconds for the multiplications of so many forward passes at the measured rate of bfloat16; backward counts as two."""
-        return 2 * count_macs(self.network).all * self.batch * passes / floats_a_second(self.device, torch.bfloat16)
+        """Seconds for the multiplications of so many forward passes at the measured rate of bfloat16;
+        backward counts as two.
+        """
+        return (
+            2
+            * count_macs(self.network).all
+            * self.batch
+            * passes
+            / floats_a_second(self.device, torch.bfloat16)
+        )
 
     def figures(self) -> list[Figure]:
         """Reflow against the research script, and against the bare loop."""
         laps, name = self.reflow(), f"student step, annealing reflow, batch {self.batch}"
         step = STEP.figure(self.device, name, laps["research"], laps["flowlit"], "s", self.least(3), PRODUCTS)
-        loop = LOOP.figure(self.device, "Lightning's loop over the bare best loop", laps["bare"], laps["flowlit"], "s")
+        loop = LOOP.figure(
+            self.device, "Lightning's loop over the bare best loop", laps["bare"], laps["flowlit"], "s"
+        )
         return [step, loop]
 
     def distillation_figure(self) -> Figure:
         """Distillation against the research script; student twice with gradients, guide once without."""
         laps, name = self.distillation(), f"flow-guided distillation step, batch {self.batch}"
-        return DISTILLED.figure(self.device, name, laps["research"], laps["flowlit"], "s", self.least(7), PRODUCTS)
+        return DISTILLED.figure(
+            self.device, name, laps["research"], laps["flowlit"], "s", self.least(7), PRODUCTS
+        )
 
 
 def overhead(steps: Steps) -> list[dict[str, Any]]:
-    """What a step of a small network takes with and without Lightning, in ms: the difference is the loop's."""
+    """What a step of a small network takes with and without Lightning, in ms: the difference is the
+    loop's.
+    """
     laps = {name: [1000 * seconds for seconds in of] for name, of in steps.reflow().items()}
-    laps["flowlit above bare"] = [ours - bare for ours, bare in zip(laps["flowlit"], laps["bare"], strict=True)]
+    laps["flowlit above bare"] = [
+        ours - bare for ours, bare in zip(laps["flowlit"], laps["bare"], strict=True)
+    ]
     return [
         {"what": name, "ms a step": median(of), "likely": likely(of), "half of the turns": quartiles(of)}
         for name, of in laps.items()

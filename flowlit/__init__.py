@@ -1,23 +1,26 @@
-"""flowlit: small, one-step image generators by rectified flow, annealing reflow and flow-guided distillation."""
+"""flowlit: small, one-step image generators by rectified flow, annealing reflow and flow-guided
+distillation.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
+
 __all__ = ["Generator", "load"]
-MODULES = (
+PACKAGES = (
     "callbacks",
     "couplings",
-    "diffusions",
-    "distances",
-    "features",
-    "images",
+    "data",
+    "generators",
+    "metrics",
     "modules",
-    "multistep",
     "networks",
     "objectives",
+    "paths",
+    "schedules",
     "solvers",
 )
 
@@ -25,9 +28,11 @@ MODULES = (
 def __getattr__(name: str) -> Any:
     """Import torch only when something of it is asked for, so that ``flowlit --help`` is instant."""
     if name in __all__:
-        from . import generator
-
-        return getattr(generator, name)
-    if name in MODULES:
+        return getattr(import_module("flowlit.generators"), name)
+    if name in PACKAGES:
         return import_module(f"flowlit.{name}")
+    from ._support.names import MOVED, MovedModule
+
+    if name in MOVED:
+        return MovedModule(name)
     raise AttributeError(f"module 'flowlit' has no attribute {name!r}")

@@ -1,4 +1,5 @@
-from .cli import main
+"""``python -m flowlit``."""
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+from .commands import main
+
+raise SystemExit(main())

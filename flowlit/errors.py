@@ -1,8 +1,14 @@
-"""The exceptions that are meant for users."""
+"""What can go wrong, for users: one clear sentence each."""
+
+from __future__ import annotations
+
+import signal
 
 
 class FlowlitError(Exception):
-    """Tell a user what was found, what was expected, and the command that mends it; shown without a traceback."""
+    """Tell a user what was found, what was expected, and the command that mends it; shown without a
+    traceback.
+    """
 
 
 class NotFinite(FlowlitError):
@@ -11,3 +17,13 @@ class NotFinite(FlowlitError):
 
 class Diverged(FlowlitError):
     """Training has gone wrong; ``Rollback`` goes back to where it had not."""
+
+
+class Stopped(BaseException):
+    """Training was told to stop by a signal, and everything is saved. ``code`` is what a process that it
+    ended would return.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum, self.code = signum, 128 + signum

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class Frozen:
     """Hide a teacher, guide or perceptual network from everything that walks over modules.
 
-    It is not an ``nn.Module``, so the network is absent from ``state_dict``, optimizers, averages and DDP buckets;
-    it stays in eval mode for ever, its parameters take no gradient (gradients still flow *through* it), it follows
-    its input to the input's device, and a deep copy shares it.
+    It is not an ``nn.Module``, so the network is absent from ``state_dict``, optimizers, averages and DDP
+    buckets; it stays in eval mode for ever, its parameters take no gradient (gradients still flow *through*
+    it), it follows its input to the input's device, and a deep copy shares it.
     """
 
     def __init__(self, network: nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,34 @@ from .errors import Diverged as Diverged
 from .errors import FlowlitError as FlowlitError
 from .errors import NotFinite as NotFinite
 
+
+class Diffusion(ABC):
+    """How a diffusion scales data and noise, and what its networks are told of it."""
+
+    preserves_variance: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest σ / α that its networks know."""
+
+    @abstractmethod
+    def told(self, ratio: Tensor) -> Tensor:
+        """The time that a network is given for σ / α (B,) in ``range``, (B,)."""
+
+    def alpha(self, ratio: Tensor) -> Tensor:
+        """α at σ / α (B,)."""
+        return (1 + ratio**2).rsqrt() if self.preserves_variance else torch.ones_like(ratio)
+
+
 Cond = Mapping[str, Tensor]
 """Conditions of a batch: every value has first dimension B; ``{}`` when unconditional, never None."""
 
+
 Observer = Callable[[Tensor, Tensor, Tensor], None]
-"""Called by a solver as ``observe(t, x, v)`` with t (B,), x and v (B, C, H, W), at the start of every accepted step."""
+"""Called by a solver as ``observe(t, x, v)`` with t (B,), x and v (B, C, H, W), at the start of every
+accepted step.
+"""
 
 
 class Pair(NamedTuple):
@@ -56,8 +79,9 @@ class VelocityField(Protocol):
 class Objective(nn.Module, ABC):
     """What a network is trained for.
 
-    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged. One that draws
-    training times has a time law ``times``, and tells what it drew with ``self.tell(t, loss)``.
+    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged.
+    One that draws training times has a time law ``times``, and tells what it drew with ``self.tell(t,
+    loss)``.
     """
 
     observe: Callable[[Tensor, Tensor], None] | None = None
@@ -67,7 +91,9 @@ class Objective(nn.Module, ABC):
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]: ...
 
     def on_attach(self, module: nn.Module) -> None:
-        """Look at the module that will train with this objective; for objectives that need its average, say."""
+        """Look at the module that will train with this objective; for objectives that need its average,
+        say.
+        """
 
     def tell(self, t: Tensor, loss: Tensor) -> None:
         """Show times (B,) and the losses (B,) of this batch to the observer, if there is one."""
@@ -93,7 +119,9 @@ class Coupling(ABC):
 
     @abstractmethod
     def complete(self, batch: Any, device: torch.device) -> Pair:
-        """Finish a collated batch on its device: draw noise, integrate a teacher, flip. Called under no_grad."""
+        """Finish a collated batch on its device: draw noise, integrate a teacher, flip. Called under
+        no_grad.
+        """
 
     @property
     def source(self) -> str:
@@ -117,7 +145,9 @@ class Solver(ABC):
 
 
 class Schedule(ABC):
-    """A scalar as a function of the optimizer step (not to be confused with the scheduler of the learning rate)."""
+    """A scalar as a function of the optimizer step (not to be confused with the scheduler of the learning
+    rate).
+    """
 
     @abstractmethod
     def __call__(self, step: int) -> float: ...
@@ -148,7 +178,9 @@ class Distance(nn.Module, ABC):
 
 
 class Codec(ABC):
-    """The only border between images outside (uint8) and x1 inside (float32). ``rounding`` tells how, for reports."""
+    """The only border between images outside (uint8) and x1 inside (float32). ``rounding`` tells how, for
+    reports.
+    """
 
     rounding: str = "as its class does"
 
@@ -186,8 +218,8 @@ class Extracted(NamedTuple):
 class Features(ABC):
     """A feature extractor for Fréchet distances and their relatives.
 
-    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID. ``resize`` says
-    what it does to the size of images, ``classifies`` whether ``extract`` gives logits.
+    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID.
+    ``resize`` says what it does to the size of images, ``classifies`` whether ``extract`` gives logits.
     """
 
     name: str
@@ -215,10 +247,11 @@ class Estimate(NamedTuple):
 
 
 class Measure(ABC):
-    """What else features tell about generated images: kernel distance, precision, …; the features are extracted once for all.
+    """What else features tell about generated images: kernel distance, precision, …; the features are
+    extracted once for all.
 
-    ``needs_real`` says that it compares with the features of real images (their mean and covariance are not enough),
-    ``needs_logits`` that it needs an extractor that classifies.
+    ``needs_real`` says that it compares with the features of real images (their mean and covariance are not
+    enough), ``needs_logits`` that it needs an extractor that classifies.
     """
 
     needs_real: bool = False
@@ -241,4 +274,6 @@ class Profile(ABC):
 
     @abstractmethod
     def __call__(self, updates: int, batch_size: int) -> float:
-        """Number of the update, from 1, and images of an optimizer step -> the share of the average that stays, in [0, 1]."""
+        """Number of the update, from 1, and images of an optimizer step -> the share of the average that
+        stays, in [0, 1].
+        """

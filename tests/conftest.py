@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import subprocess
 import sys
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are fastest so, here and in every process that a test starts
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny networks are fastest so, also in processes that a test starts
 
 import pytest
 import torch
+from commandline import REPOSITORY, Outcome, as_words, in_process
 
-REPOSITORY = Path(__file__).parent.parent
 torch.set_num_threads(1)
-
-
-@dataclass
-class Outcome:
-    """What a flowlit command returned and printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one message for the user; fails if there is a traceback, or not exactly one message."""
-        assert self.code in (1, 2), f"exit code {self.code}\n{self.out}\n{self.err}"
-        assert "Traceback" not in self.err, self.err
-        starts = [line for line in self.err.splitlines() if line.startswith(("flowlit: error: ", "error: "))]
-        assert len(starts) == 1, self.err
-        return self.err[self.err.index(starts[0]) :]
-
-
-def _words(words: tuple[object, ...]) -> list[str]:
-    return [str(word) for word in words]
+collect_ignore = ["golden"]
 
 
 @pytest.fixture
@@ -49,7 +26,7 @@ def flowlit():
 
     def run(*words: object, cwd: Path | str = REPOSITORY, timeout: float = 240, **env: str) -> Outcome:
         done = subprocess.run(
-            [sys.executable, "-m", "flowlit", *_words(words)],
+            [sys.executable, "-m", "flowlit", *as_words(words)],
             capture_output=True,
             text=True,
             cwd=cwd,
@@ -66,25 +43,6 @@ def cli(monkeypatch):
     """Run ``flowlit …`` in this process, from the repository's root; the result as ``Outcome``."""
     monkeypatch.chdir(REPOSITORY)
     return in_process
-
-
-def in_process(*words: object) -> Outcome:
-    from flowlit.cli import main
-
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
-    told = logging.StreamHandler(err)
-    log = logging.getLogger("lightning.pytorch")
-    log.addHandler(told)
-    sys.argv = ["flowlit"]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            code = main(_words(words))
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.argv = argv
-        log.removeHandler(told)
-    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

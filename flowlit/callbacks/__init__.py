@@ -1,26 +1,27 @@
 """What happens around training and validation. Callbacks and modules meet at attribute names only."""
 
-from .anneal import Anneal
-from .checkpoint import LastCheckpoint
-from .dashboard import Dashboard
-from .ema import EMA
-from .fid import FID
-from .gradients import Gradients
-from .graphs import Graphs
-from .images import ImageWriter
-from .interpolations import Interpolations
-from .kernels import ChannelsLast, Compile, MatmulPrecision, Recompute
-from .loss_over_time import LossOverTime
-from .neighbours import Neighbours
-from .pairs import PairWriter
-from .progress import Progress
-from .report import Report
-from .rollback import Rollback
-from .samples import Samples
-from .signals import Signals
-from .straightness import Straightness
-from .throughput import Throughput
-from .trajectories import Trajectories
+from .evaluation.dashboard import Dashboard
+from .evaluation.fid import FID
+from .evaluation.images import ImageWriter
+from .evaluation.interpolations import Interpolations
+from .evaluation.neighbours import Neighbours
+from .evaluation.report import Report
+from .evaluation.samples import Samples
+from .evaluation.straightness import Straightness
+from .evaluation.trajectories import Trajectories
+from .speed.compile import Compile
+from .speed.graphs import Graphs
+from .speed.memory import ChannelsLast, Recompute
+from .speed.precision import MatmulPrecision
+from .training.anneal import Anneal
+from .training.checkpoint import LastCheckpoint
+from .training.ema import EMA
+from .training.gradients import Gradients
+from .training.loss_over_time import LossOverTime
+from .training.progress import Progress
+from .training.rollback import Rollback
+from .training.signals import Signals
+from .training.throughput import Throughput
 
 __all__ = [
     "EMA",
@@ -37,7 +38,6 @@ __all__ = [
     "LossOverTime",
     "MatmulPrecision",
     "Neighbours",
-    "PairWriter",
     "Progress",
     "Recompute",
     "Report",

@@ -1,15 +1,21 @@
 """Joint laws of (noise, image): independent, simulated on the fly, or cached on disk."""
 
-from .cached import Cached
-from .flip import flip, random_flip
-from .independent import Independent
-from .mixed import Mixed
-from .noise import SeededNoise, seeded_normal
-from .simulated import Simulated
-from .store import Store
-from .stored import StoredPairs
-from .transport import OptimalTransport
+from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Cached": "cached",
+    "Independent": "independent",
+    "Mixed": "mixed",
+    "OptimalTransport": "transport",
+    "SeededNoise": "noise",
+    "Simulated": "simulated",
+    "flip": "flip",
+    "random_flip": "flip",
+    "seeded_normal": "noise",
+}
 __all__ = [
     "Cached",
     "Independent",
@@ -17,9 +23,14 @@ __all__ = [
     "OptimalTransport",
     "SeededNoise",
     "Simulated",
-    "Store",
-    "StoredPairs",
     "flip",
     "random_flip",
     "seeded_normal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something of it is asked for: ``flowlit couplings info`` is instant."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..types import Coupling, FlowlitError, Pair
+from .._support.machine import free_memory
+from ..errors import FlowlitError
+from ..types import Coupling, Pair
 from .flip import random_flip
-from .rounding import restored
-from .stored import StoredPairs
+from .store.encoding import restored
+from .store.reader import StoredPairs
 
 
 class Cached(Coupling):
@@ -25,7 +25,8 @@ class Cached(Coupling):
         store: folder made by ``flowlit couple`` or ``flowlit couplings import``; a list is read as one set.
         flip: mirror both ends of each pair with probability ½; right if the teacher was trained with flips.
         limit: use only the first pairs.
-        resident: hold all pairs on the device, in the dtypes of the store; only their row numbers travel then.
+        resident: hold all pairs on the device, in the dtypes of the store; only their row numbers travel
+            then.
         checksums: verify each file when it is opened; ``flowlit couplings verify`` looks at all of them.
     """
 
@@ -42,7 +43,9 @@ class Cached(Coupling):
         self._held: Pair | None = None
 
     def dataset(self) -> Dataset:
-        self._pairs = StoredPairs([self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums)
+        self._pairs = StoredPairs(
+            [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums
+        )
         self._pairs.check()
         self._held = None
         return RowNumbers(self._pairs) if self.resident else self._pairs
@@ -51,7 +54,9 @@ class Cached(Coupling):
         if self.resident:
             if self._held is None:
                 self._held = hold(self._pairs, device)
-            batch = Pair(self._held.x0[batch], self._held.x1[batch], {k: v[batch] for k, v in self._held.cond.items()})
+            batch = Pair(
+                self._held.x0[batch], self._held.x1[batch], {k: v[batch] for k, v in self._held.cond.items()}
+            )
         pair = Pair(restored(batch.x0), restored(batch.x1), batch.cond)
         return random_flip(pair) if self.flip else pair
 
@@ -64,7 +69,12 @@ class RowNumbers(Dataset):
     """Row numbers instead of rows, for pairs that are on the device already."""
 
     def __init__(self, pairs: StoredPairs):
-        self.pairs, self.shape, self.num_classes, self.name = pairs, pairs.shape, pairs.num_classes, pairs.name
+        self.pairs, self.shape, self.num_classes, self.name = (
+            pairs,
+            pairs.shape,
+            pairs.num_classes,
+            pairs.name,
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -87,23 +97,16 @@ def hold(pairs: StoredPairs, device: torch.device, block: int = 4096) -> Pair:
     needed = len(pairs) * sum(tensor.nbytes for tensor in tensors.values())
     if needed > (free := free_memory(device)):
         raise FlowlitError(
-            f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but {free / 1e9:.1f} GB are free; "
+            f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but "
+            f"{free / 1e9:.1f} GB are free; "
             "set resident: false, or a limit"
         )
-    held = {name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device) for name, t in tensors.items()}
+    held = {
+        name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device)
+        for name, t in tensors.items()
+    }
     for start in tqdm(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
         part = pairs.__getitems__(range(start, min(start + block, len(pairs))))
         for name, tensor in {"x0": part.x0, "x1": part.x1, **part.cond}.items():
             held[name][start : start + len(tensor)] = tensor
     return Pair(held.pop("x0"), held.pop("x1"), held)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; of the main memory what could be had without swapping."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    except (OSError, StopIteration):  # not Linux: what is physically there
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from .. import draws
-from ..codecs import Pixels
+from .. import rng
+from ..data import Pixels
 from ..types import Codec, Coupling, Images, Pair
 from .flip import random_flip
 
@@ -31,7 +31,7 @@ class Independent(Coupling):
 
     def complete(self, batch: Any, device: torch.device) -> Pair:
         x1 = self.codec.encode(batch["x1"])
-        pair = Pair(draws.randn_like(x1), x1, batch["cond"])
+        pair = Pair(rng.randn_like(x1), x1, batch["cond"])
         return random_flip(pair) if self.flip else pair
 
     @property

@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import draws
-from ..types import Coupling, FlowlitError, Pair
+from .. import rng
+from ..errors import FlowlitError
+from ..types import Coupling, Pair
 from .cached import Cached
 from .flip import flip
-from .rounding import restored
-from .stored import StoredPairs
+from .store.encoding import restored
+from .store.reader import StoredPairs
 
 TOLERANCE = 0.01
-"""How far, of itself, a share may be from what was asked for, so that all rows of a part come equally often."""
+"""How far, of itself, a share may be from what was asked for, so that all rows of a part come equally
+often.
+"""
 
 
 def repeats(rows: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """How often each row of each part comes in a pass, at least once: the smallest numbers that give the shares.
+    """How often each row of each part comes in a pass, at least once: the smallest numbers that give the
+    shares.
 
     The shares are met within 1 % of themselves: exactly where small whole numbers can.
 
@@ -31,7 +35,9 @@ def repeats(rows: Sequence[int], shares: Sequence[float]) -> list[int]:
     """
     wanted = np.array(shares, float) / np.sum(shares)
     often = wanted / rows
-    for least in range(1, int(1 / TOLERANCE) + 1):  # rounding changes a number by 1 / (2 least) of itself at most
+    for least in range(
+        1, int(1 / TOLERANCE) + 1
+    ):  # rounding changes a number by 1 / (2 least) of itself at most
         found = np.rint(least * often / often.min())
         if np.abs(found * rows / np.sum(found * rows) / wanted - 1).max() <= TOLERANCE:
             break
@@ -47,7 +53,8 @@ class Mixture(NamedTuple):
 
 
 class MixedPairs(Dataset):
-    """Rows of several sets of pairs as one set, in which each row of part k stands ``repeats[k]`` times; in constant memory.
+    """Rows of several sets of pairs as one set, in which each row of part k stands ``repeats[k]`` times; in
+    constant memory.
 
     An item is a ``Pair``, a batch a ``Mixture``.
     """
@@ -82,25 +89,30 @@ class MixedPairs(Dataset):
 class Mixed(Coupling):
     """Train on several kinds of stored pairs at once, in given shares; a part that is short is repeated.
 
-    Use it to add real images, inverted by the teacher (``flowlit couple --origin data``), to the teacher's own pairs, as Lee et
-    al. 2024 (2405.20320) do in a last phase. Stores that are parts of one set belong in one ``Cached``, as a list.
+    Use it to add real images, inverted by the teacher (``flowlit couple --origin data``), to the teacher's
+    own pairs, as Lee et al. 2024 (2405.20320) do in a last phase. Stores that are parts of one set belong in
+    one ``Cached``, as a list.
 
     Args:
-        parts: ``Cached`` couplings of the same shape and classes, each with its own dtypes, limit and flip; not resident.
+        parts: ``Cached`` couplings of the same shape and classes, each with its own dtypes, limit and flip;
+            not resident.
         shares: one for each part, of all rows of a pass; relative to their sum.
     """
 
     def __init__(self, parts: list[Cached], shares: list[float]):
         self.parts, self.shares = parts, shares
         if len(parts) != len(shares) or not parts or not all(0 < share < np.inf for share in shares):
-            raise FlowlitError(f"Mixed: {len(parts)} parts, but shares {shares}; expected a positive number for each part")
+            raise FlowlitError(
+                f"Mixed: {len(parts)} parts, but shares {shares}; expected a positive number for each part"
+            )
 
     def dataset(self) -> Dataset:
         stored = [_opened(part) for part in self.parts]
         for other in stored[1:]:
             if (other.shape, other.num_classes) != (stored[0].shape, stored[0].num_classes):
                 raise FlowlitError(
-                    f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but {stored[0].name} "
+                    f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but "
+                    f"{stored[0].name} "
                     f"{stored[0].shape} and {stored[0].num_classes}; only equal ones can be mixed"
                 )
         return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
@@ -109,10 +121,12 @@ class Mixed(Coupling):
         x0 = torch.cat([restored(pair.x0) for pair in batch.pairs])
         x1 = torch.cat([restored(pair.x1) for pair in batch.pairs])
         cond = {key: torch.cat([pair.cond[key] for pair in batch.pairs]) for key in batch.pairs[0].cond}
-        pair = Pair(x0[batch.place], x1[batch.place], {key: value[batch.place] for key, value in cond.items()})
+        pair = Pair(
+            x0[batch.place], x1[batch.place], {key: value[batch.place] for key, value in cond.items()}
+        )
         if not any(part.flip for part in self.parts):
             return pair
-        return flip(pair, batch.mirrored & (draws.rand(len(x0), x0.device) < 0.5))
+        return flip(pair, batch.mirrored & (rng.rand(len(x0), x0.device) < 0.5))
 
     @property
     def source(self) -> str:
@@ -122,5 +136,7 @@ class Mixed(Coupling):
 def _opened(part: Cached) -> StoredPairs:
     pairs = part.dataset()
     if not isinstance(pairs, StoredPairs):
-        raise FlowlitError(f"Mixed: {part.source} are resident, but parts are read from disk; set resident: false")
+        raise FlowlitError(
+            f"Mixed: {part.source} are resident, but parts are read from disk; set resident: false"
+        )
     return pairs

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..types import FlowlitError, Noise
+from ..errors import FlowlitError
+from ..types import Noise
 
 GENERATOR = "numpy.random.Philox(key=seed, counter=index << 64).standard_normal(float32)"
-"""Recorded in every manifest; bit-equal on every CPU, thread count and device, because it always runs in NumPy."""
+"""Recorded in every manifest; bit-equal on every CPU, thread count and device, because it always runs in
+NumPy.
+"""
 
 
 def seeded_normal(seed: int, index: int, shape: Sequence[int]) -> Tensor:
@@ -23,7 +26,9 @@ def seeded_normal(seed: int, index: int, shape: Sequence[int]) -> Tensor:
 
 
 def seeded_normals(seeds: Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Draw rows of noise, each as ``seeded_normal`` does; seeds has one entry for each index, or one for all."""
+    """Draw rows of noise, each as ``seeded_normal`` does; seeds has one entry for each index, or one for
+    all.
+    """
     out = np.empty((len(indices), *shape), np.float32)
     each = seeds if len(seeds) == len(indices) else [seeds[0]] * len(indices)
     stream = np.random.Generator(np.random.Philox(key=0))
@@ -48,20 +53,40 @@ class SeededNoise(Dataset):
         shape: of one sample, [C, H, W].
         num: how many samples.
         seed: give evaluation, couplings and recouplings different seeds, so that they share no noise.
-        num_classes: 0 for none; otherwise the label of sample i is i mod num_classes, unless labels are given.
+        num_classes: 0 for none; otherwise the label of sample i is i mod num_classes, unless labels are
+            given.
         labels: of sample 0, 1, …; at least ``num``.
     """
 
-    def __init__(self, shape: Sequence[int], num: int, seed: int = 0, num_classes: int = 0, labels: Sequence[int] | None = None):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num: int,
+        seed: int = 0,
+        num_classes: int = 0,
+        labels: Sequence[int] | None = None,
+    ):
         if not 0 <= seed < 1 << 64 or num < 1:
-            raise FlowlitError(f"SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1, found seed={seed}, num={num}")
+            raise FlowlitError(
+                f"SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1, found seed={seed}, num={num}"
+            )
         if labels is not None and not num_classes:
-            raise FlowlitError("SeededNoise: labels are given, but num_classes is 0; set data.noise.num_classes")
+            raise FlowlitError(
+                "SeededNoise: labels are given, but num_classes is 0; set data.noise.num_classes"
+            )
         if labels is not None and len(labels) < num:
             raise FlowlitError(f"SeededNoise: {len(labels)} labels for {num} samples; give one for each")
         if labels is not None and not 0 <= min(labels) <= max(labels) < num_classes:
-            raise FlowlitError(f"SeededNoise: labels are {min(labels)} … {max(labels)}; expected 0 … {num_classes - 1}")
-        self.shape, self.num, self.seed, self.num_classes, self.labels = tuple(shape), num, seed, num_classes, labels
+            raise FlowlitError(
+                f"SeededNoise: labels are {min(labels)} … {max(labels)}; expected 0 … {num_classes - 1}"
+            )
+        self.shape, self.num, self.seed, self.num_classes, self.labels = (
+            tuple(shape),
+            num,
+            seed,
+            num_classes,
+            labels,
+        )
 
     def __len__(self) -> int:
         return self.num
@@ -74,7 +99,9 @@ class SeededNoise(Dataset):
         """What decides about every sample, for reports; the number of samples does not."""
         labels = "balanced by index" if self.num_classes else "none"
         if self.labels is not None:
-            labels = f"given, SHA-256 {hashlib.sha256(np.asarray(self.labels, np.int64).tobytes()).hexdigest()}"
+            labels = (
+                f"given, SHA-256 {hashlib.sha256(np.asarray(self.labels, np.int64).tobytes()).hexdigest()}"
+            )
         facts = {"generator": GENERATOR, "seed": self.seed, "shape": list(self.shape)}
         return {**facts, "num_classes": self.num_classes, "labels": labels}
 
@@ -84,7 +111,9 @@ class SeededNoise(Dataset):
 
     def batch(self, indices: Sequence[int]) -> Noise:
         """Draw several rows at once: what collating them one by one gives."""
-        return Noise(torch.tensor(indices), seeded_normals([self.seed], indices, self.shape), self._cond(indices))
+        return Noise(
+            torch.tensor(indices), seeded_normals([self.seed], indices, self.shape), self._cond(indices)
+        )
 
     def _cond(self, indices: Sequence[int]) -> dict[str, Tensor]:
         if not self.num_classes:

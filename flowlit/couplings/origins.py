@@ -1,4 +1,6 @@
-"""Where pairs begin: noise, data, or both at random. The missing end is found by a flow, see ``PairMaker``."""
+"""Where pairs begin: noise, data, or both at random. The missing end is found by a flow, see
+``PairMaker``.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from ..codecs import Pixels
-from ..manifest import Shard
-from ..types import Cond, FlowlitError, Images, Pair
+from ..data import Pixels
+from ..errors import FlowlitError
+from ..types import Cond, Images, Pair
 from .noise import GENERATOR, SeededNoise
+from .store.manifest import Shard
 
 From = Literal["noise", "data", "random"]
 
@@ -96,13 +99,22 @@ class FromData(Origin):
 
     def facts(self, counts: list[int]) -> dict[str, Any]:
         if counts[-1] > len(self.images):
-            raise FlowlitError(f"couple: --num is {counts[-1]}, but there are {len(self.images)} images to start from; lower it")
+            raise FlowlitError(
+                f"couple: --num is {counts[-1]}, but there are {len(self.images)} images to start from; "
+                "lower it"
+            )
         labels = {"num_classes": self.num_classes, "law": "of the images"} if self.num_classes else None
-        return {"noise": {"generator": "the flow in reverse"}, "images": {"sha256": self.images.fingerprint}, "labels": labels}
+        return {
+            "noise": {"generator": "the flow in reverse"},
+            "images": {"sha256": self.images.fingerprint},
+            "labels": labels,
+        }
 
 
 class Random(FromData):
-    """Seeded noise beside real images, independent of each other; no flow is asked. Images repeat with other noise."""
+    """Seeded noise beside real images, independent of each other; no flow is asked. Images repeat with other
+    noise.
+    """
 
     name: From = "random"
 
@@ -119,7 +131,12 @@ class Random(FromData):
 
 
 def make_origin(
-    name: From, noise: SeededNoise, num: int, seed: int, images: Images | None = None, labels: str | None = None
+    name: From,
+    noise: SeededNoise,
+    num: int,
+    seed: int,
+    images: Images | None = None,
+    labels: str | None = None,
 ) -> Origin:
     """Build the origin that ``flowlit couple --origin`` names.
 
@@ -141,11 +158,13 @@ def make_origin(
         raise FlowlitError(f"couple: origin is {name!r}; expected noise, data or random")
     if images is None:
         raise FlowlitError(
-            f"couple --origin {name} starts from images: --data.coupling flowlit.couplings.Independent --data.coupling.images …"
+            f"couple --origin {name} starts from images: --data.coupling flowlit.couplings.Independent "
+            "--data.coupling.images …"
         )
     if noise.num_classes and "label" not in images[0]["cond"]:
         raise FlowlitError(
-            f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels (labels: true)"
+            f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels "
+            "(labels: true)"
         )
     if labels:
         raise FlowlitError(f"couple --origin {name} takes the labels of its images; drop --labels")
@@ -159,11 +178,19 @@ def read_labels(path: str, what: str = "labels") -> list[int]:
         FlowlitError: if the file is missing or holds something else.
     """
     try:
-        array = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path, dtype=np.int64, ndmin=1)
+        array = (
+            np.load(path, allow_pickle=False)
+            if path.endswith(".npy")
+            else np.loadtxt(path, dtype=np.int64, ndmin=1)
+        )
     except (OSError, ValueError, EOFError) as error:
-        raise FlowlitError(f"{what} {path} cannot be read ({error}); expected .npy or text, one number a pair") from error
+        raise FlowlitError(
+            f"{what} {path} cannot be read ({error}); expected .npy or text, one number a pair"
+        ) from error
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise FlowlitError(f"{what} {path}: found {array.dtype} {array.shape}, expected whole numbers (pairs,)")
+        raise FlowlitError(
+            f"{what} {path}: found {array.dtype} {array.shape}, expected whole numbers (pairs,)"
+        )
     return array.tolist()
 
 
@@ -183,4 +210,6 @@ class Parts(Dataset):
 
     def __getitem__(self, item: int) -> Part:
         shard, first = self.cuts[item]
-        return Part(shard, *self.origin.rows(range(first, min(first + self.batch_size, shard.first + shard.rows))))
+        return Part(
+            shard, *self.origin.rows(range(first, min(first + self.batch_size, shard.first + shard.rows)))
+        )

@@ -13,9 +13,11 @@ from .noise import SeededNoise
 
 
 class Simulated(Coupling):
-    """(x0, ODE[teacher](x0)), solved when a batch is asked for. Needs no disk, pays the teacher at every step.
+    """(x0, ODE[teacher](x0)), solved when a batch is asked for. Needs no disk, pays the teacher at every
+    step.
 
-    With the same seed, solver and teacher these are the pairs that ``flowlit couple`` stores as float32, up to last bits.
+    With the same seed, solver and teacher these are the pairs that ``flowlit couple`` stores as float32, up
+    to last bits.
 
     Args:
         teacher: a velocity, usually ``flowlit.networks.pretrained``.

@@ -9,15 +9,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..types import FlowlitError, Pair
+from ..errors import FlowlitError
+from ..types import Pair
 from .independent import Independent
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
     """Find the permutation p, (B,) int64, for which Σ ‖x0[p[i]] - x1[i]‖² is least.
 
-    The squares of the lengths are the same for all permutations, so it is the one for which Σ ⟨x0[p[i]], x1[i]⟩ is largest:
-    the (B, B) matrix of these products is all that is held. They are taken in float64, whatever the precision of training.
+    The squares of the lengths are the same for all permutations, so it is the one for which Σ ⟨x0[p[i]],
+    x1[i]⟩ is largest: the (B, B) matrix of these products is all that is held. They are taken in float64,
+    whatever the precision of training.
 
     Args:
         x0: (B, …), finite.
@@ -32,25 +34,29 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
 
 
 class OptimalTransport(Independent):
-    """As ``Independent``, but noise is dealt out within each batch so that it is as near to its image as can be.
+    """As ``Independent``, but noise is dealt out within each batch so that it is as near to its image as can
+    be.
 
-    Use it for teachers without classes: their flows are straighter from the start. Pooladian et al. 2023 (2304.14772), Tong et
-    al. 2023 (2302.00482). Images are mirrored before the assignment, with noise that is N(0, I) either way, so that each gets
-    what is best for it as it is trained on. Noise and images keep their laws, only who meets whom changes.
+    Use it for teachers without classes: their flows are straighter from the start. Pooladian et al. 2023
+    (2304.14772), Tong et al. 2023 (2302.00482). Images are mirrored before the assignment, with noise that is
+    N(0, I) either way, so that each gets what is best for it as it is trained on. Noise and images keep their
+    laws, only who meets whom changes.
 
-    The batch is that of one device, and accumulated batches count as batches: the coupling, unlike all others, depends on their
-    number, and tends to the independent one for batches of one. It costs time that grows as B³ at most: about 3 ms for
-    128 images of 3×32×32 on one CPU core, 50 ms for 512. On a GPU each step waits for it.
+    The batch is that of one device, and accumulated batches count as batches: the coupling, unlike all
+    others, depends on their number, and tends to the independent one for batches of one. It costs time that
+    grows as B³ at most: about 3 ms for 128 images of 3×32×32 on one CPU core, 50 ms for 512. On a GPU each
+    step waits for it.
 
-    Labels are refused: the noise of one class would be what the other classes of the batch left over, which is no longer N(0, I),
-    but generation starts from N(0, I) in each class. Args as for ``Independent``.
+    Labels are refused: the noise of one class would be what the other classes of the batch left over, which
+    is no longer N(0, I), but generation starts from N(0, I) in each class. Args as for ``Independent``.
     """
 
     def dataset(self) -> Dataset:
         images = super().dataset()
         if self.images[0]["cond"]:
             raise FlowlitError(
-                f"OptimalTransport: {self.source} bring labels, but noise assigned across classes is not N(0, I) within one; "
+                f"OptimalTransport: {self.source} bring labels, but noise assigned across classes is not "
+                "N(0, I) within one; "
                 "set labels: false, or use flowlit.couplings.Independent"
             )
         return images

@@ -1,1 +1,22 @@
-"""Numbers about flows and images: Fréchet distance, straightness, cost."""
+"""Numbers about flows and images: Fréchet distance and its relatives, geometry, memorisation, cost."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ClassifierFeatures": "features",
+    "Inception": "features",
+    "InceptionScore": "fidelity",
+    "KID": "fidelity",
+    "PrecisionRecall": "fidelity",
+}
+__all__ = ["KID", "ClassifierFeatures", "Inception", "InceptionScore", "PrecisionRecall"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for alone: extractors bring torch-fidelity and networks."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

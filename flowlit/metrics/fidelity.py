@@ -1,4 +1,6 @@
-"""Kernel distance, Inception score, precision and recall: torch-fidelity's implementations on features of ours."""
+"""Kernel distance, Inception score, precision and recall: torch-fidelity's implementations on features of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..types import Estimate, Extracted, FlowlitError, Measure
+from ..errors import FlowlitError
+from ..types import Estimate, Extracted, Measure
 
 
 @dataclass
 class KID(Measure):
-    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased: mean and deviation over random subsets.
+    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased: mean and deviation over
+    random subsets.
 
-    Bińkowski et al. 2018 (1801.01401); it can be slightly negative. Unlike the Fréchet distance its expectation does not
-    depend on the number of images.
+    Bińkowski et al. 2018 (1801.01401); it can be slightly negative. Unlike the Fréchet distance its
+    expectation does not depend on the number of images.
 
     Args:
         subsets: how many.
@@ -30,7 +34,8 @@ class KID(Measure):
             raise FlowlitError(f"{self}: expected at least 1 subset of at least 2 images")
         if real is not None and self.subset_size > min(generated, real):
             raise FlowlitError(
-                f"KID: subsets of {self.subset_size} images, but there are {generated} generated and {real} real ones; "
+                f"KID: subsets of {self.subset_size} images, but there are {generated} generated and {real} "
+                "real ones; "
                 "lower subset_size (--vars.kid_subset in the shipped experiments), or generate more"
             )
 
@@ -38,14 +43,19 @@ class KID(Measure):
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
         found = kid_features_to_metric(
-            generated.features, real, kid_subsets=self.subsets, kid_subset_size=self.subset_size, verbose=False
+            generated.features,
+            real,
+            kid_subsets=self.subsets,
+            kid_subset_size=self.subset_size,
+            verbose=False,
         )
         return {"kid": Estimate(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])}
 
 
 @dataclass
 class InceptionScore(Measure):
-    """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits. Salimans et al. 2016 (1606.03498).
+    """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits. Salimans et al.
+    2016 (1606.03498).
 
     It looks at generated images only, and is an Inception score only with Inception's classes.
 
@@ -60,7 +70,9 @@ class InceptionScore(Measure):
         if self.splits < 1:
             raise FlowlitError(f"{self}: expected at least 1 split")
         if generated < self.splits:
-            raise FlowlitError(f"InceptionScore: {self.splits} splits of {generated} images; lower splits, or generate more")
+            raise FlowlitError(
+                f"InceptionScore: {self.splits} splits of {generated} images; lower splits, or generate more"
+            )
 
     def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
@@ -71,10 +83,11 @@ class InceptionScore(Measure):
 
 @dataclass
 class PrecisionRecall(Measure):
-    """Share of generated images among the real ones (precision), and of real ones among the generated (recall).
+    """Share of generated images among the real ones (precision), and of real ones among the generated
+    (recall).
 
-    "Among" is nearer to one of them than its k-th neighbour of the same kind. Kynkäänniemi et al. 2019 (1904.06991); compare
-    only equal numbers of images. Its spread is not defined.
+    "Among" is nearer to one of them than its k-th neighbour of the same kind. Kynkäänniemi et al. 2019
+    (1904.06991); compare only equal numbers of images. Its spread is not defined.
 
     Args:
         neighbourhood: k.
@@ -88,7 +101,8 @@ class PrecisionRecall(Measure):
             raise FlowlitError(f"{self}: expected at least 1 neighbour")
         if real is not None and min(generated, real) <= self.neighbourhood:
             raise FlowlitError(
-                f"PrecisionRecall: {self.neighbourhood} neighbours need more images than {generated} generated and {real} real"
+                f"PrecisionRecall: {self.neighbourhood} neighbours need more images than {generated} "
+                f"generated and {real} real"
             )
 
     def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
@@ -102,7 +116,10 @@ class PrecisionRecall(Measure):
             save_cpu_ram=True,
             verbose=False,
         )
-        return {"precision": Estimate(found[KEY_METRIC_PRECISION]), "recall": Estimate(found[KEY_METRIC_RECALL])}
+        return {
+            "precision": Estimate(found[KEY_METRIC_PRECISION]),
+            "recall": Estimate(found[KEY_METRIC_RECALL]),
+        }
 
 
 OTHERWISE = {"fid": "frechet", "kid": "kernel_distance", "inception_score": "classifier_score"}

@@ -1,4 +1,6 @@
-"""The Fréchet distance between Gaussians fitted to features. Heusel et al. 2017 (1706.08500); an FID only in Inception's."""
+"""The Fréchet distance between Gaussians fitted to features. Heusel et al. 2017 (1706.08500); an FID only in
+Inception's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..types import Estimate, FlowlitError
+from ..errors import FlowlitError
+from ..types import Estimate
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -86,16 +89,19 @@ def covariance(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Ten
 
 
 def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int = 10) -> dict[str, Estimate]:
-    """Distance of features (N, d) from a mean and a covariance: of all, and of the first half, which shows its bias.
+    """Distance of features (N, d) from a mean and a covariance: of all, and of the first half, which shows
+    its bias.
 
-    The spread of the first is the standard error of the jackknife over groups of consecutive features: what leaving out one
-    group after the other changes.
+    The spread of the first is the standard error of the jackknife over groups of consecutive features: what
+    leaving out one group after the other changes.
 
     Raises:
         FlowlitError: for fewer than four features, or if one is not finite.
     """
     if len(features) < 4:
-        raise FlowlitError(f"a Fréchet distance and that of one half need at least 4 images, found {len(features)}")
+        raise FlowlitError(
+            f"a Fréchet distance and that of one half need at least 4 images, found {len(features)}"
+        )
     groups = min(groups, len(features) // 2) // 2 * 2
     bounds = [i * len(features) // groups for i in range(groups + 1)]
     sums = [_sums(features[start:stop]) for start, stop in itertools.pairwise(bounds)]
@@ -104,13 +110,20 @@ def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int =
 
     def distance(kept: Iterable[int]) -> float:
         parts = [sums[i] for i in kept]
-        return _distance(*covariance(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True))), mean, cov, root)
+        return _distance(
+            *covariance(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True))), mean, cov, root
+        )
 
     spread = None
     if groups > 2:
-        without = torch.tensor([distance(i for i in range(groups) if i != left) for left in range(groups)], dtype=torch.float64)
+        without = torch.tensor(
+            [distance(i for i in range(groups) if i != left) for left in range(groups)], dtype=torch.float64
+        )
         spread = float(((groups - 1) * without.var(unbiased=False)).sqrt())
-    return {"fid": Estimate(distance(range(groups)), spread), "fid_half": Estimate(distance(range(groups // 2)))}
+    return {
+        "fid": Estimate(distance(range(groups)), spread),
+        "fid_half": Estimate(distance(range(groups // 2))),
+    }
 
 
 def _sums(features: Tensor, block: int = 1000) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""How samples move along a flow: all from the velocities at the steps of one Euler simulation, and from nothing else."""
+"""How straight a flow is."""
 
 from __future__ import annotations
 
@@ -10,16 +10,29 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..distances import per_sample
-from ..path import endpoint, expand
+from ..errors import FlowlitError
+from ..objectives.distances import per_sample
+from ..paths.straight import endpoint, expand
 from ..solvers import Euler
-from ..types import Cond, FlowlitError, VelocityField
+from ..types import Cond, VelocityField
+
+
+def straightness(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 100) -> Tensor:
+    """S = ∫ ‖(Z1 - Z0) - v(Z_t, t)‖² dt along simulated trajectories, per sample (B,), summed over pixels.
+
+    0 if and only if one Euler step is exact. Liu et al. 2022, section 2.1; estimated on ``steps`` Euler
+    steps, where Z1 - Z0 is the mean velocity. Divide by C·H·W for the value per dimension.
+    """
+    return motion(velocity, x0, cond, steps).deviation.mean(1) * x0[0].numel()
+
 
 _FLOATS = 1 << 25  # velocities kept at a time: 128 MiB
 
 
 class Motion(NamedTuple):
-    """What the trajectories of B samples of d entries did along N Euler steps, t_i = i / N; everything per dimension."""
+    """What the trajectories of B samples of d entries did along N Euler steps, t_i = i / N; everything per
+    dimension.
+    """
 
     deviation: Tensor  # (B, N) float64: ‖(Z1 - Z0) - v(Z_t, t)‖² / d at t = t_i
     acceleration: Tensor  # (B, N - 1) float64: ‖d²Z/dt²‖² / d at t = t_i + 1 / 2N
@@ -43,13 +56,17 @@ def displacement(v: Tensor) -> Tensor:
 
 
 def deviation(v: Tensor) -> Tensor:
-    """‖(Z1 - Z0) - v(Z_t, t)‖² / d at each step, (B, N). Its mean over t is S / d; Liu et al. 2022, section 2.1."""
+    """‖(Z1 - Z0) - v(Z_t, t)‖² / d at each step, (B, N). Its mean over t is S / d; Liu et al. 2022, section
+    2.1.
+    """
     whole = displacement(v)
     return torch.stack([per_sample((whole - each) ** 2) for each in v], 1)
 
 
 def acceleration(v: Tensor) -> Tensor:
-    """‖d²Z/dt²‖² / d, by differences of the velocity between steps, at the N - 1 times in their middle: (B, N - 1)."""
+    """‖d²Z/dt²‖² / d, by differences of the velocity between steps, at the N - 1 times in their middle: (B, N
+    - 1).
+    """
     return torch.stack([per_sample(((b.double() - a) * len(v)) ** 2) for a, b in itertools.pairwise(v)], 1)
 
 
@@ -59,7 +76,8 @@ def transport_cost(v: Tensor) -> Tensor:
 
 
 def motion(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 100) -> Motion:
-    """Simulate once from x0, and say how its samples moved; a few samples at a time, so that memory is bounded.
+    """Simulate once from x0, and say how its samples moved; a few samples at a time, so that memory is
+    bounded.
 
     Raises:
         FlowlitError: for fewer than three steps, whose acceleration is no curve.
@@ -94,7 +112,9 @@ class Curves(NamedTuple):
 
     @property
     def chord_error(self) -> Tensor:
-        """Root mean square of (x0 + v(x0, 0)) - Z1, what one Euler step misses: the root of the deviation at t = 0."""
+        """Root mean square of (x0 + v(x0, 0)) - Z1, what one Euler step misses: the root of the deviation at
+        t = 0.
+        """
         return self.deviation[0].sqrt()
 
 
@@ -109,7 +129,12 @@ class MeanMotion(Metric):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        for name, shape in (("count", ()), ("deviation", (steps,)), ("acceleration", (steps - 1,)), ("transport", ())):
+        for name, shape in (
+            ("count", ()),
+            ("deviation", (steps,)),
+            ("acceleration", (steps - 1,)),
+            ("transport", ()),
+        ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
@@ -122,17 +147,22 @@ class MeanMotion(Metric):
 
     def compute(self) -> Curves:
         """Average squares over samples first; roots are taken of the averages."""
-        return Curves(self.deviation / self.count, (self.acceleration / self.count).sqrt(), self.transport / self.count)
+        return Curves(
+            self.deviation / self.count, (self.acceleration / self.count).sqrt(), self.transport / self.count
+        )
 
 
 class Snapshots(NamedTuple):
     """Pictures of trajectories at K + 1 equally spaced times from 0 to 1."""
 
     x_t: Tensor  # (B, K + 1, ...)
-    endpoint: Tensor  # (B, K + 1, ...): x_t + (1 - t) v(x_t, t), where it would arrive if it went straight on; x_1 at t = 1
+    # (B, K + 1, ...): x_t + (1 - t) v(x_t, t), where it would arrive if it went straight on; x_1 at t = 1
+    endpoint: Tensor
 
 
-def snapshots(velocity: VelocityField, x0: Tensor, cond: Cond = {}, k: int = 8, steps: int = 100) -> Snapshots:
+def snapshots(
+    velocity: VelocityField, x0: Tensor, cond: Cond = {}, k: int = 8, steps: int = 100
+) -> Snapshots:
     """Follow x0 along at least ``steps`` Euler steps, as few more as hit the times 0, 1/k, …, 1 exactly."""
     every = math.ceil(steps / k)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -149,9 +179,11 @@ def snapshots(velocity: VelocityField, x0: Tensor, cond: Cond = {}, k: int = 8, 
 
 
 def interpolate_noise(a: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
-    """cos(π α / 2) a + sin(π α / 2) b for α (B,) in [0, 1]: N(0, I) for every α if a and b are, and independent.
+    """cos(π α / 2) a + sin(π α / 2) b for α (B,) in [0, 1]: N(0, I) for every α if a and b are, and
+    independent.
 
-    Not to be confused with ``path.interpolate``, whose straight line between two noises leaves the sphere that noise lies on.
+    Not to be confused with ``path.interpolate``, whose straight line between two noises leaves the sphere
+    that noise lies on.
     """
     angle = expand(alpha, a) * (math.pi / 2)
     return torch.cos(angle) * a + torch.sin(angle) * b

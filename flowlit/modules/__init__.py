@@ -1,9 +1,8 @@
-"""LightningModules, one for each kind of network that is trained."""
+"""LightningModules, one for each kind of network that is trained, and their data."""
 
-from .base import FlowModule
 from .classifier import Classifier
-from .distill import OneStepStudent
-from .reflow import ReflowStudent
-from .teacher import Teacher
+from .datamodule import FlowDataModule
+from .flow import FlowModule
+from .stages import OneStepStudent, ReflowStudent, Teacher
 
-__all__ = ["Classifier", "FlowModule", "OneStepStudent", "ReflowStudent", "Teacher"]
+__all__ = ["Classifier", "FlowDataModule", "FlowModule", "OneStepStudent", "ReflowStudent", "Teacher"]

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from .. import draws
-from ..codecs import Pixels
-from ..types import Cond, FlowlitError, Pair
+from .. import rng
+from ..data import Pixels
+from ..errors import FlowlitError
+from ..types import Cond, Pair
 from .base import SavedModule
 
 
@@ -33,7 +34,7 @@ class Classifier(SavedModule):
         self.noise = noise
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        x = pair.x1 + self.noise * draws.randn_like(pair.x1)
+        x = pair.x1 + self.noise * rng.randn_like(pair.x1)
         loss = F.cross_entropy(self.network(x), self._labels(pair.cond))
         self.log_training({"loss": loss}, len(x))
         return loss

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .adapters import ClassifierFreeGuidance, DiffusionVelocity
 from .adm import ADM
+from .checkpoints.fingerprint import fingerprint
+from .checkpoints.load import pretrained
 from .classifier import SmallClassifier
-from .edm import EDM
 from .empirical import EmpiricalFlow
-from .identity import fingerprint
-from .pretrained import pretrained
 from .unet import UNet
+from .wrappers.diffusion import DiffusionVelocity
+from .wrappers.guidance import ClassifierFreeGuidance
+from .wrappers.preconditioning import EDM
 
 __all__ = [
     "ADM",

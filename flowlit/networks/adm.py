@@ -8,10 +8,11 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import FlowlitError
-from .description import own_spec
-from .layers import Attention, LabelEmbedding, TimeEmbedding, norm, resampled
-from .skeleton import Skeleton, Stage, check_size
+from ..errors import FlowlitError
+from .checkpoints.spec import own_spec
+from .layers import Attention, LabelEmbedding, TimeEmbedding, resampled
+from .norm import norm
+from .unet_base import Skeleton, Stage, check_size
 
 HEAD = 64
 """Channels of an attention head."""
@@ -30,8 +31,8 @@ def zero(layer: Layer) -> Layer:
 class ADMBlock(nn.Module):
     """Residual block whose embedding scales and shifts: (B, i, H, W), (B, e) -> (B, o, H', W').
 
-    resample -1 halves, +1 doubles H and W; only a change of channels needs a projection of x. Layers start as PyTorch's do,
-    U(±1 / √fan-in) for weights and biases, the last one at 0.
+    resample -1 halves, +1 doubles H and W; only a change of channels needs a projection of x. Layers start as
+    PyTorch's do, U(±1 / √fan-in) for weights and biases, the last one at 0.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: int = 0):
@@ -60,7 +61,8 @@ class ADMAttention(Attention):
         self.heads = channels // HEAD
         if channels % self.heads:
             raise FlowlitError(
-                f"ADM: {channels} channels cannot be shared among {self.heads} heads; give a width like 64, 128 or 192"
+                f"ADM: {channels} channels cannot be shared among {self.heads} heads; give a width like 64, "
+                "128 or 192"
             )
         self.norm = norm(channels, 1e-5)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), zero(nn.Linear(channels, channels))
@@ -69,7 +71,8 @@ class ADMAttention(Attention):
 class ADM(Skeleton):
     """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
 
-    A fresh network returns 0. The defaults are SlimFlow's student for ImageNet at 64 pixels (80,685,315 parameters).
+    A fresh network returns 0. The defaults are SlimFlow's student for ImageNet at 64 pixels (80,685,315
+    parameters).
 
     Args:
         resolution: R in pixels; divisible by 2 for each level after the first.
@@ -77,14 +80,16 @@ class ADM(Skeleton):
         width: base of the channels; the embedding has 4 · width.
         multipliers: one per level; channels are width · multiplier, resolution halves from level to level.
         blocks: residual blocks per level in the encoder (one more in the decoder).
-        attention_resolutions: levels with attention, by their resolution; the bottleneck always has it. Levels narrower than
-            one head, 64 channels, have none.
+        attention_resolutions: levels with attention, by their resolution; the bottleneck always has it.
+            Levels narrower than one head, 64 channels, have none.
         dropout: inside the residual blocks.
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
-        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives ln σ / 4.
+        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives
+            ln σ / 4.
 
-    Source: Dhariwal and Nichol 2021 (2105.05233), as Karras et al. 2022 (2206.00364) and SlimFlow (2407.12718) use it.
+    Source: Dhariwal and Nichol 2021 (2105.05233), as Karras et al. 2022 (2206.00364) and SlimFlow
+        (2407.12718) use it.
     """
 
     def __init__(

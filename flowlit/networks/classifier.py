@@ -1,17 +1,20 @@
-"""A small convolutional classifier, whose features serve a Fréchet distance where Inception makes no sense."""
+"""A small convolutional classifier, whose features serve a Fréchet distance where Inception makes no
+sense.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..types import FlowlitError
+from ..errors import FlowlitError
 
 
 class SmallClassifier(nn.Module):
     """Classify images (B, C, R, R) in [-1, 1] -> logits (B, classes); ``features`` gives (B, dim).
 
-    Three levels of two 3×3 convolutions with batch normalisation, halving the resolution in between. The features are those of
-    the second level, averaged over positions: the last level's collapse to the classes and hardly see blur or artefacts.
+    Three levels of two 3×3 convolutions with batch normalisation, halving the resolution in between. The
+    features are those of the second level, averaged over positions: the last level's collapse to the classes
+    and hardly see blur or artefacts.
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, dim: int = 64):
@@ -27,7 +30,11 @@ class SmallClassifier(nn.Module):
         def level(inputs: int, outputs: int) -> list[nn.Module]:
             layers: list[nn.Module] = []
             for i in (inputs, outputs):
-                layers += [nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(i, outputs, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(outputs),
+                    nn.ReLU(),
+                ]
             return layers
 
         self.body = nn.Sequential(*level(in_channels, dim // 4), nn.MaxPool2d(2), *level(dim // 4, dim))

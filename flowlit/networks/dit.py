@@ -7,18 +7,28 @@ from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import AttentionRope, GELUTanh, LayerNormFp32, Mlp, PatchEmbed, RotaryEmbeddingCat, build_sincos2d_pos_embed
+from timm.layers import (
+    AttentionRope,
+    GELUTanh,
+    LayerNormFp32,
+    Mlp,
+    PatchEmbed,
+    RotaryEmbeddingCat,
+    build_sincos2d_pos_embed,
+)
 from torch import Tensor, nn
 
-from ..types import Cond, FlowlitError
-from .description import own_spec
+from ..errors import FlowlitError
+from ..types import Cond
+from .activation_checkpointing import recomputed
+from .checkpoints.spec import own_spec
 from .layers import LabelEmbedding, TimeEmbedding, full_precision
-from .recompute import recomputed
-from .skeleton import check_input
+from .unet_base import check_input
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates of adaLN-zero: (B, w) -> ``count`` of (B, 1, w), in full precision also under autocast.
+    """Shifts, scales and gates of adaLN-zero: (B, w) -> ``count`` of (B, 1, w), in full precision also under
+    autocast.
 
     ``embedding`` comes after its SiLU, once for all blocks. A fresh one returns 0.
     """
@@ -38,7 +48,9 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention, then an MLP: tokens (B, N, w), embedding (B, w) -> (B, N, w). A fresh one is the identity."""
+    """Attention, then an MLP: tokens (B, N, w), embedding (B, w) -> (B, N, w). A fresh one is the
+    identity.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float):
         super().__init__()
@@ -69,8 +81,9 @@ class DiT(nn.Module):
         depth: blocks.
         heads: of attention; they divide ``width``.
         mlp_ratio: hidden channels of the MLPs, in units of ``width``.
-        positions: learned, added to the tokens, starting from sines and cosines; or rotary, turning queries and keys by angles
-            in proportion to row and column (of base 100, for grids as small as ours: Heo et al. 2024, 2403.13298).
+        positions: learned, added to the tokens, starting from sines and cosines; or rotary, turning queries
+            and keys by angles in proportion to row and column (of base 100, for grids as small as ours: Heo
+            et al. 2024, 2403.13298).
         dropout: in the MLPs, and of what attention and MLP add.
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
@@ -108,7 +121,9 @@ class DiT(nn.Module):
         self.stem = PatchEmbed(resolution, patch, in_channels, width)
         learned, grid = positions == "learned", list(self.stem.grid_size)
         self.positions = nn.Parameter(build_sincos2d_pos_embed(grid, width)) if learned else None
-        self._make_rotary = partial(RotaryEmbeddingCat, width // heads, temperature=100, in_pixels=False, feat_shape=grid)
+        self._make_rotary = partial(
+            RotaryEmbeddingCat, width // heads, temperature=100, in_pixels=False, feat_shape=grid
+        )
         self.rotary = None if learned else self._make_rotary()
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio, dropout) for _ in range(depth)])
         self.modulation, self.norm = Modulation(width, 2), LayerNormFp32(width, affine=False)
@@ -126,11 +141,16 @@ class DiT(nn.Module):
         embeddings = [self.time.layers[0], self.time.layers[2], *([self.label.table] if self.label else [])]
         for layer in embeddings:
             nn.init.normal_(cast(Tensor, layer.weight), std=0.02)
-        for zero in [self.head, *(module.layer for module in self.modules() if isinstance(module, Modulation))]:
+        for zero in [
+            self.head,
+            *(module.layer for module in self.modules() if isinstance(module, Modulation)),
+        ]:
             nn.init.zeros_(zero.weight)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DiT:
-        """Make the angles anew: they are not in the state dict, and a network that was built without memory has none."""
+        """Make the angles anew: they are not in the state dict, and a network that was built without memory
+        has none.
+        """
         super()._apply(fn, recurse)
         self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
         return self
@@ -164,5 +184,10 @@ def _check_sizes(resolution: int, patch: int, width: int, heads: int, positions:
         raise FlowlitError(f"DiT: width {width} is not a multiple of heads {heads}")
     turned = width // heads if positions == "rotary" else width
     if turned % 4:
-        name = f"width of a head, {width} / {heads} = {turned}," if positions == "rotary" else f"width {width}"
-        raise FlowlitError(f"DiT: {name} must be a multiple of 4 for {positions} positions: sine and cosine of row and column")
+        name = (
+            f"width of a head, {width} / {heads} = {turned}," if positions == "rotary" else f"width {width}"
+        )
+        raise FlowlitError(
+            f"DiT: {name} must be a multiple of 4 for {positions} positions: sine and cosine of row and "
+            "column"
+        )

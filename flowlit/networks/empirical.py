@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..path import expand
-from ..types import Cond, FlowlitError
+from ..errors import FlowlitError
+from ..paths.straight import expand
+from ..types import Cond
 
 
 class EmpiricalFlow(nn.Module):
     """The minimiser of the rectified-flow loss for independent noise and the empirical law of ``images``.
 
-    v(x, t) = (Σ w_i x_i - x) / (1 - t), with w the softmax over i of -‖x - t x_i‖² / (2 (1 - t)²). Its ODE ends on the images
-    themselves; use it to test solvers, couplings, stores and metrics, and as a limit that no teacher should reach (memory).
-    With labels in ``cond``, only the images of that class count. Times are clamped to 1 - ``eps``.
+    v(x, t) = (Σ w_i x_i - x) / (1 - t), with w the softmax over i of -‖x - t x_i‖² / (2 (1 - t)²). Its ODE
+    ends on the images themselves; use it to test solvers, couplings, stores and metrics, and as a limit that
+    no teacher should reach (memory). With labels in ``cond``, only the images of that class count. Times are
+    clamped to 1 - ``eps``.
 
     Args:
         images: items {"x1": uint8 (C, H, W), "cond"}; read at the first call. Or a float tensor (N, C, H, W).

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..types import FlowlitError
+from ..errors import FlowlitError
+from .norm import norm
 
 SQRT_HALF = math.sqrt(0.5)
 
@@ -40,85 +41,19 @@ def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
     return initialise(nn.Conv2d(inputs, outputs, 3, padding=1), scale)
 
 
-class Norm(nn.GroupNorm):
-    """GroupNorm that computes in float32 at least, also under autocast or with half-precision weights; returns the type of x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        kind = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.weight.to(kind), self.bias.to(kind)
-        if kind != x.dtype and torch.is_grad_enabled() and not transformed():
-            return HalfNorm.apply(x, weight, bias, self.num_groups, self.eps)
-        return F.group_norm(x.to(kind), self.num_groups, weight, bias, self.eps).to(x.dtype)
-
-
-class HalfNorm(torch.autograd.Function):
-    """GroupNorm in float32 of x in half precision, which keeps x as it is for the gradient, and not a float32 copy.
-
-    The same operations on the same numbers as PyTorch's own, and so the same bits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        """x (B, C, …) in half precision, weight and bias (C,) float32 -> the shape and type of x."""
-        wide = dense(x.to(weight.dtype))
-        y, mean, scale = torch.native_group_norm(wide, weight, bias, *sizes(wide), groups, eps)
-        ctx.save_for_backward(x, weight, bias, mean, scale)
-        ctx.groups, ctx.eps = groups, eps
-        return y.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is to be differentiated, too: PyTorch knows how
-            y = F.group_norm(x.to(weight.dtype), ctx.groups, weight, bias, ctx.eps).to(x.dtype)
-            return *torch.autograd.grad(y, (x, weight, bias), grads[0], create_graph=True, allow_unused=True), None, None
-        wide, grad = dense(x.to(weight.dtype)), grads[0].to(weight.dtype)
-        grad = grad.contiguous(memory_format=order(wide))
-        wanted = list(ctx.needs_input_grad[:3])
-        found = torch.ops.aten.native_group_norm_backward(grad, wide, mean, scale, weight, *sizes(wide), ctx.groups, wanted)
-        return None if found[0] is None else found[0].to(x.dtype), found[1], found[2], None, None
-
-
-def transformed() -> bool:
-    """Whether PyTorch's function transforms or forward derivatives are at work, which know its own operations only."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-
-def order(x: Tensor) -> torch.memory_format:
-    """In which order the kernels of GroupNorm take images: on a CPU that of x, elsewhere the usual one."""
-    last = x.device.type == "cpu" and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def dense(x: Tensor) -> Tensor:
-    """x in that order."""
-    return x.contiguous(memory_format=order(x))
-
-
-def sizes(x: Tensor) -> tuple[int, int, int]:
-    """(B, C, pixels) of images (B, C, …)."""
-    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
-
-
-def norm(channels: int, eps: float = 1e-6) -> Norm:
-    """``Norm`` of min(channels / 4, 32) groups, or the next smaller number that divides the channels."""
-    most = max(1, min(channels // 4, 32))
-    return Norm(max(g for g in range(1, most + 1) if channels % g == 0), channels, eps=eps)
-
-
 def frequencies(num: int, endpoint: bool) -> Tensor:
     """10,000^(-i / (num - 1)), or 10,000^(-i / num) without endpoint, (num,) float32.
 
-    Rounded as DDPM++ and ADM round them: at 999 t, the last bit of a frequency is the fifth digit of an output.
+    Rounded as DDPM++ and ADM round them: at 999 t, the last bit of a frequency is the fifth digit of an
+    output.
     """
     i = torch.arange(num, dtype=torch.float32)
     return torch.exp(i * -(math.log(10_000) / (num - 1))) if endpoint else (1 / 10_000) ** (i / num)
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). In float32 at least, also under autocast.
+    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). In float32 at least, also
+    under autocast.
 
     Args:
         width: number of sines and cosines, half of each.
@@ -133,7 +68,9 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.scale, self.endpoint, dim = scale, endpoint, dim or 4 * width
         self.register_buffer("frequencies", frequencies(width // 2, endpoint), persistent=False)
-        self.layers = nn.Sequential(initialise(nn.Linear(width, dim)), nn.SiLU(), initialise(nn.Linear(dim, dim)))
+        self.layers = nn.Sequential(
+            initialise(nn.Linear(width, dim)), nn.SiLU(), initialise(nn.Linear(dim, dim))
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> TimeEmbedding:
         """Follow to another device, but keep float32 where a network is turned into half precision."""
@@ -155,14 +92,16 @@ class TimeEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """One vector per class, added to the time embedding: (B,) int64 -> (B, dim).
 
-    With ``dropout`` > 0 a further vector stands for "no label": each label is replaced by it with that probability during
-    training, and it is used when ``cond`` has no label (for classifier-free guidance).
+    With ``dropout`` > 0 a further vector stands for "no label": each label is replaced by it with that
+    probability during training, and it is used when ``cond`` has no label (for classifier-free guidance).
     """
 
     def __init__(self, num_classes: int, dim: int, dropout: float = 0.0):
         super().__init__()
         if num_classes < 1 or not 0 <= dropout <= 1:
-            raise FlowlitError(f"expected num_classes >= 0 and label_dropout in [0, 1], found {num_classes} and {dropout}")
+            raise FlowlitError(
+                f"expected num_classes >= 0 and label_dropout in [0, 1], found {num_classes} and {dropout}"
+            )
         self.num_classes, self.dropout = num_classes, dropout
         self.table = nn.Embedding(num_classes + (dropout > 0), dim)
 
@@ -171,7 +110,8 @@ class LabelEmbedding(nn.Module):
             if not self.dropout:
                 raise FlowlitError(
                     f"the network is conditional on {self.num_classes} classes, but cond has no 'label'. "
-                    "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none (EDM's networks, which "
+                    "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none "
+                    "(EDM's networks, which "
                     "take zeros for none, are read with network=… of label_dropout > 0)"
                 )
             label = torch.full((batch,), self.num_classes, device=device)
@@ -183,19 +123,24 @@ class LabelEmbedding(nn.Module):
         return self.table(label.long())
 
     def _check(self, label: Tensor, batch: int) -> None:
-        """Look at values only where that costs no synchronisation, and at nothing where it would break a compiled graph."""
+        """Look at values only where that costs no synchronisation, and at nothing where it would break a
+        compiled graph.
+        """
         if torch.compiler.is_compiling():
             return
         if tuple(label.shape) != (batch,) or label.is_floating_point() or label.is_complex():
             raise FlowlitError(
-                f"labels are {label.dtype} {tuple(label.shape)}; expected whole numbers ({batch},), one class an image (one-hot: "
+                f"labels are {label.dtype} {tuple(label.shape)}; expected whole numbers ({batch},), one "
+                "class an image (one-hot: "
                 "label.argmax(1))"
             )
         if label.device.type != "cpu" or not batch:
             return
         low, high = int(label.min()), int(label.max())
         if not 0 <= low <= high < self.table.num_embeddings:
-            raise FlowlitError(f"labels run from {low} to {high}, but the network knows {self.num_classes} classes")
+            raise FlowlitError(
+                f"labels run from {low} to {high}, but the network knows {self.num_classes} classes"
+            )
 
 
 def resampled(x: Tensor, how: int) -> Tensor:
@@ -206,7 +151,8 @@ def resampled(x: Tensor, how: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Residual block of BigGAN shape: (B, i, H, W), (B, e) -> (B, o, H', W'); resample -1 halves, +1 doubles H and W.
+    """Residual block of BigGAN shape: (B, i, H, W), (B, e) -> (B, o, H', W'); resample -1 halves, +1 doubles
+    H and W.
 
     ``embedding`` comes after its SiLU, once for all blocks. The sum is divided by √2.
     """
@@ -244,6 +190,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        q, k, v = rearrange(self.qkv(h), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads)
+        q, k, v = rearrange(
+            self.qkv(h), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads
+        )
         h = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
         return (x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])) * self.scale

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .description import own_spec
-from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3, norm
-from .skeleton import Skeleton, Stage, check_size
+from .checkpoints.spec import own_spec
+from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3
+from .norm import norm
+from .unet_base import Skeleton, Stage, check_size
 
 
 class UNet(Skeleton):
     """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
 
-    A fresh network returns almost 0. The defaults are SlimFlow's 15.7M student for CIFAR-10 (15,707,235 parameters).
+    A fresh network returns almost 0. The defaults are SlimFlow's 15.7M student for CIFAR-10 (15,707,235
+    parameters).
 
     Args:
         resolution: R in pixels; divisible by 2 for each level after the first.
@@ -24,10 +26,12 @@ class UNet(Skeleton):
         dropout: inside the residual blocks.
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
-        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives ln σ / 4.
+        time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives
+            ln σ / 4.
         early_label: add the class vector to these sines, as EDM's networks do, instead of to the embedding.
 
-    Source: Song et al. 2021 (2011.13456) with Rectified Flow's settings; sizes in SlimFlow (2407.12718), table 1.
+    Source: Song et al. 2021 (2011.13456) with Rectified Flow's settings; sizes in SlimFlow (2407.12718),
+        table 1.
     """
 
     def __init__(

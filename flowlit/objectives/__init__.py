@@ -1,9 +1,16 @@
 """What a network is trained for: regression over a coupling (reflow), and distillation of its flow."""
 
-from .distill import Combined, Distillation, FlowGuided, KStepDistillation, distillation_loss, flow_guided_loss
+from .distillation import (
+    Combined,
+    Distillation,
+    FlowGuided,
+    KStepDistillation,
+    distillation_loss,
+    flow_guided_loss,
+)
 from .edm import EDMLoss
+from .perceptual import LPIPSHuber, lpips_huber_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
-from .rfpp import LPIPSHuber, lpips_huber_loss
 
 __all__ = [
     "AnnealedReflow",

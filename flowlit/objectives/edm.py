@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..times import LogitNormal
-from ..types import FlowlitError
-from ..weights import EDMWeight
+from ..errors import FlowlitError
 from .reflow import RectifiedFlow
+from .times import LogitNormal
+from .weights import EDMWeight
 
 
 class EDMLoss(RectifiedFlow):
-    """E λ(σ) · mean (D(y, σ) - x)² with ln σ ~ N(mean, std²): EDM's loss, for a teacher whose network is ``EDM``.
+    """E λ(σ) · mean (D(y, σ) - x)² with ln σ ~ N(mean, std²): EDM's loss, for a teacher whose network is
+    ``EDM``.
 
-    It is a rectified-flow loss. With σ = (1 - t) / t and y = x_t / t, D - x = (1 - t) (v - (x1 - x0)); so the law of σ becomes a
-    logit-normal law of t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
+    It is a rectified-flow loss. With σ = (1 - t) / t and y = x_t / t, D - x = (1 - t) (v - (x1 - x0)); so the
+    law of σ becomes a logit-normal law of t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
 
     Args:
         mean: of ln σ.
@@ -32,5 +33,9 @@ class EDMLoss(RectifiedFlow):
         Raises:
             FlowlitError: if it assumes data of another standard deviation.
         """
-        if (own := getattr(getattr(module, "network", None), "sigma_data", self.sigma_data)) != self.sigma_data:
-            raise FlowlitError(f"EDMLoss: sigma_data is {self.sigma_data}, but the network's is {own}; make them equal")
+        if (
+            own := getattr(getattr(module, "network", None), "sigma_data", self.sigma_data)
+        ) != self.sigma_data:
+            raise FlowlitError(
+                f"EDMLoss: sigma_data is {self.sigma_data}, but the network's is {own}; make them equal"
+            )

@@ -1,14 +1,16 @@
-"""Regress a velocity onto straight lines: rectified flow, reflow and annealed reflow are one loss over three couplings."""
+"""Regress a velocity onto straight lines: rectified flow, reflow and annealed reflow are one loss over three
+couplings.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .. import draws
-from ..distances import SquaredError
-from ..path import anneal, interpolate
-from ..times import Uniform
+from .. import rng
+from ..paths.straight import anneal, interpolate
 from ..types import Distance, LossWeight, Objective, Pair, TimeLaw, VelocityField
+from .distances import SquaredError
+from .times import Uniform
 
 
 def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, distance: Distance) -> Tensor:
@@ -34,7 +36,8 @@ def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeight | None) -> Tensor:
 
 
 class RectifiedFlow(Objective):
-    """Train on the coupling as it is: independent noise gives a 1-rectified flow (teacher), stored pairs give reflow.
+    """Train on the coupling as it is: independent noise gives a 1-rectified flow (teacher), stored pairs give
+    reflow.
 
     With ``times: Grid(k)`` on stored pairs it is k-step distillation in velocity form.
 
@@ -44,7 +47,9 @@ class RectifiedFlow(Objective):
         weight: of each sample by its time; None is 1.
     """
 
-    def __init__(self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None):
+    def __init__(
+        self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None
+    ):
         super().__init__()
         self.distance = distance or SquaredError()
         self.times = times or Uniform()
@@ -63,8 +68,8 @@ class RectifiedFlow(Objective):
 class AnnealedReflow(RectifiedFlow):
     """Annealing reflow: start from fresh noise (beta = 1), end at the stored pairs (beta = 0).
 
-    Use it to train a small network from random initialisation on a large teacher's pairs. ``beta`` is set before each
-    step by the ``Anneal`` callback; left at 0 this is ``RectifiedFlow``.
+    Use it to train a small network from random initialisation on a large teacher's pairs. ``beta`` is set
+    before each step by the ``Anneal`` callback; left at 0 this is ``RectifiedFlow``.
     """
 
     def __init__(
@@ -78,5 +83,5 @@ class AnnealedReflow(RectifiedFlow):
         self.beta = beta
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
-        noise = draws.randn_like(pair.x0)
+        noise = rng.randn_like(pair.x0)
         return annealed_reflow_loss(velocity, pair, t, noise, self.beta, self.distance)

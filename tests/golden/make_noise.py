@@ -8,7 +8,12 @@ from flowlit.couplings import seeded_normal
 
 if __name__ == "__main__":
     cases = []
-    for seed, index, shape in [(0, 0, [3, 32, 32]), (0, 12345, [3, 32, 32]), (42, 7, [1, 8, 8]), (2**40 + 1, 3, [1, 8, 8])]:
+    for seed, index, shape in [
+        (0, 0, [3, 32, 32]),
+        (0, 12345, [3, 32, 32]),
+        (42, 7, [1, 8, 8]),
+        (2**40 + 1, 3, [1, 8, 8]),
+    ]:
         noise = seeded_normal(seed, index, shape)
         digest = hashlib.sha256(noise.numpy().tobytes()).hexdigest()
         first = [round(x, 7) for x in noise.flatten()[:3].tolist()]

@@ -1,0 +1,1 @@
+"""Lightning's machinery: how far training is, checkpoint files, signals, ranks, sharding."""

@@ -1,0 +1,94 @@
+"""Checkpoint files that are whole or absent, read as plain data; and the newest of them that is good."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
+
+from .._support.files import write_atomically
+from ..errors import FlowlitError
+from ..networks.checkpoints.read import read_checkpoint
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Lightning's way of writing checkpoints, but synced to the disk before they take their name.
+
+    While it is ``patient`` it remembers what went wrong as ``failed`` instead of raising it.
+    """
+
+    patient = False
+    failed = ""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        buffer = (
+            io.BytesIO()
+        )  # on a full disk torch.save itself would raise a RuntimeError that tells nothing
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+        except FlowlitError as error:
+            if not self.patient:
+                raise
+            self.failed = str(error)
+
+
+def check_whole(path: Path) -> dict[str, Any]:
+    """Open a checkpoint that training can go on from, after every byte of it was compared with its checksum.
+
+    Raises:
+        FlowlitError: if it is torn, corrupt, unsafe, or holds weights only.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            corrupt = archive.testzip()
+    except Exception as error:  # whatever zipfile makes of damaged names, methods and offsets
+        corrupt = str(error) or type(error).__name__
+    if corrupt:
+        raise FlowlitError(
+            f"checkpoint {path} is corrupt ({corrupt}); use an older one, --resume auto finds it"
+        )
+    if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
+        raise FlowlitError(
+            f"checkpoint {path} holds weights only, so no run can go on from it; start one from its weights "
+            "(network: "
+            "flowlit.networks.pretrained)"
+        )
+    return checkpoint
+
+
+def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
+    """Find the checkpoint that was written last among those that are good, and its step; say which are not.
+
+    Returns:
+        None if there are no checkpoints.
+
+    Raises:
+        FlowlitError: if there are, but none of them is good: to begin afresh would be no resuming.
+    """
+    files = {
+        path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt") if path.is_file()
+    }
+    refused = []
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            return path, check_whole(path)["global_step"]
+        except (FlowlitError, OSError) as error:
+            refused.append(str(error))
+            rank_zero_info(
+                f"flowlit: {error}" + ("; trying the one before it" if len(refused) < len(files) else "")
+            )
+    if refused:
+        raise FlowlitError(
+            f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh"
+        )
+    return None

@@ -1,0 +1,57 @@
+"""Work that one rank does for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import FlowlitError
+
+T = TypeVar("T")
+
+
+def on_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T | None:
+    """Do some work on rank 0 while the others wait, for as long as it takes; they get None.
+
+    A barrier would give up after half an hour, as groups do by default; and ranks would hang if rank 0
+    failed.
+
+    Raises:
+        FlowlitError: on every rank, if the work raises it; what else goes wrong is raised on rank 0, and told
+            on the others.
+    """
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return work()
+    group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    told: list[str | None] = [None]
+    found: T | None = None
+    caught: Exception | None = None
+    try:
+        if trainer.is_global_zero:
+            try:
+                found = work()
+            except Exception as error:
+                caught, told = error, [str(error)]
+        dist.broadcast_object_list(told, src=0, group=group)
+    finally:
+        dist.destroy_process_group(group)
+    if caught is not None:
+        raise caught
+    if told[0] is not None:
+        raise FlowlitError(f"rank 0: {told[0]}")
+    return found
+
+
+def gathered(trainer: pl.Trainer, tensor: Tensor) -> Tensor:
+    """One tensor of equal shape from every rank, on every rank: (world, …)."""
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return tensor[None]
+    everybody = [torch.empty_like(tensor) for _ in range(trainer.world_size)]
+    dist.all_gather(everybody, tensor)
+    return torch.stack(everybody)

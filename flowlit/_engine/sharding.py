@@ -1,0 +1,109 @@
+"""Sharding: weights, gradients, moments and averages divided among the devices, by PyTorch's FSDP2 in
+Lightning's engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType, fully_shard
+from torch.optim import Optimizer
+
+
+class Sharded(ModelParallelStrategy):
+    """Train a network that does not fit on one device with its gradients, moments and averages; a device
+    computes its rows.
+
+    Not needed for small students: ``ddp`` is faster as long as everything fits. Checkpoints are the same
+    single files, and go on with any strategy on any number of devices. Only ``fit`` shards, and gathers the
+    network to generate in validation; other commands have it whole on every device, which then need not take
+    the same number of steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False  # as everywhere: hooks may look at a checkpoint before it is loaded
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only is not False)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self.lightning_module, dict(checkpoint["state_dict"]), options=options)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        module = self.lightning_module
+        assert module is not None
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            named = FullyShardedDataParallel.rekey_optim_state_dict(
+                state, OptimStateKeyType.PARAM_NAME, module
+            )
+            bare(
+                optimizer
+            ).zero_grad()  # or PyTorch would make no moments to fill: gradients may be left of an earlier fit
+            set_optimizer_state_dict(
+                module, bare(optimizer), named, options=StateDictOptions(full_state_dict=True)
+            )
+
+
+StrategyRegistry.register(
+    "sharded", Sharded, description="FSDP2: networks divided among the devices", override=True
+)
+
+
+def bare(optimizer: Any) -> Optimizer:
+    """PyTorch's optimizer, without what Lightning puts around it."""
+    return getattr(optimizer, "_optimizer", optimizer)
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Divide the parameters of a network: each block of a list of blocks is gathered by itself, the rest
+    together.
+    """
+    for blocks in (module for module in network.modules() if isinstance(module, nn.ModuleList)):
+        for block in blocks:
+            if any(True for _ in block.parameters()) and not isinstance(block, (nn.ModuleList, FSDPModule)):
+                fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def gather(network: nn.Module) -> None:
+    """Have a sharded network whole on every device until it is ``scatter``ed: it then computes without the
+    others.
+    """
+    for module in parts(network):
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+
+
+def scatter(network: nn.Module) -> None:
+    """Divide a network again that was gathered."""
+    for module in parts(network):
+        module.reshard()
+        module.set_reshard_after_forward(module is not network, recurse=False)
+
+
+def parts(network: nn.Module) -> list[FSDPModule]:
+    """The parts of a network that are gathered by themselves; none if it is not sharded."""
+    return [module for module in network.modules() if isinstance(module, FSDPModule)]

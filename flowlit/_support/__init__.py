@@ -1,0 +1,1 @@
+"""What has no place in the method: files, formatting, timers, permutations, names."""

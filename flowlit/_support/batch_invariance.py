@@ -1,0 +1,74 @@
+"""The same bits for a sample in any batch.
+
+Matrix kernels add the last rows of a batch, which do not fill a block, in another order than the others, so
+that the last bits of a sample depend on how many there are. Padded to whole blocks they do not; see
+docs/protocol.md for where this was checked. So a large batch may as well be taken in parts, which on a CPU
+saves up to half the time: activations of more leave its caches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..types import Cond, VelocityField
+
+BLOCK = 16
+"""Rows that kernels take at a time, on every machine that we know."""
+
+
+PIXELS = 2**14
+"""Height times width times images that a network works on at a time on a CPU, at most; see
+docs/performance.md.
+"""
+
+
+def whole_blocks(rows: int, device: torch.device | str = "cpu") -> Tensor:
+    """Index rows 0 … rows - 1, and the last one again until blocks are whole.
+
+    >>> len(whole_blocks(7)), len(whole_blocks(32))
+    (16, 32)
+    """
+    return torch.arange(rows + -rows % BLOCK, device=device).clamp_max(rows - 1)
+
+
+def parts(images: Tensor) -> list[slice]:
+    """Rows of images (B, C, H, W) to work on at a time, in whole blocks: all on a GPU, some ``PIXELS`` on a
+    CPU.
+
+    >>> parts(torch.zeros(40, 3, 32, 32))
+    [slice(0, 16, None), slice(16, 32, None), slice(32, 48, None)]
+    """
+    rows = number = max(1, len(images))
+    if images.device.type == "cpu":
+        rows = max(BLOCK, PIXELS // math.prod(images.shape[2:]) // BLOCK * BLOCK)
+    return [slice(first, first + rows) for first in range(0, number, rows)]
+
+
+class InBlocks:
+    """A velocity that is evaluated on whole blocks of rows only; at most 15 rows are computed in vain."""
+
+    def __init__(self, velocity: VelocityField):
+        self.velocity = velocity
+        self.evaluations = getattr(velocity, "evaluations", 1)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        if len(x) % BLOCK:
+            rows = whole_blocks(len(x), x.device)
+            return self(x[rows], t[rows], {key: value[rows] for key, value in cond.items()})[: len(x)]
+        if len(some := parts(x)) < 2:
+            return self.velocity(x, t, cond)
+        return torch.cat(
+            [self.velocity(x[of], t[of], {key: value[of] for key, value in cond.items()}) for of in some]
+        )
+
+
+def in_blocks(function: Callable[[Tensor], tuple[Any, ...]], images: Tensor) -> tuple[Any, ...]:
+    """Call a function of images (B, …) that returns tensors (B, …), or None, on whole blocks."""
+    whole = images[whole_blocks(len(images), images.device)]
+    found = zip(*(function(whole[some]) for some in parts(whole)), strict=True)
+    return tuple(None if values[0] is None else torch.cat(values)[: len(images)] for values in found)

@@ -1,0 +1,236 @@
+"""Velocities whose kernels are launched all at once: CUDA graphs of networks that generate, for batches of
+sizes that recur.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FlowlitError
+from ..types import Cond
+
+DEVICE = "cuda"
+"""The kind of device that has graphs."""
+
+
+Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], Any], Tensor]]
+"""(work, device) -> (what does the same work once more, its result, which every replay overwrites)."""
+
+
+def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
+    """Warm up in a stream of its own, and record there what is launched; see ``Record``.
+
+    Raises:
+        FlowlitError: if the work waits for the device, or does something else that a graph cannot hold.
+    """
+    with torch.cuda.device(device):
+        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.graph(
+                graph, stream=stream, capture_error_mode="thread_local"
+            ):  # data loaders go on meanwhile
+                output = work()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise FlowlitError(
+                f"a CUDA graph of the network cannot be recorded ({error}); leave graphs out, or the "
+                "network must not look at "
+                "values of tensors on the GPU (.item(), a branch, an index of booleans)"
+            ) from error
+    return graph.replay, output
+
+
+class Recorded:
+    """The graph of one kind of batch: inputs are copied to where it reads them, and its output is copied
+    away.
+    """
+
+    def __init__(self, velocity: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond, record: Record):
+        with torch.inference_mode(False), torch.no_grad(), uncached(x.device):
+            self.inputs = [tensor.clone() for tensor in tensors(x, t, cond)]
+            at, when, *values = self.inputs
+            told = dict(zip(sorted(cond), values, strict=True))
+            self.replay, self.output = record(lambda: velocity(at, when, told), x.device)
+        self._done: torch.cuda.Event | None = None
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        on_gpu = x.device.type == "cuda"
+        if self._done is not None:
+            torch.cuda.current_stream(x.device).wait_event(
+                self._done
+            )  # a call in another stream may still be under way
+        for ours, theirs in zip(self.inputs, tensors(x, t, cond), strict=True):
+            ours.copy_(theirs)
+        self.replay()
+        found = self.output.clone()
+        self._done = torch.cuda.current_stream(x.device).record_event() if on_gpu else None
+        return found
+
+
+class Replayed:
+    """A velocity that is replayed from CUDA graphs where it can be, and called as usual where not.
+
+    A graph is recorded when a kind of batch (shapes, types, order in memory, autocast) comes for the second
+    time. Usual are calls with gradients, in training mode, in a thread beside the main one before there is a
+    graph, and of more kinds than ``most``. Graphs read the weights where they lie: training and averaging in
+    place are seen; if weights move, all are recorded anew. What a network keeps as plain numbers (the scale
+    of a guidance) is that of the recording, and forward hooks do not run.
+
+    Args:
+        velocity: called as (x, t, cond).
+        network: whose weights, buffers and mode it has.
+        most: graphs that are kept; each holds the memory of one evaluation.
+        record: how one is made.
+    """
+
+    def __init__(
+        self, velocity: Callable[..., Tensor], network: nn.Module, most: int = 4, record: Record | None = None
+    ):
+        self.velocity, self.network, self.most, self.record = velocity, network, most, record
+        self.graphs: dict[Hashable, Recorded] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._places: list[int] = []
+        self._holders = [
+            held for module in network.modules() for held in (module._parameters, module._buffers) if held
+        ]
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        if torch.is_grad_enabled() or self.network.training or not on_device(x, t, cond):
+            return self.velocity(x, t, cond)
+        with self._lock:  # another thread must not write to the inputs of a graph that is about to read them
+            found = self._graph(x, t, cond)
+            if found is not None:
+                return found(x, t, cond)
+        return self.velocity(x, t, cond)
+
+    def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> Recorded | None:
+        """The graph for such a batch, recorded now if it is time."""
+        places = [
+            tensor.data_ptr() for held in self._holders for tensor in held.values() if tensor is not None
+        ]
+        if places != self._places:
+            self.graphs.clear()
+            self._seen.clear()
+            self._places = places
+        kind = kind_of(x, t, cond)
+        if kind in self.graphs:
+            return self.graphs[kind]
+        self._seen[kind] += 1
+        # beside the main thread, recording would meet the random numbers that it draws meanwhile, which
+        # PyTorch refuses
+        alone = threading.current_thread() is threading.main_thread()
+        if self._seen[kind] < 2 or len(self.graphs) >= self.most or not alone:
+            return None
+        self.graphs[kind] = Recorded(self.velocity, x, t, cond, self.record or record)
+        return self.graphs[kind]
+
+
+class FirstOfStep:
+    """A network of which the first call of a training step runs forward and backward by CUDA graphs of
+    ``torch.compile``.
+
+    All other calls are the usual ones: the second of a step (distillation), because gradients lie in the
+    memory of the graph that made them, and PyTorch loses what was added there when it runs once more
+    (pytorch#169545); those without gradients, too.
+
+    Args:
+        network: whose mode decides.
+        mode: of ``torch.compile``, with graphs.
+        dynamic: of ``torch.compile``.
+    """
+
+    def __init__(self, network: nn.Module, mode: str, dynamic: bool | None):
+        self.network, self.usual, self.first = network, called(network), False
+        self.graphed = torch.compile(network._call_impl, mode=mode, dynamic=dynamic)
+
+    def begin(self) -> None:
+        """A training step begins: what the graph returned in the one before may be overwritten."""
+        torch.compiler.cudagraph_mark_step_begin()
+        self.first = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.first and torch.is_grad_enabled() and self.network.training):
+            return self.usual(*args, **kwargs)
+        self.first = False
+        return self.graphed(*args, **kwargs)
+
+
+def tensors(x: Tensor, t: Tensor, cond: Cond) -> Iterator[Tensor]:
+    """All inputs of a velocity, conditions by name."""
+    yield from (x, t, *(cond[name] for name in sorted(cond)))
+
+
+def on_device(x: Tensor, t: Tensor, cond: Cond) -> bool:
+    """Whether all inputs are where graphs are, and no graph is being recorded there, of a wrapper of this
+    network say.
+    """
+    if any(tensor.device.type != DEVICE for tensor in tensors(x, t, cond)):
+        return False
+    return DEVICE != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def kind_of(x: Tensor, t: Tensor, cond: Cond) -> Hashable:
+    """What must be equal for batches to share a graph."""
+    device = x.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    products = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    inputs = tuple((i.shape, i.stride(), i.dtype, i.device) for i in tensors(x, t, cond))
+    return inputs, tuple(sorted(cond)), autocast, products
+
+
+def uncached(device: torch.device) -> torch.autocast:
+    """Autocast as it is, but for weights that were cast before: a graph must not read these, which are freed,
+    but cast anew.
+    """
+    kind = device.type
+    return torch.autocast(
+        kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
+    )
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse devices without graphs.
+
+    Raises:
+        FlowlitError: saying what to do.
+    """
+    if device.type != DEVICE:
+        raise FlowlitError(
+            f"CUDA graphs need the network on an NVIDIA GPU, found {device.type}; move it there, or leave "
+            "graphs out"
+        )
+
+
+def replayed(network: nn.Module, most: int = 4) -> None:
+    """Let calls of a network, compiled or not, be replayed from CUDA graphs; copies and checkpoints know
+    nothing of it.
+    """
+    if not isinstance(called(network), Replayed):
+        network._compiled_call_impl = Replayed(called(network), network, most)  # type: ignore[assignment]
+
+
+def released(network: nn.Module) -> None:
+    """Take back ``replayed``, and with it the memory of the graphs."""
+    if isinstance(found := called(network), Replayed):
+        before = found.velocity
+        network._compiled_call_impl = None if before == network._call_impl else before
+
+
+def called(network: nn.Module) -> Any:
+    """What PyTorch calls when a network is called; where ``nn.Module.compile`` puts what it made, which
+    copies leave behind.
+    """
+    return network._compiled_call_impl or network._call_impl

@@ -1,0 +1,92 @@
+"""Files that are whole or absent, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ..errors import FlowlitError
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there already."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that it is either absent or whole, also after a power cut.
+
+    Args:
+        path: of the file.
+        content: what it is to hold, or a function that writes that.
+
+    Raises:
+        FlowlitError: if the disk is full or cannot be written; nothing that was there before is lost.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content) if isinstance(content, bytes) else content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise FlowlitError(
+            f"{path} cannot be written ({error}); free some space and run the same command again"
+        ) from error
+
+
+@contextmanager
+def building(target: Path, file: str | None = None) -> Iterator[Path]:
+    """Fill a folder beside ``target``; when it is whole it, or this file in it, takes that place. Nothing
+    stays if that fails.
+
+    Raises:
+        FlowlitError: if ``target`` exists, or the disk is full or cannot be written.
+    """
+    if target.exists():
+        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_folder(temporary)
+        (temporary / file if file else temporary).rename(target)
+    except OSError as error:
+        raise FlowlitError(
+            f"{target} cannot be written ({error}); free some space, or choose another --into"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def short_hash(*parts: object) -> str:
+    """Sixteen digits of a SHA-256, for names of files."""
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]

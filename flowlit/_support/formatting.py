@@ -1,0 +1,48 @@
+"""Tables, sizes and durations as text."""
+
+from __future__ import annotations
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Align columns, the first to the left and the others to the right, and rule off the first row.
+
+    >>> print(*aligned([["solver", "NFE"], ["rk45", "20.1"]]), sep="\\n")
+    solver   NFE
+    ────────────
+    rk45    20.1
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [lines[0], "─" * len(lines[0]), *lines[1:]]
+
+
+def size(count: float) -> str:
+    """Tell bytes in decimal units.
+
+    >>> size(999), size(1_200_000), size(25e9)
+    ('999 B', '1.2 MB', '25 GB')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.0f} {units[0]}" if count >= 9.95 or units[0] == "B" else f"{count:.1f} {units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """Tell how long something takes.
+
+    >>> duration(0.0042), duration(75), duration(36_000)
+    ('4.2 ms', '75 s', '10.0 h')
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,204 @@
+"""Lay a run out in TensorBoard, so that its story can be read."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics import CatMetric
+
+from ..._support.nested import flatten
+from .base import Evaluation, command_of
+from .grids import boards
+
+LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
+    "Training": {
+        "loss and its parts": ("fit", ["train/"]),
+        "loss over t": ("LossOverTime", ["loss_over_t"]),
+        "annealing: β": ("Anneal", ["anneal/(?!ema_decay)"]),
+        "decay of the average": ("EMA", ["anneal/ema_decay"]),
+        "gradients": ("Gradients", ["gradients/"]),
+        "learning rate": ("LearningRateMonitor", ["lr-"]),
+    },
+    "Images": {
+        "Fréchet distance": ("FID", ["fid/", "frechet_"]),
+        "kernel distance": ("KID", ["kid/", "kernel_distance_"]),
+        "classifier score": ("InceptionScore", ["inception_score/", "classifier_score_"]),
+        "precision and recall": ("PrecisionRecall", ["precision", "recall"]),
+        "memorisation": ("Neighbours", ["memorisation/"]),
+        "network evaluations": ("FID", ["nfe/"]),
+    },
+    "Flow": {
+        "straightness, summed": ("Straightness", ["straightness/sum$"]),
+        "straightness per dimension": ("Straightness", ["straightness/per_dimension$"]),
+        "curvature": ("Straightness", ["curvature/"]),
+        "error of one step": ("Straightness", ["chord_error/"]),
+        "transport cost, summed": ("Straightness", ["transport_cost/sum$"]),
+        "transport cost per dimension": ("Straightness", ["transport_cost/per_dimension$"]),
+        "error of solvers": ("Sweep", ["endpoint_error/"]),
+    },
+    "Speed": {
+        "images a second": ("Throughput", ["images_per_s/"]),
+        "seconds a batch": ("Throughput", ["step_seconds/(all|coupling)$"]),
+        "where they go": ("Throughput", ["step_seconds/(data|forward|backward|optimizer|ema|rest)$"]),
+        "fraction of the device's peak": ("Throughput", ["fraction_of_peak/"]),
+    },
+}
+"""Category -> chart -> who logs it (a callback, a measure, or a command), and regular expressions of its
+tags, which TensorBoard matches from their first letter (``re.match``)."""
+
+
+COURSE = (
+    "train/",
+    "loss_over_t",
+    "anneal/",
+    "gradients/",
+    "lr-",
+    "images_per_s/train",
+    "step_seconds/",
+    "fraction_of_peak/",
+)
+"""Tags that tell the course of a training rather than its outcome."""
+
+
+class Dashboard(Evaluation):
+    """Give a run its pages in TensorBoard: charts by subject, a row in the table of runs, and histograms.
+
+    CUSTOM SCALARS shows what of ``LAYOUT`` this run will log. HPARAMS compares runs: hyper-parameters beside
+    the outcome, which is what validation or test logged last and ``train/loss``. Histograms
+    ``pixels/<solver>`` are of generated values 0 … 255, ``nfe_per_sample/<solver>`` of network evaluations
+    where they differ. Other loggers, or none, are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._laid_out = False
+        self._pixels: dict[str, Tensor] = {}
+        self._nfe: dict[str, CatMetric] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._laid_out = False
+        for logger in trainer.loggers:
+            if isinstance(
+                logger, TensorBoardLogger
+            ):  # before Lightning logs hyper-parameters with a made-up metric, -1
+                logger._default_hp_metric = False
+
+    def _lay_out(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and not self._laid_out:
+            for board in boards(trainer):
+                board.add_custom_scalars(layout(present(trainer)))
+        self._laid_out = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._lay_out(trainer)
+
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
+        self._lay_out(trainer)
+        self._pixels, self._nfe = {}, {}
+        for name in getattr(module, "solvers", {}):
+            self._pixels[name] = torch.zeros(256, dtype=torch.int64, device=module.device)
+            self._nfe[name] = CatMetric().to(module.device)
+
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
+        for name in self._pixels:
+            solution = outputs["solutions"][name]
+            self._pixels[name] += torch.bincount(
+                module.codec.decode(solution.x1).flatten().int(), minlength=256
+            )
+            self._nfe[name].update(solution.nfe.float())
+
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        for name, counts in self._pixels.items():
+            counts = trainer.strategy.reduce(counts, reduce_op="sum")
+            nfe = self._nfe[name].compute()
+            if not trainer.is_global_zero:
+                continue
+            for board in boards(trainer):
+                board.add_histogram_raw(
+                    f"pixels/{name}", global_step=trainer.global_step, **histogram(counts)
+                )
+                if len(nfe) and nfe.min() < nfe.max():
+                    board.add_histogram(f"nfe_per_sample/{name}", nfe, trainer.global_step)
+
+    def _compare(self, trainer: pl.Trainer, module: Any) -> None:
+        metrics = {
+            name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if is_outcome(name)
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and metrics:
+                logger.log_hyperparams(hyper_parameters(trainer, module), metrics, trainer.global_step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._compare(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._compare(trainer, pl_module)
+
+    on_test_end = on_validation_end
+
+
+def layout(present: set[str]) -> dict[str, dict[str, list[Any]]]:
+    """Charts of what is present, by category, as ``SummaryWriter.add_custom_scalars`` takes them; none that
+    would stay empty.
+    """
+    pages = {
+        title: {chart: ["Multiline", tags] for chart, (who, tags) in subjects.items() if who in present}
+        for title, subjects in LAYOUT.items()
+    }
+    return {title: charts for title, charts in pages.items() if charts}
+
+
+def present(trainer: pl.Trainer) -> set[str]:
+    """Who will log something in this run: callbacks and their measures by class, and the command."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    measures = [measure for callback in callbacks for measure in getattr(callback, "measures", [])]
+    return {command_of(trainer), *(type(thing).__name__ for thing in [*callbacks, *measures])}
+
+
+def is_outcome(tag: str) -> bool:
+    """Whether a metric belongs into a table of runs."""
+    return tag == "train/loss" or not tag.startswith(COURSE)
+
+
+def histogram(counts: Tensor) -> dict[str, Any]:
+    """Counts of the values 0, 1, … as ``SummaryWriter.add_histogram_raw`` takes them, value i between i - 1/2
+    and i + 1/2.
+    """
+    values = torch.arange(len(counts), dtype=torch.float64)
+    counts = counts.cpu().double()
+    seen = values[counts > 0].tolist() or [0.0]
+    return {
+        "min": seen[0],
+        "max": seen[-1],
+        "num": float(counts.sum()),
+        "sum": float(values @ counts),
+        "sum_squares": float(values**2 @ counts),
+        "bucket_limits": (values + 0.5).tolist(),
+        "bucket_counts": counts.tolist(),
+    }
+
+
+def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+    """What a run was configured with, flat: the module's arguments, the data's batch size and seeds, and the
+    steps.
+    """
+    data = getattr(trainer, "datamodule", None)
+    noise = getattr(data, "noise", None)
+    facts = {
+        "data.batch_size": getattr(data, "batch_size", None),
+        "data.seed": getattr(data, "seed", None),
+        "data.noise.seed": getattr(noise, "seed", None),
+        "data.noise.num": getattr(noise, "num", None),
+        "trainer.max_steps": trainer.max_steps,
+        "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
+    }
+    params = {
+        **flatten({name: value for name, value in module.hparams.items() if not name.startswith("_")}),
+        **facts,
+    }
+    return {name: value for name, value in params.items() if isinstance(value, (bool, int, float, str))}

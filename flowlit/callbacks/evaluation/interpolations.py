@@ -1,0 +1,60 @@
+"""Show what lies between two samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from ...errors import FlowlitError
+from ...metrics.geometry import interpolate_noise
+from ...types import Noise
+from .base import Evaluation
+from .grids import check_noise, evaluates, first_noises, generate, show
+
+
+class Interpolations(Evaluation):
+    """Draw what solvers make of noise between the noises 2k and 2k + 1 of validation, one pair a row.
+
+    Each row goes from the first to the second on a quarter of a circle, so that all its noise is as likely as
+    theirs, under the condition of the first. As ``interpolations/<solver>`` in TensorBoard, and as PNG in the
+    run's folder.
+
+    Args:
+        num: pairs, so rows.
+        steps: pictures in a row, both ends among them.
+        solver: only this one of the module's; None is all.
+    """
+
+    def __init__(self, num: int = 6, steps: int = 9, solver: str | None = None):
+        self.num, self.steps, self.solver = num, steps, solver
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if self.steps < 2:
+            raise FlowlitError(
+                f"Interpolations: a row has two ends, so steps is at least 2; found {self.steps}"
+            )
+        if not evaluates(trainer, stage):
+            return
+        if self.solver is not None and self.solver not in pl_module.solvers:
+            raise FlowlitError(
+                f"Interpolations: no solver is called {self.solver!r}; expected one of "
+                f"{', '.join(pl_module.solvers)}"
+            )
+        check_noise(trainer, f"Interpolations (two for each of {self.num} rows)", 2 * self.num)
+
+    def _between(self, noise: Noise) -> Noise:
+        alpha = torch.linspace(0, 1, self.steps, device=noise.x0.device).repeat(self.num)
+        a, b = (noise.x0[k::2].repeat_interleave(self.steps, 0) for k in (0, 1))
+        index, cond = noise.index[::2], {key: value[::2] for key, value in noise.cond.items()}
+        every = {key: value.repeat_interleave(self.steps, 0) for key, value in cond.items()}
+        return Noise(index.repeat_interleave(self.steps), interpolate_noise(a, b, alpha), every)
+
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        noise = self._between(first_noises(trainer, module, 2 * self.num))
+        for name in module.solvers if self.solver is None else [self.solver]:
+            images = generate(trainer, module, name, noise)
+            if trainer.is_global_zero:
+                show(trainer, log_dir, f"interpolations/{name}", images, self.steps)

@@ -1,0 +1,105 @@
+"""Show the training images that are nearest to generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...errors import FlowlitError
+from ...metrics.memorisation import memorisation, nearest
+from ...types import Images
+from .base import Evaluation
+from .grids import FirstImages, check_noise, evaluates, show
+
+_BLOCK = 1000  # training images in memory at a time
+
+
+_AMONG = 1000  # training images whose own neighbours are sought, at most
+
+
+class Neighbours(Evaluation):
+    """Draw the first images of validation beside their nearest training images, and log whether they are
+    copies.
+
+    ``neighbours/<solver>``, in TensorBoard and as PNG, has a row for each: the sample, then its neighbours,
+    nearest first, by root mean square difference of pixels. ``memorisation/<solver>`` is the median distance
+    of these samples to their nearest training image, divided by that of at most 1,000 training images to
+    their nearest other one: about 1 or above is fine, near 0 is copying. Mirrored copies are not recognised.
+
+    Args:
+        images: what the model was trained on, as they are.
+        num: samples, so rows.
+        k: neighbours in a row.
+    """
+
+    def __init__(self, images: Images, num: int = 16, k: int = 5):
+        self.images, self.num, self.k = images, num, k
+        self._first = FirstImages(num)
+        self._among: Tensor | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        return {"memorisation": {"images": self.images.fingerprint, "samples": self.num}}
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if not evaluates(trainer, stage):
+            return
+        noise = check_noise(trainer, "Neighbours", self.num)
+        self.watch(trainer, self.num)
+        if not 1 <= self.k < len(self.images):
+            raise FlowlitError(
+                f"Neighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} images, "
+                f"found {self.k}"
+            )
+        real = tuple(self.images[0]["x1"].shape)
+        made = tuple(pl_module.codec.decode(torch.zeros(1, *noise.shape, device=pl_module.device)).shape[1:])
+        if made != real:
+            raise FlowlitError(
+                f"Neighbours: its images have shape {real}, but those made from data.noise have {made}; "
+                "give the images that the "
+                "model was trained on (images), or make data.noise.shape equal"
+            )
+
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
+        self._first = FirstImages(self.num)
+
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
+        self._first.keep(module, outputs["noise"], outputs["solutions"])
+
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
+        among = self._among_training(module, quiet)
+        for name, samples in self._first.gather().items():
+            found, where = nearest(
+                samples.to(module.device), self._blocks(f"Neighbours of {name}", quiet), self.k
+            )
+            module.log(f"memorisation/{name}", memorisation(found[:, 0], among), rank_zero_only=True)
+            if trainer.is_global_zero:
+                rows = [self._read([index]) for index in where.flatten().tolist()]
+                near = torch.cat(rows).unflatten(0, (len(samples), self.k))
+                table = torch.cat([samples[:, None], near], 1).flatten(0, 1)
+                show(trainer, log_dir, f"neighbours/{name}", table, self.k + 1)
+
+    def _among_training(self, module: Any, quiet: bool) -> Tensor:
+        """Distances of some training images, evenly chosen, to their nearest other one; computed once."""
+        if self._among is None:
+            own = torch.arange(0, len(self.images), -(-len(self.images) // _AMONG), device=module.device)
+            blocks = self._blocks("Neighbours of training images", quiet)
+            self._among = nearest(self._read(own.tolist()).to(module.device), blocks, 1, own)[0][:, 0]
+        return self._among
+
+    def _read(self, indices: Iterable[int]) -> Tensor:
+        return torch.stack([self.images[index]["x1"] for index in indices])
+
+    def _blocks(self, what: str, quiet: bool) -> Iterator[Tensor]:
+        """All images in order, a block at a time, under a bar that appears if it takes longer than two
+        seconds.
+        """
+        starts = range(0, len(self.images), _BLOCK)
+        for start in tqdm(starts, desc=what, unit=" blocks", leave=False, disable=quiet, delay=2):
+            yield self._read(range(start, min(start + _BLOCK, len(self.images))))

@@ -1,0 +1,168 @@
+"""A table, and one file that holds the numbers of a validation or test run with everything that they depend
+on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from ..._support.batch_invariance import BLOCK
+from ..._support.files import write_atomically
+from ..._support.formatting import aligned
+from ..._support.machine import hardware, versions
+from ...errors import FlowlitError
+from ...metrics.cost import count_parameters
+from ...networks.checkpoints.fingerprint import fingerprint
+from .base import command_of, numbers, protocols
+
+FORMAT, VERSION = "flowlit-metrics", 2
+
+
+FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
+"""What each command writes, so that the regular numbers and the published ones stand side by side."""
+
+
+class Report(Callback):
+    """Print a table and write ``metrics.json`` (``test``: ``metrics_test.json``) into the run's folder after
+    validate or test.
+
+    It holds every logged number with its spread, and the protocol: see docs/protocol.md.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._generation: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._start = time.monotonic()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Note who generates while the files that were read still hold what was read."""
+        if trainer.state.fn != "fit" and trainer.is_global_zero:
+            known = hasattr(pl_module, "generation")
+            self._generation = (
+                generation(trainer, pl_module) if known else {"sha256": fingerprint(pl_module.network)}
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.state.fn == "fit" or not trainer.is_global_zero:
+            return
+        report = self._report(trainer, pl_module)
+        print(f"\n{table(report)}", flush=True)
+        if folder is not None and trainer.loggers:
+            path = Path(folder) / FILES[report["command"]]
+            write_atomically(path, json.dumps(plain(report), indent=1, default=str, allow_nan=False).encode())
+            print(f"\n{path}", flush=True)
+        if bad := [name for name, value in report["metrics"].items() if not math.isfinite(value)]:
+            raise FlowlitError(f"{', '.join(bad)} could not be computed: not finite")
+
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
+
+    def _report(self, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+        report: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "command": command_of(trainer),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "metrics": numbers(trainer),
+            "params": count_parameters(module.network),
+            "precision": str(trainer.precision),
+            "hardware": hardware(trainer.world_size, module.device),
+            "versions": versions(),
+            "network": dict(module.hparams).get("network"),
+            **self._generation,
+        }
+        return {**report, **protocols(trainer), "metrics": report["metrics"]}
+
+
+def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+    """Tell how images were made: from which noise, by which weights of which checkpoint, with which solvers,
+    and rounded how.
+    """
+    data, loaded = getattr(trainer, "datamodule", None), module.loaded_from(trainer.ckpt_path)
+    noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
+    facts = module.generation()
+    return {
+        "sha256": facts["network"]["weights"],
+        "built": {key: value for key, value in facts["network"].items() if key != "weights"},
+        "checkpoint": loaded,
+        "weights": (loaded or {}).get("weights", module.generating()),
+        "ema": (loaded or {}).get("ema", module.average_facts(module.generating())) or None,
+        "solvers": facts["solvers"],
+        "codec": facts["codec"],
+        "rounding": facts["rounding"],
+        "noise": None if noise is None else noise.identity(),
+        "images": None if noise is None else len(noise),
+        "rows_of_a_block": BLOCK,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Replace what JSON has no word for (NaN, infinity) by null."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(report: dict[str, Any]) -> str:
+    """Set the numbers as a table, solvers across or down, whatever is narrower; then what does not belong to
+    a solver.
+    """
+    metrics, spread, solvers = report["metrics"], report.get("spread", {}), list(report.get("solvers", {}))
+    names = sorted(
+        {tag.rpartition("/")[0] for tag in metrics if tag.rpartition("/")[2] in solvers}, key=_place
+    )
+
+    def cell(tag: str) -> str:
+        if tag not in metrics:
+            return "–"
+        return f"{metrics[tag]:.5g}" + (f" ± {spread[tag]:.2g}" if tag in spread else "")
+
+    rows = [["", *solvers], *([name, *(cell(f"{name}/{solver}") for solver in solvers)] for name in names)]
+    turned = [list(column) for column in zip(*rows, strict=True)]
+    text = min(aligned(rows), aligned(turned), key=lambda lines: len(lines[0])) if names else []
+    rest = [tag for tag in metrics if tag.rpartition("/")[2] not in solvers]
+    width = max(map(len, rest), default=0)
+    text += [""] * bool(text and rest) + [f"{tag.ljust(width)}  {cell(tag)}" for tag in rest]
+    return "\n".join([_caption(report), "", *text])
+
+
+def _caption(report: dict[str, Any]) -> str:
+    facts = [
+        f"{report['command']}: {report['images']:,} images" if report.get("images") else report["command"]
+    ]
+    for name, told in report.get("features", {}).items():
+        count = told["reference"].get("count")
+        facts.append(
+            f"{name} features ({told['sha256'][:8]}) against "
+            f"{f'{count:,}' if count else 'an unknown number of'} real ones"
+        )
+    if report.get("checkpoint"):
+        facts.append(str(report["checkpoint"]["file"]))
+    if report.get("noise"):
+        facts.append(f"seed {report['noise']['seed']}")
+    facts += [f"{report['weights']} weights"] if report.get("weights") else []
+    return ", ".join([*facts, f"precision {report['precision']}", f"{report['seconds']:.0f} s"])
+
+
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """Distances first, their halves beside them; then what it cost."""
+    return (
+        name.startswith(("nfe", "images")),
+        not name.startswith(("fid", "frechet")),
+        name.endswith("_half"),
+        name,
+    )

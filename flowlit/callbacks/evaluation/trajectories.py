@@ -1,0 +1,54 @@
+"""Show how noise becomes an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from ..._support.batch_invariance import InBlocks
+from ...errors import FlowlitError
+from ...metrics.geometry import snapshots
+from .base import Evaluation
+from .grids import check_noise, evaluates, first_noises, show
+
+
+class Trajectories(Evaluation):
+    """Draw trajectories of the first noises of validation, one a row: where they are, and where they would
+    arrive.
+
+    ``trajectories/x_t`` is the state at t = 0, 1/steps, …, 1, ``trajectories/endpoint`` the prediction x_t +
+    (1 - t) v(x_t, t); of a straight flow all predictions in a row are equal. Images in TensorBoard, and PNG
+    files in the run's folder. Meaningless for a one-step student, whose velocity is trained at t = 0 only.
+
+    Args:
+        num: rows.
+        steps: pictures in a row, less one.
+        euler: at least so many Euler steps in all.
+    """
+
+    def __init__(self, num: int = 8, steps: int = 8, euler: int = 100):
+        self.num, self.steps, self.euler = num, steps, euler
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if min(self.steps, self.euler) < 1:
+            raise FlowlitError(
+                f"Trajectories: expected at least 1, found steps={self.steps}, euler={self.euler}"
+            )
+        if evaluates(trainer, stage):
+            check_noise(trainer, "Trajectories", self.num)
+
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        noise = first_noises(trainer, module, self.num)
+        with trainer.precision_plugin.val_step_context():
+            found = snapshots(InBlocks(module.velocity()), noise.x0, noise.cond, self.steps, self.euler)
+        if trainer.is_global_zero:
+            for name, pictures in found._asdict().items():
+                show(
+                    trainer,
+                    log_dir,
+                    f"trajectories/{name}",
+                    module.codec.decode(pictures.flatten(0, 1)),
+                    self.steps + 1,
+                )

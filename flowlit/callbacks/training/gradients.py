@@ -1,0 +1,119 @@
+"""Keep one bad gradient from ruining a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from ..._engine.lightning import logging_now
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that is here; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Entries:
+    """The entries of gradients that are here, all shards' together if they are sharded.
+
+    Args:
+        gradients: dense tensors, changed in place by ``repair``.
+        joined: work on one copy of all of them, which on a GPU saves hundreds of kernels; None does so there.
+    """
+
+    def __init__(self, gradients: list[Tensor], joined: bool | None = None):
+        here = [local(gradient) for gradient in gradients]
+        self.sharded = any(isinstance(gradient, DTensor) for gradient in gradients)
+        self.joined = here[0].is_cuda if joined is None else joined
+        self.parts = [in_memory(part) for part in here] if self.joined else here
+        self.pieces = [torch.cat(self.parts)] if self.joined else here
+
+    @torch.no_grad()
+    def count_bad(self) -> Tensor:
+        """Count those that are not finite, which is where the difference from themselves is not zero."""
+        bad = torch.stack([(piece - piece).count_nonzero() for piece in self.pieces]).sum()
+        if self.sharded:
+            dist.all_reduce(bad)
+        return bad
+
+    @torch.no_grad()
+    def repair(self, limit: float = 1e5) -> None:
+        """Replace NaN by 0 and ±∞ by ±limit in place."""
+        for piece in self.pieces:
+            torch.nan_to_num_(piece, nan=0.0, posinf=limit, neginf=-limit)
+        if self.joined:
+            torch._foreach_copy_(self.parts, self.pieces[0].split([len(part) for part in self.parts]))
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The entries of a dense tensor in the order in which they lie in memory: a view (n,)."""
+    return tensor.detach().permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).view(-1)
+
+
+class Gradients(Callback):
+    """Repair non-finite gradients, or skip the step; clip their global norm; count and log what happened.
+
+    The order matters: a single NaN would make the norm, and so every gradient, NaN. Use it instead of the
+    trainer's ``gradient_clip_val``, which clips first (and does not go with fused optimizers under mixed
+    precision). ``Rollback`` goes back when it happens too often.
+
+    Args:
+        clip: largest global norm; None does not clip.
+        nonfinite: "repair" puts 0 for NaN and ±1e5 for ±∞, as the papers' code means to. "skip" leaves
+            weights, optimizer and its moments as they are in this step; to know it, a GPU is waited for in
+            every step.
+    """
+
+    def __init__(self, clip: float | None = 1.0, nonfinite: Literal["repair", "skip"] = "repair"):
+        self.clip, self.nonfinite = clip, nonfinite
+        self.bad_entries: Tensor | int = 0
+        self.bad_steps: Tensor | int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bad_entries": int(self.bad_entries), "bad_steps": int(self.bad_steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.bad_entries, self.bad_steps = state_dict["bad_entries"], state_dict["bad_steps"]
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients = [p.grad for p in parameters]
+        entries = Entries(gradients)
+        bad = entries.count_bad()
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            bad = bad * 0  # overflows of float16: the loss scaler skips these steps, and looks for a scale
+        self.bad_entries, self.bad_steps = bad + self.bad_entries, (bad > 0) + self.bad_steps
+        if self.nonfinite == "skip" and bad > 0:
+            for parameter in parameters:
+                parameter.grad = None
+        else:
+            entries.repair()
+            norm = self._clip(parameters, gradients)
+            if logging_now(trainer):
+                pl_module.log("gradients/norm", norm, batch_size=1)
+        if logging_now(trainer):
+            pl_module.log("gradients/bad_entries", float_of(self.bad_entries), batch_size=1)
+            pl_module.log("gradients/bad_steps", float_of(self.bad_steps), batch_size=1)
+
+    def _clip(self, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Clip; the norm before that."""
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def float_of(count: Tensor | int) -> Tensor | float:
+    """A count as Lightning logs it, without waiting for the device."""
+    return count.float() if isinstance(count, Tensor) else float(count)

@@ -1,0 +1,137 @@
+"""Watch at which times a flow is hard to learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from ..._engine.lightning import logging_now
+from ..._engine.ranks import gathered
+from ...errors import FlowlitError
+from ...types import Objective
+
+
+class Binned:
+    """Sums of losses in equal bins of t, kept on the device: adding to them waits for nothing."""
+
+    def __init__(self, bins: int, device: torch.device):
+        self.bins = bins
+        self.sums = torch.zeros(2, bins, device=device)  # of losses, and how many
+        self.told = False
+
+    def __call__(self, t: Tensor, loss: Tensor) -> None:
+        """Add losses (B,) at times (B,) in [0, 1]."""
+        self.told = True
+        where = (t * self.bins).long().clamp(0, self.bins - 1)
+        self.sums.index_add_(
+            1, where, torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32)])
+        )
+
+
+class LossOverTime(Callback):
+    """Log the mean loss, per sample and before any weighting, in equal bins of the training time.
+
+    ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
+    the trainer logs. Of ``Combined``, every part that draws times has its own,
+    ``loss_over_t_<part>/0.0-0.1``. Bins without a sample are left out (Lightning's ``log`` would repeat their
+    last value). It reads what the objective tells and changes nothing.
+
+    Args:
+        bins: of [0, 1].
+    """
+
+    def __init__(self, bins: int = 10):
+        self.bins = bins
+        self._watched: dict[str, Objective] = {}
+        self._heard: dict[str, Binned] = {}
+        self._saved: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        sums = {name: gathered(trainer, heard.sums).cpu() for name, heard in self._heard.items()}
+        checkpoint["loss_over_time"] = sums  # (world, 2, bins): what was heard since it was last logged
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get("loss_over_time", {})
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if self.bins < 1:
+            raise FlowlitError(f"LossOverTime: expected at least 1 bin, found {self.bins}")
+        if stage == "fit":
+            objective = getattr(pl_module, "objective", None)
+            self._watched = with_times(objective)
+            if not self._watched:
+                raise FlowlitError(
+                    f"LossOverTime: {type(objective).__name__} draws no training times; it needs an "
+                    "objective that does, e.g. "
+                    "RectifiedFlow or FlowGuided. Remove flowlit.callbacks.LossOverTime from "
+                    "trainer.callbacks"
+                )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._heard = {name: Binned(self.bins, pl_module.device) for name in self._watched}
+        for name, sums in self._saved.items():
+            if name in self._heard and sums.shape[1:] == self._heard[name].sums.shape:
+                self._heard[name].sums += own_part(sums, trainer.global_rank, trainer.world_size).to(
+                    pl_module.device
+                )
+        self._saved = {}
+        for name, objective in self._watched.items():
+            objective.observe = self._heard[name]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not logging_now(trainer):
+            return
+        means: dict[str, float] = {}
+        for name, heard in self._heard.items():
+            if not heard.told:
+                kind = type(self._watched[name]).__name__
+                raise FlowlitError(
+                    f"LossOverTime: {kind} has times, but tells none; call self.tell(t, loss) in its forward"
+                )
+            total, count = trainer.strategy.reduce(heard.sums, reduce_op="sum").tolist()
+            means |= {
+                f"loss_over_t{name}/{bin}": x / n
+                for bin, x, n in zip(labels(self.bins), total, count, strict=True)
+                if n
+            }
+            heard.sums = torch.zeros_like(heard.sums)
+        for logger in trainer.loggers:
+            logger.log_metrics(means, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for objective in self._watched.values():
+            objective.observe = None
+        self._watched = {}
+
+
+def own_part(sums: Tensor, rank: int, world: int) -> Tensor:
+    """What a rank heard before; if there were more or fewer ranks then, the first one takes all."""
+    return sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
+
+
+def with_times(objective: Any, name: str = "") -> dict[str, Objective]:
+    """The objectives that draw training times: the given one, or its parts by ``_<name>``."""
+    if getattr(objective, "times", None) is not None:
+        return {name: objective}
+    parts = getattr(objective, "objectives", None) or {}
+    return {
+        key: found
+        for part, child in parts.items()
+        for key, found in with_times(child, f"{name}_{part}").items()
+    }
+
+
+def labels(bins: int) -> list[str]:
+    """Name equal bins of [0, 1] by their ends, with as few decimals as are needed, 3 at most.
+
+    >>> labels(2), labels(4)[:1]
+    (['0.0-0.5', '0.5-1.0'], ['0.00-0.25'])
+    """
+    decimals = next((d for d in (1, 2) if 10**d % bins == 0), 3)
+    return [f"{i / bins:.{decimals}f}-{(i + 1) / bins:.{decimals}f}" for i in range(bins)]

@@ -1,0 +1,60 @@
+"""A progress bar that counts optimizer steps, not epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from ..._engine.lightning import logging_now
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, called "Training": with ``max_steps`` it counts optimizer steps and shows the time
+    left.
+
+    Numbers beside it are read in the first and the last step, and when the trainer logs: to read them a GPU
+    is waited for.
+    """
+
+    reads_loss = True
+    """The module need not hand over a number in every step."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._count_steps(trainer)  # a run that goes on within an epoch does not begin one
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self._count_steps(trainer)
+
+    def _count_steps(self, trainer: pl.Trainer) -> None:
+        bar, steps = self.train_progress_bar, trainer.max_steps
+        bar.set_description("Training" if steps > 0 else f"Epoch {trainer.current_epoch}")
+        if steps > 0:
+            bar.reset(steps)
+            bar.initial = bar.n = (
+                trainer.global_step
+            )  # of a run that goes on: its speed is that of the steps from here
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        bar, by_steps = self.train_progress_bar, trainer.max_steps > 0
+        done = trainer.global_step if by_steps else batch_idx + 1
+        due = done % self.refresh_rate == 0 or done == bar.total or logging_now(trainer)
+        if bar.disable or done == bar.n or not due:
+            return
+        first = bar.n == bar.initial
+        bar.n = done
+        if first or done == bar.total or logging_now(trainer):
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+        else:
+            bar.refresh()
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        loss = trainer.callback_metrics.get("train/loss")
+        return metrics if loss is None else {"train/loss": float(loss), **metrics}

@@ -1,0 +1,192 @@
+"""Go back when training goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ..._engine.lightning import logging_now, scale_learning_rate
+from ...errors import Diverged, FlowlitError
+from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
+from .gradients import Gradients
+
+REMEMBERED = 20
+"""Windows whose median says what the loss usually is; a fifth of them are needed before any is called a
+spike.
+"""
+
+
+class Rollback(Callback):
+    """Go back to the last good checkpoint, with a lower learning rate and other draws, when the loss leaves
+    its range.
+
+    Watched is the mean loss over windows of optimizer steps, on all devices: one that is not finite, or many
+    times the median of the windows before it, is trouble; so are too many steps with non-finite gradients
+    (``Gradients`` counts them). Training then goes on from last.ckpt in the same process; if that leads into
+    trouble again, from the one before. After several times without getting past it, one clear error ends the
+    run. Needs ``LastCheckpoint``, and a checkpoint is never written of weights that are not finite.
+
+    Args:
+        spike: how many times the usual loss is trouble.
+        window: optimizer steps over which the loss is averaged; a GPU is waited for once in each.
+        bad_steps: steps with non-finite gradients, among those of the last 20 windows, that are trouble.
+        factor: of the learning rate, each time.
+        most: rollbacks without getting past the step where the trouble was.
+    """
+
+    def __init__(
+        self, spike: float = 5.0, window: int = 50, bad_steps: int = 20, factor: float = 0.5, most: int = 3
+    ):
+        self.spike, self.window, self.bad_steps, self.factor, self.most = (
+            spike,
+            window,
+            bad_steps,
+            factor,
+            most,
+        )
+        self.rollbacks = self._attempts = self._farthest = 0
+        self.lowered = 1.0  # of the learning rate, by all rollbacks so far
+        self._windows: list[
+            tuple[float, int]
+        ] = []  # mean loss, and bad steps so far, of those that were fine
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+        self._going_back = False
+
+    def state_dict(self) -> dict[str, Any]:
+        window = {"windows": self._windows, "sum": float(self._sum), "count": self._count}
+        attempts = {"attempts": self._attempts, "farthest": self._farthest}
+        return {"rollbacks": self.rollbacks, "lowered": self.lowered, **attempts, **window}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._windows, self._sum = [tuple(window) for window in state_dict["windows"]], state_dict["sum"]
+        self._count = state_dict["count"]
+        if not self._going_back:
+            self.rollbacks, self.lowered = state_dict["rollbacks"], state_dict["lowered"]
+            self._attempts, self._farthest = state_dict["attempts"], state_dict["farthest"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not (
+            self.spike > 1
+            and self.window > 0
+            and self.bad_steps > 0
+            and 0 < self.factor <= 1
+            and self.most > 0
+        ):
+            raise FlowlitError(
+                "Rollback: expected spike > 1, window, bad_steps and most > 0, 0 < factor <= 1, found "
+                f"spike={self.spike}, "
+                f"window={self.window}, bad_steps={self.bad_steps}, most={self.most}, factor={self.factor}"
+            )
+        if stage == "fit":
+            keeper(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._going_back = False
+        data: Any = getattr(trainer, "datamodule", None)
+        if hasattr(data, "attempt"):
+            data.attempt = self.rollbacks
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._sum, self._count = self._sum + loss.detach(), self._count + 1
+        if not trainer.fit_loop._should_accumulate() and trainer.global_step % self.window == 0:
+            self._judge(trainer)
+        if logging_now(trainer):
+            pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)
+
+    def _judge(self, trainer: pl.Trainer) -> None:
+        mean = float(trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean"))
+        bad, before = bad_steps(trainer), self._windows[0][1] if self._windows else 0
+        if reason := trouble(mean, [loss for loss, _ in self._windows], self.spike) or many(
+            bad - before, self.bad_steps
+        ):
+            raise Diverged(f"step {trainer.global_step}: {reason}")
+        self._windows = [*self._windows, (mean, bad)][-REMEMBERED:]
+        self._sum, self._count = 0.0, 0
+        if trainer.global_step > self._farthest:
+            self._attempts = 0
+
+    def back(self, trainer: pl.Trainer, why: FlowlitError) -> Path:
+        """Choose the checkpoint to go on from.
+
+        Raises:
+            FlowlitError: if that was done often enough, or there is none.
+        """
+        folder = keeper(trainer).folder
+        files = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+        if not files or not keeper(trainer).begun:
+            raise FlowlitError(
+                f"{why}. There is no checkpoint of this run to go back to; start it with a lower learning "
+                "rate"
+            )
+        if self._attempts >= self.most:
+            raise FlowlitError(
+                f"{why}. Training went back {self._attempts} times and did not get past it. Look at the "
+                "data and the curves: the "
+                f"trouble may have begun before the checkpoints in {folder}. Then start afresh, or go on "
+                "from an older one "
+                "(--ckpt_path), with a lower learning rate (--model.optimizer.lr)"
+            ) from why
+        self._attempts, self.rollbacks, self._going_back = self._attempts + 1, self.rollbacks + 1, True
+        self._farthest, self.lowered = max(self._farthest, trainer.global_step), self.lowered * self.factor
+        target = Path(trainer.strategy.broadcast(str(files[min(self._attempts, len(files)) - 1])))
+        rank_zero_info(
+            f"flowlit: {why}: going back to {target}, learning rate × {self.lowered:g} ({self._attempts} of "
+            f"{self.most})"
+        )
+        return target
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if self._going_back:  # the file may have been lowered before
+            already = checkpoint["callbacks"].get(self.state_key, {}).get("lowered", 1.0)
+            scale_learning_rate(checkpoint, self.lowered / already)
+
+
+def many(bad: int, limit: int) -> str:
+    """Say that there were too many bad steps; '' if there were not."""
+    return f"{bad} steps had non-finite gradients" if bad >= limit else ""
+
+
+def trouble(mean: float, usual: list[float], spike: float) -> str:
+    """Say what is wrong with a window's mean loss; '' if nothing is.
+
+    >>> trouble(1.1, [1.0] * 8, spike=5.0)
+    ''
+    >>> trouble(9.0, [1.0] * 8, spike=5.0)
+    'the loss is 9, it was 1'
+    """
+    if not abs(mean) < float("inf"):
+        return "the loss is not finite"
+    if len(usual) >= REMEMBERED // 5 and mean > spike * median(usual) > 0:
+        return f"the loss is {mean:.3g}, it was {median(usual):.3g}"
+    return ""
+
+
+def bad_steps(trainer: pl.Trainer) -> int:
+    """Steps with non-finite gradients so far, if somebody counts them."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(int(callback.bad_steps) for callback in callbacks if isinstance(callback, Gradients))
+
+
+def keeper(trainer: pl.Trainer) -> LastCheckpoint:
+    """The callback that keeps the last checkpoints.
+
+    Raises:
+        FlowlitError: if there is none.
+    """
+    if (found := keeper_of(trainer)) is None:
+        raise FlowlitError(
+            "Rollback needs checkpoints to go back to; add flowlit.callbacks.LastCheckpoint to "
+            "trainer.callbacks"
+        )
+    return found

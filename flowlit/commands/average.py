@@ -1,0 +1,235 @@
+"""The door to averages of any width, made after training: ``flowlit average``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._version import __version__
+from ..errors import FlowlitError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..networks.checkpoints.read import Contents
+    from ..schedules.averages import Combination, Tracked
+
+
+FAR = 0.05
+"""Relative residual above which a combination is worth a warning."""
+
+
+POWER_LAW = "flowlit.schedules.averages.PowerLaw"
+MANY = 20
+"""Snapshots from which reading them shows a bar."""
+
+
+class Snapshot(NamedTuple):
+    """What a snapshot tells of itself, without its weights."""
+
+    file: Path
+    tracked: Tracked
+    facts: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Combine snapshots to an average, and write it; return the exit code."""
+    print("\n".join(average(**vars(make_parser().parse_args(argv)))))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowlit average",
+        description=(
+            "Combine snapshots of power-law averages (callback EMA, snapshots) to the average of another "
+            "width."
+        ),
+    )
+    parser.add_argument(
+        "snapshots", type=Path, nargs="+", help="files, or the folder that holds them: <run>/snapshots"
+    )
+    parser.add_argument("--std", type=float, required=True, help="relative width of the average, e.g. 0.08")
+    parser.add_argument("--at", type=int, help="its optimizer step (default: that of the last snapshot)")
+    parser.add_argument("--into", type=Path, required=True, help="the file to write, .safetensors")
+    return parser
+
+
+def average(snapshots: Sequence[Path], std: float, into: Path, at: int | None = None) -> list[str]:
+    """Combine snapshots, write the average, and read it back; return what to tell the user.
+
+    Raises:
+        FlowlitError: if snapshots are missing, torn or of different networks, width or step cannot be had, or
+            ``into`` exists.
+    """
+    from ..schedules.averages import Tracked, combine, exponent
+
+    exponent(std)
+    _check_target(into)
+    given = [_described(file) for file in _progress(_files(snapshots), "Looking")]
+    _check_alike(given)
+    last = max(given, key=lambda snapshot: snapshot.tracked.step)
+    target = Tracked(last.tracked.step if at is None else at, std)
+    if not 1 <= target.step <= last.tracked.step:
+        raise FlowlitError(
+            f"--at {target.step}: expected 1 to {last.tracked.step}, the step of the last snapshot, "
+            f"{last.file}"
+        )
+    found = combine([snapshot.tracked for snapshot in given], target)
+    _write(given, found, target, last, into)
+    return [*_table(given, found), "", *_told(found, target), f"{into}: {into.stat().st_size / 1e6:.1f} MB"]
+
+
+def _check_target(into: Path) -> None:
+    if into.exists():
+        raise FlowlitError(f"{into} exists; remove it, or choose another --into")
+    if into.suffix != ".safetensors":
+        raise FlowlitError(f"--into {into}: expected a name that ends in .safetensors")
+
+
+def _files(given: Sequence[Path]) -> list[Path]:
+    """The files named, and those in the folders named."""
+    files = [
+        file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])
+    ]
+    if not files:
+        raise FlowlitError(
+            f"no snapshots in {', '.join(map(str, given))}; a run writes them with callback EMA, "
+            "profile: {class_path: flowlit.averages.PowerLaw} and snapshots: <optimizer steps>"
+        )
+    return list(dict.fromkeys(files))
+
+
+def _progress(files: Sequence[Any], what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(files, desc=what, unit=" files", leave=False, disable=len(files) < MANY)
+
+
+def _described(file: Path) -> Snapshot:
+    """What a file tells.
+
+    Raises:
+        FlowlitError: if it is missing, torn, or no snapshot of a power-law average.
+    """
+    from .._support.names import current
+    from ..schedules.averages import Tracked, exponent
+
+    contents = _read(file)
+    told = contents.average(contents.facts.get("weights", ""))
+    std, updates = told.get("std"), told.get("updates")
+    if (
+        current(str(told.get("profile"))) != POWER_LAW
+        or not isinstance(std, float)
+        or not isinstance(updates, int)
+    ):
+        raise FlowlitError(
+            f"{file} is no snapshot of a power-law average; expected files of a run's folder snapshots/"
+        )
+    if "combined" in told:
+        raise FlowlitError(f"{file} is a combination already; combine the snapshots that it was made of")
+    exponent(std)
+    return Snapshot(
+        file, Tracked(updates, std), contents.facts, {k: tuple(v.shape) for k, v in _state(contents).items()}
+    )
+
+
+def _read(file: Path) -> Contents:
+    from ..networks.checkpoints.read import read_contents
+
+    return read_contents(file)
+
+
+def _state(contents: Contents) -> dict[str, Tensor]:
+    """The one set of weights of a file."""
+    return next(iter(contents.states.values()))
+
+
+def _check_alike(given: Sequence[Snapshot]) -> None:
+    first, seen = given[0], dict[Any, Path]()
+    for snapshot in given:
+        if snapshot.shapes != first.shapes or snapshot.facts.get("network") != first.facts.get("network"):
+            raise FlowlitError(
+                f"{snapshot.file} is of another network than {first.file}; give snapshots of one run"
+            )
+        if (other := seen.setdefault(snapshot.tracked, snapshot.file)) != snapshot.file:
+            raise FlowlitError(
+                f"{snapshot.file} and {other} are both of step {snapshot.tracked.step} and width "
+                f"{snapshot.tracked.std:g}; "
+                "give snapshots of one run, each once"
+            )
+
+
+def _write(
+    given: Sequence[Snapshot], found: Combination, target: Tracked, last: Snapshot, into: Path
+) -> None:
+    """Write the combination as ``flowlit convert`` writes weights, and compare what is read back."""
+    import torch
+
+    from ..networks.checkpoints.write import write_state
+
+    state = _combined(given, found, last)
+    profile = {"profile": POWER_LAW, "std": target.std, "updates": target.step}
+    told = {"snapshots": len(given), "residual": found.residual}
+    facts = {key: value for key, value in last.facts.items() if key in ("solver", "codec")}
+    facts |= {
+        "weights": "ema",
+        "ema": {**profile, "combined": told},
+        "ema_updates": target.step,
+        "step": target.step,
+    }
+    write_state(state, last.facts.get("network"), into, {**facts, "version": __version__})
+    again = _state(_read(into))
+    if again.keys() != state.keys() or any(not torch.equal(again[name], state[name]) for name in state):
+        into.unlink(missing_ok=True)
+        raise FlowlitError(
+            f"{into} would read back as another network, and was not kept; report this, please"
+        )
+
+
+def _combined(given: Sequence[Snapshot], found: Combination, last: Snapshot) -> dict[str, Tensor]:
+    """Σ coefficient · snapshot, summed in float64; what is not a floating-point number is the last
+    snapshot's.
+    """
+    import torch
+
+    kept = _state(_read(last.file))
+    total = {
+        name: torch.zeros_like(value, dtype=torch.float64)
+        for name, value in kept.items()
+        if value.is_floating_point()
+    }
+    parts = list(zip(given, found.coefficients, strict=True))
+    for snapshot, coefficient in _progress(parts, "Combining"):
+        state = _state(_read(snapshot.file))
+        for name, value in total.items():
+            value.add_(state[name].double(), alpha=coefficient)
+    if wild := [name for name, value in total.items() if not value.isfinite().all()]:
+        raise FlowlitError(
+            f"{wild[0]} is not finite in one of the snapshots (and {len(wild) - 1} more); leave that one out"
+        )
+    return {name: total[name].to(value.dtype) if name in total else value for name, value in kept.items()}
+
+
+def _table(given: Sequence[Snapshot], found: Combination) -> list[str]:
+    from .._support.formatting import aligned
+
+    rows = [
+        [snapshot.file.name, str(snapshot.tracked.step), f"{snapshot.tracked.std:g}", f"{coefficient:.4f}"]
+        for snapshot, coefficient in zip(given, found.coefficients, strict=True)
+    ]
+    return aligned([["snapshot", "step", "std", "coefficient"], *rows])
+
+
+def _told(found: Combination, target: Tracked) -> list[str]:
+    wanted = f"std {target.std:g} at step {target.step}: relative residual {found.residual:.2g}"
+    if found.residual <= FAR:
+        return [wanted]
+    return [
+        wanted,
+        "warning: these snapshots cannot make this average well; choose a std or step nearer to theirs, or "
+        "keep more",
+    ]

@@ -1,0 +1,134 @@
+"""What was measured before: Fréchet distances in reports, and which networks they are of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..._support.names import in_current_names
+from ...callbacks.evaluation.report import FORMAT
+from ...errors import FlowlitError
+from ...metrics.cost import count_parameters
+from ...networks.checkpoints.fingerprint import identity
+from ...networks.checkpoints.spec import structure
+
+Reports = dict[str, dict[str, Any]]
+"""What metrics*.json hold, by file."""
+
+
+class Kind(NamedTuple):
+    """Distances that may be compared: of so many images, in the same features, from the same real images."""
+
+    name: str  # fid, or frechet_<features>
+    images: int | None
+    features: str | None
+    reference: str | None
+
+    def label(self, others: Sequence[Kind]) -> str:
+        """The name and number of images, and of the rest what tells it from others of that name."""
+        same = [other for other in others if other.name == self.name]
+        told = [self.name] if self.images is None else [f"{self.name}, {self.images:,} images"]
+        for part in ("features", "reference"):
+            if len({getattr(other, part) for other in same}) > 1:
+                told.append(f"{part} {str(getattr(self, part))[:8]}")
+        return ", ".join(told)
+
+
+class Distance(NamedTuple):
+    """A Fréchet distance as a report has it."""
+
+    value: float
+    spread: float | None
+
+
+@dataclass
+class Record:
+    """What a report tells of one solver."""
+
+    file: str
+    solver: str
+    nfe: float | None
+    distances: dict[Kind, Distance]
+
+    def plain(self) -> dict[str, Any]:
+        distances = [{**kind._asdict(), **distance._asdict()} for kind, distance in self.distances.items()]
+        return {"file": self.file, "solver": self.solver, "nfe": self.nfe, "distances": distances}
+
+
+def read_reports(folders: Sequence[str]) -> Reports:
+    """Read every metrics*.json in and below folders; tell of what is something else.
+
+    Raises:
+        FlowlitError: if a folder does not exist.
+    """
+    found = {}
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise FlowlitError(
+                f"--records {folder}: no such folder; expected one with metrics.json in or below it"
+            )
+        for path in sorted(Path(folder).rglob("metrics*.json")):
+            try:
+                report = json.loads(path.read_text())
+            except (OSError, ValueError):
+                report = None
+            if isinstance(report, dict) and report.get("format") == FORMAT:
+                found[str(path)] = report
+            else:
+                print(f"flowlit: {path} is not {FORMAT}, skipped", file=sys.stderr)
+    return found
+
+
+def belonging(network: nn.Module, reports: Reports) -> dict[str, list[Record]]:
+    """The records of those reports that are of a network, by file."""
+    belongs = _belongs(network)
+    return {file: records(file, report) for file, report in reports.items() if belongs(report)}
+
+
+def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
+    """Ask whether a report is of a network: of the same architecture and, where weights were read, of the
+    same weights.
+    """
+    told = identity(network)
+    weights, mine = told.pop("weights"), _architecture(told)
+    read = getattr(network, "loaded", None) is not None
+    parameters = count_parameters(network)
+
+    def belongs(report: dict[str, Any]) -> bool:
+        if report.get("params") != parameters or (read and report.get("sha256") != weights):
+            return False
+        return _architecture(report.get("built")) == mine
+
+    return belongs
+
+
+def _architecture(built: Any) -> Any:
+    """How a network describes itself, or else its structure; without what only training sees."""
+    described = built.get("spec") or built if isinstance(built, dict) else None
+    return structure(in_current_names(json.loads(json.dumps(described))))
+
+
+def records(file: str, report: dict[str, Any]) -> list[Record]:
+    """The Fréchet distances of each solver of a report that has any."""
+    metrics, spread, protocols = (
+        report.get("metrics", {}),
+        report.get("spread", {}),
+        report.get("features", {}),
+    )
+    found: dict[str, Record] = {}
+    for tag, value in metrics.items():
+        name, _, solver = tag.rpartition("/")
+        if value is None or name.endswith("_half") or not (name == "fid" or name.startswith("frechet_")):
+            continue
+        protocol = protocols.get("inception" if name == "fid" else name.removeprefix("frechet_"), {})
+        reference = protocol.get("reference", {}).get("sha256")
+        kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
+        record = found.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
+        record.distances[kind] = Distance(value, spread.get(tag))
+    return list(found.values())

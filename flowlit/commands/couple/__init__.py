@@ -1,0 +1,1 @@
+"""flowlit couple: carry noise through a teacher and write the pairs."""

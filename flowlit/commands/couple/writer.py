@@ -1,0 +1,175 @@
+"""Write couplings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from tqdm import tqdm
+
+from ..._version import __version__
+from ...couplings.origins import Origin, Solved
+from ...couplings.store.encoding import X0, X1, pack
+from ...couplings.store.manifest import Shard, plan
+from ...couplings.store.writer import Store
+from ...errors import FlowlitError
+from ...types import Pair
+
+
+class PairWriter(BasePredictionWriter):
+    """Gather solved parts into shards and write each to a store, while the next one is being solved.
+
+    Rank 0 holds the store's lock, writes the manifest and shows a bar in pairs.
+
+    Args:
+        store: where to.
+        origin: where the pairs begin.
+        num: pairs in all.
+        shard_size: pairs per file.
+        x0, x1: dtypes on disk.
+        facts: who makes the pairs, for the manifest.
+        remarks: further facts that may differ when the same pairs are continued.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        origin: Origin,
+        num: int,
+        shard_size: int,
+        x0: X0,
+        x1: X1,
+        facts: dict[str, Any],
+        remarks: dict[str, Any],
+    ):
+        super().__init__(write_interval="batch")
+        self.store, self.origin, self.num, self.shard_size = store, origin, num, shard_size
+        self.x0, self.x1, self.facts, self.remarks = x0, x1, facts, remarks
+        self._parts: list[Solved] = []
+        self._pending: Future | None = None
+        self._lock: AbstractContextManager[None] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.is_global_zero:
+            self._lock = self.store.writing()
+            self._lock.__enter__()
+            self._begin()
+        trainer.strategy.barrier("store begun")
+        self._writer = ThreadPoolExecutor(1)
+        bar = trainer.progress_bar_callback
+        if bar is not None:
+            bar.disable()
+        self._missing = sum(shard.rows for shard in trainer.datamodule.missing)  # type: ignore[attr-defined]
+        hidden = bar is None or not trainer.is_global_zero or not self._missing
+        self._bar = tqdm(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
+
+    def _begin(self) -> None:
+        counts = self.store.counts(self.num)
+        identity = {
+            "origin": self.origin.name,
+            "shape": list(self.origin.shape),
+            "x0": self.x0,
+            "x1": self.x1,
+            "seeds": [self.origin.seed],
+            "shard_size": self.shard_size,
+            **self.origin.facts(counts),
+            **self.facts,
+        }
+        self._check_disk(counts)  # first, so that what it advises is still possible
+        self.store.begin(identity, counts, {**self.remarks, "flowlit": __version__})
+
+    def _check_disk(self, counts: list[int]) -> None:
+        """Refuse before the first batch if the disk cannot hold the missing pairs."""
+        shards = plan(counts, self.shard_size)
+        missing = sum(shard.rows for shard in shards if not (self.store.folder / shard.file).exists())
+        needed = missing * pair_bytes(self.origin.shape, self.x0, self.x1)
+        free = shutil.disk_usage(self.store.folder).free
+        if needed > free:
+            raise FlowlitError(
+                f"{self.store.folder}: {missing} pairs need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB "
+                "are free; "
+                "make fewer (--num), store them smaller (--x0 seed --x1 float16), or choose another disk "
+                "(--store)"
+            )
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Solved,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        self._parts.append(prediction)
+        self._bar.update(min(len(prediction.index) * trainer.world_size, self._missing - self._bar.n))
+        if sum(len(part.index) for part in self._parts) == prediction.shard.rows:
+            self._wait()
+            self._pending = self._writer.submit(self._write, prediction.shard, self._parts)
+            self._parts = []
+
+    def _write(self, shard: Shard, parts: list[Solved]) -> None:
+        pair = Pair(
+            torch.cat([part.pair.x0 for part in parts]).float().cpu(),
+            torch.cat([part.pair.x1 for part in parts]).float().cpu(),
+            {key: torch.cat([part.pair.cond[key] for part in parts]).cpu() for key in parts[0].pair.cond},
+        )
+        index, nfe = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("index", "nfe"))
+        self.store.write_shard(shard, *pack(index, pair, nfe, self.origin.seed, self.x0, self.x1))
+
+    def _wait(self) -> None:
+        """Let the last shard reach the disk; what went wrong there is raised here."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the shard that is being written, and let others write the store."""
+        try:
+            with suppress(FlowlitError):
+                self._wait()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.__exit__(None, None, None)
+            self._lock = None
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._wait()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Finish the store, also when every shard was there already and nothing had to be predicted."""
+        self._bar.close()
+        self._writer.shutdown()
+        trainer.strategy.barrier("couplings")
+        if trainer.is_global_zero:
+            manifest = self.store.manifest()
+            if not manifest["complete"]:
+                manifest = self.store.finish()
+            self._release()
+            nfe, error = manifest["nfe"], manifest["rounding"]
+            rank_zero_info(
+                f"flowlit: {manifest['count']:,} pairs in {self.store.folder}; NFE {nfe['mean']:.1f} on "
+                f"average, {nfe['max']} at "
+                f"most; stored as {self.x0} and {self.x1}, which rounds x0 by {error['x0']['rms']:.2g} and "
+                "x1 by "
+                f"{error['x1']['rms']:.2g} (rms), {error['x1']['max']:.2g} at most"
+            )
+
+
+def pair_bytes(shape: Sequence[int], x0: X0, x1: X1) -> int:
+    """Bytes of one pair on disk, with its index and label."""
+    size = {"float32": 4, "float16": 2, "uint8": 1, "seed": 0}
+    return torch.Size(shape).numel() * (size[x0] + size[x1]) + 16

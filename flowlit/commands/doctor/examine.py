@@ -1,0 +1,64 @@
+"""Examine a configuration: open its files, try a step, and look for what is suspicious."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from copy import copy, deepcopy
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from ...errors import FlowlitError
+from ...modules import FlowDataModule
+from ..couple.options import Order
+from . import checks
+from .files import look_at_files
+from .measure import measure
+from .report import report
+from .subject import Finding, Subject
+
+ORDER = ("problem", "warning", "hint")
+
+
+class Report(NamedTuple):
+    """What was found, and the tables to print."""
+
+    findings: list[Finding]
+    text: str
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "problem"]
+
+
+def examine(
+    trainer: pl.Trainer,
+    model: Any,
+    datamodule: pl.LightningDataModule | None,
+    ckpt_path: str | None = None,
+    order: Order | None = None,
+) -> Report:
+    """Look at what ``fit`` would do, or ``couple`` if there is an order.
+
+    Trainer, model, data and all generators of random numbers are left as they were.
+
+    Raises:
+        FlowlitError: if the data is no ``FlowDataModule``.
+    """
+    if not isinstance(datamodule, FlowDataModule):
+        raise FlowlitError("doctor knows what flowlit.datamodule.FlowDataModule holds; give that as data")
+    subject = Subject(
+        copy(trainer), model, datamodule, order
+    )  # data that share a batch among devices change the trainer
+    with isolate_rng():
+        return copy_context().run(_examine, subject, ckpt_path)  # a step's draws are known to its context
+
+
+def _examine(subject: Subject, ckpt_path: str | None) -> Report:
+    patient = deepcopy(subject.model)
+    files, findings = look_at_files(subject, patient, ckpt_path)
+    findings += measure(subject, patient)
+    findings += [finding for check in checks.CHECKS if (finding := check(subject)) is not None]
+    findings.sort(key=lambda finding: ORDER.index(finding.level))
+    return Report(findings, report(subject, files, findings))

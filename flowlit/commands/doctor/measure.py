@@ -1,0 +1,166 @@
+"""Measure a training step and the generation of some images: bytes, seconds, NFE."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._support.machine import free_memory
+from ...callbacks.training.anneal import Anneal
+from ...callbacks.training.ema import EMA
+from ...errors import FlowlitError
+from ...frozen import Frozen
+from .measured import Line, Made, Step
+from .probe import Watch, generate, kept_for_backward, nbytes, train
+from .subject import Finding, Subject
+
+BUDGET = 2.0
+"""Seconds that one timed step, or one timed generation, may take."""
+
+
+SMALL, LARGER = 2, 4
+"""Samples to begin with."""
+
+
+def measure(subject: Subject, patient: Any) -> list[Finding]:
+    """Train a copy of the model for a few steps, and generate with it; fill in what was measured."""
+    subject.measured.free = free_memory(subject.trainer.strategy.root_device)
+    failed: dict[str, list[str]] = {}
+    if subject.pairs is not None and (error := attempt(measure_steps, subject, patient)):
+        failed.setdefault(error, []).append("a training step")
+    if subject.validations != 0 and (error := attempt(measure_images, subject, patient)):
+        failed.setdefault(error, []).append("validation")
+    return [Finding("problem", f"{' and '.join(what)} failed: {error}", "") for error, what in failed.items()]
+
+
+def attempt(work: Callable[[Subject, Any], None], subject: Subject, patient: Any) -> str:
+    """Do some work; return what went wrong, '' if nothing did."""
+    try:
+        work(subject, patient)
+    except FlowlitError as error:
+        return str(error)
+    except Exception as error:  # what goes wrong here goes wrong in the run, too
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return ""
+
+
+def measure_steps(subject: Subject, patient: Any) -> None:
+    """Measure what training needs: memory with two small batches, time with one that may be larger."""
+    measured = subject.measured
+    for callback in (
+        *subject.callbacks(Anneal),
+        *subject.callbacks(EMA),
+    ):  # what is wrong with them, and further averages
+        callback.setup(subject.trainer, patient, "fit")
+    points = [memory_of_a_step(subject, patient, samples) for samples in (SMALL, LARGER)]
+    measured.activations = Line.through(*points)
+    measured.frozen = sum(
+        nbytes([*one.network.parameters(), *one.network.buffers()]) for one in frozen_in(subject, patient)
+    )
+    if getattr(subject.data.coupling, "resident", False) and subject.stored is not None:
+        measured.resident = len(subject.stored) * nbytes(
+            [*subject.stored[0][:2], *subject.stored[0].cond.values()]
+        )
+    samples = min(LARGER, subject.share)
+    while True:
+        measured.step = time_steps(subject, patient, samples)
+        larger = affordable(measured.step.seconds, samples, subject.share)
+        if larger < 2 * samples or (measured.memory(larger) or 0) > measured.free / 2:
+            break
+        samples = larger
+
+
+def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> tuple[int, int]:
+    """Note the state after one step; return the samples, and the bytes that were kept for the backward
+    pass.
+    """
+    watch = Watch()
+    with kept_for_backward(watch.known) as storages:
+        train(subject, patient, watch, samples)
+    for name in ("weights", "gradients", "optimizer", "checkpoint"):
+        setattr(subject.measured, name, getattr(watch, name))
+    return samples, sum(storage.nbytes() for storage in storages.values())
+
+
+def time_steps(subject: Subject, patient: Any, samples: int, steps: int = 4) -> Step:
+    """Time some steps after the first, whole: reading pairs, completing them, and the optimizer's update."""
+    watch, device = Watch(), subject.trainer.strategy.root_device
+    if cuda := device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    data = train(subject, patient, watch, samples, steps)
+    if cuda:
+        subject.measured.peak = samples, torch.cuda.max_memory_allocated(device)
+    each = [end - begin for begin, end in pairwise(watch.times)]
+    return Step(samples, statistics.median(each), data.watch.read())
+
+
+def affordable(seconds: float, samples: int, most: int) -> int:
+    """How many samples the budget allows if so many took so long.
+
+    >>> affordable(0.5, 4, 128), affordable(1e-3, 4, 128)
+    (16, 128)
+    """
+    return min(most, int(samples * BUDGET / max(seconds, 1e-9)))
+
+
+def measure_images(subject: Subject, patient: Any) -> None:
+    """Generate with every solver, as validation does."""
+    solvers = getattr(patient, "solvers", {"": None})
+    if subject.order is not None:  # the first makes pairs
+        solvers = dict(list(solvers.items())[:1])
+    for name, solver in solvers.items():
+        if solver is not None:
+            patient.solvers = {name: solver}
+        most = images_at_a_time(subject)
+        samples = (
+            SMALL if subject.trainer.strategy.root_device.type == "cpu" else most
+        )  # a GPU takes as long for few
+        while True:
+            subject.measured.made[name] = made = generated(subject, patient, name, min(samples, most))
+            if (samples := affordable(made.seconds, made.samples, most)) < 2 * made.samples:
+                break
+
+
+def images_at_a_time(subject: Subject) -> int:
+    """Samples of a batch of validation."""
+    if subject.order is not None:
+        return min(subject.order.batch_size, max(1, subject.missing))
+    rows = subject.data.noise if subject.data.validation is None else subject.data.validation
+    return min(subject.data.noise_batch_size, 1 if rows is None else len(rows))  # type: ignore[arg-type]
+
+
+def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
+    """Generate one batch, and look at it as those who measure images do.
+
+    Raises:
+        FlowlitError: if what comes out is not finite.
+    """
+    watch = generate(subject, patient, samples)
+    taken, solutions = watch.times[-1] - watch.times[-2], (watch.outputs or {}).get("solutions", {})
+    if name not in solutions:
+        return Made(samples, taken, 0.0)
+    found = solutions[name]
+    if bad := int((~torch.isfinite(found.x1)).flatten(1).any(1).sum()):
+        raise FlowlitError(
+            f"{name}: {bad} of {samples} generated images are not finite; the weights may be broken"
+        )
+    decoded = patient.codec.decode(found.x1)
+    if not isinstance(decoded, Tensor) or decoded.dtype != torch.uint8:
+        raise FlowlitError(
+            f"the codec {type(patient.codec).__name__} returns {decoded.dtype} images; expected uint8"
+        )
+    return Made(samples, taken, float(found.nfe.double().mean()))
+
+
+def frozen_in(subject: Subject, patient: Any) -> list[Frozen]:
+    """Guides, teachers and perceptual networks that stay on the device."""
+    owners = [*patient.modules(), subject.data.coupling]
+    found = {
+        id(value): value for owner in owners for value in vars(owner).values() if isinstance(value, Frozen)
+    }
+    return list({id(one.network): one for one in found.values()}.values())

@@ -1,0 +1,174 @@
+"""A few steps of training and some images, in a trainer of its own: on one device, with small batches,
+writing nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from ..._support.timers import Stopwatch
+from ...callbacks.speed.memory import ChannelsLast, Recompute
+from ...callbacks.speed.precision import MatmulPrecision
+from ...callbacks.training.anneal import Anneal
+from ...callbacks.training.ema import EMA
+from ...callbacks.training.gradients import Gradients
+from ...metrics.speed import seconds
+from ...modules import FlowDataModule
+from .subject import Subject
+
+
+class Watch(Callback):
+    """Notes when each step and each validation batch ended, and what state there is after the last step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.weights = self.gradients = self.optimizer = self.checkpoint = 0
+        self.outputs: Any = None
+        self.known: set[int] = set()
+        """Addresses of weights, once they are on the device."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        tensors = (*pl_module.parameters(), *pl_module.buffers())
+        self.known.update(tensor.untyped_storage().data_ptr() for tensor in tensors)
+
+    def _note(self, module: pl.LightningModule) -> None:
+        seconds(lambda: None, module.device)  # waits for a GPU
+        self.times.append(time.perf_counter())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._note(pl_module)
+        if len(self.times) == 1:  # pairs of the first step may have been read to the device
+            trainer.datamodule.watch.read()  # type: ignore[attr-defined]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.weights = nbytes([*pl_module.parameters(), *pl_module.buffers()])
+        self.gradients = nbytes(
+            [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        )
+        self.optimizer = sum(
+            nbytes(state) for optimizer in trainer.optimizers for state in optimizer.state.values()
+        )
+        self.checkpoint = nbytes(pl_module.state_dict()) + self.optimizer
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._note(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        self._note(pl_module)
+        self.outputs = outputs
+
+
+def nbytes(tensors: Any) -> int:
+    """Bytes of all tensors of a list or mapping."""
+    values = tensors.values() if hasattr(tensors, "values") else tensors
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+
+def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
+    """Those that take part in a training step."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, Recompute)
+    return [callback for callback in callbacks if isinstance(callback, kinds)]
+
+
+def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: bool = False) -> pl.Trainer:
+    """A trainer with the device, precision and clipping of another, and its callbacks that take part in a
+    step.
+    """
+    own = [deepcopy(callback) for callback in training_callbacks(trainer)]
+    for average in own:
+        if isinstance(average, EMA):
+            average.snapshots = None  # they are files
+    cuda = isinstance(trainer.accelerator, CUDAAccelerator)
+    return pl.Trainer(
+        # by name: given the object, Lightning sets autocast up for CUDA
+        accelerator=trainer.strategy.root_device.type,
+        devices=trainer.device_ids[:1] if cuda else 1,
+        precision=trainer.precision,
+        gradient_clip_val=trainer.gradient_clip_val,
+        gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+        max_steps=steps,
+        limit_val_batches=int(validate),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch, *own],
+    )
+
+
+def with_batch(data: FlowDataModule, **changes: Any) -> FlowDataModule:
+    """The same data in other batches, read in this process."""
+    found = copy(data)
+    for name, value in {
+        "num_workers": 0,
+        "stored": {},
+        "watch": Stopwatch(),
+        "device_batch_size": None,
+        **changes,
+    }.items():
+        setattr(found, name, value)
+    return found
+
+
+def train(subject: Subject, patient: Any, watch: Watch, samples: int, steps: int = 1) -> FlowDataModule:
+    """Train for some steps; return the data that were trained on."""
+    data = with_batch(subject.data, coupling=copy(subject.data.coupling), batch_size=samples)
+    with quiet():
+        probe_trainer(subject.trainer, watch, steps).fit(patient, datamodule=data)
+    return data
+
+
+def generate(subject: Subject, patient: Any, samples: int) -> Watch:
+    """Validate one batch."""
+    noise = subject.data.noise and subject.data.noise.first(samples)
+    watch, data = Watch(), with_batch(subject.data, noise=noise, noise_batch_size=samples, coupling=None)
+    with quiet():
+        probe_trainer(subject.trainer, watch, validate=True).validate(patient, datamodule=data, verbose=False)
+    return watch
+
+
+@contextmanager
+def kept_for_backward(known: set[int]) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Hold every storage that autograd keeps for the backward pass, by its address; without those that are
+    ``known``.
+    """
+    found: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing of trainers that the user did not ask for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,108 @@
+"""What is examined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import lightning.pytorch as pl
+from torch import nn
+
+from ...couplings.mixed import MixedPairs
+from ...couplings.store.reader import StoredPairs
+from ...modules import FlowDataModule
+from ...objectives import FlowGuided
+from ..couple.options import Order
+from .measured import Measured
+
+Level = Literal["problem", "warning", "hint"]
+
+
+T = TypeVar("T")
+
+
+class Finding(NamedTuple):
+    """Something that a user should know: a problem stops the run or ruins it, a warning may be meant, a hint
+    is advice.
+    """
+
+    level: Level
+    what: str
+    mend: str
+
+
+@dataclass
+class Subject:
+    """A configuration, as far as it has been opened and measured; what is not known yet is None."""
+
+    trainer: pl.Trainer
+    model: Any
+    data: FlowDataModule
+    order: Order | None = None
+    """Couplings that are to be made, instead of training."""
+    missing: int = 0
+    """Pairs of them that are not there yet."""
+    pairs: Any = None
+    """The opened data set of the coupling."""
+    steps: int | None = None
+    """Optimizer steps of the run."""
+    validations: int | None = None
+    """How often it validates."""
+    share: int = 1
+    """Samples on a device at a time."""
+    dimensions: dict[str, int] = field(default_factory=dict)
+    """Of the features that FID callbacks take, by their names."""
+    measured: Measured = field(default_factory=Measured)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to train on."""
+        return self.data.coupling is not None and self.order is None
+
+    @property
+    def images(self) -> int:
+        """Samples that are generated at each validation, or pairs to make."""
+        if self.order is not None:
+            return self.missing
+        return 0 if self.data.noise is None else self.data.noise.num
+
+    @property
+    def rows(self) -> int | None:
+        return None if self.pairs is None else len(cast(Sized, self.pairs))
+
+    @property
+    def stored(self) -> StoredPairs | None:
+        """The stores that pairs come from, if they do."""
+        found = getattr(
+            self.pairs, "pairs", self.pairs
+        )  # row numbers stand for pairs that are held on the device
+        return found if isinstance(found, StoredPairs) else None
+
+    @property
+    def manifests(self) -> list[dict[str, Any]]:
+        """What all stores that are trained on say of themselves."""
+        parts = self.pairs.parts if isinstance(self.pairs, MixedPairs) else [self.stored]
+        return [manifest for part in parts if part is not None for manifest in part.manifests]
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Of an optimizer step with the whole batch, as far as one device can tell."""
+        if (found := self.measured.step) is None:
+            return None
+        return found.seconds / found.samples * self.share * self.trainer.accumulate_grad_batches
+
+    def callbacks(self, kind: type[T]) -> list[T]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
+    def objectives(self, kind: type[T]) -> list[T]:
+        """The objective, or the parts of it that are of a kind."""
+        objective = getattr(self.model, "objective", None)
+        return (
+            [part for part in objective.modules() if isinstance(part, kind)]
+            if isinstance(objective, nn.Module)
+            else []
+        )
+
+    def guides(self) -> Iterator[nn.Module]:
+        return (part.guide.network for part in self.objectives(FlowGuided))

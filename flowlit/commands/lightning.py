@@ -1,0 +1,245 @@
+"""LightningCLI, with the house's manners: the command line always wins, and runs keep their configuration."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import yaml
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
+
+from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
+from .._engine.checkpoint_files import AtomicIO, check_whole, newest
+from .._engine.lightning import checkpoint_folder
+from ..callbacks.evaluation.base import command_of
+from ..callbacks.training.checkpoint import LAST, LastCheckpoint
+from ..callbacks.training.progress import Progress
+from ..callbacks.training.signals import Signals
+from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
+from ..errors import FlowlitError
+from ..networks import dit  # noqa: F401 - likewise
+from ..networks.checkpoints.read import read_checkpoint
+from .trainer import FlowTrainer
+
+
+def fixed(trainer: pl.Trainer) -> bool:
+    """Whether the run has the same folder whenever it is started; Lightning's loggers count versions if they
+    are not told one.
+    """
+    return all(getattr(logger, "_version", "") is not None for logger in trainer.loggers)
+
+
+def check_resumable(trainer: pl.Trainer, keepers: list[Any]) -> None:
+    """Refuse ``--resume auto`` where there could be nothing to find.
+
+    Raises:
+        FlowlitError: if the run has another folder each time, or no checkpoints.
+    """
+    if not fixed(trainer):
+        raise FlowlitError(
+            "--resume auto: this run gets another folder each time (version_0, version_1, …); give its "
+            "logger one for good, e.g. "
+            "--trainer.logger.version '', or the checkpoint (--ckpt_path)"
+        )
+    if not keepers:
+        raise FlowlitError(
+            "--resume auto: this run keeps no checkpoints; drop trainer.enable_checkpointing: false"
+        )
+
+
+def as_list(given: Any) -> list[Any]:
+    """Several things, of which the trainer takes one without brackets, too."""
+    return given if isinstance(given, list) else [given]
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the resolved configuration beside the logs: config.yaml for fit, config_<command>.yaml otherwise.
+
+    Not before work begins: a run that is refused must not overwrite the record of the one before it.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pass
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.logger is not None:
+            command = command_of(trainer)
+            self.config_filename = "config.yaml" if command == "fit" else f"config_{command}.yaml"
+            super().setup(trainer, pl_module, command)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors take a few lines: what is wrong, and where the options are described."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing: the usage of all options takes two pages, and hides the error below it."""
+
+
+class FlowCLI(LightningCLI):
+    """fit | validate | test | predict | couple | doctor | sweep."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "couple": own, "doctor": own, "sweep": own}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML."
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help=(
+                "fit: 'auto' goes on from the newest good checkpoint of this run, or begins if there is none."
+            ),
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Read --ckpt_path before any work begins, so that a missing or torn file is one clear error.
+
+        Checkpoints are read as plain data unless ``--weights_only false`` says that their pickled code may
+        run.
+        """
+        config = self.config[self.subcommand]
+        if config.get("weights_only") is None:
+            config["weights_only"] = True
+        if self.subcommand in ("validate", "test") and "callbacks.Report" in str(
+            config["trainer"].get("callbacks")
+        ):
+            config["verbose"] = False  # it prints a table of its own
+        path = config.get("ckpt_path")
+        if self.subcommand == "fit" and path is not None and config.get("resume"):
+            raise FlowlitError(
+                f"--resume auto looks for a checkpoint, --ckpt_path names {path}; give one of the two"
+            )
+        special = (
+            path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
+        )
+        if not special and config["weights_only"]:
+            (check_whole if self.subcommand == "fit" else read_checkpoint)(Path(path))
+
+    def before_fit(self) -> None:
+        """Find what ``--resume auto`` goes on from."""
+        config = self.config_init[self.subcommand]
+        keepers = [
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint)
+        ]
+        folders = (
+            {checkpoint_folder(self.trainer, callback) for callback in keepers}
+            if fixed(self.trainer)
+            else set()
+        )
+        if config.get("resume"):
+            check_resumable(self.trainer, keepers)
+            found = newest(folders)
+            going = f"going on from {found[0]}, step {found[1]}" if found else "no checkpoint yet, starting"
+            rank_zero_info(f"flowlit: {going}")
+            config["ckpt_path"] = str(found[0]) if found else None
+        elif config.get("ckpt_path") is None and (
+            old := next((f / LAST for f in folders if (f / LAST).exists()), None)
+        ):
+            rank_zero_info(
+                f"flowlit: starting afresh; {old} of an earlier run will be replaced, its curves stay "
+                "(--resume auto goes on)"
+            )
+
+    def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
+        """Add ``Progress``, unless another bar, or none, was asked for, and what lets every fit save, also
+        when told to stop.
+        """
+        given = config.get("callbacks") or []
+        asked = any(isinstance(callback, ProgressBar) for callback in as_list(given))
+        if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
+            extra = [*extra, Progress()]
+        plugins = as_list(config.get("plugins") or [])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicIO()]
+        saves = config.get("enable_checkpointing") is not False and not config.get("barebones")
+        kept = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
+        if saves and not kept and self.subcommand in ("fit", "doctor"):
+            extra = [*extra, LastCheckpoint()]
+        return super()._instantiate_trainer(config, [*extra, Signals()])
+
+    @classmethod
+    def run(cls, argv: list[str]) -> FlowCLI:
+        """Parse the arguments and run the command that they name."""
+        quiet()
+        check_vars(argv)
+        if argv[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in argv):
+            raise FlowlitError(f"--resume goes on with a fit; give {argv[0]} its weights by --ckpt_path")
+        return cls(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            trainer_class=FlowTrainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "flowlit"},
+            args=argv,
+        )
+
+
+def check_vars(argv: list[str]) -> None:
+    """Refuse ``--vars.name`` that none of the files given with -c declares: nothing would read it.
+
+    Raises:
+        FlowlitError: naming those that are declared.
+    """
+    files = [value for flag, value in itertools.pairwise(argv) if flag in ("-c", "--config")]
+    declared: set[str] = set()
+    for path in map(Path, files):
+        with suppress(OSError, ValueError, yaml.YAMLError):  # the parser will say what is wrong with it
+            content = yaml.safe_load(path.read_text())
+            declared |= set(content.get("vars") or {}) if isinstance(content, dict) else set()
+    asked = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
+    if declared and (unknown := [name for name in asked if name.split(".")[0] not in declared]):
+        raise FlowlitError(
+            f"--vars.{unknown[0]}: no such variable; {', '.join(files)} declare {', '.join(sorted(declared))}"
+        )
+
+
+def quiet() -> None:
+    """Silence advice that does not apply: workers are not needed for data in memory, and no tips from
+    Lightning.
+    """
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
+    warnings.filterwarnings(
+        "ignore", ".*module\\(s\\) in eval mode at the start of training.*"
+    )  # the average, always
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings(
+        "ignore", ".*recommended to use `self.log.*sync_dist=True.*"
+    )  # callbacks reduce by themselves
+    warnings.filterwarnings("ignore", ".*Couldn't infer the batch indices.*")  # a shard knows its own
+    warnings.filterwarnings(
+        "ignore", ".*Total length of `DataLoader` across ranks is zero.*"
+    )  # all couplings made already
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip: For seamless" not in record.getMessage())

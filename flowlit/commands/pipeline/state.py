@@ -1,0 +1,62 @@
+"""What a pipeline remembers of a stage, in the stage's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import FlowlitError
+
+if TYPE_CHECKING:
+    from .recipe import Plan
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What the pipeline knows of a stage's folder; None if nothing."""
+    try:
+        return json.loads((folder / "stage.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_state(folder: Path, plan: Plan, done: bool, seconds: float, result: str | None = None) -> None:
+    """Note atomically how far a stage is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "key": plan.key,
+        "done": done,
+        "seconds": round(seconds, 1),
+        "result": result,
+        "content": plan.content,
+    }
+    temporary = folder / ".stage.json.tmp"
+    temporary.write_text(json.dumps(state, indent=1, default=str))
+    os.replace(temporary, folder / "stage.json")
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second pipeline out of the same root; the lock goes with the process, however it ends.
+
+    Raises:
+        FlowlitError: if another pipeline is at work there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FlowlitError(
+                f"another pipeline is at work in {root}; wait for it, or choose another --root"
+            ) from error
+        yield

@@ -1,0 +1,113 @@
+"""The closing table and picture of a pipeline, from what its evaluation stages wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..._support.formatting import aligned
+from ...errors import FlowlitError
+
+
+def read_rows(
+    root: Path, table: list[dict[str, str]], reports: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Collect one row for each entry {model, stage, solver} of a recipe's table.
+
+    Args:
+        root, table: of the recipe.
+        reports: file of each stage, if it is not its metrics.json.
+
+    Raises:
+        FlowlitError: if an evaluation wrote no metrics, or not for that solver.
+    """
+    files = {entry["stage"]: f"{entry['stage']}/metrics.json" for entry in table} | (reports or {})
+    return [_row(root / files[entry["stage"]], entry["model"], entry["solver"]) for entry in table]
+
+
+def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text())
+        metrics = report["metrics"]
+        distances = (
+            name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}")
+        )
+        distance = next(name for name in distances if "_half/" not in name)
+        return {
+            "model": model,
+            "params": report["params"],
+            "nfe": round(metrics[f"nfe/{solver}"], 2),
+            "frechet": metrics[distance],
+            "features": "inception"
+            if distance.startswith("fid/")
+            else distance.split("/")[0].removeprefix("frechet_"),
+            "straightness": metrics.get("straightness/sum"),
+            "images_per_s": metrics[f"images_per_s/{solver}"],
+        }
+    except (FileNotFoundError, KeyError, StopIteration) as error:
+        raise FlowlitError(
+            f"{path} has no complete metrics for solver {solver!r} ({error!r}); the evaluation stage needs "
+            "the callbacks FID, "
+            "Throughput and Report"
+        ) from error
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Align the rows; names the features of the Fréchet distance."""
+    features = sorted({row["features"] for row in rows})
+    header = [
+        "model",
+        "parameters",
+        "NFE",
+        f"Fréchet ({', '.join(features)} features)",
+        "straightness",
+        "images/s",
+    ]
+    lines = [header] + [
+        [
+            row["model"],
+            f"{row['params']:,}",
+            f"{row['nfe']:g}",
+            f"{row['frechet']:.4g}",
+            "–" if row["straightness"] is None else f"{row['straightness']:.2f}",
+            f"{row['images_per_s']:,.0f}",
+        ]
+        for row in rows
+    ]
+    return "\n".join(aligned(lines))
+
+
+def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Image.Image:
+    """Put the sample grids of all rows under each other: the same noise through each model."""
+    font = ImageFont.load_default(size=16)
+    strips = []
+    for entry in table:
+        grid = Image.open(root / entry["stage"] / "samples" / f"{entry['solver']}.png").convert("RGB")
+        strips.append(
+            (entry["model"], grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST))
+        )
+    margin, label = 8, 24
+    width = max(grid.width for _, grid in strips) + 2 * margin
+    sheet = Image.new(
+        "RGB", (width, sum(grid.height + label + margin for _, grid in strips) + margin), "white"
+    )
+    draw, y = ImageDraw.Draw(sheet), margin
+    for model, grid in strips:
+        draw.text((margin, y), model, fill="black", font=font)
+        sheet.paste(grid, (margin, y + label))
+        y += grid.height + label + margin
+    return sheet
+
+
+def summarise(root: Path, table: list[dict[str, str]], reports: dict[str, str]) -> str:
+    """Write ``summary.json`` and ``samples.png`` into the root; return the table as text."""
+    rows = read_rows(root, table, reports)
+    (root / "summary.json").write_text(json.dumps(rows, indent=1) + "\n")
+    draw_samples(root, table).save(root / "samples.png")
+    return (
+        f"\n{format_table(rows)}\n\n{root}/summary.json  {root}/samples.png\nTensorBoard: tensorboard "
+        f"--logdir {root}"
+    )

@@ -1,0 +1,125 @@
+"""What solvers cost, and what they are worth."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import lightning.pytorch as pl
+from torchmetrics import MeanMetric
+
+from .._support.batch_invariance import InBlocks
+from .._support.files import write_atomically
+from ..callbacks.evaluation.base import Evaluation, numbers
+from ..callbacks.evaluation.grids import boards, check_noise, folder_for
+from ..types import Solver
+
+
+class Sweep(Evaluation):
+    """Log ``endpoint_error/<solver>``, how far each solver ends from the exact flow; write sweep.csv and
+    sweep.png at the end.
+
+    The error is the root mean square over pixels and samples of x1 - x1*, in units of [-1, 1], where x1* is
+    what the exact solver finds from the same noise.
+
+    Args:
+        exact: a solver so fine that its own error does not matter.
+        num: samples whose error is taken, on all devices together; the exact solver may be slow.
+    """
+
+    def __init__(self, exact: Solver, num: int = 256):
+        self.exact, self.num = exact, num
+        self._squares: dict[str, MeanMetric] = {}
+        self._nfe: dict[str, MeanMetric] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        check_noise(trainer, "Sweep", self.num)
+        self.watch(trainer, self.num)
+
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
+        self._squares = {name: MeanMetric().to(module.device) for name in module.solvers}
+        self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
+
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
+        noise = outputs["noise"]
+        for name, solution in outputs["solutions"].items():
+            self._nfe[name].update(solution.nfe.float())
+        mine = noise.index < self.num
+        if not mine.any():
+            return
+        cond = {
+            key: value[mine] for key, value in noise.cond.items()
+        }  # not autocast: an exact solver would fight the rounding
+        target = self.exact(InBlocks(module.velocity()), noise.x0[mine], cond).x1
+        for name, solution in outputs["solutions"].items():
+            self._squares[name].update(
+                (solution.x1[mine] - target).flatten(1).double().square().mean(1).float()
+            )
+
+    def end(self, trainer: pl.Trainer, module: Any) -> None:
+        for name, squares in self._squares.items():
+            module.log(f"endpoint_error/{name}", squares.compute().sqrt(), rank_zero_only=True)
+            if f"nfe/{name}" not in numbers(trainer):  # nobody has counted it from all samples
+                module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if not trainer.is_global_zero or (place := folder_for(trainer, folder, "sweep")) is None:
+            return
+        rows = sweep_rows(numbers(trainer), pl_module.solvers)
+        write_atomically(place / "sweep.csv", as_csv(rows).encode())
+        figure = plot(rows)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_atomically(place / "sweep.png", picture.getvalue())
+        for board in boards(trainer):
+            board.add_figure("sweep", figure, trainer.global_step)
+        print(f"\n{place / 'sweep.csv'}  {place / 'sweep.png'}", flush=True)
+
+
+def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:
+    """One row for each solver, by its NFE: every number whose tag ends in its name."""
+    rows = []
+    for name, solver in solvers.items():
+        own = {
+            tag.removesuffix(f"/{name}"): value for tag, value in metrics.items() if tag.endswith(f"/{name}")
+        }
+        rows.append({"solver": name, "family": type(solver).__name__, **dict(sorted(own.items()))})
+    return sorted(rows, key=lambda row: row.get("nfe", 0.0))
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Comma-separated, with a header."""
+    text = io.StringIO()
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Every distance and error against NFE, one line for each family of solvers."""
+    from matplotlib.figure import Figure
+
+    distances = [key for key in rows[0] if key.startswith(("fid", "frechet_")) and not key.endswith("_half")]
+    names = [*distances, "endpoint_error"]
+    figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for family in dict.fromkeys(row["family"] for row in rows):
+            points = [
+                (row["nfe"], row[name], row["solver"])
+                for row in rows
+                if row["family"] == family and name in row
+            ]
+            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=family)
+            for x, y, label in points:
+                axes.annotate(label, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=name, title=f"{name} against NFE")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure

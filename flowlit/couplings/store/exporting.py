@@ -1,0 +1,110 @@
+"""Take pairs from other projects into a store, and give them back; neither is ever held whole in memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..._support.files import building
+from ...data import Pixels
+from ...errors import FlowlitError
+from ...types import Pair
+from .encoding import restored
+from .reader import StoredPairs
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a store as float32."""
+
+    start: int
+    pair: Pair
+
+
+def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
+    """Walk through a store, with a bar."""
+    for start in tqdm(range(0, len(pairs), size), desc=desc, unit=" blocks"):
+        pair = pairs.__getitems__(range(start, min(start + size, len(pairs))))
+        yield Block(start, Pair(restored(pair.x0), restored(pair.x1), pair.cond))
+
+
+def export_folder(folder: str | Path, into: str | Path) -> None:
+    """Write ``z0.npy``, ``z1.npy`` (pairs, C, H, W) float32 and, with classes, ``label.npy`` (pairs,) int64,
+    as RectifiedFlow's code reads them.
+
+    Raises:
+        FlowlitError: if ``into`` exists, or the disk cannot hold them.
+    """
+    pairs = StoredPairs([folder])
+    shape = (len(pairs), *pairs.shape)
+    names: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "z0.npy": (np.float32, shape),
+        "z1.npy": (np.float32, shape),
+    }
+    if pairs.num_classes:
+        names["label.npy"] = (np.int64, shape[:1])
+    with building(Path(into)) as target:
+        _check_space(target, 2 * 4 * int(np.prod(shape)))
+        arrays = {name: _array(target / name, dtype, size) for name, (dtype, size) in names.items()}
+        for start, pair in blocks(pairs, "Exporting"):
+            for name, rows in zip(names, (pair.x0, pair.x1, *pair.cond.values()), strict=True):
+                arrays[name][start : start + len(rows)] = rows.numpy()
+        for array in arrays.values():
+            array.flush()
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """Make an array on disk whose space is taken now: a full disk is an error here, and a crash when pages
+    are written.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def export_zip(folder: str | Path, into: str | Path) -> None:
+    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise stays
+    behind.
+
+    Raises:
+        FlowlitError: if ``into`` exists, the disk cannot hold it, or the data has neither one channel nor
+            three.
+    """
+    pairs = StoredPairs([folder])
+    if pairs.shape[0] not in (1, 3):
+        raise FlowlitError(
+            f"{folder}: a PNG has 1 or 3 channels, these images {pairs.shape[0]}; export a folder instead"
+        )
+    with building(Path(into), "images.zip") as temporary:
+        _check_space(temporary, len(pairs) * (int(np.prod(pairs.shape)) + 300))
+        _write_zip(pairs, temporary / "images.zip")
+
+
+def _write_zip(pairs: StoredPairs, path: Path) -> None:
+    labels: list[list[Any]] = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for start, pair in blocks(pairs, "Exporting"):
+            for i, image in enumerate(Pixels().decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
+                name, file = f"{i // 1000:05d}/img{i:08d}.png", io.BytesIO()
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
+                archive.writestr(name, file.getvalue())
+                if "label" in pair.cond:
+                    labels.append([name, int(pair.cond["label"][i - start])])
+        archive.writestr("dataset.json", json.dumps({"labels": labels or None}))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise FlowlitError(
+            f"{folder.parent}: the export needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+        )

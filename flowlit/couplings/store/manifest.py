@@ -1,0 +1,159 @@
+"""What a store of pairs says of itself (``manifest.json``); see docs/couplings.md. Read without torch, so
+that it is instant.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..._support.names import in_current_names
+from ...errors import FlowlitError
+
+FORMAT, VERSION, NAME = "flowlit-couplings", 2, "manifest.json"
+
+
+DIRECTION = "x0 is noise (t = 0), x1 is data (t = 1)"
+
+
+IDENTITY = (
+    "direction",
+    "origin",
+    "shape",
+    "x0",
+    "x1",
+    "labels",
+    "noise",
+    "images",
+    "teacher",
+    "solver",
+    "shard_size",
+)
+"""What must agree for two sets of pairs to be parts of one."""
+
+
+REQUIRED = (*IDENTITY, "seeds", "counts", "shards", "complete", "flowlit")
+
+
+class Shard(NamedTuple):
+    """Rows first … first + rows - 1 of a store, which are its file number ``number``."""
+
+    number: int
+    first: int
+    rows: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.number:05d}.safetensors"
+
+
+def plan(counts: list[int], shard_size: int) -> list[Shard]:
+    """Cut rows into shards. A store that grew (``counts`` after each growth) keeps the shards that it had.
+
+    >>> [shard.rows for shard in plan([5, 12], 3)]
+    [3, 2, 3, 3, 1]
+    """
+    shards: list[Shard] = []
+    for begin, end in zip([0, *counts], counts, strict=False):
+        shards += [
+            Shard(len(shards) + i, first, min(shard_size, end - first))
+            for i, first in enumerate(range(begin, end, shard_size))
+        ]
+    return shards
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read the manifest of a store.
+
+    Raises:
+        FlowlitError: if there is none, it is torn, of another format or version, or of another direction.
+    """
+    path = Path(folder) / NAME
+    try:
+        manifest = json.loads(path.read_text())
+        found = f"{manifest['format']} version {manifest['version']}"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FlowlitError(
+            f"no couplings in {folder} (expected {NAME} and shards). Make them first: "
+            f"flowlit couple -c experiments/couple_….yaml --store {folder}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlowlitError(
+            f"{path} is no manifest of couplings ({error!r}); make the couplings again"
+        ) from error
+    if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
+        newer = (
+            manifest["format"] == FORMAT
+            and isinstance(manifest["version"], int)
+            and manifest["version"] > VERSION
+        )
+        advice = "install a newer flowlit" if newer else "make the couplings again"
+        raise FlowlitError(f"{path} is {found}; this flowlit reads {FORMAT} version {VERSION}; {advice}")
+    if manifest.get("direction", DIRECTION) != DIRECTION:
+        raise FlowlitError(
+            f"{path}: the direction of the pairs is {manifest['direction']!r}; expected {DIRECTION!r}. Make "
+            "the couplings again"
+        )
+    if missing := [key for key in REQUIRED if key not in manifest]:
+        raise FlowlitError(
+            f"{path} lacks {', '.join(missing)}; it is no whole manifest. Make the couplings again"
+        )
+    return manifest
+
+
+def differences(
+    known: dict[str, Any],
+    wanted: dict[str, Any],
+    keys: tuple[str, ...] = IDENTITY,
+    words: tuple[str, str] = ("there", "now"),
+) -> list[str]:
+    """Tell in words where two manifests describe other pairs."""
+    return [
+        f"{key}: {_short(known.get(key))} {words[0]}, {_short(wanted.get(key))} {words[1]}"
+        for key in keys
+        if known.get(key) != wanted.get(key)
+        and in_current_names(known.get(key)) != in_current_names(wanted.get(key))
+    ]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{key} {str(entry)[:12] if key == 'sha256' else _short(entry)}" for key, entry in value.items()
+        )
+    return str(value)
+
+
+def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
+    """Set the manifest as a table for people."""
+    shards, shape = manifest["shards"], "×".join(map(str, manifest["shape"]))
+    expected = plan(manifest["counts"], manifest["shard_size"])
+    rows = {
+        "pairs": f"{manifest['counts'][-1]:,} of {shape}{'' if manifest['complete'] else ', NOT FINISHED'}"
+    }
+    rows["direction"] = f"{manifest['direction']}; made from {manifest['origin']}"
+    for end in ("x0", "x1"):
+        error = manifest.get("rounding", {}).get(end)
+        note = (
+            f", rounded by {error['rms']:.2g} (rms), {error['max']:.2g} at most"
+            if error and error["max"]
+            else ""
+        )
+        rows[end] = ("made again from the seed" if manifest[end] == "seed" else manifest[end]) + note
+    if "range" in manifest:
+        rows["range of x1"] = f"{manifest['range'][0]} … {manifest['range'][1]}"
+    rows["labels"] = _short(manifest["labels"]) if manifest["labels"] else "none"
+    rows["noise"] = _short(manifest["noise"]) + f"; seeds {', '.join(map(str, manifest['seeds']))}"
+    for key in ("images", "teacher", "checkpoint", "solver"):
+        if manifest.get(key):
+            rows[key] = _short(manifest[key])
+    if nfe := manifest.get("nfe"):
+        rows["NFE"] = f"{nfe['mean']:.2f} on average, {nfe['min']} … {nfe['max']}"
+    size = sum(entry["bytes"] for entry in shards) / 1e6
+    rows["shards"] = (
+        f"{len(shards)} of {len(expected)} listed, up to {manifest['shard_size']:,} pairs, {size:,.1f} MB"
+    )
+    rows["flowlit"] = manifest["flowlit"]
+    width = max(map(len, rows))
+    return "\n".join([str(folder), *(f"  {key.ljust(width)}  {value}" for key, value in rows.items())])

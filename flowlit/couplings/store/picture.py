@@ -1,0 +1,78 @@
+"""A picture of a store: pairs side by side, and how far they are apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._support.permutation import shuffled
+from ...data import Pixels
+from ...errors import FlowlitError
+from ...types import Pair
+from .encoding import restored
+from .reader import StoredPairs
+
+
+def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, rows: int = 4096) -> None:
+    """Write a PNG: some pairs (noise above data), and histograms of ‖x0‖, ‖x1‖ and the straight line ‖x1 -
+    x0‖.
+
+    Args:
+        folder: a finished store.
+        into: the PNG.
+        seed: which pairs are drawn.
+        grid: pairs in the picture.
+        rows: pairs in the histograms.
+    """
+    from matplotlib.figure import Figure
+
+    pairs = StoredPairs([folder], checksums=False)  # `verify` reads every byte
+    drawn = shuffled(np.arange(min(rows, len(pairs))), len(pairs), seed)
+    pair = pairs.__getitems__(drawn)  # type: ignore[arg-type]
+    x0, x1 = restored(pair.x0), restored(pair.x1)
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(3, 2))  # type: ignore[misc]
+    picture = left.subplots()
+    picture.imshow(pictured(Pair(x0[:grid], x1[:grid])), interpolation="nearest")
+    picture.set_axis_off()
+    picture.set_title(f"{Path(folder).name}: {len(pairs):,} pairs, noise above data")
+    lengths = {"‖x0‖": x0, "‖x1‖": x1, "‖x1 - x0‖": x1 - x0}
+    for axes, (name, x) in zip(right.subplots(3), lengths.items(), strict=True):
+        norms = x.flatten(1).norm(dim=1).numpy()
+        axes.hist(norms, bins=50)
+        axes.set_title(f"{name}: {norms.mean():.2f} ± {norms.std():.2f}")
+        if name == "‖x0‖":
+            axes.axvline(x0[0].numel() ** 0.5, color="black", label="√d, expected of noise")
+            axes.legend()
+    try:
+        figure.savefig(into, dpi=120)
+    except (OSError, ValueError) as error:
+        raise FlowlitError(
+            f"{into} cannot be written ({error}); choose another --into, ending in .png"
+        ) from error
+
+
+def pictured(pair: Pair, across: int = 8) -> np.ndarray:
+    """Arrange pairs in rows of eight, noise above data, as (H, W, 3) uint8; noise is scaled from ±3 to black
+    and white.
+    """
+    images = torch.stack([Pixels().decode(pair.x0 / 3), Pixels().decode(pair.x1)], 1)  # (n, 2, C, H, W)
+    rows = [
+        _in_rgb(images[start : start + across, end])
+        for start in range(0, len(images), across)
+        for end in (0, 1)
+    ]
+    strips = [torch.cat(list(torch.nn.functional.pad(row, (1, 1, 1, 1), value=128)), 2) for row in rows]
+    width = max(strip.shape[2] for strip in strips)
+    padded = [
+        torch.nn.functional.pad(strip, (0, width - strip.shape[2], 0, 0), value=255) for strip in strips
+    ]
+    return torch.cat(padded, 1).permute(1, 2, 0).numpy()
+
+
+def _in_rgb(images: Tensor) -> Tensor:
+    """The first channel, or the first three, as three."""
+    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)

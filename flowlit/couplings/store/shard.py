@@ -1,0 +1,128 @@
+"""One file of pairs, and how it is read: row by row with ``pread``, so that no file is ever mapped or held in
+memory.
+
+A file is safetensors: x0 and x1 (rows, C, H, W), index (rows,), with classes label (rows,), and without x0
+probe (1, C, H, W), the noise of the first row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._support.files import file_hash
+from ...errors import FlowlitError
+
+Fields = dict[str, tuple[Any, tuple[int, ...], int, int]]
+"""(dtype, shape, offset in the file, bytes) of each tensor of a header."""
+
+
+DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I64": np.int64}
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while reading a shard into one clear error."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FlowlitError(
+            f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` (or "
+            "import) command that "
+            "made the store: only this shard will be made again. A merged store is removed and merged again"
+        ) from error
+
+
+class ShardFile:
+    """An open shard.
+
+    Args:
+        path: of the file; only its header is read now.
+        checksum: SHA-256 to compare the whole file with; None trusts it.
+        fields: of the header, if this file was opened and verified before.
+
+    Raises:
+        FlowlitError: if it is missing, truncated, of another format, or its checksum differs.
+    """
+
+    def __init__(self, path: Path, checksum: str | None = None, fields: Fields | None = None):
+        self.path, self.fd = path, -1
+        with reading(path):
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # until nobody holds the shard any more
+            if fields is not None:
+                self._know(fields)
+                return
+            size = os.fstat(self.fd).st_size
+            length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("it is truncated, or no safetensors file")
+            header = json.loads(os.pread(self.fd, length, 8))
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self._know({name: _field(entry, 8 + length) for name, entry in header.items()})
+            if (end := max(offset + nbytes for _, _, offset, nbytes in self.fields.values())) != size:
+                raise ValueError(f"it has {size} bytes, its header says {end}")
+            if missing := {"x1", "index"} - self.fields.keys():
+                raise ValueError(f"it has no {sorted(missing)}")
+            if checksum is not None and file_hash(path) != checksum:
+                raise ValueError("its checksum is not that of the manifest")
+
+    def _know(self, fields: Fields) -> None:
+        self.fields, self.begin = fields, {name: offset for name, (_, _, offset, _) in fields.items()}
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def __len__(self) -> int:
+        return self.fields["index"][1][0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Read rows start … stop - 1 of a tensor."""
+        dtype, shape, offset, nbytes = self.fields[name]
+        rows = range(shape[0])[start:stop]
+        array = np.empty((len(rows), *shape[1:]), dtype)
+        self.fill(memoryview(array.data).cast("B"), offset + start * (nbytes // shape[0]))
+        return array
+
+    def content_hash(self) -> str:
+        """SHA-256 of all tensors, as ``Store.write_shard`` notes it in the header."""
+        digest, place, end = hashlib.sha256(), min(self.begin.values()), os.fstat(self.fd).st_size
+        while place < end:
+            block = memoryview(bytearray(min(1 << 22, end - place)))
+            self.fill(block, place)
+            digest.update(block)
+            place += len(block)
+        return digest.hexdigest()
+
+    def fill(self, into: memoryview, offset: int) -> None:
+        """Read bytes from a place in the file straight into a buffer; one system call reads 2 GB at most."""
+        try:
+            while into:
+                if not (done := os.preadv(self.fd, [into], offset)):
+                    raise ValueError("it ends too early")
+                into, offset = into[done:], offset + done
+        except (OSError, ValueError) as error:
+            with reading(self.path):
+                raise error
+
+
+def _field(entry: dict[str, Any], begin: int) -> tuple[Any, tuple[int, ...], int, int]:
+    """(dtype, shape, offset in the file, bytes) of a tensor in a header."""
+    dtype, shape, (start, stop) = (
+        np.dtype(DTYPES[entry["dtype"]]),
+        tuple(entry["shape"]),
+        entry["data_offsets"],
+    )
+    if stop - start != dtype.itemsize * int(np.prod(shape)) or not shape or shape[0] < 1:
+        raise ValueError("its header contradicts itself")
+    return dtype, shape, begin + start, stop - start

@@ -1,0 +1,36 @@
+"""What the sets of images share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FlowlitError
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()[:16]
+
+
+def _item(image: Tensor, label: int | None) -> dict[str, Any]:
+    return {"x1": image, "cond": {} if label is None else {"label": torch.tensor(label, dtype=torch.int64)}}
+
+
+def _limited(count: int, limit: int | None, source: str) -> int:
+    if limit is not None and limit < 1:
+        raise FlowlitError(f"{source}: limit is {limit}; expected at least 1, or none for all images")
+    if limit is not None and limit > count:
+        raise FlowlitError(
+            f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit"
+        )
+    if count == 0:
+        raise FlowlitError(
+            f"{source} holds no images; expected at least one ({', '.join(sorted(_SUFFIXES))})"
+        )
+    return count if limit is None else limit

@@ -1,0 +1,107 @@
+"""Small sets of real images, held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from ..errors import FlowlitError
+from ..types import Images
+from .base import _digest, _limited
+
+
+class _InMemory(Images):
+    """Shared by small sets: reads everything at the first access, then indexes tensors."""
+
+    def __init__(self, limit: int | None, labels: bool):
+        self.limit, self.labels = limit, labels
+        self._data: tuple[Tensor, Tensor] | None = None
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """Return uint8 images (N, C, H, W) and labels (N,)."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> tuple[Tensor, Tensor]:
+        if self._data is None:
+            images, labels = self._read()
+            count = _limited(len(images), self.limit, type(self).__name__)
+            self._data = images[:count], labels[:count].long()
+        return self._data
+
+    def __len__(self) -> int:
+        return len(self.data[0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        images, labels = self.data
+        return {"x1": images[index], "cond": {"label": labels[index]} if self.labels else {}}
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest(type(self).__name__, hashlib.sha256(self.data[0].numpy().tobytes()).hexdigest())
+
+
+class Digits(_InMemory):
+    """scikit-learn's handwritten digits: 1,797 images of 1×8×8, 17 grey levels, 10 classes; part of the
+    installation.
+
+    Args:
+        part: "all", or a fixed split by index: every fifth image is "test", the others are "train".
+        limit: use only the first images.
+        labels: put the class into ``cond``.
+
+    Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998.
+    """
+
+    def __init__(self, part: str = "all", limit: int | None = None, labels: bool = True):
+        super().__init__(limit, labels)
+        if part not in ("all", "train", "test"):
+            raise FlowlitError(f"Digits: part is {part!r}; expected 'all', 'train' or 'test'")
+        self.part = part
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(digits.target)
+        test = torch.arange(len(images)) % 5 == 4
+        keep = {"all": torch.ones_like(test), "train": ~test, "test": test}[self.part]
+        return images[keep], labels[keep]
+
+
+class CIFAR10(_InMemory):
+    """CIFAR-10 through torchvision: 50,000 training (10,000 test) images of 3×32×32, 10 classes.
+
+    Args:
+        root: where torchvision keeps it.
+        train: the training part.
+        download: fetch it if it is not there (163 MiB).
+        limit, labels: as for ``Digits``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/cifar10",
+        train: bool = True,
+        download: bool = True,
+        limit: int | None = None,
+        labels: bool = True,
+    ):
+        super().__init__(limit, labels)
+        self.root, self.train, self.download = root, train, download
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        try:
+            data = datasets.CIFAR10(self.root, train=self.train, download=self.download)
+        except (OSError, RuntimeError) as error:
+            raise FlowlitError(
+                f"CIFAR-10 is not in {self.root} and could not be downloaded ({error}). Put "
+                "cifar-10-python.tar.gz there, or "
+                "read your own copy with class_path: flowlit.images.ImageZip or flowlit.images.ImageFolder"
+            ) from error
+        return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)

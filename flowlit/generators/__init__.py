@@ -1,0 +1,5 @@
+"""A network, a solver and a codec: what turns noise into images."""
+
+from .generator import Generator, load
+
+__all__ = ["Generator", "load"]

@@ -1,0 +1,151 @@
+"""A generator is a network, a solver and a codec: noise in, images out."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .._support.batch_invariance import InBlocks
+from .._support.cuda_graphs import check_device, replayed
+from ..couplings import SeededNoise
+from ..data import Pixels
+from ..errors import FlowlitError
+from ..networks.checkpoints.load import take
+from ..networks.checkpoints.read import Weights, read_contents
+from ..networks.checkpoints.spec import build
+from ..types import Codec, Cond, Solver
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass
+class Generator:
+    """Turn noise into images.
+
+    Args:
+        network: a velocity.
+        solver: from noise to data.
+        codec: from data to images.
+        shape: (C, H, W) of an image; for ``sample``.
+        num_classes: of the labels that ``sample`` gives.
+        precision: what the network computes in; "bf16" is PyTorch's autocast, and the solver stays as it is.
+        blocks: evaluate whole blocks of 16 rows, so that an image is the same bits in any batch. Without it a
+            batch of one costs one evaluation and not 16, and last bits depend on the batch.
+
+    >>> # generator = flowlit.load("runs/slimflow_digits/distill/checkpoints/last.ckpt")
+    >>> # images = generator.sample(16, seed=0)        # uint8 (16, 1, 8, 8)
+    """
+
+    network: nn.Module
+    solver: Solver
+    codec: Codec
+    shape: tuple[int, ...] | None = None
+    num_classes: int = 0
+    precision: Precision = "float32"
+    blocks: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise FlowlitError(
+                f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}"
+            )
+
+    @torch.no_grad()
+    def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
+        """Noise (B, C, H, W) -> uint8 images (B, C, H, W)."""
+        velocity = InBlocks(self.network) if self.blocks else self.network
+        if self.precision == "float32":
+            return self.codec.decode(self.solver(velocity, x0, cond).x1)
+        with torch.autocast(x0.device.type, torch.bfloat16, cache_enabled=False):
+            solution = self.solver(velocity, x0, cond)
+        return self.codec.decode(solution.x1)
+
+    def faster(
+        self,
+        precision: Precision | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        graphs: bool = False,
+        blocks: bool | None = None,
+    ) -> Generator:
+        """A generator of these images, but for rounding, in less time, with a copy of the network; this one
+        stays as it is.
+
+        Without arguments it does nothing else. Pixels differ by rounding; how much is in docs/knobs.md.
+
+        Args:
+            precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class. None keeps what is.
+            channels_last: convolutions with their channels last in memory.
+            compile: by ``torch.compile``, when it is first called, which takes a minute or more.
+            graphs: replay CUDA graphs for batches of sizes that recur, recorded in the main thread; the
+                network must be on the GPU already.
+            blocks: see the class. None keeps what is.
+
+        Raises:
+            FlowlitError: if the precision is unknown, or the network is not where graphs are.
+        """
+        network = deepcopy(self.network).eval()
+        if channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            network.compile()
+        if graphs:
+            check_device(self.device)
+            replayed(network)
+        kept = precision or self.precision, self.blocks if blocks is None else blocks
+        return replace(self, network=network, precision=kept[0], blocks=kept[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    def sample(self, num: int, seed: int = 0, batch_size: int = 256) -> Tensor:
+        """Generate images 0 … num - 1 of a seed, uint8 (num, C, H, W); labels are balanced by index.
+
+        Image i depends on (seed, i) alone.
+        """
+        if self.shape is None:
+            raise FlowlitError(
+                "the network does not tell its image shape; call the generator with noise of your own"
+            )
+        noise = SeededNoise(self.shape, num, seed, self.num_classes)
+        device = self.device
+        batches = DataLoader(noise, batch_size=batch_size)
+        return torch.cat(
+            [self(n.x0.to(device), {k: v.to(device) for k, v in n.cond.items()}).cpu() for n in batches]
+        )
+
+
+def load(
+    checkpoint: str, weights: Weights = "ema", solver: Solver | None = None, network: nn.Module | None = None
+) -> Generator:
+    """Read a generator from a checkpoint of ``flowlit fit`` or ``flowlit convert``, or another that
+    ``pretrained`` reads.
+
+    Args:
+        checkpoint: path of the file.
+        weights: "ema", "raw", or the name of another average that the run kept.
+        solver: None takes the first solver of the module that was trained (one Euler step for a one-step
+            student).
+        network: only for networks that the checkpoint does not describe.
+
+    Raises:
+        FlowlitError: as ``pretrained``.
+    """
+    contents = read_contents(checkpoint)
+    facts, net = contents.facts, take(contents, checkpoint, weights, network).requires_grad_(False)
+    if solver is None:
+        if facts.get("solver") is None:
+            raise FlowlitError(
+                f"checkpoint {checkpoint} does not tell its solver; give one, e.g. "
+                "solver=flowlit.solvers.Euler(1)"
+            )
+        solver = build(facts["solver"], Solver)
+    codec = build(facts["codec"], Codec) if facts.get("codec") else Pixels()
+    return Generator(net, solver, codec, getattr(net, "shape", None), getattr(net, "num_classes", 0))

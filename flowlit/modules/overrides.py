@@ -1,0 +1,50 @@
+"""What the configuration says wins over what a checkpoint remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._engine.lightning import scale_learning_rate
+from ..errors import FlowlitError
+
+
+def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
+    """Write what the configuration says of the optimizer into a checkpoint whose state remembers something
+    else.
+
+    Only for the same class; a learning rate is scaled, since its scheduler may have moved it.
+    """
+    before = checkpoint.get("hyper_parameters", {}).get("optimizer")
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return
+    if now.get("class_path") != before.get("class_path"):
+        raise FlowlitError(
+            f"the checkpoint's optimizer is {before.get('class_path')}, now {now.get('class_path')}, which "
+            "cannot go on "
+            "from its state; start a new run from its weights instead (network: flowlit.networks.pretrained)"
+        )
+    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    changed = {name: value for name, value in new.items() if name in old and old[name] != value}
+    factor = changed.pop("lr", 1.0) / old["lr"] if "lr" in changed and old["lr"] else 1.0
+    for group in (
+        group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]
+    ):
+        group.update(
+            {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in changed.items()
+                if name in group
+            }
+        )
+    scale_learning_rate(checkpoint, factor)
+
+
+def override_scheduler(checkpoint: dict[str, Any], now: Any) -> None:
+    """Write changed arguments of the same learning-rate scheduler into a checkpoint that remembers others."""
+    before = checkpoint.get("hyper_parameters", {}).get("lr_scheduler")
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return
+    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    for scheduler in checkpoint.get("lr_schedulers", []):
+        scheduler.update({name: value for name, value in changed.items() if name in scheduler})

@@ -1,0 +1,88 @@
+"""Batches completed on the device while the one before trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.sampler import Sampler
+
+
+class Prepared:
+    """A batch under way to becoming a pair."""
+
+    def __init__(self, future: Future[tuple[Any, torch.cuda.Event | None]]):
+        self._future = future
+
+    def result(self) -> Any:
+        """What was made of it; the device's stream waits for it, not this thread."""
+        made, ready = self._future.result()
+        if ready is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(ready)
+            for tensor in tensors(made):
+                tensor.record_stream(stream)  # its memory must not be given away while this stream reads it
+        return made
+
+
+class Lookahead:
+    """Batches of a loader that are prepared one ahead: in a thread of its own, and on a GPU in a stream of
+    its own.
+
+    Args:
+        loader: of the batches.
+        prepare: (batch, its number) -> what ``Prepared.result`` returns. It must not draw from PyTorch's
+            global generator, which belongs to the training step.
+        device: where it works.
+        first: number of the first batch, asked whenever the loader is begun.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        prepare: Callable[[Any, int], Any],
+        device: torch.device,
+        first: Callable[[], int] = lambda: 0,
+    ):
+        self.loader, self.prepare, self.device, self.first = loader, prepare, device, first
+
+    @property
+    def sampler(self) -> Sampler:
+        """Lightning tells it the epoch."""
+        return self.loader.sampler  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Prepared]:
+        batches = iter(self.loader)
+        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+        def work(batch: Any, number: int) -> tuple[Any, torch.cuda.Event | None]:
+            with nullcontext() if side is None else torch.cuda.stream(side):
+                made = self.prepare(batch, number)
+                return made, None if side is None else side.record_event()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
+            waiting: list[Prepared] = []
+            for number, batch in enumerate(batches, self.first()):
+                waiting.append(Prepared(pool.submit(work, batch, number)))
+                if len(waiting) == 2:
+                    yield waiting.pop(0)
+            yield from waiting
+
+
+def tensors(node: Any) -> Iterator[torch.Tensor]:
+    """All tensors of nested tuples and mappings."""
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from tensors(value)
+    elif isinstance(node, tuple):
+        for value in node:
+            yield from tensors(value)

@@ -1,0 +1,1 @@
+"""Weights in and out: ours and other projects'."""

@@ -1,0 +1,79 @@
+"""Who an object is: what decides what it computes, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..._support.names import public_path
+
+_PASSING = ("training", "loaded", "report")  # attributes of networks that do not change what they compute
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash names, shapes and bytes of all weights (SHA-256), wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def identity(thing: Any) -> Any:
+    """Describe an object by its class, its public attributes and, of networks, its weights; equal for objects
+    that do the same.
+
+    Two networks with equal weights and another guidance scale differ in it, and so do solvers of one class
+    with other fields.
+
+    >>> identity((1, "two", None))
+    [1, 'two', None]
+    """
+    return _describe(thing, ())
+
+
+def _describe(thing: Any, above: tuple[int, ...]) -> Any:
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if id(thing) in above:
+        return "itself"
+    above = (*above, id(thing))
+    if isinstance(thing, Mapping):
+        return {str(key): _describe(value, above) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return [_describe(value, above) for value in thing]
+    if isinstance(thing, (Tensor, np.ndarray)):
+        array = (
+            thing.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            if isinstance(thing, Tensor)
+            else thing
+        )
+        return {"shape": list(thing.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+    if isinstance(thing, nn.Module):
+        return {"weights": fingerprint(thing), **_structure(thing, above)}
+    if hasattr(thing, "__qualname__"):  # a class or a function
+        return public_path(thing)
+    name = public_path(type(thing))
+    if isinstance(told := getattr(thing, "fingerprint", None), str):
+        return {"class": name, "fingerprint": told}
+    return {"class": name, **dict(_attributes(thing, above))}
+
+
+def _structure(network: nn.Module, above: tuple[int, ...]) -> dict[str, Any]:
+    children = {name: _structure(child, (*above, id(child))) for name, child in network.named_children()}
+    return {
+        "class": public_path(type(network)),
+        **dict(_attributes(network, above)),
+        **children,
+    }
+
+
+def _attributes(thing: Any, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    for name, value in sorted(getattr(thing, "__dict__", {}).items()):
+        if not name.startswith("_") and name not in _PASSING:
+            yield name, _describe(value, above)

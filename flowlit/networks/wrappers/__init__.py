@@ -1,0 +1,1 @@
+"""Velocities made of networks that predict something else, or of several calls."""

@@ -1,0 +1,46 @@
+"""A velocity made of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..._support.names import public_path
+from ..checkpoints.spec import spec
+
+
+class Wrapped(nn.Module):
+    """Hold a network and tell of it what others ask: shape, classes, and the file that it was read from.
+
+    Args:
+        network: the network inside.
+        arguments: what else the wrapper is built with, so that a checkpoint can describe it.
+    """
+
+    evaluations_of_network = 1
+    """How often a call asks the network inside."""
+
+    def __init__(self, network: nn.Module, **arguments: Any):
+        super().__init__()
+        self.network = network
+        if (inner := spec(network)) is not None:
+            self.spec = {
+                "class_path": public_path(type(self)),
+                "init_args": {"network": inner, **arguments},
+            }
+        for name in ("shape", "num_classes", "label_dropout"):
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+
+    @property
+    def evaluations(self) -> int:
+        return self.evaluations_of_network * getattr(self.network, "evaluations", 1)
+
+    @property
+    def loaded(self) -> dict[str, Any] | None:
+        return getattr(self.network, "loaded", None)
+
+    @loaded.setter
+    def loaded(self, told: dict[str, Any] | None) -> None:
+        self.network.loaded = told  # type: ignore[assignment]

@@ -1,0 +1,72 @@
+"""Networks of other diffusions as velocities."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import FlowlitError
+from ...paths.straight import expand
+from ...types import Cond, Diffusion
+from ..checkpoints.spec import spec
+from .base import Wrapped
+
+Predicts = Literal["epsilon", "x0", "v"]
+
+
+class DiffusionVelocity(Wrapped):
+    """The velocity of a diffusion network, by the exact change of variables: (x, t, cond) -> (B, C, H, W).
+
+    The network is called as (α x1 + σ ε, τ, cond), at the noise level where σ / α = (1 - t) / t, and its
+    answer is turned into the data x̂ and the noise ε̂ that it believes in; v = x̂ - ε̂. Before and after the
+    levels that the diffusion knows the network is asked at the first or the last one, and v is (x̂ - x) / (1
+    - t) near noise, (x - ε̂) / t near data.
+
+    Use it for ε-, x0- and v-prediction networks (DDPM, score SDE, Stable Diffusion), and for a denoiser D(y,
+    σ, cond): ``predicts: x0`` with ``flowlit.diffusions.VE(tells="sigma")``. EDM's own networks are better
+    served by ``EDM``.
+
+    Args:
+        network: the diffusion network.
+        diffusion: its α, σ and what it is told instead of them.
+        predicts: "epsilon" the noise, "x0" the data (as diffusion papers call it), "v" = α ε - σ x
+            (2202.00512).
+    """
+
+    def __init__(self, network: nn.Module, diffusion: Diffusion, predicts: Predicts = "epsilon"):
+        if predicts not in get_args(Predicts):
+            raise FlowlitError(
+                f"DiffusionVelocity: predicts is {predicts!r}; expected one of "
+                f"{', '.join(get_args(Predicts))}"
+            )
+        if predicts == "v" and not diffusion.preserves_variance:
+            raise FlowlitError(
+                "DiffusionVelocity: v-prediction is defined for variance-preserving diffusions only"
+            )
+        super().__init__(network, diffusion=spec(diffusion), predicts=predicts)
+        self.diffusion, self.predicts = diffusion, predicts
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        t = t.to(torch.promote_types(t.dtype, x.dtype))
+        ratio = ((1 - t) / t).clamp(*self.diffusion.range)
+        near_noise = expand(t < 0.5, x)
+        alpha = expand(self.diffusion.alpha(ratio), x)
+        sigma, t_ = alpha * expand(ratio, x), expand(t, x)
+        to_data, to_noise = (1 - t_).clamp_min(0.5), t_.clamp_min(0.5)  # clamped where they are not used
+        level = torch.where(
+            near_noise, sigma / to_data, alpha / to_noise
+        )  # so that the noise, or the data, has the right size
+        noisy = (level * x).to(x.dtype)
+        answer = self.network(noisy, self.diffusion.told(ratio), cond).to(x.dtype)
+        data, noise = self._believed(noisy, answer, alpha, sigma)
+        return torch.where(near_noise, (data - x) / to_data, (x - noise) / to_noise).to(x.dtype)
+
+    def _believed(self, noisy: Tensor, answer: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Data and noise that an answer means."""
+        if self.predicts == "epsilon":
+            return (noisy - sigma * answer) / alpha, answer
+        if self.predicts == "x0":
+            return answer, (noisy - alpha * answer) / sigma
+        return alpha * noisy - sigma * answer, sigma * noisy + alpha * answer

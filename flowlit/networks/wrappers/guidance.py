@@ -1,0 +1,44 @@
+"""Classifier-free guidance as a velocity of a velocity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import FlowlitError
+from ...types import Cond
+from .base import Wrapped
+
+
+class ClassifierFreeGuidance(Wrapped):
+    """Guide a conditional velocity by itself without its condition: v(∅) + scale · (v(cond) - v(∅)), ∅ = {}.
+
+    scale 0 is unconditional, 1 conditional, above 1 guided. Two evaluations a call, counted as such in NFE.
+    The network must have been trained to do without its condition (``label_dropout``). Ho and Salimans 2022
+    (2207.12598), with their 1 + w = scale.
+    """
+
+    evaluations_of_network = 2
+
+    def __init__(self, network: nn.Module, scale: float):
+        if getattr(network, "num_classes", 1) == 0:
+            raise FlowlitError(
+                "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to "
+                "guide by"
+            )
+        if getattr(network, "label_dropout", 1) == 0:
+            raise FlowlitError(
+                "ClassifierFreeGuidance: the network never learned to do without its label; train it with "
+                "label_dropout > 0"
+            )
+        super().__init__(network, scale=scale)
+        self.scale = scale
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        if not cond:
+            raise FlowlitError(
+                "ClassifierFreeGuidance: nothing to guide with, cond is empty; give labels "
+                "(data.noise.num_classes)"
+            )
+        free = self.network(x, t, {})
+        return torch.lerp(free, self.network(x, t, cond), self.scale)

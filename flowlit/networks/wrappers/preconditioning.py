@@ -1,0 +1,77 @@
+"""EDM's preconditioned network, as a velocity and as the denoiser that it is. Karras et al. 2022
+(2206.00364).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import FlowlitError
+from ...paths.straight import expand
+from ...types import Cond
+from .base import Wrapped
+
+
+class EDM(Wrapped):
+    """Predict a velocity with a network that EDM's preconditioning surrounds: (x, t, cond) -> (B, C, H, W).
+
+    With σ = (1 - t) / t, y = x / t, s = sigma_data and the denoiser
+
+        D(y, σ) = s² / (σ² + s²) · y + σ s / √(σ² + s²) · F(y / √(σ² + s²), ln σ / 4)
+
+    (table 1), the velocity is v = (D - x) / (1 - t), which is, without a division by 0 at either end,
+
+        v(x, t) = (s² t - (1 - t)) / q · x + s / √q · F(x / √q, ln σ / 4),     q = (1 - t)² + s² t².
+
+    Only the noise level that F is told is kept in the range that EDM trains, t in [1/81, 1/1.002] with the
+    defaults.
+
+    Args:
+        network: F, called as (x, ln σ / 4, cond): ``UNet(time_scale=1, early_label=True)`` or
+            ``ADM(time_scale=1)``.
+        sigma_data: standard deviation of the data.
+        sigma_min: smallest noise level that F is told.
+        sigma_max: largest.
+    """
+
+    def __init__(
+        self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
+    ):
+        if not 0 < sigma_min < sigma_max or sigma_data <= 0:
+            raise FlowlitError(
+                f"EDM: expected 0 < sigma_min < sigma_max, found {sigma_min} and {sigma_max}; sigma_data > 0"
+            )
+        if (scale := getattr(getattr(network, "time", None), "scale", 1)) != 1:
+            raise FlowlitError(
+                f"EDM: the network inside must have time_scale 1, since it is told ln σ / 4; found {scale:g}"
+            )
+        super().__init__(network, sigma_data=sigma_data, sigma_min=sigma_min, sigma_max=sigma_max)
+        self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        kind = torch.promote_types(torch.promote_types(t.dtype, x.dtype), torch.float32)
+        t, given, x = t.to(kind), x.dtype, x.to(kind)
+        level = ((1 - t) / t).clamp(self.sigma_min, self.sigma_max)
+        t, s = expand(t, x), self.sigma_data
+        q = (1 - t) ** 2 + s**2 * t**2
+        prediction = self._predict(x / q.sqrt(), level, cond)
+        return ((s**2 * t - (1 - t)) / q * x + s / q.sqrt() * prediction).to(given)
+
+    def denoiser(self, y: Tensor, sigma: Tensor | float, cond: Cond = {}) -> Tensor:
+        """D(y, σ): the mean of the data x, given y = x + σ · noise (B, C, H, W); σ is (B,), (B, 1, 1, 1) or
+        one number.
+
+        σ is not clamped. Computed in float32 at least; returns the type of y.
+        """
+        kind, given = torch.promote_types(y.dtype, torch.float32), y.dtype
+        sigma = torch.as_tensor(sigma, dtype=kind, device=y.device).reshape(-1).expand(y.shape[0])
+        y, level, s = y.to(kind), expand(sigma, y), self.sigma_data
+        total = level**2 + s**2
+        prediction = self._predict(y / total.sqrt(), sigma, cond)
+        return (s**2 / total * y + level * s / total.sqrt() * prediction).to(given)
+
+    def _predict(self, scaled: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """Ask F in the precision of its weights; it is told a noise level of full precision."""
+        weights = next((parameter.dtype for parameter in self.network.parameters()), scaled.dtype)
+        return self.network(scaled.to(weights), sigma.log() / 4, cond).to(scaled.dtype)

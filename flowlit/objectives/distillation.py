@@ -1,0 +1,142 @@
+"""Distil a flow to one step: onto its precise endpoints, and onto its own rough two-step estimate (flow
+guidance).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import rng
+from ..errors import FlowlitError
+from ..frozen import Frozen
+from ..paths.straight import endpoint, expand
+from ..types import Cond, Distance, LossWeight, Objective, Pair, TimeLaw, VelocityField
+from .distances import SquaredError
+from .reflow import RectifiedFlow, weighted_mean
+from .times import Grid, Uniform
+
+FirstStep = Literal["student", "guide"]
+
+
+def one_step(velocity: VelocityField, x0: Tensor, cond: Cond = {}) -> tuple[Tensor, Tensor]:
+    """Jump from the noise end: (x0 + v(x0, 0), v(x0, 0))."""
+    v = velocity(x0, x0.new_zeros(len(x0), dtype=torch.float32), cond)
+    return x0 + v, v
+
+
+def distillation_loss(velocity: VelocityField, pair: Pair, distance: Distance) -> Tensor:
+    """d( x0 + v(x0, 0), x1 ), (B,), where x1 is the ODE's endpoint from x0. Liu et al. 2022, section 2.2."""
+    jump, _ = one_step(velocity, pair.x0, pair.cond)
+    return distance(jump, pair.x1)
+
+
+def flow_guided_loss(
+    velocity: VelocityField,
+    guide: VelocityField,
+    x0: Tensor,
+    t: Tensor,
+    cond: Cond,
+    distance: Distance,
+    first_step: FirstStep = "student",
+) -> Tensor:
+    """d( x0 + v(x0, 0), two Euler steps 0 → t → 1 ), (B,), on fresh noise. SlimFlow (2407.12718), section
+    3.2.
+
+    The second step is the guide's. The first is the guide's, too (``first_step="guide"``, the paper's
+    formula), or the student's own jump without gradient (``"student"``, what the paper ran: one guide call
+    less). No gradient reaches guide or target.
+    """
+    jump, v = one_step(velocity, x0, cond)
+    with torch.no_grad():
+        v0 = v.detach() if first_step == "student" else one_step(guide, x0, cond)[1]
+        x_t = x0 + expand(t, x0) * v0
+        target = endpoint(x_t, guide(x_t, t, cond), t)
+    return distance(jump, target)
+
+
+class Distillation(Objective):
+    """Regress one step onto the precise endpoints of stored or simulated pairs."""
+
+    def __init__(self, distance: Distance | None = None):
+        super().__init__()
+        self.distance = distance or SquaredError()
+
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        return {"loss": distillation_loss(velocity, pair, self.distance).mean()}
+
+
+class KStepDistillation(RectifiedFlow):
+    """Distil to k Euler steps: rectified-flow loss on stored pairs at the times 0, 1/k, …, (k-1)/k that they
+    visit.
+
+    Rectified Flow's k-step distillation, in velocity form; for k = 1 with the squared error it is
+    ``Distillation``.
+    """
+
+    def __init__(self, k: int, distance: Distance | None = None):
+        super().__init__(distance, times=Grid(k))
+
+
+class FlowGuided(Objective):
+    """Regress one step onto a two-step estimate by a frozen guide, on noise drawn afresh for every batch.
+
+    Precise pairs are finite; this target is rough but unlimited, and regularises a small student.
+
+    Args:
+        guide: the small 2-rectified flow; frozen, absent from checkpoints.
+        times: law of the middle time; None is uniform on [0.2, 0.8), as in the reference code.
+        first_step: "student" or "guide", see ``flow_guided_loss``.
+        weight: of each sample by its middle time; None is 1.
+    """
+
+    def __init__(
+        self,
+        guide: nn.Module,
+        distance: Distance | None = None,
+        times: TimeLaw | None = None,
+        first_step: FirstStep = "student",
+        weight: LossWeight | None = None,
+    ):
+        super().__init__()
+        if first_step not in ("student", "guide"):
+            raise FlowlitError(f"FlowGuided: first_step is {first_step!r}; expected 'student' or 'guide'")
+        self.guide = Frozen(guide)
+        self.distance = distance or SquaredError()
+        self.times = times or Uniform(0.2, 0.8)
+        self.first_step: FirstStep = first_step
+        self.weight = weight
+
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        x0 = rng.randn_like(pair.x0)
+        t = self.times(len(x0), x0.device)
+        loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
+        self.tell(t, loss)
+        return {"loss": weighted_mean(loss, t, self.weight)}
+
+
+class Combined(Objective):
+    """Add objectives on the same pair: loss = Σ weight · loss, each part logged under its name.
+
+    SlimFlow's total is ``{"distillation": Distillation, "two_step": FlowGuided}`` with weights 1.
+    """
+
+    def __init__(self, objectives: dict[str, Objective], weights: dict[str, float] | None = None):
+        super().__init__()
+        self.objectives = nn.ModuleDict(objectives)
+        self.weights = weights or {}
+        if unknown := set(self.weights) - set(objectives):
+            raise FlowlitError(
+                f"Combined: weights for {sorted(unknown)}, but the objectives are {sorted(objectives)}"
+            )
+
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        parts = {name: objective(velocity, pair)["loss"] for name, objective in self.objectives.items()}
+        total = torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        return {"loss": total, **parts}
+
+    def on_attach(self, module: nn.Module) -> None:
+        for objective in self.objectives.values():
+            cast(Objective, objective).on_attach(module)

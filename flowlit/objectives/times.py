@@ -1,0 +1,78 @@
+"""Laws of the training times, t = 0 noise to t = 1 data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import rng
+from ..errors import FlowlitError
+from ..types import TimeLaw
+
+
+@dataclass
+class Uniform(TimeLaw):
+    """Draw t uniformly from [low, high). The papers' reference code uses low = 0.001 for training."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        return self.low + (self.high - self.low) * rng.rand(n, device)
+
+
+@dataclass
+class Fixed(TimeLaw):
+    """Use one time for all samples; t = 0 for one-step distillation in velocity form."""
+
+    t: float = 0.0
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        return torch.full((n,), self.t, device=device)
+
+
+@dataclass
+class Grid(TimeLaw):
+    """Draw t uniformly from {0, 1/k, …, (k-1)/k}: the times that k Euler steps visit, for k-step
+    distillation.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise FlowlitError(f"Grid: k is {self.k}; expected at least 1")
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        return rng.randint(self.k, n, device) / self.k
+
+
+@dataclass
+class UShaped(TimeLaw):
+    """Draw t from a U-shaped, symmetric law, dense at both ends.
+
+    Lee et al. 2024 (2405.20320): density ∝ exp(a t) + exp(a (1 - t)), a = 4, for reflow of a well-trained
+    teacher. Drawn by inverting the distribution function of one half and mirroring with probability ½.
+    """
+
+    a: float = 4.0
+    clamp: float = 1e-5
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        t = torch.log1p(rng.rand(n, device) * math.expm1(self.a)) / self.a
+        t = torch.where(rng.rand(n, device) < 0.5, 1 - t, t)
+        return t.clamp(self.clamp, 1 - self.clamp)
+
+
+@dataclass
+class LogitNormal(TimeLaw):
+    """Draw t = sigmoid(N(mean, std²)): dense in the middle. Esser et al. 2024 (2403.03206), for teachers."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        return torch.sigmoid(self.mean + self.std * rng.randn(n, device))

@@ -1,0 +1,91 @@
+"""Loss weights w(t), in terms of snr(t) = (t / (1 - t))². Each multiplies the distance of its sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..types import LossWeight
+
+
+def snr(t: Tensor, eps: float = 1e-3) -> Tensor:
+    """Signal-to-noise ratio of x_t on the straight line, (t / (1 - t + eps))², finite at t = 1."""
+    return (t / (1 - t + eps)) ** 2
+
+
+@dataclass
+class One(LossWeight):
+    """w = 1, the papers' choice."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass
+class SNR(LossWeight):
+    """w = snr."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return snr(t)
+
+
+@dataclass
+class InverseSNR(LossWeight):
+    """w = 1 / snr, kept finite at t = 0."""
+
+    eps: float = 1e-3
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return 1 / (snr(t) + self.eps)
+
+
+@dataclass
+class SNRPlusOne(LossWeight):
+    """w = snr + 1."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return snr(t) + 1
+
+
+@dataclass
+class Karras(LossWeight):
+    """w = snr + 1 / sigma_data², sigma_data the standard deviation of the data (0.5 for images in [-1,
+    1]).
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return snr(t) + 1 / self.sigma_data**2
+
+
+@dataclass
+class TruncatedSNR(LossWeight):
+    """w = max(snr, 1)."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return snr(t).clamp_min(1)
+
+
+@dataclass
+class Remaining(LossWeight):
+    """w = (1 - t)²: turns a squared velocity error into the squared error of the predicted endpoint."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return (1 - t) ** 2
+
+
+@dataclass
+class EDMWeight(LossWeight):
+    """w = ((1 - t)² + s² t²) / s², s = sigma_data: what EDM's λ(σ) = (σ² + s²) / (σ s)² is for the error of a
+    velocity.
+
+    Karras et al. 2022 (2206.00364), table 1; see ``EDMLoss``.
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return ((1 - t) / self.sigma_data) ** 2 + t**2

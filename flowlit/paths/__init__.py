@@ -1,0 +1,6 @@
+"""How noise becomes data: the straight line, and other diffusions on it."""
+
+from .diffusion import VE, ContinuousVP, DiscreteVE, DiscreteVP
+from .straight import anneal, endpoint, expand, interpolate
+
+__all__ = ["VE", "ContinuousVP", "DiscreteVE", "DiscreteVP", "anneal", "endpoint", "expand", "interpolate"]

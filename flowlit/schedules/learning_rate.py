@@ -1,0 +1,35 @@
+"""Learning rates as functions of the optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..errors import FlowlitError
+
+
+class WarmUp(LambdaLR):
+    """Learning rate: rise linearly over ``steps``, then stay, or fall along half a cosine to ``floor`` of it
+    at step ``total``.
+
+    The first step has 1 / steps of the full rate. A learning-rate scheduler for ``model.lr_scheduler``,
+    stepped after every optimizer step; not a ``Schedule``.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, total: int | None = None, floor: float = 0.0):
+        if not 0 <= floor < 1 or (floor and total is None):
+            raise FlowlitError(
+                f"WarmUp: floor is {floor} and total {total}; expected 0 up to 1, and a total to fall over"
+            )
+
+        def factor(step: int) -> float:
+            fade = (
+                1.0
+                if total is None
+                else floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+            )
+            return min(1.0, (step + 1) / max(1, steps)) * fade
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,95 @@
+"""Numbers that move during training: values as functions of the optimizer step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import FlowlitError
+from ..types import Schedule
+
+
+def _positive(owner: Schedule, name: str, value: float) -> None:
+    if value <= 0:
+        raise FlowlitError(f"{type(owner).__name__}: {name} is {value}; expected more than 0")
+
+
+@dataclass
+class Constant(Schedule):
+    """Stay at ``value``."""
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+@dataclass
+class Linear(Schedule):
+    """Go from ``start`` to ``end`` in a straight line over ``steps`` optimizer steps, then stay.
+
+    >>> Linear(steps=100)(25)
+    0.75
+    """
+
+    steps: int
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        return self.start + (self.end - self.start) * min(1.0, step / self.steps)
+
+
+@dataclass
+class Cosine(Schedule):
+    """Go from ``start`` to ``end`` along half a cosine over ``steps`` optimizer steps, then stay."""
+
+    steps: int
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        share = (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
+        return self.end + (self.start - self.end) * share
+
+
+@dataclass
+class Exponential(Schedule):
+    """Decay as ``start`` · exp(-step / scale); never exactly 0."""
+
+    scale: float
+    start: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "scale", self.scale)
+
+    def __call__(self, step: int) -> float:
+        return self.start * math.exp(-step / self.scale)
+
+
+@dataclass
+class Piecewise(Schedule):
+    """Join (step, value) points by straight lines; constant before the first and after the last.
+
+    >>> Piecewise([(0, 1.0), (10, 0.5), (30, 0.0)])(20)
+    0.25
+    """
+
+    points: list[tuple[int, float]]
+
+    def __post_init__(self) -> None:
+        steps = [step for step, _ in self.points]
+        if not steps or steps != sorted(set(steps)):
+            raise FlowlitError(f"Piecewise: expected points with increasing steps, found {self.points}")
+
+    def __call__(self, step: int) -> float:
+        for (s0, v0), (s1, v1) in zip(self.points, self.points[1:], strict=False):
+            if step < s1:
+                return v0 + (v1 - v0) * max(0.0, (step - s0) / (s1 - s0))
+        return self.points[-1][1]

@@ -1,0 +1,74 @@
+"""EDM's deterministic sampler."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import FlowlitError
+from ..paths.straight import endpoint
+from ..types import Cond, Observer, Solution, Solver, VelocityField
+from .base import Counted
+from .grids import sigma_grid
+
+
+def edm_heun(
+    velocity: VelocityField, x0: Tensor, cond: Cond, levels: list[float], observe: Observer | None = None
+) -> Solution:
+    """Integrate dy/dσ = (y - D(y, σ)) / σ along falling noise levels, from y = σ_0 x0, by Heun's rule and an
+    Euler step to 0.
+
+    A velocity is a denoiser: D(y, σ) = x + (1 - t) v(x, t) with t = 1 / (1 + σ) and x = t y. State is
+    float64, as in EDM. Karras et al. 2022, algorithm 1 without churn.
+    """
+    v = Counted(velocity, cond, x0)
+    y = x0.double() * levels[0]
+
+    def slope(y: Tensor, level: float, show: bool = False) -> Tensor:
+        t = y.new_full((len(y),), 1 / (1 + level))
+        x = (y * t[0]).to(x0.dtype)
+        v_t = v(x, t)
+        if observe is not None and show:
+            observe(t.float(), x, v_t)
+        return (y - endpoint(x.double(), v_t.double(), t)) / level
+
+    for level, following in itertools.pairwise(levels):
+        d = slope(y, level, show=True)
+        ahead = y + (following - level) * d
+        y = ahead if following == 0 else y + (following - level) * (d + slope(ahead, following)) / 2
+    return Solution(y.to(x0.dtype), v.nfe)
+
+
+@dataclass
+class EDMHeun(Solver):
+    """EDM's deterministic sampler, for EDM teachers: Heun's rule on noise levels dense near data. NFE = 2
+    steps - 1.
+
+    18 steps for CIFAR-10, 40 for ImageNet at 64 pixels. It starts at sigma_max · x0, a little short of t = 0.
+    """
+
+    steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __call__(
+        self,
+        velocity: VelocityField,
+        x0: Tensor,
+        cond: Cond = {},
+        *,
+        observe: Observer | None = None,
+        reverse: bool = False,
+    ) -> Solution:
+        if reverse:
+            raise FlowlitError("EDMHeun begins at sigma_max and cannot run in reverse; use RK45")
+        if self.steps < 1 or not 0 < self.sigma_min <= self.sigma_max or self.rho <= 0:
+            raise FlowlitError(
+                f"EDMHeun: expected steps >= 1, 0 < sigma_min <= sigma_max and rho > 0, found {self}"
+            )
+        return edm_heun(
+            velocity, x0, cond, sigma_grid(self.steps, self.sigma_min, self.sigma_max, self.rho), observe
+        )

@@ -1,0 +1,122 @@
+"""Files as commit 170b6b1 wrote them, before the packages were moved: ``python make.py <folder>`` in a clone of it.
+
+A teacher with two averages and snapshots, its store of pairs, a classifier, and the report of a validation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flowlit.cli import main
+
+SHAPE = [1, 8, 8]
+
+
+def part(path: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"flowlit.{path}", "init_args": arguments}
+
+
+def experiment(
+    module: dict[str, Any], data: dict[str, Any], folder: str, callbacks: list[Any], steps: int = 4
+) -> dict:
+    logger = {"save_dir": folder, "name": "", "version": ""}
+    return {
+        "seed_everything": 7,
+        "model": module,
+        "data": data,
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": steps,
+            "limit_val_batches": 0,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger},
+            "callbacks": callbacks,
+        },
+    }
+
+
+def run(name: str, content: dict[str, Any], *words: str) -> None:
+    path = Path(f"{name}.yaml")
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main([words[0], "-c", str(path), *words[1:]]) == 0
+
+
+if __name__ == "__main__":
+    os.makedirs(sys.argv[1], exist_ok=True)
+    os.chdir(sys.argv[1])
+    network = part(
+        "networks.UNet",
+        resolution=8,
+        in_channels=1,
+        width=8,
+        multipliers=[1],
+        blocks=1,
+        attention_resolutions=[],
+    )
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+    solvers = {"adams": part("multistep.Adams", steps=3), "euler1": part("solvers.Euler", steps=1)}
+    model = part("modules.Teacher", network=network, optimizer=adam, solvers=solvers, weights="ema")
+    model["init_args"]["objective"] = part(
+        "objectives.RectifiedFlow",
+        times=part("times.LogitNormal"),
+        distance=part("distances.PseudoHuber", c=0.1),
+    )
+    images = part("images.Digits", limit=64, labels=False)
+    noise = part("couplings.SeededNoise", shape=SHAPE, num=8)
+    data = part(
+        "datamodule.FlowDataModule",
+        coupling=part("couplings.Independent", images=images),
+        batch_size=8,
+        noise=noise,
+    )
+    power = part("averages.PowerLaw", std=0.1)
+    callbacks = [
+        part("callbacks.EMA", decay=0.9),
+        part("callbacks.EMA", name="power", profile=power, snapshots=2),
+        part("callbacks.LastCheckpoint", every_n_train_steps=4),
+    ]
+    run("teacher", experiment(model, data, "teacher", callbacks), "fit")
+
+    labelled = part("couplings.Independent", images=part("images.Digits", limit=64))
+    classifier = part("modules.Classifier", network=part("networks.SmallClassifier", dim=8))
+    classified = part("datamodule.FlowDataModule", coupling=labelled, batch_size=8)
+    run(
+        "classifier",
+        experiment(classifier, classified, "classifier", [part("callbacks.LastCheckpoint")]),
+        "fit",
+    )
+
+    checkpoint = "teacher/checkpoints/last.ckpt"
+    evaluated = part("datamodule.FlowDataModule", noise=noise)
+    features = part("features.ClassifierFeatures", checkpoint="classifier/checkpoints/last.ckpt", name="tiny")
+    fid = part("callbacks.FID", features=features, reference=images, cache="cache")
+    fid["init_args"]["measures"] = [part("metrics.fidelity.KID", subset_size=4)]
+    validation = experiment(model, evaluated, "evaluated", [fid, part("callbacks.Report")])
+    del validation["trainer"]["limit_val_batches"]
+    run("evaluate", validation, "validate", "--ckpt_path", checkpoint)
+
+    coupled = experiment(model, evaluated, "unused", [])
+    run(
+        "couple",
+        coupled,
+        "couple",
+        "--ckpt_path",
+        checkpoint,
+        "--num",
+        "8",
+        "--shard_size",
+        "4",
+        "--store",
+        "couplings",
+    )
+    for leftover in [*Path().glob("*/events*"), *Path().rglob(".lock"), *Path().rglob("previous.ckpt")]:
+        leftover.unlink()
+    for name in ("unused", "cache", "lightning_logs"):
+        shutil.rmtree(name, ignore_errors=True)

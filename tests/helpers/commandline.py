@@ -1,0 +1,54 @@
+"""flowlit's command line in the process of a test."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass
+class Outcome:
+    """What a flowlit command returned and printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one message for the user; fails if there is a traceback, or not exactly one message."""
+        assert self.code in (1, 2), f"exit code {self.code}\n{self.out}\n{self.err}"
+        assert "Traceback" not in self.err, self.err
+        starts = [line for line in self.err.splitlines() if line.startswith(("flowlit: error: ", "error: "))]
+        assert len(starts) == 1, self.err
+        return self.err[self.err.index(starts[0]) :]
+
+
+def as_words(words: tuple[object, ...]) -> list[str]:
+    return [str(word) for word in words]
+
+
+def in_process(*words: object) -> Outcome:
+    from flowlit.commands import main
+
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    told = logging.StreamHandler(err)
+    log = logging.getLogger("lightning.pytorch")
+    log.addHandler(told)
+    sys.argv = ["flowlit"]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            code = main(as_words(words))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.argv = argv
+        log.removeHandler(told)
+    return Outcome(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from flowlit.objectives.times import Fixed, Grid, LogitNormal, Uniform, UShaped
+
+N = 200_000
+
+
+@pytest.mark.parametrize(
+    "law", [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal()], ids=repr
+)
+def test_times_are_float32_of_the_asked_number_in_the_unit_interval(law):
+    t = law(1000)
+    assert t.shape == (1000,) and t.dtype == torch.float32
+    assert t.min() >= 0 and t.max() <= 1
+
+
+def test_uniform_fills_its_interval():
+    t = Uniform(0.2, 0.8)(N)
+    assert float(t.min()) == pytest.approx(0.2, abs=1e-3) and float(t.max()) == pytest.approx(0.8, abs=1e-3)
+    assert float(t.mean()) == pytest.approx(0.5, abs=0.002)
+    assert float(t.var()) == pytest.approx(0.6**2 / 12, rel=0.02)
+
+
+def test_fixed_is_one_time():
+    assert Fixed(0.25)(5).tolist() == [0.25] * 5
+
+
+def test_grid_visits_the_times_of_k_euler_steps_equally_often():
+    values, counts = Grid(4)(N).unique(return_counts=True)
+    assert values.tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert counts / N == pytest.approx([0.25] * 4, abs=0.01)
+
+
+@pytest.mark.parametrize("x", [0.1, 0.3, 0.5, 0.9])
+def test_u_shaped_has_the_distribution_function_of_its_density(x):
+    """∫₀ˣ exp(a t) + exp(a (1 - t)) dt, normalised."""
+    a = 4.0
+    expected = (math.exp(a * x) - math.exp(a * (1 - x)) + math.exp(a) - 1) / (2 * (math.exp(a) - 1))
+    assert float((UShaped(a)(N) < x).float().mean()) == pytest.approx(expected, abs=0.005)
+
+
+def test_u_shaped_stays_inside_its_clamp():
+    t = UShaped(clamp=0.01)(N)
+    assert t.min() >= 0.01 and t.max() <= 0.99
+
+
+def test_logit_normal_is_normal_in_logits():
+    logits = torch.logit(LogitNormal(mean=-0.5, std=0.7)(N).double())
+    assert float(logits.mean()) == pytest.approx(-0.5, abs=0.01)
+    assert float(logits.std()) == pytest.approx(0.7, abs=0.01)
