@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowlit._support.batch_invariance import InBlocks
+from flowlit._support.batch_invariance import BatchInvariant
 
 from .figure import in_turns
 from .timing import median, ratios, spread, wall
@@ -26,7 +26,7 @@ def table(network: nn.Module, counts: Sequence[int], repeats: int, seed: int) ->
     x = torch.randn(max(counts), *network.shape, generator=torch.Generator().manual_seed(seed))  # type: ignore[misc]
     rows = []
     for kind in (torch.float32, torch.bfloat16):
-        ways = {"whole": network, "parts": InBlocks(network)}
+        ways = {"whole": network, "parts": BatchInvariant(network)}
         for count in counts:
             took = {name: partial(evaluated, velocity, x[:count], kind) for name, velocity in ways.items()}
             whole, parts = (work() for work in took.values())

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from flowlit.metrics.feature_cache import Bank
+from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.networks import SmallClassifier, pretrained
 
 from .making import random_unet
@@ -230,7 +230,7 @@ def validate(
 def made(folder: Path, images: int) -> Tensor:
     """Features of all images of a run, in the order of their noise."""
     [bank] = (path for path in (folder / "features").iterdir() if path.is_dir())
-    index, rows = Bank(bank).read("euler1.features", images)
+    index, rows = FeatureCache(bank).read("euler1.features", images)
     if index.tolist() != list(range(images)):
         raise RuntimeError(f"{bank} holds {len(index)} of {images} images")
     return rows

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flowlit.callbacks.training.ema import Twins
+from flowlit.callbacks.training.ema import AveragedWeights
 from flowlit.metrics.cost import count_parameters
 
 from . import research
@@ -35,7 +35,7 @@ def average_figures(
     The limit reads weights and average, and writes one.
     """
     network = deepcopy(network).to(device)
-    twins = Twins(deepcopy(network).requires_grad_(False), network)
+    twins = AveragedWeights(deepcopy(network).requires_grad_(False), network)
     averages = [parameter.detach().clone() for parameter in network.parameters()]
 
     def plain() -> None:

@@ -98,7 +98,7 @@ def random_unet(arguments: dict[str, Any], seed: int) -> UNet:
     return network.requires_grad_(False)
 
 
-class Stopwatch(Callback):
+class DeviceTimer(Callback):
     """Time of the predict loop, up to the moment when its last shard is on disk."""
 
     begin = end = 0.0
@@ -127,7 +127,7 @@ def couple(
     network: UNet, pairs: int, shard_size: int, batch: int, tolerance: float, seed: int
 ) -> dict[str, Any]:
     """Make a store, and tell where the time went."""
-    solver, watch = TimedRK45(tolerance, tolerance), Stopwatch()
+    solver, watch = TimedRK45(tolerance, tolerance), DeviceTimer()
     model = Teacher(network=network, solvers={"rk45": solver})
     data = FlowDataModule(noise=SeededNoise(network.shape, 1, seed))
     with tempfile.TemporaryDirectory(prefix="flowlit-making-") as folder:

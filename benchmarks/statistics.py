@@ -21,7 +21,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from tqdm import tqdm
 
-from flowlit.metrics.feature_cache import Bank
+from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import Moments, frechet_distance, frechet_estimates
 
 from .probe import forget_peak, memory
@@ -71,7 +71,7 @@ def run(
     real = torch.cat(list(features(reference, dim, seed + 1, shift=0.05)))
     times: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
-    for n in tqdm(counts, desc="Features", leave=False):
+    for n in tqdm(counts, desc="FeatureExtractor", leave=False):
         generated = torch.cat(list(features(n, dim, seed)))
         found, value = compare(generated, real, repeats, n in plain)
         times += [{"features": n, **row} for row in found]
@@ -221,7 +221,7 @@ def probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
         moments.compute()
     elif kind == "bank":
         with tempfile.TemporaryDirectory(prefix="flowlit-statistics-") as folder:
-            bank, place = Bank(Path(folder)), 0
+            bank, place = FeatureCache(Path(folder)), 0
             for rows in features(num, dim, seed):
                 bank.add({"index": torch.arange(place, place + len(rows)), "features": rows})
                 place += len(rows)

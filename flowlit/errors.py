@@ -26,4 +26,5 @@ class Stopped(BaseException):
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum, self.code = signum, 128 + signum
+        self.signum = signum
+        self.code = 128 + signum

@@ -153,7 +153,7 @@ class Schedule(ABC):
     def __call__(self, step: int) -> float: ...
 
 
-class TimeLaw(ABC):
+class TimeDistribution(ABC):
     """The law of the training times."""
 
     @abstractmethod
@@ -161,7 +161,7 @@ class TimeLaw(ABC):
         """Draw n times, (n,) float32 in [0, 1]."""
 
 
-class LossWeight(ABC):
+class LossWeighting(ABC):
     """A weight per sample as a function of its time."""
 
     @abstractmethod
@@ -193,7 +193,7 @@ class Codec(ABC):
         """float32 -> uint8 (B, C, H, W)."""
 
 
-class Images(Dataset, ABC):
+class ImageDataset(Dataset, ABC):
     """Real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
 
     @abstractmethod
@@ -208,14 +208,14 @@ class Images(Dataset, ABC):
         """Name the content, for caches: two sets with the same fingerprint hold the same images."""
 
 
-class Extracted(NamedTuple):
+class FeatureBatch(NamedTuple):
     """What was extracted from images, in their order."""
 
     features: Tensor  # (N, d) float32
     logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
 
 
-class Features(ABC):
+class FeatureExtractor(ABC):
     """A feature extractor for Fréchet distances and their relatives.
 
     ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID.
@@ -234,9 +234,9 @@ class Features(ABC):
     def fingerprint(self) -> str:
         """Hash the weights: two extractors with the same fingerprint compute the same features."""
 
-    def extract(self, images: Tensor) -> Extracted:
+    def extract(self, images: Tensor) -> FeatureBatch:
         """Features, and logits if there are any, in one pass."""
-        return Extracted(self(images))
+        return FeatureBatch(self(images))
 
 
 class Estimate(NamedTuple):
@@ -246,7 +246,7 @@ class Estimate(NamedTuple):
     spread: float | None = None
 
 
-class Measure(ABC):
+class FeatureMetric(ABC):
     """What else features tell about generated images: kernel distance, precision, …; the features are
     extracted once for all.
 
@@ -258,7 +258,7 @@ class Measure(ABC):
     needs_logits: bool = False
 
     @abstractmethod
-    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         """Features of generated images and (N, d) of real ones -> numbers by name."""
 
     def check(self, generated: int, real: int | None) -> None:  # noqa: B027
@@ -269,7 +269,7 @@ class Measure(ABC):
         """
 
 
-class Profile(ABC):
+class EMAProfile(ABC):
     """How fast an average of weights forgets."""
 
     @abstractmethod

@@ -35,7 +35,7 @@ def validates(trainer: pl.Trainer) -> bool:
     return bool(trainer.enable_validation and trainer.limit_val_batches)
 
 
-def validate_first(loop: Loop) -> None:
+def mark_validation_pending(loop: Loop) -> None:
     """Mark in a checkpoint's ``fit_loop`` that its batch is over, and that the validation after it has not
     begun.
     """
@@ -49,13 +49,13 @@ def validate_first(loop: Loop) -> None:
     loop["validate_first"] = True
 
 
-def forget_begun(trainer: pl.Trainer) -> None:
-    """Take back the first batch that ``validate_first`` had pretended to have begun."""
+def clear_started_batch(trainer: pl.Trainer) -> None:
+    """Take back the first batch that ``mark_validation_pending`` had pretended to have begun."""
     total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
     total.ready = total.started = total.completed
 
 
-def forget_logged(trainer: pl.Trainer) -> None:
+def mark_logged_values_stale(trainer: pl.Trainer) -> None:
     """Let what an earlier step logged not be written once more: told to stop, Lightning writes all that it
     knows in that step.
     """
@@ -89,7 +89,7 @@ def scale_scheduler(state: dict[str, Any], factor: float) -> None:
         scale_scheduler(inner, factor)
 
 
-def renumber(loop: Loop, before: int, now: int) -> None:
+def rescale_batch_counters(loop: Loop, before: int, now: int) -> None:
     """Count batches as if ``now`` of them, not ``before``, had been accumulated for each optimizer step from
     the start.
     """
@@ -111,7 +111,7 @@ def batches_seen(trainer: pl.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
-def logging_now(trainer: pl.Trainer) -> bool:
+def is_logging_step(trainer: pl.Trainer) -> bool:
     """Whether what a callback logs at the end of this training batch reaches the loggers
     (``trainer.log_every_n_steps``).
     """

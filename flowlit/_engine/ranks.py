@@ -37,7 +37,8 @@ def on_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T | None:
             try:
                 found = work()
             except Exception as error:
-                caught, told = error, [str(error)]
+                caught = error
+                told = [str(error)]
         dist.broadcast_object_list(told, src=0, group=group)
     finally:
         dist.destroy_process_group(group)

@@ -33,7 +33,8 @@ class Sharded(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
         super().setup_environment()
 
     @property

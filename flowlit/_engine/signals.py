@@ -11,7 +11,7 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class Ears:
+class SignalHandler:
     """Remember the first signal; the second ends the process at once. Only in the process, and the thread,
     that made it.
     """

@@ -49,7 +49,7 @@ def parts(images: Tensor) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, number, rows)]
 
 
-class InBlocks:
+class BatchInvariant:
     """A velocity that is evaluated on whole blocks of rows only; at most 15 rows are computed in vain."""
 
     def __init__(self, velocity: VelocityField):

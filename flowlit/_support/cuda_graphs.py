@@ -30,7 +30,8 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
         FlowlitError: if the work waits for the device, or does something else that a graph cannot hold.
     """
     with torch.cuda.device(device):
-        stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(device)
+        graph = torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -52,7 +53,7 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
     return graph.replay, output
 
 
-class Recorded:
+class CapturedGraph:
     """The graph of one kind of batch: inputs are copied to where it reads them, and its output is copied
     away.
     """
@@ -79,7 +80,7 @@ class Recorded:
         return found
 
 
-class Replayed:
+class CUDAGraphRunner:
     """A velocity that is replayed from CUDA graphs where it can be, and called as usual where not.
 
     A graph is recorded when a kind of batch (shapes, types, order in memory, autocast) comes for the second
@@ -98,8 +99,11 @@ class Replayed:
     def __init__(
         self, velocity: Callable[..., Tensor], network: nn.Module, most: int = 4, record: Record | None = None
     ):
-        self.velocity, self.network, self.most, self.record = velocity, network, most, record
-        self.graphs: dict[Hashable, Recorded] = {}
+        self.velocity = velocity
+        self.network = network
+        self.most = most
+        self.record = record
+        self.graphs: dict[Hashable, CapturedGraph] = {}
         self._seen: Counter[Hashable] = Counter()
         self._places: list[int] = []
         self._holders = [
@@ -116,7 +120,7 @@ class Replayed:
                 return found(x, t, cond)
         return self.velocity(x, t, cond)
 
-    def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> Recorded | None:
+    def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> CapturedGraph | None:
         """The graph for such a batch, recorded now if it is time."""
         places = [
             tensor.data_ptr() for held in self._holders for tensor in held.values() if tensor is not None
@@ -134,11 +138,11 @@ class Replayed:
         alone = threading.current_thread() is threading.main_thread()
         if self._seen[kind] < 2 or len(self.graphs) >= self.most or not alone:
             return None
-        self.graphs[kind] = Recorded(self.velocity, x, t, cond, self.record or record)
+        self.graphs[kind] = CapturedGraph(self.velocity, x, t, cond, self.record or record)
         return self.graphs[kind]
 
 
-class FirstOfStep:
+class FirstCallGraphed:
     """A network of which the first call of a training step runs forward and backward by CUDA graphs of
     ``torch.compile``.
 
@@ -153,7 +157,9 @@ class FirstOfStep:
     """
 
     def __init__(self, network: nn.Module, mode: str, dynamic: bool | None):
-        self.network, self.usual, self.first = network, called(network), False
+        self.network = network
+        self.usual = called(network)
+        self.first = False
         self.graphed = torch.compile(network._call_impl, mode=mode, dynamic=dynamic)
 
     def begin(self) -> None:
@@ -218,13 +224,13 @@ def replayed(network: nn.Module, most: int = 4) -> None:
     """Let calls of a network, compiled or not, be replayed from CUDA graphs; copies and checkpoints know
     nothing of it.
     """
-    if not isinstance(called(network), Replayed):
-        network._compiled_call_impl = Replayed(called(network), network, most)  # type: ignore[assignment]
+    if not isinstance(called(network), CUDAGraphRunner):
+        network._compiled_call_impl = CUDAGraphRunner(called(network), network, most)  # type: ignore[assignment]
 
 
 def released(network: nn.Module) -> None:
     """Take back ``replayed``, and with it the memory of the graphs."""
-    if isinstance(found := called(network), Replayed):
+    if isinstance(found := called(network), CUDAGraphRunner):
         before = found.velocity
         network._compiled_call_impl = None if before == network._call_impl else before
 

@@ -29,7 +29,8 @@ def size(count: float) -> str:
     """
     units = ["B", "kB", "MB", "GB", "TB"]
     while count >= 999.5 and len(units) > 1:
-        count, units = count / 1000, units[1:]
+        count = count / 1000
+        units = units[1:]
     return f"{count:.0f} {units[0]}" if count >= 9.95 or units[0] == "B" else f"{count:.1f} {units[0]}"
 
 

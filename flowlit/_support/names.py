@@ -31,7 +31,12 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 """Modules of before, and where their names are looked up now; both below ``flowlit``."""
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "callbacks.Graphs": "CUDAGraphs",
+    "callbacks.Neighbours": "NearestNeighbours",
+    "callbacks.Recompute": "ActivationCheckpointing",
+    "callbacks.Signals": "SaveOnSignal",
+}
 """Classes of before by their public path below ``flowlit``, and their names now, in the same package."""
 
 
@@ -80,7 +85,8 @@ def public_path(thing: Any) -> str:
     >>> public_path(RK45)
     'flowlit.solvers.RK45'
     """
-    module, name = thing.__module__, thing.__qualname__
+    module = thing.__module__
+    name = thing.__qualname__
     parts = module.split(".")
     for end in range(1, len(parts)):
         prefix = ".".join(parts[:end])

@@ -32,7 +32,8 @@ def shuffled(places: np.ndarray, rows: int, key: int, rounds: int = 8) -> np.nda
     keys = [np.uint64(mix(key, i) << 32 | mix(key, i, 1)) for i in range(rounds)]
 
     def permute(x: np.ndarray) -> np.ndarray:
-        left, right = x >> half, x & mask
+        left = x >> half
+        right = x & mask
         for k in keys:
             left, right = right, left ^ (_hash(right ^ k) & mask)
         return left << half | right

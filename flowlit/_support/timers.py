@@ -11,18 +11,20 @@ from typing import Any
 import torch
 
 
-class Stopwatch:
+class DeviceTimer:
     """Seconds spent in a piece of work, on the device that does it; reading it waits for that device once."""
 
     def __init__(self) -> None:
-        self._seconds, self._times = 0.0, 0
+        self._seconds = 0.0
+        self._times = 0
         self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         """Measure what happens inside."""
         if device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
             begin.record()
             yield
             end.record()
@@ -38,7 +40,8 @@ class Stopwatch:
         """Mean seconds a time since it was last read; 0 if there was none."""
         self._add_up(wait=True)
         mean = self._seconds / max(1, self._times)
-        self._seconds, self._times = 0.0, 0
+        self._seconds = 0.0
+        self._times = 0
         return mean
 
     def _add_up(self, wait: bool) -> None:
@@ -50,7 +53,7 @@ class Stopwatch:
                 self._seconds += begin.elapsed_time(end) / 1000
 
 
-class Timeline:
+class StepTimer:
     """Seconds of each part of what a device does, one after the other: no time is lost between two parts, and
     none counted twice.
 
@@ -67,7 +70,9 @@ class Timeline:
 
     def begin(self, part: str, device: torch.device) -> None:
         """Start anew, with this part."""
-        self._seconds, self._marks, self._on_gpu = {}, deque(), device.type == "cuda"
+        self._seconds = {}
+        self._marks = deque()
+        self._on_gpu = device.type == "cuda"
         self.part = part
         self.mark(part)
 
@@ -100,7 +105,8 @@ class Timeline:
         if self._marks and isinstance(last := self._marks[-1][1], torch.cuda.Event):
             last.synchronize()
         self._add_up()
-        seconds, self._seconds = self._seconds, {}
+        seconds = self._seconds
+        self._seconds = {}
         return seconds
 
     def _add_up(self) -> None:

@@ -1,17 +1,22 @@
 """What happens around training and validation. Callbacks and modules meet at attribute names only."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from .._support.names import renamed
 from .evaluation.dashboard import Dashboard
 from .evaluation.fid import FID
 from .evaluation.images import ImageWriter
 from .evaluation.interpolations import Interpolations
-from .evaluation.neighbours import Neighbours
+from .evaluation.neighbours import NearestNeighbours
 from .evaluation.report import Report
 from .evaluation.samples import Samples
 from .evaluation.straightness import Straightness
 from .evaluation.trajectories import Trajectories
 from .speed.compile import Compile
-from .speed.graphs import Graphs
-from .speed.memory import ChannelsLast, Recompute
+from .speed.graphs import CUDAGraphs
+from .speed.memory import ActivationCheckpointing, ChannelsLast
 from .speed.precision import MatmulPrecision
 from .training.anneal import Anneal
 from .training.checkpoint import LastCheckpoint
@@ -20,31 +25,36 @@ from .training.gradients import Gradients
 from .training.loss_over_time import LossOverTime
 from .training.progress import Progress
 from .training.rollback import Rollback
-from .training.signals import Signals
+from .training.signals import SaveOnSignal
 from .training.throughput import Throughput
 
 __all__ = [
     "EMA",
     "FID",
+    "ActivationCheckpointing",
     "Anneal",
+    "CUDAGraphs",
     "ChannelsLast",
     "Compile",
     "Dashboard",
     "Gradients",
-    "Graphs",
     "ImageWriter",
     "Interpolations",
     "LastCheckpoint",
     "LossOverTime",
     "MatmulPrecision",
-    "Neighbours",
+    "NearestNeighbours",
     "Progress",
-    "Recompute",
     "Report",
     "Rollback",
     "Samples",
-    "Signals",
+    "SaveOnSignal",
     "Straightness",
     "Throughput",
     "Trajectories",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Find callbacks by the names that they had before."""
+    return renamed(__name__, name)

@@ -120,7 +120,8 @@ def _described(file: Path) -> Snapshot:
 
     contents = _read(file)
     told = contents.average(contents.facts.get("weights", ""))
-    std, updates = told.get("std"), told.get("updates")
+    std = told.get("std")
+    updates = told.get("updates")
     if (
         current(str(told.get("profile"))) != POWER_LAW
         or not isinstance(std, float)
@@ -149,7 +150,8 @@ def _state(contents: Contents) -> dict[str, Tensor]:
 
 
 def _check_alike(given: Sequence[Snapshot]) -> None:
-    first, seen = given[0], dict[Any, Path]()
+    first = given[0]
+    seen = dict[Any, Path]()
     for snapshot in given:
         if snapshot.shapes != first.shapes or snapshot.facts.get("network") != first.facts.get("network"):
             raise FlowlitError(

@@ -57,7 +57,7 @@ def convert(
     """
     from .._support.files import file_hash
     from ..networks.checkpoints.read import read_contents
-    from ..networks.checkpoints.spec import in_words
+    from ..networks.checkpoints.spec import summarise
     from ..networks.checkpoints.write import write_safetensors, write_slimflow
 
     _check_target(into, layout)
@@ -85,7 +85,7 @@ def convert(
         into.unlink(missing_ok=True)  # what was not read back must not stay
         raise
     return [
-        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {in_words(chosen.spec)}",
+        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {summarise(chosen.spec)}",
         str(chosen.report),
         *(
             [f"note: {file} holds one set of weights, which is written twice"]

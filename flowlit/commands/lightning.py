@@ -22,7 +22,7 @@ from .._engine.lightning import checkpoint_folder
 from ..callbacks.evaluation.base import command_of
 from ..callbacks.training.checkpoint import LAST, LastCheckpoint
 from ..callbacks.training.progress import Progress
-from ..callbacks.training.signals import Signals
+from ..callbacks.training.signals import SaveOnSignal
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
@@ -178,7 +178,7 @@ class FlowCLI(LightningCLI):
         kept = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
         if saves and not kept and self.subcommand in ("fit", "doctor"):
             extra = [*extra, LastCheckpoint()]
-        return super()._instantiate_trainer(config, [*extra, Signals()])
+        return super()._instantiate_trainer(config, [*extra, SaveOnSignal()])
 
     @classmethod
     def run(cls, argv: list[str]) -> FlowCLI:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torchmetrics import MeanMetric
 
-from .._support.batch_invariance import InBlocks
+from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import boards, check_noise, folder_for
@@ -29,7 +29,8 @@ class Sweep(Evaluation):
     """
 
     def __init__(self, exact: Solver, num: int = 256):
-        self.exact, self.num = exact, num
+        self.exact = exact
+        self.num = num
         self._squares: dict[str, MeanMetric] = {}
         self._nfe: dict[str, MeanMetric] = {}
 
@@ -51,7 +52,7 @@ class Sweep(Evaluation):
         cond = {
             key: value[mine] for key, value in noise.cond.items()
         }  # not autocast: an exact solver would fight the rounding
-        target = self.exact(InBlocks(module.velocity()), noise.x0[mine], cond).x1
+        target = self.exact(BatchInvariant(module.velocity()), noise.x0[mine], cond).x1
         for name, solution in outputs["solutions"].items():
             self._squares[name].update(
                 (solution.x1[mine] - target).flatten(1).double().square().mean(1).float()

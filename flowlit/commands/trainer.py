@@ -16,8 +16,8 @@ from ..modules import FlowDataModule, FlowModule
 from ..networks.checkpoints.read import read_checkpoint
 from ..solvers import RK45
 from ..types import Solver
-from .couple.options import Order
-from .couple.predict import PairMaker, PartData, without_gradients
+from .couple.options import CoupleOptions
+from .couple.predict import PairPredictor, PartData, without_gradients
 from .couple.writer import PairWriter
 from .doctor.examine import examine
 from .sweep import Sweep
@@ -57,7 +57,8 @@ class FlowTrainer(pl.Trainer):
                 rollback = next((c for c in self.callbacks if isinstance(c, Rollback)), None)  # type: ignore[attr-defined]
                 if rollback is None:
                     raise
-                ckpt_path, weights_only = rollback.back(self, trouble), True
+                ckpt_path = rollback.back(self, trouble)
+                weights_only = True
 
     def sweep(
         self,
@@ -81,7 +82,9 @@ class FlowTrainer(pl.Trainer):
             exact: the solver that the others are compared with; RK45 with tolerance 1e-6 if not given.
             num: samples whose error is taken.
         """
-        own, model.solvers, self.command = model.solvers, solvers or model.solvers, "sweep"
+        own = model.solvers
+        model.solvers = solvers or model.solvers
+        self.command = "sweep"
         watcher = Sweep(exact or RK45(1e-6, 1e-6), num)
         self.callbacks.append(watcher)  # type: ignore[attr-defined]
         try:
@@ -89,7 +92,8 @@ class FlowTrainer(pl.Trainer):
                 model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False
             )
         finally:
-            model.solvers, self.command = own, None
+            model.solvers = own
+            self.command = None
             self.callbacks.remove(watcher)  # type: ignore[attr-defined]
 
     def doctor(
@@ -135,7 +139,7 @@ class FlowTrainer(pl.Trainer):
         ends = {"x0": x0, "x1": x1, "shard_size": shard_size, "batch_size": batch_size}
         wanted = {"store": store, "num": num, "seed": seed, "origin": origin, "labels": labels, **ends}
         given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-        report = examine(self, model, datamodule, ckpt_path, Order(**given) if given else None)
+        report = examine(self, model, datamodule, ckpt_path, CoupleOptions(**given) if given else None)
         print(report.text, flush=True)
         if problems := report.problems:
             count = f"{len(problems)} problem{'s' * (len(problems) > 1)}; first"
@@ -206,14 +210,17 @@ class FlowTrainer(pl.Trainer):
         facts["solver"]["precision"] = str(self.precision)
         remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": batch_size}
         if origin == "random":
-            facts, remarks = {"teacher": None, "solver": None}, {}
+            facts = {"teacher": None, "solver": None}
+            remarks = {}
         folder = Store(store)
         writer = PairWriter(folder, begin, num, shard_size, x0, x1, facts, remarks)
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:
             with without_gradients(model):
                 self.predict(
-                    PairMaker(model), datamodule=PartData(begin, folder, batch_size), return_predictions=False
+                    PairPredictor(model),
+                    datamodule=PartData(begin, folder, batch_size),
+                    return_predictions=False,
                 )
         finally:
             self.callbacks.remove(writer)  # type: ignore[attr-defined]

@@ -38,8 +38,11 @@ class Cached(Coupling):
         resident: bool = False,
         checksums: bool = True,
     ):
-        self.store, self.flip, self.limit = store, flip, limit
-        self.resident, self.checksums = resident, checksums
+        self.store = store
+        self.flip = flip
+        self.limit = limit
+        self.resident = resident
+        self.checksums = checksums
         self._held: Pair | None = None
 
     def dataset(self) -> Dataset:
@@ -69,12 +72,10 @@ class RowNumbers(Dataset):
     """Row numbers instead of rows, for pairs that are on the device already."""
 
     def __init__(self, pairs: StoredPairs):
-        self.pairs, self.shape, self.num_classes, self.name = (
-            pairs,
-            pairs.shape,
-            pairs.num_classes,
-            pairs.name,
-        )
+        self.pairs = pairs
+        self.shape = pairs.shape
+        self.num_classes = pairs.num_classes
+        self.name = pairs.name
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..data import Pixels
-from ..types import Codec, Coupling, Images, Pair
+from ..types import Codec, Coupling, ImageDataset, Pair
 from .flip import random_flip
 
 
@@ -22,8 +22,10 @@ class Independent(Coupling):
         codec: uint8 to x1; None is ``Pixels``.
     """
 
-    def __init__(self, images: Images, flip: bool = False, codec: Codec | None = None):
-        self.images, self.flip, self.codec = images, flip, codec or Pixels()
+    def __init__(self, images: ImageDataset, flip: bool = False, codec: Codec | None = None):
+        self.images = images
+        self.flip = flip
+        self.codec = codec or Pixels()
 
     def dataset(self) -> Dataset:
         len(self.images)  # opens it, so that a missing file is found here

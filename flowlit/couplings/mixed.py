@@ -60,10 +60,12 @@ class MixedPairs(Dataset):
     """
 
     def __init__(self, parts: Sequence[StoredPairs], shares: Sequence[float], mirrored: Sequence[bool]):
-        self.parts, self.mirrored = parts, np.array(mirrored)
+        self.parts = parts
+        self.mirrored = np.array(mirrored)
         self.rows = np.array([len(part) for part in parts])
         self.ends = np.cumsum(self.rows * repeats(self.rows.tolist(), shares))
-        self.shape, self.num_classes = parts[0].shape, parts[0].num_classes
+        self.shape = parts[0].shape
+        self.num_classes = parts[0].num_classes
         self.name = " and ".join(part.name for part in parts)
 
     def __len__(self) -> int:
@@ -100,7 +102,8 @@ class Mixed(Coupling):
     """
 
     def __init__(self, parts: list[Cached], shares: list[float]):
-        self.parts, self.shares = parts, shares
+        self.parts = parts
+        self.shares = shares
         if len(parts) != len(shares) or not parts or not all(0 < share < np.inf for share in shares):
             raise FlowlitError(
                 f"Mixed: {len(parts)} parts, but shares {shares}; expected a positive number for each part"

@@ -80,13 +80,11 @@ class SeededNoise(Dataset):
             raise FlowlitError(
                 f"SeededNoise: labels are {min(labels)} … {max(labels)}; expected 0 … {num_classes - 1}"
             )
-        self.shape, self.num, self.seed, self.num_classes, self.labels = (
-            tuple(shape),
-            num,
-            seed,
-            num_classes,
-            labels,
-        )
+        self.shape = tuple(shape)
+        self.num = num
+        self.seed = seed
+        self.num_classes = num_classes
+        self.labels = labels
 
     def __len__(self) -> int:
         return self.num

@@ -1,5 +1,5 @@
 """Where pairs begin: noise, data, or both at random. The missing end is found by a flow, see
-``PairMaker``.
+``PairPredictor``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ..data import Pixels
 from ..errors import FlowlitError
-from ..types import Cond, Images, Pair
+from ..types import Cond, ImageDataset, Pair
 from .noise import GENERATOR, SeededNoise
 from .store.manifest import Shard
 
@@ -63,7 +63,9 @@ class FromNoise(Origin):
     name: From = "noise"
 
     def __init__(self, noise: SeededNoise):
-        self.noise, self.shape, self.seed = noise, noise.shape, noise.seed
+        self.noise = noise
+        self.shape = noise.shape
+        self.seed = noise.seed
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
         noise = self.noise.batch(indices)
@@ -88,8 +90,10 @@ class FromData(Origin):
     name: From = "data"
     seed = 0  # nothing is drawn: image i is image i
 
-    def __init__(self, images: Images, num_classes: int = 0):
-        self.images, self.num_classes, self.codec = images, num_classes, Pixels()
+    def __init__(self, images: ImageDataset, num_classes: int = 0):
+        self.images = images
+        self.num_classes = num_classes
+        self.codec = Pixels()
         self.shape = tuple(images[0]["x1"].shape)
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
@@ -118,9 +122,10 @@ class Random(FromData):
 
     name: From = "random"
 
-    def __init__(self, images: Images, num_classes: int = 0, seed: int = 0):
+    def __init__(self, images: ImageDataset, num_classes: int = 0, seed: int = 0):
         super().__init__(images, num_classes)
-        self.noise, self.seed = SeededNoise(self.shape, 1, seed), seed
+        self.noise = SeededNoise(self.shape, 1, seed)
+        self.seed = seed
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
         index, _, x1, cond = super().rows(indices)
@@ -135,7 +140,7 @@ def make_origin(
     noise: SeededNoise,
     num: int,
     seed: int,
-    images: Images | None = None,
+    images: ImageDataset | None = None,
     labels: str | None = None,
 ) -> Origin:
     """Build the origin that ``flowlit couple --origin`` names.

@@ -29,7 +29,10 @@ class Simulated(Coupling):
     simulates = True
 
     def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise, flip: bool = False):
-        self.teacher, self.solver, self.noise, self.flip = Frozen(teacher), solver, noise, flip
+        self.teacher = Frozen(teacher)
+        self.solver = solver
+        self.noise = noise
+        self.flip = flip
 
     def dataset(self) -> Dataset:
         return self.noise

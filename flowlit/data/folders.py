@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import FlowlitError
-from ..types import Images
+from ..types import ImageDataset
 from .base import _SUFFIXES, _digest, _item, _limited
 
 
@@ -42,7 +42,7 @@ def _read_image(file: Any, name: str, resolution: int | None, channels: int) -> 
     return torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous()
 
 
-class ImageFolder(Images):
+class ImageFolder(ImageDataset):
     """A folder of images: flat, or one sub-folder a class (labels are the sub-folders in alphabetical order).
 
     Args:
@@ -62,13 +62,11 @@ class ImageFolder(Images):
         limit: int | None = None,
         labels: bool = False,
     ):
-        self.root, self.resolution, self.channels, self.limit, self.labels = (
-            root,
-            resolution,
-            channels,
-            limit,
-            labels,
-        )
+        self.root = root
+        self.resolution = resolution
+        self.channels = channels
+        self.limit = limit
+        self.labels = labels
         self._files: list[Path] | None = None
 
     @property
@@ -117,7 +115,7 @@ class ImageFolder(Images):
         return _digest("ImageFolder", stats, self.resolution, self.channels)
 
 
-class ImageZip(Images):
+class ImageZip(ImageDataset):
     """Zip files of PNG images with ``dataset.json``, {"labels": [[name, class], …]}, as StyleGAN and EDM use
     them.
 
@@ -138,7 +136,10 @@ class ImageZip(Images):
         labels: bool = False,
     ):
         self.paths = [paths] if isinstance(paths, str) else list(paths)
-        self.resolution, self.channels, self.limit, self.labels = resolution, channels, limit, labels
+        self.resolution = resolution
+        self.channels = channels
+        self.limit = limit
+        self.labels = labels
         self._index: list[tuple[int, str, int | None]] | None = None
         self._zips: dict[tuple[int, int], zipfile.ZipFile] = {}  # by process and shard
 
@@ -167,7 +168,8 @@ class ImageZip(Images):
         return self._zips[key]
 
     def _list(self, shard: int) -> list[tuple[int, str, int | None]]:
-        archive, path = self._open(shard), self.paths[shard]
+        archive = self._open(shard)
+        path = self.paths[shard]
         names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in _SUFFIXES)
         if not self.labels:
             return [(shard, name, None) for name in names]

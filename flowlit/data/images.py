@@ -10,15 +10,16 @@ from torch import Tensor
 from torchvision import datasets
 
 from ..errors import FlowlitError
-from ..types import Images
+from ..types import ImageDataset
 from .base import _digest, _limited
 
 
-class _InMemory(Images):
+class _InMemory(ImageDataset):
     """Shared by small sets: reads everything at the first access, then indexes tensors."""
 
     def __init__(self, limit: int | None, labels: bool):
-        self.limit, self.labels = limit, labels
+        self.limit = limit
+        self.labels = labels
         self._data: tuple[Tensor, Tensor] | None = None
 
     def _read(self) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,9 @@ class CIFAR10(_InMemory):
         labels: bool = True,
     ):
         super().__init__(limit, labels)
-        self.root, self.train, self.download = root, train, download
+        self.root = root
+        self.train = train
+        self.download = download
 
     def _read(self) -> tuple[Tensor, Tensor]:
         try:

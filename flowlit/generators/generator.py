@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .._support.batch_invariance import InBlocks
+from .._support.batch_invariance import BatchInvariant
 from .._support.cuda_graphs import check_device, replayed
 from ..couplings import SeededNoise
 from ..data import Pixels
@@ -58,7 +58,7 @@ class Generator:
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
         """Noise (B, C, H, W) -> uint8 images (B, C, H, W)."""
-        velocity = InBlocks(self.network) if self.blocks else self.network
+        velocity = BatchInvariant(self.network) if self.blocks else self.network
         if self.precision == "float32":
             return self.codec.decode(self.solver(velocity, x0, cond).x1)
         with torch.autocast(x0.device.type, torch.bfloat16, cache_enabled=False):
@@ -139,7 +139,8 @@ def load(
         FlowlitError: as ``pretrained``.
     """
     contents = read_contents(checkpoint)
-    facts, net = contents.facts, take(contents, checkpoint, weights, network).requires_grad_(False)
+    facts = contents.facts
+    net = take(contents, checkpoint, weights, network).requires_grad_(False)
     if solver is None:
         if facts.get("solver") is None:
             raise FlowlitError(

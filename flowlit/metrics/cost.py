@@ -33,7 +33,8 @@ def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str =
     Raises:
         FlowlitError: if it does not tell its shape.
     """
-    name, shape = type(network).__name__, getattr(network, "shape", None)
+    name = type(network).__name__
+    shape = getattr(network, "shape", None)
     if shape is None:
         raise FlowlitError(
             f"{name} does not tell the shape of its images; give it an attribute shape = (C, H, W)"
@@ -87,7 +88,8 @@ def count_macs(network: nn.Module) -> Macs:
     }
     own = _without_inner(flops)
     multiplying = [name for name, module in modules.items() if own.get(name) and not _has_weights(module)]
-    products, attention = sum(own[name] for name in multiplying), sum(flops[name] for name in multiplying)
+    products = sum(own[name] for name in multiplying)
+    attention = sum(flops[name] for name in multiplying)
     parts = flops["Global"] - attention, attention - products, products
     return Macs(*(part // 2 for part in parts))
 

@@ -20,7 +20,7 @@ from .._support.files import write_atomically
 from ..errors import FlowlitError
 
 
-class Bank:
+class FeatureCache:
     """A folder of files, each with an ``index`` (n,) and further tensors (n, …) by name.
 
     Args:
@@ -30,7 +30,9 @@ class Bank:
     """
 
     def __init__(self, folder: Path, rows: int = 1000, device: str = ""):
-        self.folder, self.device, self.rows = folder, device, rows
+        self.folder = folder
+        self.device = device
+        self.rows = rows
         self._waiting: list[dict[str, Tensor]] = []
         self._since = time.monotonic()
 
@@ -66,7 +68,8 @@ class Bank:
 
     def made(self) -> tuple[list[str], float]:
         """Tell on which machines the rows were made, and in how many seconds of all devices together."""
-        devices, seconds = set(), 0.0
+        devices = set()
+        seconds = 0.0
         for path in self._paths():
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
@@ -91,7 +94,8 @@ class Bank:
             # nobody else's, at work here, too
             name = f"{int(whole['index'].min()):08d}-{secrets.token_hex(4)}.safetensors"
             write_atomically(self.folder / name, save(whole, told))
-            self._waiting, self._since = [], time.monotonic()
+            self._waiting = []
+            self._since = time.monotonic()
 
     def read(self, name: str, num: int) -> tuple[Tensor, Tensor]:
         """Read a small tensor: (indices below ``num``, rows), in the order of indices."""
@@ -117,7 +121,8 @@ class Bank:
         files = self.files()
         order, _ = _first_of_each(torch.cat(list(files.values())))
         order = order[order < num]
-        path, out = self.folder / f".{name}.tmp", None
+        path = self.folder / f".{name}.tmp"
+        out = None
         try:
             for file, index in files.items():
                 rows = _tensor(file, name).numpy()

@@ -17,7 +17,7 @@ from ..errors import FlowlitError
 from ..frozen import Frozen
 from ..networks import pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
-from ..types import Extracted, Features
+from ..types import FeatureBatch, FeatureExtractor
 
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of the weights of 2015, as torch-fidelity publishes them; with any others a distance is no FID."""
@@ -26,7 +26,7 @@ INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
-class Inception(Features):
+class Inception(FeatureExtractor):
     """Inception's 2048 features in torch-fidelity's port of the original; the only ones whose distance is an
     FID.
 
@@ -45,7 +45,8 @@ class Inception(Features):
     def __init__(self, weights: str | None = None, sha256: str = INCEPTION):
         if len(sha256) < 8:
             raise FlowlitError(f"Inception: sha256 is {sha256!r}; give at least its first 8 digits")
-        self.weights, self.sha256 = weights, sha256.lower()
+        self.weights = weights
+        self.sha256 = sha256.lower()
         self.name = "inception" if INCEPTION.startswith(self.sha256) else f"inception_{self.sha256[:8]}"
         self._network: Frozen | None = None
 
@@ -105,11 +106,11 @@ class Inception(Features):
     def __call__(self, images: Tensor) -> Tensor:
         return self.extract(images).features
 
-    def extract(self, images: Tensor) -> Extracted:
+    def extract(self, images: Tensor) -> FeatureBatch:
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         features, logits = self._load()(images)
-        return Extracted(features.float(), logits.float())
+        return FeatureBatch(features.float(), logits.float())
 
     def fingerprint(self) -> str:
         return fingerprint(self._load().network)
@@ -128,7 +129,7 @@ def _first_rank() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-class ClassifierFeatures(Features):
+class ClassifierFeatures(FeatureExtractor):
     """The features of a classifier that flowlit trained (``flowlit fit -c experiments/features_….yaml``).
 
     Distances in them compare models on the same data; they are not FIDs and mean nothing beside another
@@ -148,7 +149,8 @@ class ClassifierFeatures(Features):
             raise FlowlitError(
                 f"ClassifierFeatures: the name {name!r} becomes part of tags; use letters, digits and _"
             )
-        self.checkpoint, self.name = checkpoint, name
+        self.checkpoint = checkpoint
+        self.name = name
         self._network: Frozen | None = None
 
     def _load(self) -> Frozen:
@@ -159,8 +161,8 @@ class ClassifierFeatures(Features):
     def __call__(self, images: Tensor) -> Tensor:
         return self.extract(images).features
 
-    def extract(self, images: Tensor) -> Extracted:
-        return Extracted(*self._load()(Pixels().encode(images)))
+    def extract(self, images: Tensor) -> FeatureBatch:
+        return FeatureBatch(*self._load()(Pixels().encode(images)))
 
     def fingerprint(self) -> str:
         return fingerprint(self._load().network)
@@ -181,6 +183,6 @@ class _Extractor(nn.Module):
         return both(x) if both else (self.classifier.features(x), self.classifier(x))  # type: ignore[operator]
 
 
-def features_identity(features: Features, dim: int) -> dict[str, object]:
+def features_identity(features: FeatureExtractor, dim: int) -> dict[str, object]:
     """What a report and a reference say of an extractor."""
     return {"name": features.name, "sha256": features.fingerprint(), "dim": dim, "resize": features.resize}

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..types import Estimate, Extracted, Measure
+from ..types import Estimate, FeatureBatch, FeatureMetric
 
 
 @dataclass
-class KID(Measure):
+class KID(FeatureMetric):
     """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased: mean and deviation over
     random subsets.
 
@@ -39,7 +39,7 @@ class KID(Measure):
                 "lower subset_size (--vars.kid_subset in the shipped experiments), or generate more"
             )
 
-    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
         found = kid_features_to_metric(
@@ -53,7 +53,7 @@ class KID(Measure):
 
 
 @dataclass
-class InceptionScore(Measure):
+class InceptionScore(FeatureMetric):
     """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits. Salimans et al.
     2016 (1606.03498).
 
@@ -74,7 +74,7 @@ class InceptionScore(Measure):
                 f"InceptionScore: {self.splits} splits of {generated} images; lower splits, or generate more"
             )
 
-    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
         found = isc_features_to_metric(generated.logits, self.splits)
@@ -82,7 +82,7 @@ class InceptionScore(Measure):
 
 
 @dataclass
-class PrecisionRecall(Measure):
+class PrecisionRecall(FeatureMetric):
     """Share of generated images among the real ones (precision), and of real ones among the generated
     (recall).
 
@@ -105,7 +105,7 @@ class PrecisionRecall(Measure):
                 f"generated and {real} real"
             )
 
-    def __call__(self, generated: Extracted, real: Tensor | None) -> dict[str, Estimate]:
+    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
         found = prc_features_to_metric(

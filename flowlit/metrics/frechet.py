@@ -105,7 +105,8 @@ def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int =
     groups = min(groups, len(features) // 2) // 2 * 2
     bounds = [i * len(features) // groups for i in range(groups + 1)]
     sums = [_sums(features[start:stop]) for start, stop in itertools.pairwise(bounds)]
-    mean, cov = mean.double(), cov.double()
+    mean = mean.double()
+    cov = cov.double()
     root = _root(cov)
 
     def distance(kept: Iterable[int]) -> float:

@@ -42,7 +42,8 @@ def nearest(
         index = torch.arange(start, start + len(block), device=queries.device).expand(len(queries), -1)
         if own is not None:
             distance = distance.masked_fill(index == own[:, None], torch.inf)
-        found, where = torch.cat([found, distance], 1), torch.cat([where, index], 1)
+        found = torch.cat([found, distance], 1)
+        where = torch.cat([where, index], 1)
         found, best = found.topk(min(k, found.shape[1]), dim=1, largest=False)
         where = where.gather(1, best)
         start += len(block)

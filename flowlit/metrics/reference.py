@@ -29,11 +29,12 @@ from .._support.batch_invariance import in_blocks
 from .._support.files import short_hash, write_atomically
 from .._version import __version__
 from ..errors import FlowlitError
-from ..types import Features, Images
+from ..types import FeatureExtractor, ImageDataset
 from .features import features_identity
 from .frechet import Moments
 
-FORMAT, VERSION = "flowlit-reference", 1
+FORMAT = "flowlit-reference"
+VERSION = 1
 
 
 LEGACY = "legacy_tensorflow"
@@ -67,8 +68,8 @@ class Reference(NamedTuple):
 
 @torch.no_grad()
 def make_reference(
-    images: Images,
-    features: Features,
+    images: ImageDataset,
+    features: FeatureExtractor,
     into: str,
     keep_features: bool = False,
     device: str = "cpu",
@@ -91,7 +92,10 @@ def make_reference(
     """
     if not into.endswith(".npz"):
         raise FlowlitError(f"reference: {into} must end in .npz")
-    kept, moments, shape, rest = [], None, None, torch.empty(0)
+    kept = []
+    moments = None
+    shape = None
+    rest = torch.empty(0)
     bar = tqdm(total=len(images), desc=f"Reference in {features.name} features", unit=" images", leave=False)
     with bar:
         for batch in DataLoader(images, batch_size=batch_size):
@@ -133,7 +137,7 @@ def make_reference(
 
 
 def cached_reference(
-    images: Images, features: Features, folder: str, keep_features: bool, device: str
+    images: ImageDataset, features: FeatureExtractor, folder: str, keep_features: bool, device: str
 ) -> Reference:
     """Make a reference once: it is kept in ``folder`` under a hash of images and features."""
     key = short_hash(images.fingerprint, features.fingerprint())
@@ -207,7 +211,7 @@ def foreign_protocol(name: str) -> dict[str, Any]:
     return told
 
 
-def check_reference(reference: Reference, features: Features, shape: Sequence[int]) -> list[str]:
+def check_reference(reference: Reference, features: FeatureExtractor, shape: Sequence[int]) -> list[str]:
     """Compare how a reference was taken with how images of ``shape`` (C, H, W) are to be looked at now.
 
     Returns:
@@ -216,8 +220,11 @@ def check_reference(reference: Reference, features: Features, shape: Sequence[in
     Raises:
         FlowlitError: naming every contradiction.
     """
-    told, wrong = reference.protocol, []
-    known, name, weights = told.get("features", {}), features.name, features.fingerprint()
+    told = reference.protocol
+    wrong = []
+    known = told.get("features", {})
+    name = features.name
+    weights = features.fingerprint()
     if known.get("name", name) != name:
         wrong.append(f"its features are {known['name']}, the run's {name}")
     elif known.get("sha256", weights) != weights:

@@ -94,7 +94,9 @@ def matmul_rate(
     has now. It is what can be reached rather than what a data sheet promises. Products of float32 are made as
     they are set, in TF32 or not.
     """
-    size, own = 256, torch.Generator(device).manual_seed(0)  # others go on to draw what they would have
+    # others go on to draw what they would have
+    size = 256
+    own = torch.Generator(device).manual_seed(0)
     while True:
         a, b = (torch.randn(size, size, generator=own, device=device).to(dtype) for _ in range(2))
         product = partial(torch.mm, a, b, out=torch.empty_like(a))

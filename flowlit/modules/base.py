@@ -16,11 +16,11 @@ from .._support.nested import flatten
 from .._version import __version__
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
-from ..networks.checkpoints.spec import in_words, spec
+from ..networks.checkpoints.spec import spec, summarise
 from .overrides import override_optimizer, override_scheduler
 
 
-class SavedModule(pl.LightningModule):
+class CheckpointedModule(pl.LightningModule):
     """A module whose checkpoints say how its network is built, and refuse another architecture with a clear
     error.
     """
@@ -35,7 +35,9 @@ class SavedModule(pl.LightningModule):
             _given_hyperparameters.get() is not None
         ):  # built by the command line: remember the configuration, which is plain data
             self.save_hyperparameters()
-        self.network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
+        self.network = network
+        self.make_optimizer = optimizer
+        self.make_scheduler = lr_scheduler
         self._parts: list[Tensor] = []
 
     def configure_optimizers(self) -> Any:
@@ -83,7 +85,8 @@ class SavedModule(pl.LightningModule):
         self._parts.append(torch.stack([value.detach().float() for value in parts.values()]))
         if trainer.fit_loop._should_accumulate():
             return
-        means, self._parts = torch.stack(self._parts).mean(0), []
+        means = torch.stack(self._parts).mean(0)
+        self._parts = []
         if trainer.world_size > 1 and trainer._logger_connector.should_update_logs:
             means = trainer.strategy.reduce(means, reduce_op="mean")
         bar = trainer.progress_bar_callback
@@ -108,9 +111,10 @@ class SavedModule(pl.LightningModule):
                 f"the checkpoint is of another architecture than this {type(self).__name__}: {difference}. "
                 "Take the "
                 "config.yaml beside it, or start afresh without --ckpt_path"
-                + (f". It holds {in_words(network)}" if network else "")
+                + (f". It holds {summarise(network)}" if network else "")
             )
-        before, now = flatten(checkpoint.get("hyper_parameters", {})), flatten(dict(self.hparams))
+        before = flatten(checkpoint.get("hyper_parameters", {}))
+        now = flatten(dict(self.hparams))
         for key in sorted(before.keys() & now.keys()):
             if before[key] != now[key]:
                 rank_zero_info(f"flowlit: {key}: the checkpoint had {before[key]}, now {now[key]} (used)")

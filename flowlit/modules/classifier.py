@@ -11,10 +11,10 @@ from .. import rng
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..types import Cond, Pair
-from .base import SavedModule
+from .base import CheckpointedModule
 
 
-class Classifier(SavedModule):
+class Classifier(CheckpointedModule):
     """Classify x1 of a pair by its label; validation reports accuracy on held-out images.
 
     Args:

@@ -13,15 +13,15 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from .. import rng
-from .._engine.lightning import batches_seen, forget_logged
+from .._engine.lightning import batches_seen, mark_logged_values_stale
 from .._support.permutation import mix
-from .._support.timers import Stopwatch
+from .._support.timers import DeviceTimer
 from ..couplings import SeededNoise
 from ..errors import FlowlitError
-from ..types import Coupling, Images, Pair
+from ..types import Coupling, ImageDataset, Pair
 from .batches import accumulation
-from .prefetch import Lookahead, Prepared
-from .samplers import IndexStream, Stripe
+from .prefetch import PrefetchedBatch, Prefetcher
+from .samplers import ShuffledSampler, StridedSampler
 
 
 def collate(rows: Any) -> Any:
@@ -61,7 +61,7 @@ class FlowDataModule(pl.LightningDataModule):
         noise: SeededNoise | None = None,
         noise_batch_size: int = 256,
         test_num: int = 50_000,
-        validation: Images | None = None,
+        validation: ImageDataset | None = None,
         num_workers: int = 0,
         seed: int = 0,
         device_batch_size: int | None = None,
@@ -69,16 +69,18 @@ class FlowDataModule(pl.LightningDataModule):
         overlap: bool | None = None,
     ):
         super().__init__()
-        self.coupling, self.batch_size, self.device_batch_size = coupling, batch_size, device_batch_size
-        self.new_batch_size, self.overlap = new_batch_size, overlap
-        self.watch = Stopwatch()  # of the coupling's half on the device
-        self.noise, self.noise_batch_size, self.test_num, self.validation = (
-            noise,
-            noise_batch_size,
-            test_num,
-            validation,
-        )
-        self.num_workers, self.seed = num_workers, seed
+        self.coupling = coupling
+        self.batch_size = batch_size
+        self.device_batch_size = device_batch_size
+        self.new_batch_size = new_batch_size
+        self.overlap = overlap
+        self.watch = DeviceTimer()  # of the coupling's half on the device
+        self.noise = noise
+        self.noise_batch_size = noise_batch_size
+        self.test_num = test_num
+        self.validation = validation
+        self.num_workers = num_workers
+        self.seed = seed
         self.pairs: Dataset | None = None
         self.stored: dict[
             str, Callable[[], np.ndarray]
@@ -104,7 +106,8 @@ class FlowDataModule(pl.LightningDataModule):
         """Accumulate as many batches as ``device_batch_size`` asks for; steps between two validations stay
         optimizer steps.
         """
-        trainer, limit = cast(pl.Trainer, self.trainer), self.device_batch_size
+        trainer = cast(pl.Trainer, self.trainer)
+        limit = self.device_batch_size
         if limit is None:
             return
         accumulated = accumulation(self.batch_size, trainer.world_size, limit)
@@ -137,19 +140,19 @@ class FlowDataModule(pl.LightningDataModule):
 
     def rows_seen(self) -> int:
         """Samples that training has taken so far, over all devices."""
-        trainer, (batches, rows) = cast(pl.Trainer, self.trainer), self._stopped
+        trainer = cast(pl.Trainer, self.trainer)
+        (batches, rows) = self._stopped
         return rows + (batches_seen(trainer) - batches) * self.batch_size // trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader:
-        trainer, pairs, size = (
-            cast(pl.Trainer, self.trainer),
-            cast(Dataset, self.pairs),
-            self.rows_at_a_time(),
-        )
-        rows, world = len(cast(Sized, pairs)), trainer.world_size
+        trainer = cast(pl.Trainer, self.trainer)
+        pairs = cast(Dataset, self.pairs)
+        size = self.rows_at_a_time()
+        rows = len(cast(Sized, pairs))
+        world = trainer.world_size
         steps = trainer.max_steps if trainer.max_steps > 0 else rows // self.batch_size
         length = steps * trainer.accumulate_grad_batches * size
-        stream = IndexStream(
+        stream = ShuffledSampler(
             rows, length, self.seed, trainer.global_rank, world, start=lambda: self.rows_seen() // world
         )
         loader = self._loader(pairs, size, stream, drop_last=True)
@@ -162,7 +165,7 @@ class FlowDataModule(pl.LightningDataModule):
             rng.begin(share)
             return self._complete(move_data_to_device(batch, device), device), share
 
-        return Lookahead(loader, prepare, device, lambda: batches_seen(trainer))  # type: ignore[return-value]
+        return Prefetcher(loader, prepare, device, lambda: batches_seen(trainer))  # type: ignore[return-value]
 
     def overlaps(self) -> bool:
         """Whether the next batch is completed while this one trains."""
@@ -217,7 +220,7 @@ class FlowDataModule(pl.LightningDataModule):
                 "devices"
             )
         return self._loader(
-            data, self.noise_batch_size, Stripe(rows, trainer.global_rank, trainer.world_size)
+            data, self.noise_batch_size, StridedSampler(rows, trainer.global_rank, trainer.world_size)
         )
 
     def _loader(
@@ -237,7 +240,7 @@ class FlowDataModule(pl.LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         trainer = cast(pl.Trainer, self.trainer)
         if trainer.training and trainer.state.fn == "fit":
-            forget_logged(trainer)
+            mark_logged_values_stale(trainer)
             self._begin_draws(trainer)
         return batch
 
@@ -259,7 +262,8 @@ class FlowDataModule(pl.LightningDataModule):
 
     def _share(self, step: int, turn: int) -> rng.Share:
         """The rows that this device has in an accumulated batch of a step."""
-        trainer, rows = cast(pl.Trainer, self.trainer), self.rows_at_a_time()
+        trainer = cast(pl.Trainer, self.trainer)
+        rows = self.rows_at_a_time()
         first = turn * rows * trainer.world_size + trainer.global_rank
         return rng.Share(
             mix(self.seed, 0, *self._again(), step), self.batch_size, rows, first, trainer.world_size
@@ -276,7 +280,7 @@ class FlowDataModule(pl.LightningDataModule):
         trainer = cast(pl.Trainer, self.trainer)
         if not trainer.training or self.coupling is None:
             return batch
-        if isinstance(batch, Prepared):
+        if isinstance(batch, PrefetchedBatch):
             pair, share = batch.result()
             rng.begin(share)  # it goes on where the coupling's draws ended
             return pair

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from .._support.batch_invariance import InBlocks
+from .._support.batch_invariance import BatchInvariant
 from .._support.files import file_hash
 from ..data import Pixels
 from ..errors import Diverged, FlowlitError, NotFinite
@@ -20,7 +20,7 @@ from ..networks.checkpoints.fingerprint import fingerprint, identity
 from ..networks.checkpoints.spec import spec
 from ..solvers import RK45, Euler
 from ..types import Codec, Noise, Objective, Pair, Solution, Solver
-from .base import SavedModule, _configured
+from .base import CheckpointedModule, _configured
 
 
 class Generated(TypedDict):
@@ -44,7 +44,7 @@ def check_names(solvers: dict[str, Solver]) -> None:
             )
 
 
-class FlowModule(SavedModule):
+class FlowModule(CheckpointedModule):
     """Train a velocity network, and generate with it in validation.
 
     Beside ``network`` stands ``ema``, its exponential moving average: updated by the ``EMA`` callback, saved
@@ -105,7 +105,8 @@ class FlowModule(SavedModule):
         Raises:
             FlowlitError: before any work, instead of at the first step or validation.
         """
-        name, own = type(self.network).__name__, getattr(self.network, "shape", shape)
+        name = type(self.network).__name__
+        own = getattr(self.network, "shape", shape)
         classes = getattr(self.network, "num_classes", num_classes)
         if tuple(own) != shape:
             raise FlowlitError(
@@ -178,7 +179,7 @@ class FlowModule(SavedModule):
 
     def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
         """Integrate the velocity from a batch of noise (in reverse: of data) with a named solver."""
-        return self.solvers[solver](InBlocks(self.velocity()), noise.x0, noise.cond, reverse=reverse)
+        return self.solvers[solver](BatchInvariant(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         if getattr(self.network, "num_classes", 0) and "label" not in pair.cond:
@@ -240,7 +241,9 @@ class FlowModule(SavedModule):
         """
         if ckpt_path is None:
             return getattr(self.velocity(), "loaded", None)
-        kind, known = self.generating(), Path(ckpt_path).is_file()  # not a folder, nor a URL
+        # not a folder, nor a URL
+        kind = self.generating()
+        known = Path(ckpt_path).is_file()
         told = {"file": str(ckpt_path), "sha256": file_hash(ckpt_path) if known else None, "weights": kind}
         return told if kind == "raw" else {**told, "ema": self.average_facts(kind)}
 
@@ -281,8 +284,8 @@ class FlowModule(SavedModule):
         )  # the latter may not have moved yet
         if checkpoint.get("global_step") and kept != self.averaged.keys():
             raise FlowlitError(
-                f"the averages of the checkpoint are {in_a_row(kept)}, those of the EMA callbacks "
-                f"{in_a_row(self.averaged)}; "
+                f"the averages of the checkpoint are {join_names(kept)}, those of the EMA callbacks "
+                f"{join_names(self.averaged)}; "
                 "go on with the config.yaml beside it, or start a new run from its weights "
                 "(flowlit.networks.pretrained)"
             )
@@ -298,9 +301,10 @@ class FlowModule(SavedModule):
         """
         if self.weights not in ("ema", "raw", *held):
             raise FlowlitError(
-                f"weights is {self.weights!r}, but the checkpoint holds {in_a_row(['raw', *held])}"
+                f"weights is {self.weights!r}, but the checkpoint holds {join_names(['raw', *held])}"
             )
-        state, chosen = checkpoint["state_dict"], self.weights if self.weights in held else "ema"
+        state = checkpoint["state_dict"]
+        chosen = self.weights if self.weights in held else "ema"
         others = {key: state.pop(key) for key in list(state) if key.startswith("averages.")}
         prefix = f"averages.{chosen}."
         state.update(
@@ -321,6 +325,6 @@ def averages_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {**own, **(facts.get("averages") or {})}
 
 
-def in_a_row(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names for a message."""
     return ", ".join(sorted(names)) or "none"

@@ -23,7 +23,8 @@ def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:
             "cannot go on "
             "from its state; start a new run from its weights instead (network: flowlit.networks.pretrained)"
         )
-    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    old = before.get("init_args") or {}
+    new = now.get("init_args") or {}
     changed = {name: value for name, value in new.items() if name in old and old[name] != value}
     factor = changed.pop("lr", 1.0) / old["lr"] if "lr" in changed and old["lr"] else 1.0
     for group in (
@@ -44,7 +45,8 @@ def override_scheduler(checkpoint: dict[str, Any], now: Any) -> None:
     before = checkpoint.get("hyper_parameters", {}).get("lr_scheduler")
     if not isinstance(now, dict) or not isinstance(before, dict):
         return
-    old, new = before.get("init_args") or {}, now.get("init_args") or {}
+    old = before.get("init_args") or {}
+    new = now.get("init_args") or {}
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     for scheduler in checkpoint.get("lr_schedulers", []):
         scheduler.update({name: value for name, value in changed.items() if name in scheduler})

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.sampler import Sampler
 
 
-class Prepared:
+class PrefetchedBatch:
     """A batch under way to becoming a pair."""
 
     def __init__(self, future: Future[tuple[Any, torch.cuda.Event | None]]):
@@ -29,7 +29,7 @@ class Prepared:
         return made
 
 
-class Lookahead:
+class Prefetcher:
     """Batches of a loader that are prepared one ahead: in a thread of its own, and on a GPU in a stream of
     its own.
 
@@ -48,7 +48,10 @@ class Lookahead:
         device: torch.device,
         first: Callable[[], int] = lambda: 0,
     ):
-        self.loader, self.prepare, self.device, self.first = loader, prepare, device, first
+        self.loader = loader
+        self.prepare = prepare
+        self.device = device
+        self.first = first
 
     @property
     def sampler(self) -> Sampler:
@@ -58,7 +61,7 @@ class Lookahead:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Prepared]:
+    def __iter__(self) -> Iterator[PrefetchedBatch]:
         batches = iter(self.loader)
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
@@ -68,9 +71,9 @@ class Lookahead:
                 return made, None if side is None else side.record_event()
 
         with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
-            waiting: list[Prepared] = []
+            waiting: list[PrefetchedBatch] = []
             for number, batch in enumerate(batches, self.first()):
-                waiting.append(Prepared(pool.submit(work, batch, number)))
+                waiting.append(PrefetchedBatch(pool.submit(work, batch, number)))
                 if len(waiting) == 2:
                     yield waiting.pop(0)
             yield from waiting

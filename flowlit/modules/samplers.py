@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from .._support.permutation import mix, shuffled
 
 
-class IndexStream(DistributedSampler):
+class ShuffledSampler(DistributedSampler):
     """Rows in a fresh permutation for each pass, as one stream whose place is known: rank r takes places r, r
     + world, ….
 
@@ -31,13 +31,17 @@ class IndexStream(DistributedSampler):
         start: Callable[[], int] = lambda: 0,
     ):
         super().__init__(cast(Dataset, range(rows)), num_replicas=world, rank=rank)
-        self.rows, self.length, self.stream_seed, self.start = rows, length, seed, start
+        self.rows = rows
+        self.length = length
+        self.stream_seed = seed
+        self.start = start
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        place, stride = self.start() * self.num_replicas + self.rank, self.num_replicas
+        place = self.start() * self.num_replicas + self.rank
+        stride = self.num_replicas
         while True:
             number, row = divmod(place, self.rows)
             block = np.arange(row, min(self.rows, row + stride * self.BLOCK), stride)
@@ -45,7 +49,7 @@ class IndexStream(DistributedSampler):
             place += len(block) * stride
 
 
-class Stripe(DistributedSampler):
+class StridedSampler(DistributedSampler):
     """Every world-th of some rows, in their order; none twice and none left out."""
 
     def __init__(self, rows: Sequence[int], rank: int = 0, world: int = 1):

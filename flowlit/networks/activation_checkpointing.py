@@ -50,7 +50,8 @@ def recomputable(network: nn.Module) -> list[nn.Module]:
         if callable(told := getattr(module, "recomputable", None)):
             return list(told())
     raise FlowlitError(
-        f"Recompute: {type(network).__name__} has no parts that could be computed again; UNet, ADM and DiT "
+        f"ActivationCheckpointing: {type(network).__name__} has no parts that could be computed again; "
+        "UNet, ADM and DiT "
         "have. Leave the "
         "callback out, or give the network a method recomputable(), and "
         "flowlit.networks.recompute.recomputed to the parts"

@@ -12,7 +12,7 @@ from ..errors import FlowlitError
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, TimeEmbedding, resampled
 from .norm import norm
-from .unet_base import Skeleton, Stage, check_size
+from .unet_base import Stage, UNetBase, check_size
 
 HEAD = 64
 """Channels of an attention head."""
@@ -38,9 +38,11 @@ class ADMBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: int = 0):
         super().__init__()
         self.resample = resample
-        self.norm0, self.conv0 = norm(inputs, 1e-5), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm0 = norm(inputs, 1e-5)
+        self.conv0 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.affine = nn.Linear(embedding, 2 * outputs)
-        self.norm1, self.conv1 = norm(outputs, 1e-5), zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.norm1 = norm(outputs, 1e-5)
+        self.conv1 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -65,10 +67,11 @@ class ADMAttention(Attention):
                 "128 or 192"
             )
         self.norm = norm(channels, 1e-5)
-        self.qkv, self.out = nn.Linear(channels, 3 * channels), zero(nn.Linear(channels, channels))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero(nn.Linear(channels, channels))
 
 
-class ADM(Skeleton):
+class ADM(UNetBase):
     """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
 
     A fresh network returns 0. The defaults are SlimFlow's student for ImageNet at 64 pixels (80,685,315
@@ -110,7 +113,8 @@ class ADM(Skeleton):
         self.spec = described
         check_size("ADM", resolution, width, multipliers, blocks)
         self.shape = (in_channels, resolution, resolution)
-        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.num_classes = num_classes
+        self.label_dropout = label_dropout
         self.time = TimeEmbedding(width, scale=time_scale, endpoint=False)
         for layer in self.time.layers[::2]:
             layer.reset_parameters()  # type: ignore[operator]
@@ -124,4 +128,5 @@ class ADM(Skeleton):
         self.stem = nn.Conv2d(in_channels, stem, 3, padding=1)
         attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
         channels = self.assemble(stem, [width * m for m in multipliers], blocks, attends, stage, last=False)
-        self.head_norm, self.head = norm(channels, 1e-5), zero(nn.Conv2d(channels, in_channels, 3, padding=1))
+        self.head_norm = norm(channels, 1e-5)
+        self.head = zero(nn.Conv2d(channels, in_channels, 3, padding=1))

@@ -35,7 +35,8 @@ class Modulation(nn.Module):
 
     def __init__(self, width: int, count: int):
         super().__init__()
-        self.count, self.layer = count, nn.Linear(width, count * width)
+        self.count = count
+        self.layer = nn.Linear(width, count * width)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
         with full_precision(embedding.device):
@@ -54,7 +55,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float):
         super().__init__()
-        self.modulation, self.norm = Modulation(width, 6), LayerNormFp32(width, affine=False)
+        self.modulation = Modulation(width, 6)
+        self.norm = LayerNormFp32(width, affine=False)
         self.attention = AttentionRope(width, heads, num_prefix_tokens=0, proj_drop=dropout)
         self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELUTanh, drop=dropout)
 
@@ -114,19 +116,23 @@ class DiT(nn.Module):
         super().__init__()
         self.spec = described
         _check_sizes(resolution, patch, width, heads, positions)
-        self.shape, self.patch = (in_channels, resolution, resolution), patch
-        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.shape = (in_channels, resolution, resolution)
+        self.patch = patch
+        self.num_classes = num_classes
+        self.label_dropout = label_dropout
         self.time = TimeEmbedding(256, dim=width, scale=time_scale)
         self.label = LabelEmbedding(num_classes, width, label_dropout) if num_classes else None
         self.stem = PatchEmbed(resolution, patch, in_channels, width)
-        learned, grid = positions == "learned", list(self.stem.grid_size)
+        learned = positions == "learned"
+        grid = list(self.stem.grid_size)
         self.positions = nn.Parameter(build_sincos2d_pos_embed(grid, width)) if learned else None
         self._make_rotary = partial(
             RotaryEmbeddingCat, width // heads, temperature=100, in_pixels=False, feat_shape=grid
         )
         self.rotary = None if learned else self._make_rotary()
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio, dropout) for _ in range(depth)])
-        self.modulation, self.norm = Modulation(width, 2), LayerNormFp32(width, affine=False)
+        self.modulation = Modulation(width, 2)
+        self.norm = LayerNormFp32(width, affine=False)
         self.head = nn.Linear(width, patch**2 * in_channels)
         self._initialise()
 

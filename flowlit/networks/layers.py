@@ -66,7 +66,9 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, dim: int | None = None, scale: float = 999.0, endpoint: bool = True):
         super().__init__()
-        self.scale, self.endpoint, dim = scale, endpoint, dim or 4 * width
+        self.scale = scale
+        self.endpoint = endpoint
+        dim = dim or 4 * width
         self.register_buffer("frequencies", frequencies(width // 2, endpoint), persistent=False)
         self.layers = nn.Sequential(
             initialise(nn.Linear(width, dim)), nn.SiLU(), initialise(nn.Linear(dim, dim))
@@ -102,7 +104,8 @@ class LabelEmbedding(nn.Module):
             raise FlowlitError(
                 f"expected num_classes >= 0 and label_dropout in [0, 1], found {num_classes} and {dropout}"
             )
-        self.num_classes, self.dropout = num_classes, dropout
+        self.num_classes = num_classes
+        self.dropout = dropout
         self.table = nn.Embedding(num_classes + (dropout > 0), dim)
 
     def forward(self, label: Tensor | None, batch: int, device: torch.device) -> Tensor:
@@ -136,7 +139,8 @@ class LabelEmbedding(nn.Module):
             )
         if label.device.type != "cpu" or not batch:
             return
-        low, high = int(label.min()), int(label.max())
+        low = int(label.min())
+        high = int(label.max())
         if not 0 <= low <= high < self.table.num_embeddings:
             raise FlowlitError(
                 f"labels run from {low} to {high}, but the network knows {self.num_classes} classes"
@@ -160,9 +164,11 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: int = 0):
         super().__init__()
         self.resample = resample
-        self.norm0, self.conv0 = norm(inputs), conv3x3(inputs, outputs)
+        self.norm0 = norm(inputs)
+        self.conv0 = conv3x3(inputs, outputs)
         self.affine = initialise(nn.Linear(embedding, outputs))
-        self.norm1, self.conv1 = norm(outputs), conv3x3(outputs, outputs, scale=0)
+        self.norm1 = norm(outputs)
+        self.conv1 = conv3x3(outputs, outputs, scale=0)
         self.dropout = nn.Dropout(dropout)
         changes = inputs != outputs or resample != 0
         self.skip = initialise(nn.Conv2d(inputs, outputs, 1)) if changes else nn.Identity()
@@ -177,7 +183,8 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all positions: (B, C, H, W) -> (B, C, H, W), one head. The sum is divided by √2."""
 
-    heads, scale = 1, SQRT_HALF
+    heads = 1
+    scale = SQRT_HALF
 
     def __init__(self, channels: int):
         super().__init__()

@@ -17,7 +17,8 @@ class Norm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.weight.to(kind), self.bias.to(kind)
+        weight = self.weight.to(kind)
+        bias = self.bias.to(kind)
         if kind != x.dtype and torch.is_grad_enabled() and not transformed():
             return HalfNorm.apply(x, weight, bias, self.num_groups, self.eps)
         return F.group_norm(x.to(kind), self.num_groups, weight, bias, self.eps).to(x.dtype)
@@ -36,7 +37,8 @@ class HalfNorm(torch.autograd.Function):
         wide = dense(x.to(weight.dtype))
         y, mean, scale = torch.native_group_norm(wide, weight, bias, *sizes(wide), groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, scale)
-        ctx.groups, ctx.eps = groups, eps
+        ctx.groups = groups
+        ctx.eps = eps
         return y.to(x.dtype)
 
     @staticmethod
@@ -49,7 +51,8 @@ class HalfNorm(torch.autograd.Function):
                 None,
                 None,
             )
-        wide, grad = dense(x.to(weight.dtype)), grads[0].to(weight.dtype)
+        wide = dense(x.to(weight.dtype))
+        grad = grads[0].to(weight.dtype)
         grad = grad.contiguous(memory_format=order(wide))
         wanted = list(ctx.needs_input_grad[:3])
         found = torch.ops.aten.native_group_norm_backward(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3
 from .norm import norm
-from .unet_base import Skeleton, Stage, check_size
+from .unet_base import Stage, UNetBase, check_size
 
 
-class UNet(Skeleton):
+class UNet(UNetBase):
     """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
 
     A fresh network returns almost 0. The defaults are SlimFlow's 15.7M student for CIFAR-10 (15,707,235
@@ -53,7 +53,8 @@ class UNet(Skeleton):
         self.spec = described
         check_size("UNet", resolution, width, multipliers, blocks)
         self.shape = (in_channels, resolution, resolution)
-        self.num_classes, self.label_dropout = num_classes, label_dropout
+        self.num_classes = num_classes
+        self.label_dropout = label_dropout
         self.early_label = early_label
         self.time = TimeEmbedding(width, scale=time_scale)
         label_dim = width if early_label else 4 * width
@@ -66,4 +67,5 @@ class UNet(Skeleton):
         self.stem = conv3x3(in_channels, width)
         attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
         channels = self.assemble(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
-        self.head_norm, self.head = norm(channels), conv3x3(channels, in_channels, scale=0)
+        self.head_norm = norm(channels)
+        self.head = conv3x3(channels, in_channels, scale=0)

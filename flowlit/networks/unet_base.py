@@ -101,7 +101,7 @@ def check_input(name: str, shape: Sequence[int], conditional: bool, x: Tensor, t
         )
 
 
-class Skeleton(nn.Module):
+class UNetBase(nn.Module):
     """What ``UNet`` and ``ADM`` have in common; they say how stages, embedding and ends are made.
 
     Levels halve the resolution; ``blocks`` residual blocks a level in the encoder, one more in the decoder.
@@ -134,7 +134,8 @@ class Skeleton(nn.Module):
             stage: makes one.
             last: attention in the decoder only after the last block of a level, not after each.
         """
-        channels, skips = stem, [stem]
+        channels = stem
+        skips = [stem]
         self.encoder = nn.ModuleList()
         for level, width in enumerate(widths):
             if level:

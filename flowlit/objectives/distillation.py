@@ -13,7 +13,7 @@ from .. import rng
 from ..errors import FlowlitError
 from ..frozen import Frozen
 from ..paths.straight import endpoint, expand
-from ..types import Cond, Distance, LossWeight, Objective, Pair, TimeLaw, VelocityField
+from ..types import Cond, Distance, LossWeighting, Objective, Pair, TimeDistribution, VelocityField
 from .distances import SquaredError
 from .reflow import RectifiedFlow, weighted_mean
 from .times import Grid, Uniform
@@ -96,9 +96,9 @@ class FlowGuided(Objective):
         self,
         guide: nn.Module,
         distance: Distance | None = None,
-        times: TimeLaw | None = None,
+        times: TimeDistribution | None = None,
         first_step: FirstStep = "student",
-        weight: LossWeight | None = None,
+        weight: LossWeighting | None = None,
     ):
         super().__init__()
         if first_step not in ("student", "guide"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..paths.straight import endpoint, interpolate
-from ..types import Distance, Objective, Pair, TimeLaw, VelocityField
+from ..types import Distance, Objective, Pair, TimeDistribution, VelocityField
 from .distances import LPIPS, VectorPseudoHuber
 from .times import UShaped
 
@@ -64,12 +64,14 @@ class LPIPSHuber(Objective):
         self,
         huber: Distance | None = None,
         perceptual: Distance | None = None,
-        times: TimeLaw | None = None,
+        times: TimeDistribution | None = None,
         divide: bool = True,
     ):
         super().__init__()
-        self.huber, self.perceptual = huber or VectorPseudoHuber(), perceptual or LPIPS(resize=224)
-        self.times, self.divide = times or UShaped(), divide
+        self.huber = huber or VectorPseudoHuber()
+        self.perceptual = perceptual or LPIPS(resize=224)
+        self.times = times or UShaped()
+        self.divide = divide
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         t = self.times(len(pair.x1), pair.x1.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import rng
 from ..paths.straight import anneal, interpolate
-from ..types import Distance, LossWeight, Objective, Pair, TimeLaw, VelocityField
+from ..types import Distance, LossWeighting, Objective, Pair, TimeDistribution, VelocityField
 from .distances import SquaredError
 from .times import Uniform
 
@@ -30,7 +30,7 @@ def annealed_reflow_loss(
     return rectified_flow_loss(velocity, mixed, t, distance)
 
 
-def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeight | None) -> Tensor:
+def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeighting | None) -> Tensor:
     """Average losses (B,) over the batch, each times w(t); None is w = 1."""
     return (loss if weight is None else weight(t) * loss).mean()
 
@@ -48,7 +48,10 @@ class RectifiedFlow(Objective):
     """
 
     def __init__(
-        self, distance: Distance | None = None, times: TimeLaw | None = None, weight: LossWeight | None = None
+        self,
+        distance: Distance | None = None,
+        times: TimeDistribution | None = None,
+        weight: LossWeighting | None = None,
     ):
         super().__init__()
         self.distance = distance or SquaredError()
@@ -75,8 +78,8 @@ class AnnealedReflow(RectifiedFlow):
     def __init__(
         self,
         distance: Distance | None = None,
-        times: TimeLaw | None = None,
-        weight: LossWeight | None = None,
+        times: TimeDistribution | None = None,
+        weight: LossWeighting | None = None,
         beta: float = 0.0,
     ):
         super().__init__(distance, times, weight)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from .. import rng
 from ..errors import FlowlitError
-from ..types import TimeLaw
+from ..types import TimeDistribution
 
 
 @dataclass
-class Uniform(TimeLaw):
+class Uniform(TimeDistribution):
     """Draw t uniformly from [low, high). The papers' reference code uses low = 0.001 for training."""
 
     low: float = 0.0
@@ -25,7 +25,7 @@ class Uniform(TimeLaw):
 
 
 @dataclass
-class Fixed(TimeLaw):
+class Fixed(TimeDistribution):
     """Use one time for all samples; t = 0 for one-step distillation in velocity form."""
 
     t: float = 0.0
@@ -35,7 +35,7 @@ class Fixed(TimeLaw):
 
 
 @dataclass
-class Grid(TimeLaw):
+class Grid(TimeDistribution):
     """Draw t uniformly from {0, 1/k, …, (k-1)/k}: the times that k Euler steps visit, for k-step
     distillation.
     """
@@ -51,7 +51,7 @@ class Grid(TimeLaw):
 
 
 @dataclass
-class UShaped(TimeLaw):
+class UShaped(TimeDistribution):
     """Draw t from a U-shaped, symmetric law, dense at both ends.
 
     Lee et al. 2024 (2405.20320): density ∝ exp(a t) + exp(a (1 - t)), a = 4, for reflow of a well-trained
@@ -68,7 +68,7 @@ class UShaped(TimeLaw):
 
 
 @dataclass
-class LogitNormal(TimeLaw):
+class LogitNormal(TimeDistribution):
     """Draw t = sigmoid(N(mean, std²)): dense in the middle. Esser et al. 2024 (2403.03206), for teachers."""
 
     mean: float = 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..types import LossWeight
+from ..types import LossWeighting
 
 
 def snr(t: Tensor, eps: float = 1e-3) -> Tensor:
@@ -16,7 +16,7 @@ def snr(t: Tensor, eps: float = 1e-3) -> Tensor:
 
 
 @dataclass
-class One(LossWeight):
+class One(LossWeighting):
     """w = 1, the papers' choice."""
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class One(LossWeight):
 
 
 @dataclass
-class SNR(LossWeight):
+class SNR(LossWeighting):
     """w = snr."""
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class SNR(LossWeight):
 
 
 @dataclass
-class InverseSNR(LossWeight):
+class InverseSNR(LossWeighting):
     """w = 1 / snr, kept finite at t = 0."""
 
     eps: float = 1e-3
@@ -42,7 +42,7 @@ class InverseSNR(LossWeight):
 
 
 @dataclass
-class SNRPlusOne(LossWeight):
+class SNRPlusOne(LossWeighting):
     """w = snr + 1."""
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class SNRPlusOne(LossWeight):
 
 
 @dataclass
-class Karras(LossWeight):
+class Karras(LossWeighting):
     """w = snr + 1 / sigma_data², sigma_data the standard deviation of the data (0.5 for images in [-1,
     1]).
     """
@@ -62,7 +62,7 @@ class Karras(LossWeight):
 
 
 @dataclass
-class TruncatedSNR(LossWeight):
+class TruncatedSNR(LossWeighting):
     """w = max(snr, 1)."""
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class TruncatedSNR(LossWeight):
 
 
 @dataclass
-class Remaining(LossWeight):
+class Remaining(LossWeighting):
     """w = (1 - t)²: turns a squared velocity error into the squared error of the predicted endpoint."""
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Remaining(LossWeight):
 
 
 @dataclass
-class EDMWeight(LossWeight):
+class EDMWeight(LossWeighting):
     """w = ((1 - t)² + s² t²) / s², s = sigma_data: what EDM's λ(σ) = (σ² + s²) / (σ s)² is for the error of a
     velocity.
 

@@ -38,7 +38,8 @@ class Tabulated(Diffusion):
         levels = torch.as_tensor(self.ratios(), device=ratio.device).log()
         wanted = ratio.double().log()
         upper = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
-        low, high = levels[upper - 1], levels[upper]
+        low = levels[upper - 1]
+        high = levels[upper]
         place = upper - 1 + (wanted - low) / (high - low)
         return (place.round() if self.whole else place).to(torch.promote_types(ratio.dtype, torch.float32))
 
@@ -112,7 +113,8 @@ class ContinuousVP(Diffusion):
 
     def told(self, ratio: Tensor) -> Tensor:
         """Solve ln(1 + (σ / α)²) = β_min τ + (β_max - β_min) τ² / 2 for τ."""
-        total, growth = torch.log1p(ratio**2), self.beta_max - self.beta_min
+        total = torch.log1p(ratio**2)
+        growth = self.beta_max - self.beta_min
         return self.scale * 2 * total / (self.beta_min + (self.beta_min**2 + 2 * growth * total).sqrt())
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FlowlitError
-from ..types import Profile
+from ..types import EMAProfile
 
 WIDEST = 12**-0.5
 """Relative width of the uniform average, the widest that a power law has."""
@@ -35,7 +35,7 @@ def ema_decay(decay: float, updates: int, warmup: bool = True) -> float:
 
 
 @dataclass
-class Constant(Profile):
+class Constant(EMAProfile):
     """Forget at a constant rate; the rule of Rectified Flow and SlimFlow.
 
     Args:
@@ -51,7 +51,7 @@ class Constant(Profile):
 
 
 @dataclass
-class HalfLife(Profile):
+class HalfLife(EMAProfile):
     """Forget half within so many training images, whatever the batch; the rule of EDM (Karras et al. 2022,
     appendix F.2).
 
@@ -75,7 +75,7 @@ class HalfLife(Profile):
 
 
 @dataclass
-class PowerLaw(Profile):
+class PowerLaw(EMAProfile):
     """Weigh step τ by τ^γ, so that the window grows with the run; Karras et al. 2024 (2312.02696), section
     3.1.
 
@@ -136,7 +136,9 @@ def inner_product(a: Tracked, b: Tracked) -> float:
     With m = min(T_a, T_b) it is (γ_a + 1)(γ_b + 1) / (γ_a + γ_b + 1) · (m / T_a)^γ_a (m / T_b)^γ_b / max(T_a,
     T_b).
     """
-    first, second, end = exponent(a.std), exponent(b.std), min(a.step, b.step)
+    first = exponent(a.std)
+    second = exponent(b.std)
+    end = min(a.step, b.step)
     overlap = (end / a.step) ** first * (end / b.step) ** second / max(a.step, b.step)
     return (first + 1) * (second + 1) / (first + second + 1) * overlap
 

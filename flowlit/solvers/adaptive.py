@@ -66,7 +66,8 @@ def rk45(
     h = _first_step(v, x, k1, clock, sign, rtol, atol)
     most = torch.full_like(h, 10.0)  # growth of the next step, none right after a rejection
     for _ in range(max_steps):
-        here, at = x[rows], done[rows]
+        here = x[rows]
+        at = done[rows]
         h = torch.minimum(h, 1 - at)
         ks = [k1]
         for node, weights in zip(_NODES[1:], _STAGES, strict=True):
@@ -87,7 +88,10 @@ def rk45(
         h = h * torch.minimum(grow, most)
         most = torch.where(accept, 10.0, 1.0)
         going = done[rows] < 1
-        rows, k1, h, most = rows[going], k1[going], h[going], most[going]
+        rows = rows[going]
+        k1 = k1[going]
+        h = h[going]
+        most = most[going]
         if len(rows) == 0:
             return Solution(x, v.nfe)
     raise FlowlitError(
@@ -112,7 +116,8 @@ def _first_step(
     v: Counted, x: Tensor, k1: Tensor, clock: Callable, sign: float, rtol: float, atol: float
 ) -> Tensor:
     """Choose the first step of each sample (Hairer, Nørsett and Wanner, Solving ODEs I, section II.4)."""
-    d0, d1 = _rms(x, x, x, rtol, atol), _rms(k1, x, x, rtol, atol)
+    d0 = _rms(x, x, x, rtol, atol)
+    d1 = _rms(k1, x, x, rtol, atol)
     h0 = (
         torch.where((d0 < 1e-5) | (d1 < 1e-5), torch.full_like(d0, 1e-6), 0.01 * d0 / d1)
         .clamp_max(1.0)

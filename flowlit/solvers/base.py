@@ -23,7 +23,8 @@ class Counted:
     """A velocity on a fixed condition that counts its evaluations per sample."""
 
     def __init__(self, velocity: VelocityField, cond: Cond, like: Tensor):
-        self.velocity, self.cond = velocity, cond
+        self.velocity = velocity
+        self.cond = cond
         self.nfe = torch.zeros(len(like), dtype=torch.int64, device=like.device)
 
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -23,5 +23,6 @@ def sigma_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> li
     """Return steps noise levels from sigma_max to sigma_min, uniform in σ^(1 / rho), and 0. Karras et al.
     2022, eq. 5.
     """
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    first = sigma_max ** (1 / rho)
+    last = sigma_min ** (1 / rho)
     return [(first + i / max(steps - 1, 1) * (last - first)) ** rho for i in range(steps)] + [0.0]

@@ -36,7 +36,8 @@ def adams_weights(times: Sequence[float], start: float, end: float) -> tuple[flo
     >>> adams_weights([0.0, 1.0], 0.0, 1.0)
     (0.5, 0.5)
     """
-    middle, half = (start + end) / 2, (end - start) / 2
+    middle = (start + end) / 2
+    half = (end - start) / 2
     points = (middle - half / math.sqrt(3), middle + half / math.sqrt(3))
     others = [[other for other in times if other != time] for time in times]
     return tuple(
@@ -73,15 +74,18 @@ def adams(
     """
     x = asked = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
-    times, values = [grid[0]], [v(x, x.new_full((len(x),), grid[0]))]
+    times = [grid[0]]
+    values = [v(x, x.new_full((len(x),), grid[0]))]
     for start, end in itertools.pairwise(grid):
         if observe is not None:
             observe(x.new_full((len(x),), start), asked, values[-1])
         time = end if end != grid[-1] else start + _LAST * (end - start)
         asked = _advance(x, adams_weights(times, start, time), values)
-        times, values = [*times, time], [*values, v(asked, x.new_full((len(x),), time))]
+        times = [*times, time]
+        values = [*values, v(asked, x.new_full((len(x),), time))]
         x = _advance(x, adams_weights(times, start, end), values)
-        times, values = times[1 - order :], values[1 - order :]
+        times = times[1 - order :]
+        values = values[1 - order :]
     return Solution(x, v.nfe)
 
 

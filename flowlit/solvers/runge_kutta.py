@@ -27,7 +27,8 @@ def rk2_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor, r: f
 
 def rk4_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
     """The classical Runge-Kutta rule. Four evaluations, order 4."""
-    half, delta = expand((t_next - t) / 2, x), expand(t_next - t, x)
+    half = expand((t_next - t) / 2, x)
+    delta = expand(t_next - t, x)
     middle = (t + t_next) / 2
     k2 = v(x + half * v_t, middle)
     k3 = v(x + half * k2, middle)

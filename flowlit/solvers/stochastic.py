@@ -45,7 +45,8 @@ class SDE(_GridSolver):
         draw = noise_stream(x0)
 
         def step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-            t_, delta = expand(t, x), expand(t_next - t, x)
+            t_ = expand(t, x)
+            delta = expand(t_next - t, x)
             variance = self.sigma**2 * (1 - t_)
             drift = v_t + self.sigma**2 / 2 * (t_ * v_t - x)  # ½ σ_t² s, with 1 - t cancelled
             return x + delta * drift + torch.sqrt(variance * delta) * draw()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tools import randomise, tiny_unet
 
-from flowlit._support.batch_invariance import BLOCK, InBlocks, in_blocks, parts, whole_blocks
+from flowlit._support.batch_invariance import BLOCK, BatchInvariant, in_blocks, parts, whole_blocks
 from flowlit.couplings import SeededNoise
 from flowlit.data import Pixels
 from flowlit.generators import Generator
@@ -46,7 +46,7 @@ def same_rows(found, whole):
 def test_a_network_gives_the_same_bits_in_any_batch(network, gradients):
     """Kernels are chosen by what autograd may ask for, too."""
     network.requires_grad_(gradients)
-    rows, velocity = noise(64), InBlocks(network)
+    rows, velocity = noise(64), BatchInvariant(network)
     with torch.inference_mode():
         whole, *others = (
             in_batches(lambda x, cond: (velocity(x, torch.full((len(x),), 0.3), cond),), rows, size)[0]
@@ -64,7 +64,7 @@ def test_a_solver_ends_on_the_same_bits_in_any_batch(network, solver):
     rows.x0.mul_(torch.linspace(0.1, 4, 64)[:, None, None, None])  # some are harder than others
     with torch.inference_mode():
         found = [
-            in_batches(lambda x, cond: solver(InBlocks(network), x, cond), rows, size)
+            in_batches(lambda x, cond: solver(BatchInvariant(network), x, cond), rows, size)
             for size in reversed(SIZES)
         ]
     if isinstance(solver, RK45):
@@ -106,7 +106,7 @@ def test_networks_see_whole_blocks_with_the_conditions_of_the_same_rows(rows, ev
         return 10 * x
 
     x = torch.arange(rows)[:, None] + 1.0
-    found = InBlocks(field)(x, x[:, 0], {"label": x[:, 0].long()})
+    found = BatchInvariant(field)(x, x[:, 0], {"label": x[:, 0].long()})
     assert torch.equal(found, 10 * x)
 
 
@@ -114,9 +114,9 @@ def test_networks_see_whole_blocks_with_the_conditions_of_the_same_rows(rows, ev
 def test_a_large_batch_in_parts_is_the_same_bits(network, solver, monkeypatch):
     rows = noise(64)
     with torch.inference_mode():
-        whole = solver(InBlocks(network), rows.x0, rows.cond)
+        whole = solver(BatchInvariant(network), rows.x0, rows.cond)
         monkeypatch.setattr("flowlit._support.batch_invariance.PIXELS", 8 * 8 * 20)
-        found = solver(InBlocks(Small(network)), rows.x0, rows.cond)
+        found = solver(BatchInvariant(Small(network)), rows.x0, rows.cond)
     assert torch.equal(found.x1, whole.x1) and torch.equal(found.nfe, whole.nfe)
 
 
@@ -162,7 +162,7 @@ def test_no_images_are_no_features():
 
 def test_gradients_reach_only_the_rows_that_were_asked_for():
     x = torch.randn(5, 2, requires_grad=True)
-    InBlocks(lambda x, t, cond: x**2)(x, torch.zeros(5)).sum().backward()
+    BatchInvariant(lambda x, t, cond: x**2)(x, torch.zeros(5)).sum().backward()
     assert torch.allclose(x.grad, 2 * x.detach())
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from flowlit.callbacks import FID, Report
 from flowlit.commands.cost.models import match, read_models
 from flowlit.commands.cost.plot import plot
-from flowlit.commands.cost.records import Distance, Kind, Record, read_reports
+from flowlit.commands.cost.records import Kind, Record, RecordedDistance, read_reports
 from flowlit.couplings import SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
@@ -483,7 +483,7 @@ def test_bug_guided_networks_were_drawn_at_twice_their_cost(tmp_path):
     )
     kind = Kind("frechet_x", 10, "a", "b")
     for model, nfe in zip(sorted(models, key=lambda model: model.name), (2, 1), strict=True):
-        model.records = [Record("runs/x/metrics.json", "euler1", nfe, {kind: Distance(0.1, None)})]
+        model.records = [Record("runs/x/metrics.json", "euler1", nfe, {kind: RecordedDistance(0.1, None)})]
     places = {bars.get_label(): bars[0].get_xydata()[0][0] for bars in plot(models).axes[0].containers}
     assert places["guided"] == pytest.approx(2 * places["plain"])
 
@@ -492,6 +492,6 @@ def test_records_of_one_solver_are_told_apart_by_their_folders(tmp_path):
     (model,) = read_models([str(write_yaml(tmp_path / "plain.yaml", tiny_unet().spec))])
     kind = Kind("frechet_x", 10, "a", "b")
     model.records = [
-        Record(f"runs/{name}/metrics.json", "euler1", 1, {kind: Distance(0.1, None)}) for name in "xy"
+        Record(f"runs/{name}/metrics.json", "euler1", 1, {kind: RecordedDistance(0.1, None)}) for name in "xy"
     ]
     assert [note.get_text() for note in plot([model]).axes[0].texts] == ["euler1, x", "euler1, y"]

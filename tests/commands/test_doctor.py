@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tools import classifier_checkpoint, randomise, tiny_unet, write_checkpoint
 
 from flowlit.callbacks import EMA, Anneal, LastCheckpoint
-from flowlit.commands.couple.options import Order
+from flowlit.commands.couple.options import CoupleOptions
 from flowlit.commands.doctor import checks, examine
 from flowlit.commands.doctor.measured import Step
 from flowlit.commands.doctor.mirror import MOST, asymmetry, bound
@@ -180,7 +180,7 @@ def test_couplings_that_are_to_be_made(tmp_path):
     assert "400 of 400 pairs are to be made" in outcome.out and "400 pairs by euler2" in outcome.out
     assert "optimizer" not in outcome.out and not store.exists()
     assert in_process("couple", *words).code == 0
-    told = Order(num=400, x0="float32", x1="uint8").bytes_a_pair(64, False)
+    told = CoupleOptions(num=400, x0="float32", x1="uint8").bytes_a_pair(64, False)
     for file in store.glob("*.safetensors"):
         assert 100 * told <= file.stat().st_size < 100 * told + 1000, "a header, too"
     words[words.index(400)] = 1000
@@ -195,7 +195,7 @@ def test_couplings_that_are_to_be_made(tmp_path):
 
 def test_orders_have_the_defaults_of_couple():
     theirs = {name: known.default for name, known in inspect.signature(FlowTrainer.couple).parameters.items()}
-    ours = {field.name: field.default for field in dataclasses.fields(Order)}
+    ours = {field.name: field.default for field in dataclasses.fields(CoupleOptions)}
     assert theirs == {**theirs, **ours}
     assert set(theirs) - set(ours) == {"self", "model", "datamodule", "ckpt_path", "weights_only"}
 

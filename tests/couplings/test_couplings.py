@@ -100,7 +100,7 @@ def test_cached_pairs_are_the_simulated_ones(solver, teacher, tmp_path):
         velocity = randomise(
             tiny_unet(resolution=4, attention_resolutions=(2,), num_classes=4), scale=0.1
         ).eval()
-        velocity.requires_grad_(False)  # as PairMaker does
+        velocity.requires_grad_(False)  # as PairPredictor does
     else:
         velocity = digits_flow()
     noise = NOISE if teacher == "network" else SeededNoise((1, 4, 4), 50, seed=3)

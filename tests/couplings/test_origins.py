@@ -7,7 +7,7 @@ from ends import IMAGES, SHAPE, back, encoded, field_and_model
 from stores import fill
 from tools import LinearField
 
-from flowlit.commands.couple.predict import PairMaker
+from flowlit.commands.couple.predict import PairPredictor
 from flowlit.couplings import SeededNoise, seeded_normal
 from flowlit.couplings.origins import FromData, FromNoise, Parts, Random, make_origin, read_labels
 from flowlit.couplings.store.manifest import plan
@@ -95,7 +95,7 @@ def test_from_noise_the_solver_runs_forwards():
     field, model = field_and_model(Euler(3))
     part = next(iter(Parts(make_origin("noise", SeededNoise(SHAPE, 1), 5, 0), plan([5], 5), 5)))
     with torch.no_grad():
-        solved = PairMaker(model).predict_step(part, 0)
+        solved = PairPredictor(model).predict_step(part, 0)
         assert torch.equal(solved.pair.x1, Euler(3)(field, part.x0).x1)
     assert solved.pair.x0 is part.x0 and solved.nfe.tolist() == [3] * 5 and solved.shard == part.shard
 
@@ -104,7 +104,7 @@ def test_from_data_the_solver_runs_in_reverse():
     field, model = field_and_model()
     part = next(iter(Parts(FromData(IMAGES), plan([12], 12), 12)))
     with torch.no_grad():
-        solved = PairMaker(model).predict_step(part, 0)
+        solved = PairPredictor(model).predict_step(part, 0)
     assert torch.equal(solved.pair.x1, encoded(range(12)))
     assert torch.allclose(solved.pair.x0, back(field, solved.pair.x1), atol=1e-4)
     assert (solved.nfe > 0).all()
@@ -113,7 +113,7 @@ def test_from_data_the_solver_runs_in_reverse():
 def test_random_pairs_ask_no_network():
     field, model = field_and_model()
     part = next(iter(Parts(Random(IMAGES, seed=6), plan([30], 30), 30)))
-    solved = PairMaker(model).predict_step(part, 0)
+    solved = PairPredictor(model).predict_step(part, 0)
     assert field.called == 0 and solved.nfe.tolist() == [0] * 30
     assert solved.pair.x0 is part.x0 and solved.pair.x1 is part.x1
 

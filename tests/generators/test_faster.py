@@ -5,7 +5,7 @@ import torch
 from tools import randomise, tiny_unet
 
 import flowlit._support.cuda_graphs
-from flowlit._support.cuda_graphs import Replayed, called
+from flowlit._support.cuda_graphs import CUDAGraphRunner, called
 from flowlit.couplings import SeededNoise
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
@@ -118,7 +118,9 @@ def test_graphs_are_replayed_from_the_second_batch_on(monkeypatch):
     fast = plain.faster(graphs=True)
     assert torch.equal(fast.sample(48, batch_size=16), plain.sample(48, batch_size=16))
     assert len(replays) == 3 * 4 - 1
-    assert isinstance(called(fast.network), Replayed) and not isinstance(called(plain.network), Replayed)
+    assert isinstance(called(fast.network), CUDAGraphRunner) and not isinstance(
+        called(plain.network), CUDAGraphRunner
+    )
 
 
 def test_what_cannot_be_is_refused():

@@ -16,7 +16,7 @@ from flowlit.callbacks import FID, Report
 from flowlit.couplings import SeededNoise
 from flowlit.data import Digits
 from flowlit.metrics import KID, ClassifierFeatures, InceptionScore, PrecisionRecall
-from flowlit.metrics.feature_cache import Bank
+from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import RK45, Euler
@@ -95,4 +95,4 @@ def run(
 @pytest.fixture
 def small_files(monkeypatch):
     """Files of eight rows, so that an interrupted run leaves some."""
-    monkeypatch.setattr("flowlit.callbacks.evaluation.fid.Bank", partial(Bank, rows=8))
+    monkeypatch.setattr("flowlit.callbacks.evaluation.fid.FeatureCache", partial(FeatureCache, rows=8))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowlit.networks import SmallClassifier, UNet
 from flowlit.paths import expand
-from flowlit.types import Features
+from flowlit.types import FeatureExtractor
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -90,7 +90,7 @@ def write_checkpoint(path: Path, trained: nn.Module, ema: nn.Module | None = Non
     return str(path)
 
 
-class Mean(Features):
+class Mean(FeatureExtractor):
     """Two numbers an image: cheap, and known."""
 
     name = "mean"

@@ -12,7 +12,7 @@ from commandline import REPOSITORY, in_process
 
 from flowlit.commands.pipeline.recipe import Recipe
 from flowlit.metrics.reference import cached_reference
-from flowlit.types import Extracted
+from flowlit.types import FeatureBatch
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 PARTS = sorted((REPOSITORY / "experiments/parts").glob("*.yaml"))
@@ -208,7 +208,7 @@ def offline(tmp_path_factory):
         patch.setattr("flowlit.callbacks.evaluation.fid.cached_reference", cached)
         patch.setattr("flowlit.data.CIFAR10._read", lambda self: (images, labels))
         patch.setattr("flowlit.metrics.Inception._load", lambda self: SimpleNamespace(network=Random()))
-        patch.setattr("flowlit.metrics.Inception.extract", lambda self, x: Extracted(*Random()(x)))
+        patch.setattr("flowlit.metrics.Inception.extract", lambda self, x: FeatureBatch(*Random()(x)))
         yield
 
 

@@ -25,11 +25,11 @@ from flowlit.couplings.transport import assign
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, FlowModule
-from flowlit.modules.samplers import IndexStream
+from flowlit.modules.samplers import ShuffledSampler
 from flowlit.objectives import LPIPSHuber, RectifiedFlow, lpips_huber_loss, rectified_flow_loss
 from flowlit.objectives.distances import FeatureDistance, SquaredError, VectorPseudoHuber
 from flowlit.objectives.times import Fixed
-from flowlit.types import Images, Pair
+from flowlit.types import ImageDataset, Pair
 
 CPU = torch.device("cpu")
 
@@ -153,7 +153,7 @@ def test_any_shares_are_met_within_a_hundredth(seed):
     assert (found >= rows).all(), "every row has its turn"
 
 
-class SmallDigits(Images):
+class SmallDigits(ImageDataset):
     """Ten digits of 4×4 pixels in four classes."""
 
     fingerprint = "small"
@@ -185,7 +185,7 @@ def test_a_pass_visits_the_parts_in_their_shares_and_all_rows_of_a_part_equally_
     data = mixed.dataset()
     wanted = [rows_of(store) for store in stores]
     seen = Counter()
-    stream = iter(IndexStream(len(data), 0, seed=4))
+    stream = iter(ShuffledSampler(len(data), 0, seed=4))
     assert len(data) == 3 * 50 + 5 * 10
     for _ in range(len(data) // 8):
         indices = list(islice(stream, 8))

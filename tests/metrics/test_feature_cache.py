@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from flowlit.metrics.feature_cache import Bank
+from flowlit.metrics.feature_cache import FeatureCache
 
 
 def rows(*index, width=3):
@@ -19,7 +19,7 @@ def rows(*index, width=3):
 
 
 def fill(folder, *batches, size=4):
-    bank = Bank(folder, size)
+    bank = FeatureCache(folder, size)
     for batch in batches:
         bank.add(rows(*batch))
     bank.flush()
@@ -54,14 +54,14 @@ def is_all_of(found, *index):
 def test_what_is_read_is_what_was_added_in_the_order_of_indices(tmp_path, batches, size):
     bank = fill(tmp_path, *batches, size=size)
     assert bank.stored().tolist() == list(range(10))
-    assert is_all_of(contents(Bank(tmp_path), 10), *range(10))
+    assert is_all_of(contents(FeatureCache(tmp_path), 10), *range(10))
 
 
 def test_rows_that_somebody_made_twice_count_once(tmp_path):
     fill(tmp_path, [0, 1, 2])
     fill(tmp_path, [4, 2, 1, 5])
     assert len(list(tmp_path.iterdir())) == 2
-    bank = Bank(tmp_path)
+    bank = FeatureCache(tmp_path)
     assert bank.stored().tolist() == [0, 1, 2, 4, 5]
     assert is_all_of(contents(bank, 10), 0, 1, 2, 4, 5)
 
@@ -73,7 +73,7 @@ def test_fewer_images_than_there_are_may_be_measured(tmp_path, num):
 
 
 def test_a_file_is_written_as_soon_as_its_rows_have_come(tmp_path):
-    bank = Bank(tmp_path / "features", 4)
+    bank = FeatureCache(tmp_path / "features", 4)
     bank.add(rows(0, 1, 2))
     assert not (tmp_path / "features").exists() and bank.stored().tolist() == []
     bank.add(rows(3, 4))
@@ -88,9 +88,9 @@ def test_a_file_is_written_as_soon_as_its_rows_have_come(tmp_path):
 def test_it_goes_on_in_another_process_with_more_images(tmp_path):
     fill(tmp_path, range(6))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    known = set(Bank(tmp_path).stored().tolist())
+    known = set(FeatureCache(tmp_path).stored().tolist())
     fill(tmp_path, [i for i in range(11) if i not in known])
-    assert is_all_of(contents(Bank(tmp_path), 11), *range(11))
+    assert is_all_of(contents(FeatureCache(tmp_path), 11), *range(11))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -101,11 +101,11 @@ def test_rows_of_a_damaged_file_are_made_again(tmp_path, damage):
     fill(tmp_path, [0, 1, 2, 3], [4, 5, 6, 7])
     (torn,) = tmp_path.glob("00000004-*.safetensors")
     torn.write_bytes(torn.read_bytes()[:damage])
-    Bank(tmp_path).clean()
-    assert Bank(tmp_path).stored().tolist() == [0, 1, 2, 3]
+    FeatureCache(tmp_path).clean()
+    assert FeatureCache(tmp_path).stored().tolist() == [0, 1, 2, 3]
     assert not torn.exists()
     fill(tmp_path, [4, 5, 6, 7])
-    assert is_all_of(contents(Bank(tmp_path), 8), *range(8))
+    assert is_all_of(contents(FeatureCache(tmp_path), 8), *range(8))
 
 
 def test_half_written_files_are_not_read_and_none_stays(tmp_path):
@@ -144,7 +144,7 @@ def test_gathered_features_live_in_a_file(tmp_path):
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
     before = anonymous()
-    with Bank(tmp_path).gathered("f", each * files) as features:
+    with FeatureCache(tmp_path).gathered("f", each * files) as features:
         grown = anonymous() - before
         assert features.shape == (each * files, width) and features[::each, 0].tolist() == list(range(files))
     assert grown < 64, f"{grown:.0f} MiB for {each * files * width * 4 / 2**20:.0f} MiB of features"
@@ -159,4 +159,7 @@ def test_files_hold_nothing_but_rows(tmp_path):
 
 
 def test_an_empty_folder_knows_nothing(tmp_path):
-    assert Bank(tmp_path / "nowhere").stored().tolist() == [] and Bank(tmp_path).stored().dtype == np.int64
+    assert (
+        FeatureCache(tmp_path / "nowhere").stored().tolist() == []
+        and FeatureCache(tmp_path).stored().dtype == np.int64
+    )

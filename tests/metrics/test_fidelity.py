@@ -16,7 +16,7 @@ from flowlit.errors import FlowlitError
 from flowlit.metrics import KID, InceptionScore, PrecisionRecall
 from flowlit.metrics.fidelity import tag
 from flowlit.metrics.frechet import frechet_distance, frechet_estimates
-from flowlit.types import Extracted
+from flowlit.types import FeatureBatch
 
 
 def draw(seed, count, dim=12, scale=1.0, shift=0.0):
@@ -131,7 +131,7 @@ def test_kernel_distance_is_torch_fidelitys():
     theirs = kid_featuresdict_to_metric(
         {"f": ONE}, {"f": TWO}, "f", kid_subsets=7, kid_subset_size=50, **SETTINGS
     )
-    found = KID(subsets=7, subset_size=50)(Extracted(ONE), TWO)["kid"]
+    found = KID(subsets=7, subset_size=50)(FeatureBatch(ONE), TWO)["kid"]
     assert found == (theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"])
     assert found.value > 0.01 and found.spread > 0
 
@@ -145,21 +145,23 @@ def test_kernel_distance_of_all_images_is_its_definition():
 
     same = [k.sum() - np.trace(k) for k in (kernel(x, x), kernel(y, y))]
     expected = sum(same) / (120 * 119) - 2 * kernel(x, y).mean()
-    found = KID(subsets=2, subset_size=120)(Extracted(ONE), TWO[:120])["kid"]
+    found = KID(subsets=2, subset_size=120)(FeatureBatch(ONE), TWO[:120])["kid"]
     assert found.value == pytest.approx(expected, rel=1e-4) and found.spread == pytest.approx(0, abs=1e-6)
 
 
 def test_inception_score_is_torch_fidelitys():
     theirs = isc_featuresdict_to_metric({"f": LOGITS}, "f", isc_splits=4, **SETTINGS)
-    found = InceptionScore(splits=4)(Extracted(ONE, LOGITS), None)["inception_score"]
+    found = InceptionScore(splits=4)(FeatureBatch(ONE, LOGITS), None)["inception_score"]
     assert found == (theirs["inception_score_mean"], theirs["inception_score_std"])
 
 
 def test_inception_score_of_sure_and_balanced_classes_is_their_number():
     sure = 100 * torch.eye(5).repeat(20, 1)
-    assert InceptionScore(splits=1)(Extracted(sure, sure), None)["inception_score"].value == pytest.approx(5)
+    assert InceptionScore(splits=1)(FeatureBatch(sure, sure), None)["inception_score"].value == pytest.approx(
+        5
+    )
     unsure = torch.zeros(100, 5)
-    assert InceptionScore(splits=1)(Extracted(unsure, unsure), None)[
+    assert InceptionScore(splits=1)(FeatureBatch(unsure, unsure), None)[
         "inception_score"
     ].value == pytest.approx(1)
 
@@ -168,7 +170,7 @@ def test_precision_and_recall_are_torch_fidelitys():
     theirs = prc_featuresdict_to_metric(
         {"f": ONE}, {"f": TWO}, "f", prc_neighborhood=3, prc_batch_size=10_000, **SETTINGS
     )
-    found = PrecisionRecall()(Extracted(ONE), TWO)
+    found = PrecisionRecall()(FeatureBatch(ONE), TWO)
     assert {name: estimate.value for name, estimate in found.items()} == {
         k: theirs[k] for k in ("precision", "recall")
     }
@@ -180,7 +182,7 @@ def test_precision_is_that_of_the_generated_and_recall_that_of_the_real():
     missed.
     """
     islands = torch.cat([draw(1, 50, 2), draw(2, 50, 2) + 1000])
-    found = PrecisionRecall(3)(Extracted(islands[:50] + 1e-4), islands)
+    found = PrecisionRecall(3)(FeatureBatch(islands[:50] + 1e-4), islands)
     assert found["precision"].value == 1 and found["recall"].value == 0.5
 
 
@@ -190,7 +192,7 @@ def test_precision_and_recall_are_their_definition():
         radius = (of[:, None] - of[None]).norm(dim=2).sort(1).values[:, k]
         return float(((inside[:, None] - of[None]).norm(dim=2) <= radius).any(1).double().mean())
 
-    found = PrecisionRecall(3)(Extracted(ONE), TWO)
+    found = PrecisionRecall(3)(FeatureBatch(ONE), TWO)
     assert found["precision"].value == pytest.approx(share(ONE.double(), TWO.double()), abs=1e-7)
     assert found["recall"].value == pytest.approx(share(TWO.double(), ONE.double()), abs=1e-7)
 
@@ -218,7 +220,7 @@ def test_more_neighbours_than_images_are_refused():
     with pytest.raises(FlowlitError, match="3 neighbours need more images than 3 generated and 50 real"):
         PrecisionRecall().check(3, 50)
     PrecisionRecall().check(4, 4)
-    assert PrecisionRecall()(Extracted(ONE[:4]), TWO[:4])["precision"].value >= 0
+    assert PrecisionRecall()(FeatureBatch(ONE[:4]), TWO[:4])["precision"].value >= 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from flowlit.metrics.reference import (
     make_reference,
     read_reference,
 )
-from flowlit.types import Features, Images
+from flowlit.types import FeatureExtractor, ImageDataset
 
 SHAPE = (1, 8, 8)
 
@@ -30,7 +30,7 @@ def features(tmp_path):
     return ClassifierFeatures(classifier_checkpoint(tmp_path / "features.ckpt"), "tiny")
 
 
-class Other(Images):
+class Other(ImageDataset):
     """Any tensor as images."""
 
     fingerprint = "other"
@@ -228,7 +228,7 @@ def doctored(tmp_path, extractor, /, **changes):
     return made._replace(protocol={**made.protocol, **changes})
 
 
-class Blurred(Features):
+class Blurred(FeatureExtractor):
     """The same network, looking at images of another size."""
 
     name, resize = "tiny", "bilinear to 16×16"

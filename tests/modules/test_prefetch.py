@@ -10,8 +10,8 @@ from commandline import in_process
 from torch.utils.data import DataLoader
 
 from flowlit import rng
-from flowlit._support.timers import Stopwatch
-from flowlit.modules.prefetch import Lookahead, Prepared, tensors
+from flowlit._support.timers import DeviceTimer
+from flowlit.modules.prefetch import PrefetchedBatch, Prefetcher, tensors
 from flowlit.types import Pair
 
 CPU = torch.device("cpu")
@@ -24,11 +24,11 @@ def test_it_is_one_batch_ahead_and_in_another_thread():
         seen.append((number, threading.current_thread().name))
         return batch * 10
 
-    ahead = Lookahead(DataLoader(range(6), batch_size=2), prepare, CPU)
+    ahead = Prefetcher(DataLoader(range(6), batch_size=2), prepare, CPU)
     assert len(ahead) == 3
     batches = iter(ahead)
     first = next(batches)
-    assert isinstance(first, Prepared) and first.result().tolist() == [0, 10]
+    assert isinstance(first, PrefetchedBatch) and first.result().tolist() == [0, 10]
     assert [b.result().tolist() for b in batches] == [[20, 30], [40, 50]]
     assert [number for number, _ in seen] == [0, 1, 2] and all("lookahead" in name for _, name in seen)
 
@@ -38,7 +38,7 @@ def test_what_goes_wrong_there_is_told_here():
         raise ValueError("teacher")
 
     with pytest.raises(ValueError, match="teacher"):
-        next(iter(Lookahead(DataLoader(range(4)), prepare, CPU))).result()
+        next(iter(Prefetcher(DataLoader(range(4)), prepare, CPU))).result()
 
 
 def test_draws_of_the_thread_are_its_own():
@@ -50,7 +50,7 @@ def test_draws_of_the_thread_are_its_own():
             rng.begin(rng.Share(1, 4, 4))
             return rng.rand(4)
 
-        there = next(iter(Lookahead(DataLoader(range(2)), prepare, CPU))).result()
+        there = next(iter(Prefetcher(DataLoader(range(2)), prepare, CPU))).result()
         assert torch.equal(here, there)
     finally:
         rng.begin(None)
@@ -62,7 +62,7 @@ def test_tensors_of_pairs_are_found():
 
 
 def test_a_stopwatch_tells_means_since_it_was_read():
-    watch = Stopwatch()
+    watch = DeviceTimer()
     assert watch.read() == 0
     for _ in range(3):
         with watch.running(CPU):

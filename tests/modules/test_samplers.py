@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flowlit._support.permutation import mix, shuffled
-from flowlit.modules.samplers import IndexStream, Stripe
+from flowlit.modules.samplers import ShuffledSampler, StridedSampler
 
 
 def take(stream, count):
@@ -31,22 +31,24 @@ def test_mix_tells_seeds_ranks_and_their_order_apart():
 
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_each_pass_is_a_permutation(rows):
-    seen = take(IndexStream(rows, 0, seed=1), 5 * rows)
+    seen = take(ShuffledSampler(rows, 0, seed=1), 5 * rows)
     for start in range(0, len(seen), rows):
         assert sorted(seen[start : start + rows]) == list(range(rows))
 
 
 def test_passes_and_seeds_differ():
-    seen = take(IndexStream(50, 0, seed=1), 200)
+    seen = take(ShuffledSampler(50, 0, seed=1), 200)
     passes = {tuple(seen[i : i + 50]) for i in range(0, 200, 50)}
     assert len(passes) == 4
-    assert seen[:50] != take(IndexStream(50, 0, seed=2), 50)
+    assert seen[:50] != take(ShuffledSampler(50, 0, seed=2), 50)
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_partition_the_stream(world):
-    whole = take(IndexStream(10, 0, seed=5), 60)
-    parts = [take(IndexStream(10, 0, seed=5, rank=rank, world=world), 60 // world) for rank in range(world)]
+    whole = take(ShuffledSampler(10, 0, seed=5), 60)
+    parts = [
+        take(ShuffledSampler(10, 0, seed=5, rank=rank, world=world), 60 // world) for rank in range(world)
+    ]
     assert [parts[place % world][place // world] for place in range(60)] == whole
 
 
@@ -54,33 +56,33 @@ def test_ranks_partition_the_stream(world):
     ("start", "rank", "world"), [(0, 0, 1), (3, 0, 1), (10, 0, 1), (27, 1, 2), (4, 2, 3)]
 )
 def test_the_stream_goes_on_at_any_place(start, rank, world):
-    whole = take(IndexStream(10, 0, 9, rank, world), 50)
-    assert take(IndexStream(10, 0, 9, rank, world, start=lambda: start), 50 - start) == whole[start:]
+    whole = take(ShuffledSampler(10, 0, 9, rank, world), 50)
+    assert take(ShuffledSampler(10, 0, 9, rank, world, start=lambda: start), 50 - start) == whole[start:]
 
 
 def test_the_length_is_what_was_asked_for():
-    assert len(IndexStream(10, 123, seed=0)) == 123
+    assert len(ShuffledSampler(10, 123, seed=0)) == 123
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 6, 7])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_stripes_cover_all_rows_once(rows, world):
-    stripes = [Stripe(range(rows), rank, world) for rank in range(world)]
+    stripes = [StridedSampler(range(rows), rank, world) for rank in range(world)]
     assert sorted(row for stripe in stripes for row in stripe) == list(range(rows))
     assert [len(stripe) for stripe in stripes] == [len(list(stripe)) for stripe in stripes]
 
 
 def test_stripes_take_any_rows_in_their_order():
     rows = np.array([0, 1, 2, 7, 30, 31])
-    first, second = (Stripe(rows, rank, 2) for rank in range(2))
+    first, second = (StridedSampler(rows, rank, 2) for rank in range(2))
     assert list(first) == [0, 2, 30] and list(second) == [1, 7, 31]
     assert all(type(row) is int for row in first), "what data sets are asked for"
 
 
 def test_each_epoch_begins_where_it_is_told():
     """By rows that were seen, whatever an epoch was meant to be long."""
-    whole, seen = list(islice(IndexStream(10, 8, seed=1), 24)), []
-    stream = IndexStream(10, 8, seed=1, start=lambda: len(seen))
+    whole, seen = list(islice(ShuffledSampler(10, 8, seed=1), 24)), []
+    stream = ShuffledSampler(10, 8, seed=1, start=lambda: len(seen))
     for rows in (8, 5, 8, 3):
         seen += list(islice(stream, rows))
     assert seen == whole

@@ -10,7 +10,7 @@ from reference.dit import dit, sine_table
 from tools import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowlit._support.batch_invariance import InBlocks
+from flowlit._support.batch_invariance import BatchInvariant
 from flowlit.errors import FlowlitError
 from flowlit.networks import DiT
 
@@ -355,7 +355,9 @@ def test_bits_of_a_sample_do_not_depend_on_its_batch(positions):
 
     def first(size):
         with torch.no_grad():
-            return InBlocks(network)(x[:size], t[:size], {key: value[:size] for key, value in cond.items()})
+            return BatchInvariant(network)(
+                x[:size], t[:size], {key: value[:size] for key, value in cond.items()}
+            )
 
     for size in (1, 7, 16):
         assert torch.equal(first(size), first(32)[:size])

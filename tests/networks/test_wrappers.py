@@ -9,7 +9,7 @@ import torch
 from tools import randomise, tiny_unet
 from torch import nn
 
-from flowlit._support.batch_invariance import InBlocks
+from flowlit._support.batch_invariance import BatchInvariant
 from flowlit.errors import FlowlitError
 from flowlit.networks import EDM, ClassifierFreeGuidance, DiffusionVelocity
 from flowlit.networks.checkpoints.fingerprint import identity
@@ -249,7 +249,7 @@ def test_guidance_costs_twice_the_evaluations():
     x0, cond = torch.zeros(20, *SHAPE), {"label": torch.zeros(20, dtype=torch.int64)}
     guided = ClassifierFreeGuidance(Labelled(), 2.0)
     assert Euler(5)(guided, x0, cond).nfe.tolist() == [10] * 20
-    assert Euler(5)(InBlocks(guided), x0, cond).nfe.tolist() == [10] * 20
+    assert Euler(5)(BatchInvariant(guided), x0, cond).nfe.tolist() == [10] * 20
     assert Euler(5)(Labelled(), x0, cond).nfe.tolist() == [5] * 20
 
 

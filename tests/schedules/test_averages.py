@@ -16,7 +16,7 @@ from tools import tiny_unet
 
 import flowlit
 from flowlit.callbacks import EMA
-from flowlit.callbacks.training.ema import Twins
+from flowlit.callbacks.training.ema import AveragedWeights
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
@@ -742,7 +742,7 @@ class Counting(tiny.Affine):
 def test_a_buffer_that_the_network_replaces_is_followed():
     network = Counting()
     average = deepcopy(network)
-    twins = Twins(average, network)
+    twins = AveragedWeights(average, network)
     network(torch.zeros(1, 1, 8, 8), torch.zeros(1))
     with torch.no_grad():
         twins.move(0.5)

@@ -10,7 +10,7 @@ from numpy.polynomial import Polynomial
 from tools import CallCounter, LinearField, randomise, straight, tiny_unet, write_checkpoint
 
 import flowlit
-from flowlit._support.batch_invariance import InBlocks
+from flowlit._support.batch_invariance import BatchInvariant
 from flowlit.couplings import SeededNoise
 from flowlit.couplings.noise import seeded_normals
 from flowlit.couplings.store.manifest import read_manifest
@@ -167,7 +167,7 @@ def test_nfe_counts_a_velocity_that_asks_its_network_twice():
 
 @pytest.mark.parametrize("solver", SAMPLES.values(), ids=SAMPLES)
 def test_a_sample_ends_on_the_same_bits_alone_and_in_any_batch(solver):
-    network = InBlocks(randomise(tiny_unet(), scale=0.15).eval())
+    network = BatchInvariant(randomise(tiny_unet(), scale=0.15).eval())
     x0 = seeded_normals([1], range(37), (1, 8, 8))
     with torch.inference_mode():
         whole, part = solver(network, x0).x1, solver(network, x0[[30, 4, 17]]).x1
@@ -305,7 +305,7 @@ def test_couple_makes_its_pairs_whatever_the_batch_size_is(tmp_path):
         assert manifest["nfe"]["min"] == manifest["nfe"]["max"] == 7
     assert torch.equal(stores[0].x1, stores[1].x1)
     with torch.inference_mode():
-        assert torch.equal(stores[0].x1, Adams(6)(InBlocks(network), stores[0].x0).x1)
+        assert torch.equal(stores[0].x1, Adams(6)(BatchInvariant(network), stores[0].x0).x1)
 
 
 def test_a_generator_takes_it(tmp_path):

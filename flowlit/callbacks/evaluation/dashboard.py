@@ -24,12 +24,12 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
         "gradients": ("Gradients", ["gradients/"]),
         "learning rate": ("LearningRateMonitor", ["lr-"]),
     },
-    "Images": {
+    "ImageDataset": {
         "Fréchet distance": ("FID", ["fid/", "frechet_"]),
         "kernel distance": ("KID", ["kid/", "kernel_distance_"]),
         "classifier score": ("InceptionScore", ["inception_score/", "classifier_score_"]),
         "precision and recall": ("PrecisionRecall", ["precision", "recall"]),
-        "memorisation": ("Neighbours", ["memorisation/"]),
+        "memorisation": ("NearestNeighbours", ["memorisation/"]),
         "network evaluations": ("FID", ["nfe/"]),
     },
     "Flow": {
@@ -98,7 +98,8 @@ class Dashboard(Evaluation):
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
         self._lay_out(trainer)
-        self._pixels, self._nfe = {}, {}
+        self._pixels = {}
+        self._nfe = {}
         for name in getattr(module, "solvers", {}):
             self._pixels[name] = torch.zeros(256, dtype=torch.int64, device=module.device)
             self._nfe[name] = CatMetric().to(module.device)

@@ -26,13 +26,13 @@ from ..._support.machine import hardware
 from ..._version import __version__
 from ...couplings import SeededNoise
 from ...errors import FlowlitError
-from ...metrics.feature_cache import Bank
+from ...metrics.feature_cache import FeatureCache
 from ...metrics.features import Inception, features_identity
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance, frechet_estimates
 from ...metrics.reference import Reference, cached_reference, check_dimension, check_reference, read_reference
 from ...networks.checkpoints.fingerprint import identity
-from ...types import Estimate, Extracted, Features, Images, Measure
+from ...types import Estimate, FeatureBatch, FeatureExtractor, FeatureMetric, ImageDataset
 from .base import Evaluation
 
 
@@ -55,18 +55,21 @@ class FID(Evaluation):
 
     def __init__(
         self,
-        features: Features,
-        reference: Images | str,
-        measures: list[Measure] | None = None,
+        features: FeatureExtractor,
+        reference: ImageDataset | str,
+        measures: list[FeatureMetric] | None = None,
         cache: str = "data/statistics",
     ):
-        self.features, self.reference, self.measures, self.cache = features, reference, measures or [], cache
+        self.features = features
+        self.reference = reference
+        self.measures = measures or []
+        self.cache = cache
         self._real: Reference | None = None
         self._dim = self._classes = 0
         self._unchecked: list[str] = []
         self._moments: dict[str, Moments] = {}
         self._nfe: dict[str, MeanMetric] = {}
-        self._bank: Bank | None = None
+        self._bank: FeatureCache | None = None
         self._temporary: str | None = None
         self._known = np.empty(0, np.int64)
         self._told: dict[str, Any] = {}
@@ -116,7 +119,7 @@ class FID(Evaluation):
         ]
         key = short_hash(json.dumps([*told, torch.__version__], sort_keys=True, default=str))
         folder = trainer.strategy.broadcast(self._folder(trainer) / f"{self.features.name}-{key}")
-        self._bank = Bank(folder, device=hardware(trainer.world_size, module.device)["device"])
+        self._bank = FeatureCache(folder, device=hardware(trainer.world_size, module.device)["device"])
         self._known = cast(
             np.ndarray, trainer.strategy.broadcast(cast(Any, on_rank_zero(trainer, self._clean)))
         )
@@ -154,10 +157,8 @@ class FID(Evaluation):
                 blank = module.codec.decode(torch.zeros(BLOCK, *_noise(trainer).shape, device=module.device))
                 probe = self.features.extract(blank)
             self._unchecked = check_reference(self._real, self.features, blank.shape[1:])
-            self._dim, self._classes = (
-                probe.features.shape[1],
-                0 if probe.logits is None else probe.logits.shape[1],
-            )
+            self._dim = probe.features.shape[1]
+            self._classes = 0 if probe.logits is None else probe.logits.shape[1]
             check_dimension(self._real, self._dim)
             if self._unchecked:
                 rank_zero_warn(
@@ -174,8 +175,10 @@ class FID(Evaluation):
         )
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
-        real, num = self._prepare(trainer, module), len(_noise(trainer))
-        self._moments, self._nfe = {}, {}
+        real = self._prepare(trainer, module)
+        num = len(_noise(trainer))
+        self._moments = {}
+        self._nfe = {}
         for measure in self.measures:
             name = type(measure).__name__
             if measure.needs_logits and not self._classes:
@@ -233,7 +236,7 @@ class FID(Evaluation):
             if new.any():
                 self._bank.add({name: tensor.cpu()[new] for name, tensor in rows.items()})
 
-    def _compare(self, bank: Bank, rows: dict[str, torch.Tensor]) -> None:
+    def _compare(self, bank: FeatureCache, rows: dict[str, torch.Tensor]) -> None:
         """Refuse stored features that this run would not have made, because code has changed, say."""
         for name, made in rows.items():
             if name.endswith(".features"):
@@ -246,7 +249,7 @@ class FID(Evaluation):
                         "the codec or the extractor changed? Remove that folder"
                     )
 
-    def _extract(self, module: Any, solver: str, x1: torch.Tensor) -> Extracted:
+    def _extract(self, module: Any, solver: str, x1: torch.Tensor) -> FeatureBatch:
         """Features of x1 as images.
 
         Raises:
@@ -256,7 +259,7 @@ class FID(Evaluation):
             raise FlowlitError(
                 f"{solver}: {bad} of {len(x1)} generated images are not finite; training has diverged"
             )
-        extracted = Extracted(*in_blocks(self.features.extract, module.codec.decode(x1)))
+        extracted = FeatureBatch(*in_blocks(self.features.extract, module.codec.decode(x1)))
         if bad := int((~torch.isfinite(extracted.features).all(1)).sum()):
             raise FlowlitError(
                 f"{solver}: {bad} of {len(x1)} images have {self.features.name} features that are not finite"
@@ -283,8 +286,10 @@ class FID(Evaluation):
             )  # equal on all ranks, which may monitor it
             module.log(f"nfe/{name}", self._nfe[name].compute())
 
-    def _log_measures(self, trainer: pl.Trainer, module: Any, bank: Bank) -> None:
-        real, num, images = self._prepare(trainer, module), len(_noise(trainer)), 0
+    def _log_measures(self, trainer: pl.Trainer, module: Any, bank: FeatureCache) -> None:
+        real = self._prepare(trainer, module)
+        num = len(_noise(trainer))
+        images = 0
         metrics: dict[str, float] = {}
         spread: dict[str, float] = {}
         features = real.features() if any(m.needs_real for m in self.measures) else None
@@ -295,7 +300,8 @@ class FID(Evaluation):
                 metrics[label] = float(estimate.value)
                 spread |= {} if estimate.spread is None else {label: float(estimate.spread)}
             index, nfe = bank.read(f"{solver}.nfe", num)
-            metrics[f"nfe/{solver}"], images = float(nfe.double().mean()), len(index)
+            metrics[f"nfe/{solver}"] = float(nfe.double().mean())
+            images = len(index)
         bar.close()
         for label, value in metrics.items():
             module.log(label, value, rank_zero_only=True)
@@ -325,7 +331,13 @@ class FID(Evaluation):
         }
 
     def _estimates(
-        self, bank: Bank, solver: str, real: Reference, images: torch.Tensor | None, num: int, bar: tqdm
+        self,
+        bank: FeatureCache,
+        solver: str,
+        real: Reference,
+        images: torch.Tensor | None,
+        num: int,
+        bar: tqdm,
     ) -> Iterator[tuple[str, Estimate]]:
         with bank.gathered(f"{solver}.features", num) as features:
             yield from frechet_estimates(features, real.mean, real.cov).items()
@@ -337,7 +349,7 @@ class FID(Evaluation):
                 measure.check(
                     len(features), real.kept or None
                 )  # again: there may be fewer than were asked for
-                yield from estimates(measure, Extracted(features, logits), images).items()
+                yield from estimates(measure, FeatureBatch(features, logits), images).items()
                 bar.update()
 
     def on_exception(
@@ -355,10 +367,13 @@ class FID(Evaluation):
         if self._temporary is not None and trainer.is_global_zero:
             shutil.rmtree(self._temporary, ignore_errors=True)
         getattr(trainer.datamodule, "stored", {}).pop(self.state_key, None)  # type: ignore[attr-defined]
-        self._bank, self._temporary = None, None
+        self._bank = None
+        self._temporary = None
 
 
-def estimates(measure: Measure, generated: Extracted, real: torch.Tensor | None) -> dict[str, Estimate]:
+def estimates(
+    measure: FeatureMetric, generated: FeatureBatch, real: torch.Tensor | None
+) -> dict[str, Estimate]:
     """What a measure finds.
 
     Raises:
@@ -372,7 +387,7 @@ def estimates(measure: Measure, generated: Extracted, real: torch.Tensor | None)
     return found
 
 
-def check_name(features: Features) -> None:
+def check_name(features: FeatureExtractor) -> None:
     """Refuse a name that would be taken for another's, or that could not stand in tags.
 
     Raises:

@@ -28,7 +28,9 @@ class Interpolations(Evaluation):
     """
 
     def __init__(self, num: int = 6, steps: int = 9, solver: str | None = None):
-        self.num, self.steps, self.solver = num, steps, solver
+        self.num = num
+        self.steps = steps
+        self.solver = solver
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if self.steps < 2:
@@ -47,7 +49,8 @@ class Interpolations(Evaluation):
     def _between(self, noise: Noise) -> Noise:
         alpha = torch.linspace(0, 1, self.steps, device=noise.x0.device).repeat(self.num)
         a, b = (noise.x0[k::2].repeat_interleave(self.steps, 0) for k in (0, 1))
-        index, cond = noise.index[::2], {key: value[::2] for key, value in noise.cond.items()}
+        index = noise.index[::2]
+        cond = {key: value[::2] for key, value in noise.cond.items()}
         every = {key: value.repeat_interleave(self.steps, 0) for key, value in cond.items()}
         return Noise(index.repeat_interleave(self.steps), interpolate_noise(a, b, alpha), every)
 

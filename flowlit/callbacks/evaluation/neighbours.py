@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...errors import FlowlitError
 from ...metrics.memorisation import memorisation, nearest
-from ...types import Images
+from ...types import ImageDataset
 from .base import Evaluation
 from .grids import FirstImages, check_noise, evaluates, show
 
@@ -22,7 +22,7 @@ _BLOCK = 1000  # training images in memory at a time
 _AMONG = 1000  # training images whose own neighbours are sought, at most
 
 
-class Neighbours(Evaluation):
+class NearestNeighbours(Evaluation):
     """Draw the first images of validation beside their nearest training images, and log whether they are
     copies.
 
@@ -37,8 +37,10 @@ class Neighbours(Evaluation):
         k: neighbours in a row.
     """
 
-    def __init__(self, images: Images, num: int = 16, k: int = 5):
-        self.images, self.num, self.k = images, num, k
+    def __init__(self, images: ImageDataset, num: int = 16, k: int = 5):
+        self.images = images
+        self.num = num
+        self.k = k
         self._first = FirstImages(num)
         self._among: Tensor | None = None
 
@@ -48,18 +50,20 @@ class Neighbours(Evaluation):
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if not evaluates(trainer, stage):
             return
-        noise = check_noise(trainer, "Neighbours", self.num)
+        noise = check_noise(trainer, "NearestNeighbours", self.num)
         self.watch(trainer, self.num)
         if not 1 <= self.k < len(self.images):
             raise FlowlitError(
-                f"Neighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} images, "
+                f"NearestNeighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} "
+                "images, "
                 f"found {self.k}"
             )
         real = tuple(self.images[0]["x1"].shape)
         made = tuple(pl_module.codec.decode(torch.zeros(1, *noise.shape, device=pl_module.device)).shape[1:])
         if made != real:
             raise FlowlitError(
-                f"Neighbours: its images have shape {real}, but those made from data.noise have {made}; "
+                f"NearestNeighbours: its images have shape {real}, but those made from data.noise have "
+                f"{made}; "
                 "give the images that the "
                 "model was trained on (images), or make data.noise.shape equal"
             )
@@ -76,7 +80,7 @@ class Neighbours(Evaluation):
         among = self._among_training(module, quiet)
         for name, samples in self._first.gather().items():
             found, where = nearest(
-                samples.to(module.device), self._blocks(f"Neighbours of {name}", quiet), self.k
+                samples.to(module.device), self._blocks(f"NearestNeighbours of {name}", quiet), self.k
             )
             module.log(f"memorisation/{name}", memorisation(found[:, 0], among), rank_zero_only=True)
             if trainer.is_global_zero:
@@ -89,7 +93,7 @@ class Neighbours(Evaluation):
         """Distances of some training images, evenly chosen, to their nearest other one; computed once."""
         if self._among is None:
             own = torch.arange(0, len(self.images), -(-len(self.images) // _AMONG), device=module.device)
-            blocks = self._blocks("Neighbours of training images", quiet)
+            blocks = self._blocks("NearestNeighbours of training images", quiet)
             self._among = nearest(self._read(own.tolist()).to(module.device), blocks, 1, own)[0][:, 0]
         return self._among
 

@@ -23,7 +23,8 @@ from ...metrics.cost import count_parameters
 from ...networks.checkpoints.fingerprint import fingerprint
 from .base import command_of, numbers, protocols
 
-FORMAT, VERSION = "flowlit-metrics", 2
+FORMAT = "flowlit-metrics"
+VERSION = 2
 
 
 FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
@@ -90,7 +91,8 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     """Tell how images were made: from which noise, by which weights of which checkpoint, with which solvers,
     and rounded how.
     """
-    data, loaded = getattr(trainer, "datamodule", None), module.loaded_from(trainer.ckpt_path)
+    data = getattr(trainer, "datamodule", None)
+    loaded = module.loaded_from(trainer.ckpt_path)
     noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
     facts = module.generation()
     return {
@@ -121,7 +123,9 @@ def table(report: dict[str, Any]) -> str:
     """Set the numbers as a table, solvers across or down, whatever is narrower; then what does not belong to
     a solver.
     """
-    metrics, spread, solvers = report["metrics"], report.get("spread", {}), list(report.get("solvers", {}))
+    metrics = report["metrics"]
+    spread = report.get("spread", {})
+    solvers = list(report.get("solvers", {}))
     names = sorted(
         {tag.rpartition("/")[0] for tag in metrics if tag.rpartition("/")[2] in solvers}, key=_place
     )

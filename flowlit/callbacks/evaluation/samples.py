@@ -21,7 +21,8 @@ class Samples(Evaluation):
     """
 
     def __init__(self, num: int = 64, columns: int = 16):
-        self.num, self.columns = num, columns
+        self.num = num
+        self.columns = columns
         self._first = FirstImages(num)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torchmetrics import CatMetric
 
-from ..._support.batch_invariance import InBlocks
+from ..._support.batch_invariance import BatchInvariant
 from ...errors import FlowlitError
 from ...metrics.geometry import Curves, MeanMotion, motion
 from .base import Evaluation
@@ -39,7 +39,9 @@ class Straightness(Evaluation):
     """
 
     def __init__(self, steps: int = 100, num: int = 256):
-        self.steps, self.num, self._samples = steps, num, 0
+        self.steps = steps
+        self.num = num
+        self._samples = 0
 
     def protocol(self) -> dict[str, Any]:
         return {"straightness": {"euler_steps": self.steps, "samples": self._samples}}
@@ -55,14 +57,16 @@ class Straightness(Evaluation):
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         num = self._samples = min(self.num, trainer.datamodule.noise.num)  # type: ignore[attr-defined]
-        mean, sums = MeanMotion(self.steps).to(module.device), CatMetric().to(module.device)
+        mean = MeanMotion(self.steps).to(module.device)
+        sums = CatMetric().to(module.device)
         noise = first_noises(trainer, module, num, stripe=True)
         for part in in_parts(trainer, noise):
             with trainer.precision_plugin.val_step_context():
-                found = motion(InBlocks(module.velocity()), part.x0, part.cond, self.steps)
+                found = motion(BatchInvariant(module.velocity()), part.x0, part.cond, self.steps)
             mean.update(found)
             sums.update(found.deviation.mean(1).float() * part.x0[0].numel())
-        curves, every = mean.compute(), sums.compute()
+        curves = mean.compute()
+        every = sums.compute()
         for name, value in scalars(curves, noise.x0.shape[1:].numel()).items():
             module.log(name, value.float(), rank_zero_only=True)
         if trainer.is_global_zero:

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from ..._support.batch_invariance import InBlocks
+from ..._support.batch_invariance import BatchInvariant
 from ...errors import FlowlitError
 from ...metrics.geometry import snapshots
 from .base import Evaluation
@@ -28,7 +28,9 @@ class Trajectories(Evaluation):
     """
 
     def __init__(self, num: int = 8, steps: int = 8, euler: int = 100):
-        self.num, self.steps, self.euler = num, steps, euler
+        self.num = num
+        self.steps = steps
+        self.euler = euler
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if min(self.steps, self.euler) < 1:
@@ -42,7 +44,7 @@ class Trajectories(Evaluation):
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         noise = first_noises(trainer, module, self.num)
         with trainer.precision_plugin.val_step_context():
-            found = snapshots(InBlocks(module.velocity()), noise.x0, noise.cond, self.steps, self.euler)
+            found = snapshots(BatchInvariant(module.velocity()), noise.x0, noise.cond, self.steps, self.euler)
         if trainer.is_global_zero:
             for name, pictures in found._asdict().items():
                 show(

@@ -16,7 +16,7 @@ def networks(trainer: pl.Trainer, module: Any) -> Iterator[nn.Module]:
     """The velocities at work: the trained network, its averages, and the frozen teachers and guides of
     objective and coupling.
     """
-    flow = getattr(module, "flow", module)  # that of a ``PairMaker``
+    flow = getattr(module, "flow", module)  # that of a ``PairPredictor``
     yield flow.network
     yield from (
         average

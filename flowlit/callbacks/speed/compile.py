@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from ..._engine.sharding import Sharded
-from ..._support.cuda_graphs import FirstOfStep, check_device
+from ..._support.cuda_graphs import FirstCallGraphed, check_device
 from ...errors import FlowlitError
 from .base import networks
 
@@ -32,7 +32,7 @@ class Compile(Callback):
         dynamic: whether graphs serve any size of batch from the start; None finds out.
         graphs: launch the trained network's forward and backward pass by CUDA graphs, in the first call of
             each training step; for small networks and batches on an NVIDIA GPU, not with ``fsdp`` or
-            accumulated batches. ``Graphs`` is for the rest.
+            accumulated batches. ``CUDAGraphs`` is for the rest.
     """
 
     def __init__(
@@ -41,9 +41,11 @@ class Compile(Callback):
         dynamic: bool | None = None,
         graphs: bool = False,
     ):
-        self.mode, self.dynamic, self.graphs = mode, dynamic, graphs
+        self.mode = mode
+        self.dynamic = dynamic
+        self.graphs = graphs
         self._compiled: WeakSet[nn.Module] = WeakSet()
-        self._trained: FirstOfStep | None = None
+        self._trained: FirstCallGraphed | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse graphs of training where they cannot be.
@@ -68,7 +70,7 @@ class Compile(Callback):
 
     def _ask_for_graphs(self, network: nn.Module) -> None:
         if self._trained is None or self._trained.network is not network:
-            self._trained = FirstOfStep(network, GRAPHED[self.mode or "default"], self.dynamic)
+            self._trained = FirstCallGraphed(network, GRAPHED[self.mode or "default"], self.dynamic)
             network._compiled_call_impl = self._trained  # type: ignore[assignment]
 
     def on_train_batch_start(

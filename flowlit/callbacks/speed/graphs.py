@@ -13,7 +13,7 @@ from .base import networks
 from .compile import Compile, check_graphs
 
 
-class Graphs(Callback):
+class CUDAGraphs(Callback):
     """Launch all kernels of a network at once, by a CUDA graph, where it is called without gradients.
 
     That is generation in ``validate``, ``test``, ``predict`` and ``couple``, guides, averages, and the
@@ -39,13 +39,13 @@ class Graphs(Callback):
         Raises:
             FlowlitError: on a device without graphs, for sharded networks, or if ``Compile`` comes later.
         """
-        check_graphs(trainer, "Graphs")
+        check_graphs(trainer, "CUDAGraphs")
         if self.most < 1:
-            raise FlowlitError(f"Graphs: most is {self.most}; expected a number of graphs, at least 1")
+            raise FlowlitError(f"CUDAGraphs: most is {self.most}; expected a number of graphs, at least 1")
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(later, Compile) for later in callbacks[callbacks.index(self) :]):
             raise FlowlitError(
-                "Graphs: put the callback Compile before Graphs, or compiling would throw the graphs away"
+                "CUDAGraphs: put the callback Compile before Graphs, or compiling would throw the graphs away"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -57,7 +57,7 @@ def align(optimizer: Optimizer) -> None:
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-class Recompute(Callback):
+class ActivationCheckpointing(Callback):
     """Keep only the inputs of each stage of the trained network for the gradient, and compute the stage again
     in backward.
 

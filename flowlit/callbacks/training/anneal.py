@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from ..._engine.lightning import logging_now
+from ..._engine.lightning import is_logging_step
 from ...errors import FlowlitError
 from ...types import Schedule
 
@@ -23,7 +23,8 @@ class Anneal(Callback):
     """
 
     def __init__(self, schedule: Schedule, attribute: str = "objective.beta"):
-        self.schedule, self.attribute = schedule, attribute
+        self.schedule = schedule
+        self.attribute = attribute
 
     @property
     def state_key(self) -> str:
@@ -56,5 +57,5 @@ class Anneal(Callback):
         owner, name = self._owner(pl_module)
         value = self.schedule(trainer.global_step)
         setattr(owner, name, value)
-        if logging_now(trainer):
+        if is_logging_step(trainer):
             pl_module.log(f"anneal/{name}", value, batch_size=1)

@@ -14,12 +14,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from ..._engine.lightning import forget_begun, renumber, validate_first, validation_awaits
+from ..._engine.lightning import (
+    clear_started_batch,
+    mark_validation_pending,
+    rescale_batch_counters,
+    validation_awaits,
+)
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
 from ...errors import Diverged, FlowlitError
 
-LAST, PREVIOUS, PART = "last.ckpt", "previous.ckpt", "last.ckpt.part"
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+PART = "last.ckpt.part"
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -71,10 +78,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Write the state after this step, beside the last one; ``commit`` puts it in its place."""
         if self._written != trainer.global_step and not getattr(trainer, "fast_dev_run", False):
             writer: Any = trainer.strategy.checkpoint_io
-            writer.failed, writer.patient = (
-                "",
-                True,
-            )  # ranks meet in there, and must not wait for one that left
+            # ranks meet in there, and must not wait for one that left
+            writer.failed = ""
+            writer.patient = True
             try:
                 trainer.save_checkpoint(self.folder / PART, weights_only=False)
             finally:
@@ -107,12 +113,13 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.commit(trainer)
             if self._awaited:
-                forget_begun(trainer)
+                clear_started_batch(trainer)
             self._awaited = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._steps is not None:  # only its last validation had been missing
-            trainer.fit_loop.epoch_loop.max_steps, self._steps = self._steps, None
+            trainer.fit_loop.epoch_loop.max_steps = self._steps
+            self._steps = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pass
@@ -125,7 +132,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         refuse_broken(trainer, checkpoint)
         if trainer.training and validation_awaits(trainer):
-            validate_first(checkpoint["loops"]["fit_loop"])
+            mark_validation_pending(checkpoint["loops"]["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # nothing of the paths that Lightning would remember: a run may be moved
@@ -137,12 +144,14 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.state.fn != "fit":
             return
         self.begun = True
-        loop, steps = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+        loop = checkpoint["loops"]["fit_loop"]
+        steps = checkpoint["global_step"]
         data = checkpoint.get(type(trainer.datamodule).__qualname__, {})  # type: ignore[attr-defined]
-        renumber(loop, data.get("accumulated", 1), trainer.accumulate_grad_batches)
+        rescale_batch_counters(loop, data.get("accumulated", 1), trainer.accumulate_grad_batches)
         self._awaited = loop.get("validate_first", False)
         if self._awaited and steps == trainer.max_steps:  # or Lightning would find nothing left to do
-            self._steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, steps + 1
+            self._steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = steps + 1
 
 
 def keeper_of(trainer: pl.Trainer) -> LastCheckpoint | None:

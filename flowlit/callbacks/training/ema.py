@@ -15,13 +15,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..._engine.lightning import logging_now
+from ..._engine.lightning import is_logging_step
 from ..._support.names import public_path
 from ...errors import FlowlitError
 from ...networks.checkpoints.spec import spec
 from ...networks.checkpoints.write import write_state
 from ...schedules.averages import Constant, PowerLaw
-from ...types import Profile
+from ...types import EMAProfile
 
 
 class EMA(Callback):
@@ -50,26 +50,30 @@ class EMA(Callback):
         self,
         decay: float | None = None,
         warmup: bool = True,
-        profile: Profile | None = None,
+        profile: EMAProfile | None = None,
         name: str = "ema",
         snapshots: int | None = None,
         every: int = 1,
     ):
-        self.decay, self.warmup, self.profile, self.name = decay, warmup, profile, name
-        self.snapshots, self.every = snapshots, every
+        self.decay = decay
+        self.warmup = warmup
+        self.profile = profile
+        self.name = name
+        self.snapshots = snapshots
+        self.every = every
         self.rule = profile or Constant(0.999999 if decay is None else decay, warmup)
         self.measured: Callable[[], AbstractContextManager[None]] = (
             nullcontext  # whoever wants to know how long it takes
         )
         self._step = 0
-        self._waiting = Waiting()
+        self._waiting = PendingUpdate()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self._waiting.steps:
             checkpoint.setdefault("averages_waiting", {})[self.name] = asdict(self._waiting)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._waiting = Waiting(**checkpoint.get("averages_waiting", {}).get(self.name, {}))
+        self._waiting = PendingUpdate(**checkpoint.get("averages_waiting", {}).get(self.name, {}))
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Make the average before a checkpoint is restored."""
@@ -131,10 +135,13 @@ class EMA(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count on where the checkpoint stopped, by the profile that is configured now."""
         updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
-        self._waiting = self._waiting if trainer.global_step else Waiting()
+        self._waiting = self._waiting if trainer.global_step else PendingUpdate()
         rarely = {"every": self.every} if self.every > 1 else {}
         pl_module.averaged[self.name] = {**described(self.rule), **rarely, "updates": updates}
-        self._step, self._twins = trainer.global_step, Twins(pl_module.average(self.name), pl_module.network)
+        self._step, self._twins = (
+            trainer.global_step,
+            AveragedWeights(pl_module.average(self.name), pl_module.network),
+        )
         if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._begin(trainer, updates)
 
@@ -152,12 +159,14 @@ class EMA(Callback):
     ) -> None:
         if trainer.global_step == self._step:
             return  # no optimizer step: gradients are still accumulating
-        self._step, told, waiting = trainer.global_step, pl_module.averaged[self.name], self._waiting
+        self._step = trainer.global_step
+        told = pl_module.averaged[self.name]
+        waiting = self._waiting
         update = told["updates"] + waiting.steps + 1
         images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
         decay = self.rule(update, images)
         waiting.add(decay)
-        if logging_now(trainer):
+        if is_logging_step(trainer):
             pl_module.log(
                 "anneal/ema_decay" + (f"_{self.name}" if self.name != "ema" else ""), decay, batch_size=1
             )
@@ -165,7 +174,8 @@ class EMA(Callback):
             return
         with self.measured():
             self._twins.move(waiting.decay)
-        told["updates"], self._waiting = update, Waiting()
+        told["updates"] = update
+        self._waiting = PendingUpdate()
         if self.snapshots and update % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module)
 
@@ -173,7 +183,8 @@ class EMA(Callback):
         """Keep the average as it is now. Every rank takes part in gathering the weights and asking for the
         folder.
         """
-        folder, state = trainer.log_dir, trainer.strategy.lightning_module_state_dict()
+        folder = trainer.log_dir
+        state = trainer.strategy.lightning_module_state_dict()
         if not trainer.is_global_zero or folder is None:
             return
         prefix = "ema." if self.name == "ema" else f"averages.{self.name}."
@@ -195,7 +206,7 @@ class EMA(Callback):
 
 
 @dataclass
-class Waiting:
+class PendingUpdate:
     """Optimizer steps since an average was moved, and the share of it that stays after them."""
 
     steps: int = 0
@@ -203,10 +214,11 @@ class Waiting:
 
     def add(self, decay: float) -> None:
         """One more step."""
-        self.steps, self.decay = self.steps + 1, self.decay * decay
+        self.steps = self.steps + 1
+        self.decay = self.decay * decay
 
 
-class Twins:
+class AveragedWeights:
     """An average and its network, whose weights are looked up once: a small network's step is hardly longer
     than the search.
     """
@@ -235,7 +247,7 @@ def held(network: nn.Module) -> list[tuple[dict[str, Any], str]]:
     ]
 
 
-def described(rule: Profile) -> dict[str, Any]:
+def described(rule: EMAProfile) -> dict[str, Any]:
     """A profile for checkpoints and reports; that of decay and warmup is told by these alone."""
     if type(rule) is Constant:
         return {"decay": rule.decay, "warmup": rule.warmup}

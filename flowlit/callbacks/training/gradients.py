@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from ..._engine.lightning import logging_now
+from ..._engine.lightning import is_logging_step
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ class Gradients(Callback):
     """
 
     def __init__(self, clip: float | None = 1.0, nonfinite: Literal["repair", "skip"] = "repair"):
-        self.clip, self.nonfinite = clip, nonfinite
+        self.clip = clip
+        self.nonfinite = nonfinite
         self.bad_entries: Tensor | int = 0
         self.bad_steps: Tensor | int = 0
 
@@ -80,7 +81,8 @@ class Gradients(Callback):
         return {"bad_entries": int(self.bad_entries), "bad_steps": int(self.bad_steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.bad_entries, self.bad_steps = state_dict["bad_entries"], state_dict["bad_steps"]
+        self.bad_entries = state_dict["bad_entries"]
+        self.bad_steps = state_dict["bad_steps"]
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -100,9 +102,9 @@ class Gradients(Callback):
         else:
             entries.repair()
             norm = self._clip(parameters, gradients)
-            if logging_now(trainer):
+            if is_logging_step(trainer):
                 pl_module.log("gradients/norm", norm, batch_size=1)
-        if logging_now(trainer):
+        if is_logging_step(trainer):
             pl_module.log("gradients/bad_entries", float_of(self.bad_entries), batch_size=1)
             pl_module.log("gradients/bad_steps", float_of(self.bad_steps), batch_size=1)
 

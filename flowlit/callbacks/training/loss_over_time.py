@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..._engine.lightning import logging_now
+from ..._engine.lightning import is_logging_step
 from ..._engine.ranks import gathered
 from ...errors import FlowlitError
 from ...types import Objective
@@ -85,7 +85,7 @@ class LossOverTime(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not logging_now(trainer):
+        if not is_logging_step(trainer):
             return
         means: dict[str, float] = {}
         for name, heard in self._heard.items():

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from ..._engine.lightning import logging_now
+from ..._engine.lightning import is_logging_step
 
 
 class Progress(TQDMProgressBar):
@@ -30,7 +30,8 @@ class Progress(TQDMProgressBar):
         self._count_steps(trainer)
 
     def _count_steps(self, trainer: pl.Trainer) -> None:
-        bar, steps = self.train_progress_bar, trainer.max_steps
+        bar = self.train_progress_bar
+        steps = trainer.max_steps
         bar.set_description("Training" if steps > 0 else f"Epoch {trainer.current_epoch}")
         if steps > 0:
             bar.reset(steps)
@@ -41,14 +42,15 @@ class Progress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        bar, by_steps = self.train_progress_bar, trainer.max_steps > 0
+        bar = self.train_progress_bar
+        by_steps = trainer.max_steps > 0
         done = trainer.global_step if by_steps else batch_idx + 1
-        due = done % self.refresh_rate == 0 or done == bar.total or logging_now(trainer)
+        due = done % self.refresh_rate == 0 or done == bar.total or is_logging_step(trainer)
         if bar.disable or done == bar.n or not due:
             return
         first = bar.n == bar.initial
         bar.n = done
-        if first or done == bar.total or logging_now(trainer):
+        if first or done == bar.total or is_logging_step(trainer):
             bar.set_postfix(self.get_metrics(trainer, pl_module))
         else:
             bar.refresh()

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ..._engine.lightning import logging_now, scale_learning_rate
+from ..._engine.lightning import is_logging_step, scale_learning_rate
 from ...errors import Diverged, FlowlitError
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
 from .gradients import Gradients
@@ -44,13 +44,11 @@ class Rollback(Callback):
     def __init__(
         self, spike: float = 5.0, window: int = 50, bad_steps: int = 20, factor: float = 0.5, most: int = 3
     ):
-        self.spike, self.window, self.bad_steps, self.factor, self.most = (
-            spike,
-            window,
-            bad_steps,
-            factor,
-            most,
-        )
+        self.spike = spike
+        self.window = window
+        self.bad_steps = bad_steps
+        self.factor = factor
+        self.most = most
         self.rollbacks = self._attempts = self._farthest = 0
         self.lowered = 1.0  # of the learning rate, by all rollbacks so far
         self._windows: list[
@@ -66,11 +64,14 @@ class Rollback(Callback):
         return {"rollbacks": self.rollbacks, "lowered": self.lowered, **attempts, **window}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._windows, self._sum = [tuple(window) for window in state_dict["windows"]], state_dict["sum"]
+        self._windows = [tuple(window) for window in state_dict["windows"]]
+        self._sum = state_dict["sum"]
         self._count = state_dict["count"]
         if not self._going_back:
-            self.rollbacks, self.lowered = state_dict["rollbacks"], state_dict["lowered"]
-            self._attempts, self._farthest = state_dict["attempts"], state_dict["farthest"]
+            self.rollbacks = state_dict["rollbacks"]
+            self.lowered = state_dict["lowered"]
+            self._attempts = state_dict["attempts"]
+            self._farthest = state_dict["farthest"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not (
@@ -98,21 +99,24 @@ class Rollback(Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self._sum, self._count = self._sum + loss.detach(), self._count + 1
+        self._sum = self._sum + loss.detach()
+        self._count = self._count + 1
         if not trainer.fit_loop._should_accumulate() and trainer.global_step % self.window == 0:
             self._judge(trainer)
-        if logging_now(trainer):
+        if is_logging_step(trainer):
             pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)
 
     def _judge(self, trainer: pl.Trainer) -> None:
         mean = float(trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean"))
-        bad, before = bad_steps(trainer), self._windows[0][1] if self._windows else 0
+        bad = bad_steps(trainer)
+        before = self._windows[0][1] if self._windows else 0
         if reason := trouble(mean, [loss for loss, _ in self._windows], self.spike) or many(
             bad - before, self.bad_steps
         ):
             raise Diverged(f"step {trainer.global_step}: {reason}")
         self._windows = [*self._windows, (mean, bad)][-REMEMBERED:]
-        self._sum, self._count = 0.0, 0
+        self._sum = 0.0
+        self._count = 0
         if trainer.global_step > self._farthest:
             self._attempts = 0
 
@@ -137,8 +141,11 @@ class Rollback(Callback):
                 "from an older one "
                 "(--ckpt_path), with a lower learning rate (--model.optimizer.lr)"
             ) from why
-        self._attempts, self.rollbacks, self._going_back = self._attempts + 1, self.rollbacks + 1, True
-        self._farthest, self.lowered = max(self._farthest, trainer.global_step), self.lowered * self.factor
+        self._attempts = self._attempts + 1
+        self.rollbacks = self.rollbacks + 1
+        self._going_back = True
+        self._farthest = max(self._farthest, trainer.global_step)
+        self.lowered = self.lowered * self.factor
         target = Path(trainer.strategy.broadcast(str(files[min(self._attempts, len(files)) - 1])))
         rank_zero_info(
             f"flowlit: {why}: going back to {target}, learning rate × {self.lowered:g} ({self._attempts} of "

@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..._engine.signals import Ears
+from ..._engine.signals import SignalHandler
 from ...errors import Stopped
 from .checkpoint import LAST, LastCheckpoint, keeper_of
 
 
-class Signals(Callback):
+class SaveOnSignal(Callback):
     """On SIGTERM, SIGINT or SIGUSR1 finish the optimizer step, save, and leave with exit code 143, 130 or
     138.
 
@@ -30,7 +30,7 @@ class Signals(Callback):
     """
 
     def __init__(self) -> None:
-        self._ears = Ears()
+        self._ears = SignalHandler()
         self._agreed = self._shared = 0
         self._keeper: LastCheckpoint | None = None
 

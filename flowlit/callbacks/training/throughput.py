@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ... import rng
-from ..._engine.lightning import logging_now
-from ..._support.timers import Timeline
+from ..._engine.lightning import is_logging_step
+from ..._support.timers import StepTimer
 from ...metrics.cost import count_flops
 from ...metrics.speed import images_per_second, matmul_rate
 from ...types import Noise
@@ -55,10 +55,14 @@ class Throughput(Evaluation):
     """
 
     def __init__(self, batch_size: int = 256, repeats: int = 3):
-        self.batch_size, self.repeats = batch_size, repeats
+        self.batch_size = batch_size
+        self.repeats = repeats
         self._noise: Noise | None = None
-        self._images, self._batches, self._since, self._paused = 0, 0, 0.0, 0.0
-        self._line = Timeline()
+        self._images = 0
+        self._batches = 0
+        self._since = 0.0
+        self._paused = 0.0
+        self._line = StepTimer()
         self._last: Last | None = None
         self._peak = 0.0  # FLOP/s; 0 if it is not told
         self._work: int | None = None  # FLOPs of a batch; None before it was counted
@@ -82,11 +86,15 @@ class Throughput(Evaluation):
             average.measured = nullcontext
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._peak, self._work, self._warm = peak(trainer), None, False
+        self._peak = peak(trainer)
+        self._work = None
+        self._warm = False
         for average in averages(trainer):
             average.measured = partial(self._line.during, "ema")
         self._line.begin("data", trainer.strategy.root_device)
-        self._images, self._batches, self._since = 0, 0, time.perf_counter()
+        self._images = 0
+        self._batches = 0
+        self._since = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._line.mark("rest")
@@ -108,12 +116,14 @@ class Throughput(Evaluation):
         self._warm = True
         self._images += len(batch.x1) * trainer.world_size
         self._batches += 1
-        if logging_now(trainer):
+        if is_logging_step(trainer):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, module: Any) -> None:
-        parts, now = self._line.read(), time.perf_counter()
-        log, seconds = partial(module.log, batch_size=1), (now - self._since) / self._batches
+        parts = self._line.read()
+        now = time.perf_counter()
+        log = partial(module.log, batch_size=1)
+        seconds = (now - self._since) / self._batches
         log("images_per_s/train", self._images / (now - self._since))
         log("step_seconds/all", seconds)
         for part in PARTS:
@@ -122,7 +132,9 @@ class Throughput(Evaluation):
             log("step_seconds/coupling", watch.read())
         if self._work:
             log("fraction_of_peak/train", self._work / seconds / self._peak)
-        self._images, self._batches, self._since = 0, 0, now
+        self._images = 0
+        self._batches = 0
+        self._since = now
 
     def _pause(self) -> None:
         self._paused = time.perf_counter()
@@ -159,7 +171,7 @@ class Throughput(Evaluation):
 class Last(Callback):
     """Marks, behind all other callbacks, where the training step and the waiting for data begin."""
 
-    def __init__(self, line: Timeline):
+    def __init__(self, line: StepTimer):
         self.line = line
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -178,7 +190,8 @@ def peak(trainer: pl.Trainer) -> float:
     """FLOP/s of products in the precision of training, in float32 with TF32 if convolutions may use it; 0 on
     a CPU.
     """
-    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    device = trainer.strategy.root_device
+    precision = str(trainer.precision)
     if device.type != "cuda":
         return 0.0
     kinds = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}

@@ -19,7 +19,7 @@ from ...errors import FlowlitError
 from ...metrics.speed import measure_speed
 from .models import Model, kinds_of, match, read_models
 from .plot import draw
-from .records import Distance, read_reports
+from .records import RecordedDistance, read_reports
 
 
 def main(argv: Sequence[str]) -> int:
@@ -137,7 +137,8 @@ def text(models: Sequence[Model], facts: dict[str, Any], told: str = "") -> str:
 
 def _row(model: Model) -> list[str]:
     assert model.speed is not None
-    macs, speed = model.macs, model.speed
+    macs = model.macs
+    speed = model.speed
     sums = (macs.layers, macs.layers + macs.projections, macs.all)
     latency = f"{1e3 * speed.latency:.1f} ± {1e3 * speed.spread:.1f}"
     rate = f"{speed.images_per_second:,.{0 if speed.images_per_second >= 100 else 1}f}"
@@ -162,7 +163,7 @@ def _recorded(models: Sequence[Model]) -> list[list[str]]:
     )
 
 
-def _in_words(distance: Distance | None) -> str:
+def _in_words(distance: RecordedDistance | None) -> str:
     if distance is None:
         return "–"
     return f"{distance.value:.5g}" + (f" ± {distance.spread:.2g}" if distance.spread is not None else "")

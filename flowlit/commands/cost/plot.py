@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..._support.files import write_atomically
 from .models import Model, kinds_of
-from .records import Distance, Kind, Record
+from .records import Kind, Record, RecordedDistance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,9 @@ def plot(models: Sequence[Model]) -> Figure:
     return figure
 
 
-def _draw_points(axes: Axes, model: Model, points: Sequence[tuple[Record, Distance]], colour: str) -> None:
+def _draw_points(
+    axes: Axes, model: Model, points: Sequence[tuple[Record, RecordedDistance]], colour: str
+) -> None:
     x = [_giga(model) * (record.nfe or 1) for record, _ in points]
     y = [distance.value for _, distance in points]
     spread = [distance.spread or math.nan for _, distance in points]

@@ -40,7 +40,7 @@ class Kind(NamedTuple):
         return ", ".join(told)
 
 
-class Distance(NamedTuple):
+class RecordedDistance(NamedTuple):
     """A Fréchet distance as a report has it."""
 
     value: float
@@ -54,7 +54,7 @@ class Record:
     file: str
     solver: str
     nfe: float | None
-    distances: dict[Kind, Distance]
+    distances: dict[Kind, RecordedDistance]
 
     def plain(self) -> dict[str, Any]:
         distances = [{**kind._asdict(), **distance._asdict()} for kind, distance in self.distances.items()]
@@ -96,7 +96,8 @@ def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
     same weights.
     """
     told = identity(network)
-    weights, mine = told.pop("weights"), _architecture(told)
+    weights = told.pop("weights")
+    mine = _architecture(told)
     read = getattr(network, "loaded", None) is not None
     parameters = count_parameters(network)
 
@@ -116,11 +117,9 @@ def _architecture(built: Any) -> Any:
 
 def records(file: str, report: dict[str, Any]) -> list[Record]:
     """The Fréchet distances of each solver of a report that has any."""
-    metrics, spread, protocols = (
-        report.get("metrics", {}),
-        report.get("spread", {}),
-        report.get("features", {}),
-    )
+    metrics = report.get("metrics", {})
+    spread = report.get("spread", {})
+    protocols = report.get("features", {})
     found: dict[str, Record] = {}
     for tag, value in metrics.items():
         name, _, solver = tag.rpartition("/")
@@ -130,5 +129,5 @@ def records(file: str, report: dict[str, Any]) -> list[Record]:
         reference = protocol.get("reference", {}).get("sha256")
         kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
         record = found.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
-        record.distances[kind] = Distance(value, spread.get(tag))
+        record.distances[kind] = RecordedDistance(value, spread.get(tag))
     return list(found.values())

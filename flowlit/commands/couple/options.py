@@ -14,7 +14,7 @@ INDEX = 8
 
 
 @dataclass(frozen=True)
-class Order:
+class CoupleOptions:
     """Options of ``flowlit couple``."""
 
     store: str = "data/couplings/pairs"

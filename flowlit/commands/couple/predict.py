@@ -16,7 +16,7 @@ from ...couplings.origins import Origin, Part, Parts, Solved
 from ...couplings.store.manifest import Shard
 from ...couplings.store.writer import Store
 from ...modules import FlowModule
-from ...modules.samplers import Stripe
+from ...modules.samplers import StridedSampler
 from ...types import Noise, Pair
 
 
@@ -25,7 +25,9 @@ class PartData(pl.LightningDataModule):
 
     def __init__(self, origin: Origin, store: Store, batch_size: int):
         super().__init__()
-        self.origin, self.store, self.batch_size = origin, store, batch_size
+        self.origin = origin
+        self.store = store
+        self.batch_size = batch_size
 
     @cached_property
     def missing(self) -> list[Shard]:
@@ -35,12 +37,13 @@ class PartData(pl.LightningDataModule):
         return cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.missing())
 
     def predict_dataloader(self) -> DataLoader:
-        trainer, missing = cast(pl.Trainer, self.trainer), self.missing
+        trainer = cast(pl.Trainer, self.trainer)
+        missing = self.missing
         # with fewer shards than ranks, some are made twice, to the same bytes: an idle rank would break
         # Lightning's barriers
         ranks = max(1, min(trainer.world_size, len(missing)))
         parts = Parts(self.origin, missing[trainer.global_rank % ranks :: ranks], self.batch_size)
-        return DataLoader(parts, batch_size=None, sampler=Stripe(range(len(parts))))
+        return DataLoader(parts, batch_size=None, sampler=StridedSampler(range(len(parts))))
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class PairMaker(pl.LightningModule):
+class PairPredictor(pl.LightningModule):
     """What ``flowlit couple`` runs in Lightning's predict loop: the first solver of a flow, forwards or in
     reverse.
 
@@ -71,7 +74,9 @@ class PairMaker(pl.LightningModule):
         """Leave the flow whole: only training divides it (``Sharded`` insists on being told)."""
 
     def predict_step(self, part: Part, batch_idx: int) -> Solved:
-        x0, x1, nfe = part.x0, part.x1, torch.zeros_like(part.index)
+        x0 = part.x0
+        x1 = part.x1
+        nfe = torch.zeros_like(part.index)
         solver = next(iter(self.flow.solvers))
         if x1 is None and x0 is not None:
             x1, nfe = self.flow.solve(solver, Noise(part.index, x0, part.cond))

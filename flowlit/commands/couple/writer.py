@@ -50,8 +50,14 @@ class PairWriter(BasePredictionWriter):
         remarks: dict[str, Any],
     ):
         super().__init__(write_interval="batch")
-        self.store, self.origin, self.num, self.shard_size = store, origin, num, shard_size
-        self.x0, self.x1, self.facts, self.remarks = x0, x1, facts, remarks
+        self.store = store
+        self.origin = origin
+        self.num = num
+        self.shard_size = shard_size
+        self.x0 = x0
+        self.x1 = x1
+        self.facts = facts
+        self.remarks = remarks
         self._parts: list[Solved] = []
         self._pending: Future | None = None
         self._lock: AbstractContextManager[None] | None = None
@@ -127,7 +133,8 @@ class PairWriter(BasePredictionWriter):
 
     def _wait(self) -> None:
         """Let the last shard reach the disk; what went wrong there is raised here."""
-        pending, self._pending = self._pending, None
+        pending = self._pending
+        self._pending = None
         if pending is not None:
             pending.result()
 
@@ -159,7 +166,8 @@ class PairWriter(BasePredictionWriter):
             if not manifest["complete"]:
                 manifest = self.store.finish()
             self._release()
-            nfe, error = manifest["nfe"], manifest["rounding"]
+            nfe = manifest["nfe"]
+            error = manifest["rounding"]
             rank_zero_info(
                 f"flowlit: {manifest['count']:,} pairs in {self.store.folder}; NFE {nfe['mean']:.1f} on "
                 f"average, {nfe['max']} at "

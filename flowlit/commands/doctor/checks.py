@@ -26,7 +26,7 @@ from ...metrics.features import Inception
 from ...modules import FlowModule, OneStepStudent, ReflowStudent
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...objectives import AnnealedReflow, FlowGuided
-from ...types import Images
+from ...types import ImageDataset
 from .mirror import FEWEST, MOST, asymmetry, bound
 from .plan import interval, kept, output_folder
 from .subject import Finding, Subject
@@ -70,7 +70,8 @@ def no_average(s: Subject) -> Finding | None:
 def average_of_old_weights(s: Subject) -> Finding | None:
     """The profile's decays multiply to the share of the first weights that is left at the end."""
     for average in s.callbacks(EMA) if s.steps else []:
-        share, n = 1.0, 0
+        share = 1.0
+        n = 0
         while n < (s.steps or 0) and share > OLD:
             n += 1
             share *= average.rule(n, s.data.batch_size)
@@ -163,7 +164,8 @@ def not_annealed(s: Subject) -> Finding | None:
 def annealed_too_long(s: Subject) -> Finding | None:
     if not s.steps or not s.objectives(AnnealedReflow) or (anneal := beta(s)) is None:
         return None
-    last, late = anneal.schedule(s.steps - 1), anneal.schedule(int(0.9 * s.steps))
+    last = anneal.schedule(s.steps - 1)
+    late = anneal.schedule(int(0.9 * s.steps))
     if last > ENDED:
         what = (
             f"β is still {last:.3g} at the last of {s.steps:,} steps, so the pairs as they are stored are "
@@ -182,7 +184,7 @@ def annealed_too_long(s: Subject) -> Finding | None:
 def some_images(pairs: Any, most: int = MOST) -> Tensor | None:
     """x1 of rows from all over a data set, (N, C, H, W); None if they would have to be made first."""
     source = getattr(pairs, "pairs", pairs)
-    if not isinstance(source, (StoredPairs, Images)):
+    if not isinstance(source, (StoredPairs, ImageDataset)):
         return None
     rows = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)).tolist()
     if isinstance(source, StoredPairs):
@@ -196,7 +198,8 @@ def mirror(s: Subject) -> Finding | None:
     images = some_images(s.pairs) if flip is not None else None
     if images is None or len(images) < FEWEST:
         return None
-    found, most = asymmetry(images), bound(images[0].numel())
+    found = asymmetry(images)
+    most = bound(images[0].numel())
     told = (
         f"(mean image against its mirror image: {found:.1f} standard errors in {len(images)} images, "
         f"{most:.1f} by chance)"
@@ -298,7 +301,8 @@ def never_validated(s: Subject) -> Finding | None:
 def few_images(s: Subject) -> Finding | None:
     """With as many images as features or fewer the covariance is singular, and the distance too large."""
     for fid in s.callbacks(FID):
-        name, num = fid.features.name, s.data.noise.num if s.data.noise else 0
+        name = fid.features.name
+        num = s.data.noise.num if s.data.noise else 0
         if (
             0
             < num
@@ -358,7 +362,8 @@ def too_little_disk(s: Subject) -> Finding | None:
 def no_room_for_pairs(s: Subject) -> Finding | None:
     if s.order is None:
         return None
-    place, needed = existing(Path(s.order.store)), s.missing * pair_bytes(s)
+    place = existing(Path(s.order.store))
+    needed = s.missing * pair_bytes(s)
     if needed <= (free := shutil.disk_usage(place).free):
         return None
     what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.order.store}"

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from ...errors import FlowlitError
 from ...modules import FlowDataModule
-from ..couple.options import Order
+from ..couple.options import CoupleOptions
 from . import checks
 from .files import look_at_files
 from .measure import measure
@@ -37,7 +37,7 @@ def examine(
     model: Any,
     datamodule: pl.LightningDataModule | None,
     ckpt_path: str | None = None,
-    order: Order | None = None,
+    order: CoupleOptions | None = None,
 ) -> Report:
     """Look at what ``fit`` would do, or ``couple`` if there is an order.
 

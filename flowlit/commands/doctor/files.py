@@ -18,7 +18,7 @@ from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...metrics.reference import check_dimension, check_reference, read_reference
 from ...networks.checkpoints.read import read_checkpoint
-from ..couple.options import Order
+from ..couple.options import CoupleOptions
 from .plan import output_folder, steps_of, validations_of
 from .subject import Finding, Subject
 
@@ -51,7 +51,8 @@ def open_data(subject: Subject) -> Looked:
         return
     data.coupling = copy(data.coupling)
     data.setup("fit")
-    subject.pairs, rows = data.pairs, len(data.pairs)  # type: ignore[arg-type]
+    subject.pairs = data.pairs
+    rows = len(data.pairs)  # type: ignore[arg-type]
     yield File("data", f"{data.coupling.source}, {rows:,} rows")
     subject.steps = steps_of(subject.trainer, rows, data.batch_size)
     if subject.steps is not None:
@@ -64,7 +65,7 @@ def open_data(subject: Subject) -> Looked:
     subject.share = data.rows_at_a_time()
 
 
-def open_order(subject: Subject, patient: Any, order: Order) -> Looked:
+def open_order(subject: Subject, patient: Any, order: CoupleOptions) -> Looked:
     """Look at what pairs begin from, and at what the store holds already."""
     noise = subject.data.noise
     if noise is None:
@@ -90,7 +91,7 @@ def open_order(subject: Subject, patient: Any, order: Order) -> Looked:
         subject.validations = 0  # no flow is asked
 
 
-def check_same_pairs(store: Store, patient: Any, order: Order) -> None:
+def check_same_pairs(store: Store, patient: Any, order: CoupleOptions) -> None:
     """Refuse to add to a store that holds other pairs, as far as that can be told without making some.
 
     Raises:

@@ -23,7 +23,8 @@ BUDGET = 2.0
 """Seconds that one timed step, or one timed generation, may take."""
 
 
-SMALL, LARGER = 2, 4
+SMALL = 2
+LARGER = 4
 """Samples to begin with."""
 
 
@@ -89,7 +90,8 @@ def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> tuple[int,
 
 def time_steps(subject: Subject, patient: Any, samples: int, steps: int = 4) -> Step:
     """Time some steps after the first, whole: reading pairs, completing them, and the optimizer's update."""
-    watch, device = Watch(), subject.trainer.strategy.root_device
+    watch = Watch()
+    device = subject.trainer.strategy.root_device
     if cuda := device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     data = train(subject, patient, watch, samples, steps)
@@ -141,7 +143,8 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
         FlowlitError: if what comes out is not finite.
     """
     watch = generate(subject, patient, samples)
-    taken, solutions = watch.times[-1] - watch.times[-2], (watch.outputs or {}).get("solutions", {})
+    taken = watch.times[-1] - watch.times[-2]
+    solutions = (watch.outputs or {}).get("solutions", {})
     if name not in solutions:
         return Made(samples, taken, 0.0)
     found = solutions[name]

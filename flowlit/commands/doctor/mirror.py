@@ -25,7 +25,8 @@ def asymmetry(images: Tensor) -> float:
         images: (N, C, H, W), independent of each other.
     """
     difference = images.double() - images.double().flip(-1)
-    mean, error = difference.mean(0).abs(), difference.std(0) / len(images) ** 0.5
+    mean = difference.mean(0).abs()
+    error = difference.std(0) / len(images) ** 0.5
     return float(torch.where(mean > 0, mean / error, 0.0).max())
 
 

@@ -27,7 +27,8 @@ def validations_of(trainer: pl.Trainer, steps: int) -> int | None:
         return 0
     if getattr(trainer, "_val_check_time_interval", None) is not None:
         return None
-    batches, every = steps * trainer.accumulate_grad_batches, trainer.check_val_every_n_epoch
+    batches = steps * trainer.accumulate_grad_batches
+    every = trainer.check_val_every_n_epoch
     epochs = 1 if trainer.max_steps > 0 or every is None else max(1, trainer.max_epochs or 1)
     interval = trainer.val_check_interval
     wait = max(1, interval if isinstance(interval, int) else int(batches // epochs * interval))

@@ -18,8 +18,8 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..._support.timers import Stopwatch
-from ...callbacks.speed.memory import ChannelsLast, Recompute
+from ..._support.timers import DeviceTimer
+from ...callbacks.speed.memory import ActivationCheckpointing, ChannelsLast
 from ...callbacks.speed.precision import MatmulPrecision
 from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
@@ -81,7 +81,7 @@ def nbytes(tensors: Any) -> int:
 def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
     """Those that take part in a training step."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, Recompute)
+    kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, ActivationCheckpointing)
     return [callback for callback in callbacks if isinstance(callback, kinds)]
 
 
@@ -119,7 +119,7 @@ def with_batch(data: FlowDataModule, **changes: Any) -> FlowDataModule:
     for name, value in {
         "num_workers": 0,
         "stored": {},
-        "watch": Stopwatch(),
+        "watch": DeviceTimer(),
         "device_batch_size": None,
         **changes,
     }.items():
@@ -138,7 +138,8 @@ def train(subject: Subject, patient: Any, watch: Watch, samples: int, steps: int
 def generate(subject: Subject, patient: Any, samples: int) -> Watch:
     """Validate one batch."""
     noise = subject.data.noise and subject.data.noise.first(samples)
-    watch, data = Watch(), with_batch(subject.data, noise=noise, noise_batch_size=samples, coupling=None)
+    watch = Watch()
+    data = with_batch(subject.data, noise=noise, noise_batch_size=samples, coupling=None)
     with quiet():
         probe_trainer(subject.trainer, watch, validate=True).validate(patient, datamodule=data, verbose=False)
     return watch

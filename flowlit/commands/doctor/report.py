@@ -99,13 +99,15 @@ def disk(s: Subject) -> Rows:
         ]
     if s.measured.checkpoint is None or s.steps is None:
         return []
-    one, many = s.measured.checkpoint, files_kept(s)
+    one = s.measured.checkpoint
+    many = files_kept(s)
     return [["disk", "bytes"], ["a checkpoint", size(one)], [f"{many} of them at the end", size(many * one)]]
 
 
 def times(s: Subject) -> Rows:
     """Seconds of a step, of generation, and of the run."""
-    rows, whole = [], 0.0
+    rows = []
+    whole = 0.0
     if s.measured.step and s.steps and (each := s.seconds_a_step):
         step = s.measured.step
         whole += s.steps * each
@@ -121,7 +123,8 @@ def times(s: Subject) -> Rows:
         pairs = step.pairs / step.seconds * each
         rows.append(["  completing pairs", "", duration(pairs), "", duration(s.steps * pairs)])
     for name, made in s.measured.made.items():
-        num, times = s.images, s.validations or 1
+        num = s.images
+        times = s.validations or 1
         each = made.seconds / made.samples * num / s.trainer.world_size
         whole += times * each
         told = f"{made.samples} samples, NFE {made.nfe:.1f}"

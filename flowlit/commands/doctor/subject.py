@@ -13,7 +13,7 @@ from ...couplings.mixed import MixedPairs
 from ...couplings.store.reader import StoredPairs
 from ...modules import FlowDataModule
 from ...objectives import FlowGuided
-from ..couple.options import Order
+from ..couple.options import CoupleOptions
 from .measured import Measured
 
 Level = Literal["problem", "warning", "hint"]
@@ -39,7 +39,7 @@ class Subject:
     trainer: pl.Trainer
     model: Any
     data: FlowDataModule
-    order: Order | None = None
+    order: CoupleOptions | None = None
     """Couplings that are to be made, instead of training."""
     missing: int = 0
     """Pairs of them that are not there yet."""

@@ -43,7 +43,8 @@ def run_child(words: Sequence[str], env: dict[str, str]) -> int:
     Raises:
         Stopped: when it has ended, if there was such a signal.
     """
-    child, heard = subprocess.Popen(words, env=env, process_group=0), []
+    child = subprocess.Popen(words, env=env, process_group=0)
+    heard = []
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
         heard.append(signum)

@@ -152,7 +152,8 @@ class Recipe:
         return list(plans.values())
 
     def _decide(self, stage: Stage, key: str, content: dict[str, Any], waiting: list[str]) -> tuple[str, str]:
-        state, result = read_state(stage.folder(self.root)), self.root / stage.writes
+        state = read_state(stage.folder(self.root))
+        result = self.root / stage.writes
         if state is None or state["key"] != key:
             if stale := read_state(self.stale(stage, key)):
                 return (
@@ -200,7 +201,8 @@ class Recipe:
             FlowlitError: if its process fails.
         """
         self.prepare(plan)
-        stage, folder = plan.stage, plan.stage.folder(self.root)
+        stage = plan.stage
+        folder = plan.stage.folder(self.root)
         if plan.action == "done":
             return
         before = read_state(folder)
@@ -225,7 +227,8 @@ class Recipe:
                 f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in "
                 "the recipe"
             )
-        seconds, result = spent + time.monotonic() - start, _measured(stage, self.root / stage.writes)
+        seconds = spent + time.monotonic() - start
+        result = _measured(stage, self.root / stage.writes)
         write_state(folder, plan, done=True, seconds=seconds, result=result)
 
 

@@ -89,12 +89,14 @@ def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Imag
         strips.append(
             (entry["model"], grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST))
         )
-    margin, label = 8, 24
+    margin = 8
+    label = 24
     width = max(grid.width for _, grid in strips) + 2 * margin
     sheet = Image.new(
         "RGB", (width, sum(grid.height + label + margin for _, grid in strips) + margin), "white"
     )
-    draw, y = ImageDraw.Draw(sheet), margin
+    draw = ImageDraw.Draw(sheet)
+    y = margin
     for model, grid in strips:
         draw.text((margin, y), model, fill="black", font=font)
         sheet.paste(grid, (margin, y + label))

@@ -95,7 +95,8 @@ def _write_zip(pairs: StoredPairs, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for start, pair in blocks(pairs, "Exporting"):
             for i, image in enumerate(Pixels().decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
-                name, file = f"{i // 1000:05d}/img{i:08d}.png", io.BytesIO()
+                name = f"{i // 1000:05d}/img{i:08d}.png"
+                file = io.BytesIO()
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
                 archive.writestr(name, file.getvalue())
                 if "label" in pair.cond:

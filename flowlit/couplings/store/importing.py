@@ -27,7 +27,7 @@ from .writer import Store
 
 
 def import_pairs(
-    sources: Sequence[Source],
+    sources: Sequence[PairReader],
     into: str | Path,
     teacher: str,
     x0: X0 = "float16",
@@ -89,7 +89,7 @@ def import_pairs(
         return store.finish()
 
 
-def _check_alike(sources: Sequence[Source]) -> None:
+def _check_alike(sources: Sequence[PairReader]) -> None:
     shapes = {source.shape for source in sources}
     labelled = {bool(source.num_classes()) for source in sources}
     if len(shapes) > 1 or len(labelled) > 1:
@@ -114,7 +114,7 @@ class Rows(NamedTuple):
     label: np.ndarray | None  # (rows,) int64
 
 
-class Source(ABC):
+class PairReader(ABC):
     """Pairs that share one seed; their indices are unique and rise."""
 
     seed: int
@@ -133,7 +133,7 @@ class Source(ABC):
         """0 without labels."""
 
 
-class PairFolder(Source):
+class PairFolder(PairReader):
     """``z0.npy``, ``z1.npy`` (rows, C, H, W) and perhaps ``label.npy``, (rows,) or one-hot (rows, classes),
     of one seed.
 
@@ -146,7 +146,8 @@ class PairFolder(Source):
     """
 
     def __init__(self, folder: Path, swap: bool = False, data_range: tuple[float, float] = (-1.0, 1.0)):
-        self.folder, self.data_range = folder, data_range
+        self.folder = folder
+        self.data_range = data_range
         name = folder.resolve().name
         self.seed = int(name) if name.isdigit() else int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
         self.noise, self.data = ("z1.npy", "z0.npy") if swap else ("z0.npy", "z1.npy")
@@ -157,7 +158,8 @@ class PairFolder(Source):
         shapes = {name: self._map(name).shape for name in (self.noise, self.data)}
         if len(set(shapes.values())) > 1 or len(shapes[self.data]) != 4:
             raise FlowlitError(f"{folder}: found {shapes}, expected two arrays of one shape (rows, C, H, W)")
-        self.rows, self.shape = shapes[self.data][0], shapes[self.data][1:]
+        self.rows = shapes[self.data][0]
+        self.shape = shapes[self.data][1:]
         if not self.rows:
             raise FlowlitError(f"{folder}: its arrays have no rows; remove it")
         self.labelled = (folder / "label.npy").exists()
@@ -239,7 +241,7 @@ class PairFolder(Source):
         return label.shape[1] if label.ndim == 2 and label.shape[1] > 1 else int(label.max()) + 1
 
 
-class SeededZip(Source):
+class SeededZip(PairReader):
     """A zip of images, each generated from the noise ``torch.randn`` of a seed of its own, as EDM does.
 
     Args:
@@ -259,7 +261,8 @@ class SeededZip(Source):
             raise FlowlitError(
                 f"{path}: device is {device!r}; expected cpu or cuda, where the noise was drawn"
             )
-        self.images, self.device = ImageZip(str(path), labels=labels), device
+        self.images = ImageZip(str(path), labels=labels)
+        self.device = device
         names = [name for _, name, _ in self.images.index]
         self.images.channels = _channels(path, names[0])
         numbers = np.asarray(_seeds_of(names) if seeds is None else seeds, np.int64)

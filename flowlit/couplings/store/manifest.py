@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from ..._support.names import in_current_names
 from ...errors import FlowlitError
 
-FORMAT, VERSION, NAME = "flowlit-couplings", 2, "manifest.json"
+FORMAT = "flowlit-couplings"
+VERSION = 2
+NAME = "manifest.json"
 
 
 DIRECTION = "x0 is noise (t = 0), x1 is data (t = 1)"
@@ -127,7 +129,8 @@ def _short(value: Any) -> str:
 
 def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
     """Set the manifest as a table for people."""
-    shards, shape = manifest["shards"], "×".join(map(str, manifest["shape"]))
+    shards = manifest["shards"]
+    shape = "×".join(map(str, manifest["shape"]))
     expected = plan(manifest["counts"], manifest["shard_size"])
     rows = {
         "pairs": f"{manifest['counts'][-1]:,} of {shape}{'' if manifest['complete'] else ', NOT FINISHED'}"

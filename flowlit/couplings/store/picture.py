@@ -32,7 +32,8 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
     pairs = StoredPairs([folder], checksums=False)  # `verify` reads every byte
     drawn = shuffled(np.arange(min(rows, len(pairs))), len(pairs), seed)
     pair = pairs.__getitems__(drawn)  # type: ignore[arg-type]
-    x0, x1 = restored(pair.x0), restored(pair.x1)
+    x0 = restored(pair.x0)
+    x1 = restored(pair.x1)
     figure = Figure(figsize=(12, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(3, 2))  # type: ignore[misc]
     picture = left.subplots()

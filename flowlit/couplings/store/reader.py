@@ -48,7 +48,8 @@ class StoredPairs(Dataset):
     """
 
     def __init__(self, folders: Sequence[str | Path], limit: int | None = None, checksums: bool = True):
-        self.folders, self.checksums = [Path(folder) for folder in folders], checksums
+        self.folders = [Path(folder) for folder in folders]
+        self.checksums = checksums
         self.manifests = [_finished(folder) for folder in self.folders]
         check_compatible(self.folders, self.manifests)
         self.manifest = self.manifests[0]
@@ -255,9 +256,11 @@ def check_pairs(x0: Tensor, x1: Tensor, where: str, exact: bool = True) -> None:
     Raises:
         FlowlitError: if x0 is far from N(0, 1) in mean or standard deviation, or x1 is not finite.
     """
-    x0, x1 = x0.double(), x1.double()
+    x0 = x0.double()
+    x1 = x1.double()
     tolerance = (0.01 if exact else 0.3) + 6 / x0.numel() ** 0.5
-    mean, std = float(x0.mean()), float(x0.std())
+    mean = float(x0.mean())
+    std = float(x0.std())
     if not (abs(mean) <= tolerance and abs(std - 1) <= tolerance):  # NaN is no noise either
         hint = (
             "the ends seem swapped: x0 is noise, x1 is data. " if float(x1.mean().abs()) < tolerance else ""

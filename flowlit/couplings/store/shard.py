@@ -53,7 +53,8 @@ class ShardFile:
     """
 
     def __init__(self, path: Path, checksum: str | None = None, fields: Fields | None = None):
-        self.path, self.fd = path, -1
+        self.path = path
+        self.fd = -1
         with reading(path):
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # until nobody holds the shard any more
             if fields is not None:
@@ -74,7 +75,8 @@ class ShardFile:
                 raise ValueError("its checksum is not that of the manifest")
 
     def _know(self, fields: Fields) -> None:
-        self.fields, self.begin = fields, {name: offset for name, (_, _, offset, _) in fields.items()}
+        self.fields = fields
+        self.begin = {name: offset for name, (_, _, offset, _) in fields.items()}
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -96,7 +98,9 @@ class ShardFile:
 
     def content_hash(self) -> str:
         """SHA-256 of all tensors, as ``Store.write_shard`` notes it in the header."""
-        digest, place, end = hashlib.sha256(), min(self.begin.values()), os.fstat(self.fd).st_size
+        digest = hashlib.sha256()
+        place = min(self.begin.values())
+        end = os.fstat(self.fd).st_size
         while place < end:
             block = memoryview(bytearray(min(1 << 22, end - place)))
             self.fill(block, place)
@@ -110,7 +114,8 @@ class ShardFile:
             while into:
                 if not (done := os.preadv(self.fd, [into], offset)):
                     raise ValueError("it ends too early")
-                into, offset = into[done:], offset + done
+                into = into[done:]
+                offset = offset + done
         except (OSError, ValueError) as error:
             with reading(self.path):
                 raise error
@@ -118,11 +123,9 @@ class ShardFile:
 
 def _field(entry: dict[str, Any], begin: int) -> tuple[Any, tuple[int, ...], int, int]:
     """(dtype, shape, offset in the file, bytes) of a tensor in a header."""
-    dtype, shape, (start, stop) = (
-        np.dtype(DTYPES[entry["dtype"]]),
-        tuple(entry["shape"]),
-        entry["data_offsets"],
-    )
+    dtype = np.dtype(DTYPES[entry["dtype"]])
+    shape = tuple(entry["shape"])
+    (start, stop) = entry["data_offsets"]
     if stop - start != dtype.itemsize * int(np.prod(shape)) or not shape or shape[0] < 1:
         raise ValueError("its header contradicts itself")
     return dtype, shape, begin + start, stop - start

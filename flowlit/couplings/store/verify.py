@@ -35,7 +35,8 @@ class PairMoments:
     """Sums over rows, from which all statistics follow: float64, one number for each entry of a pair."""
 
     def __init__(self, entries: int):
-        self.rows, self.entries = 0, entries
+        self.rows = 0
+        self.entries = entries
         self.x0, self.x1, self.x00, self.x11, self.x01 = (np.zeros(entries) for _ in range(5))
         self.fourth = {"x0": 0.0, "x1": 0.0}
 
@@ -55,7 +56,8 @@ class PairMoments:
         """Over all entries of all rows; (0, 1, 3) for standard normal noise."""
         n = self.rows * self.entries
         first, second = (self.x0, self.x00) if end == "x0" else (self.x1, self.x11)
-        mean, square = first.sum() / n, second.sum() / n
+        mean = first.sum() / n
+        square = second.sum() / n
         return (
             float(mean),
             math.sqrt(max(0.0, square - mean**2)),
@@ -82,7 +84,8 @@ def verify(folder: str | Path, quiet: bool = False) -> list[Check]:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    moments, walk = PairMoments(int(np.prod(manifest["shape"]))), _Walk(folder, manifest)
+    moments = PairMoments(int(np.prod(manifest["shape"])))
+    walk = _Walk(folder, manifest)
     for x0, x1 in walk.shards(quiet):
         moments.add(x0, x1)
     checks = [*walk.checks()]
@@ -95,11 +98,14 @@ class _Walk:
     """One pass over the files, noting what is wrong with each."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
-        self.folder, self.manifest = folder, manifest
+        self.folder = folder
+        self.manifest = manifest
         self.bad: dict[str, list[str]] = {
             key: [] for key in ("files", "indices", "drawn again", "labels", "finite")
         }
-        self.rows, self.low, self.high = 0, math.inf, -math.inf
+        self.rows = 0
+        self.low = math.inf
+        self.high = -math.inf
 
     def shards(self, quiet: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Both ends of every good shard, (rows, entries) float64."""
@@ -120,7 +126,8 @@ class _Walk:
                 self.bad["finite"].append(entry["file"])
 
     def _look(self, shard: ShardFile, entry: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        index, x1 = shard.read("index"), restored(torch.from_numpy(shard.read("x1")))
+        index = shard.read("index")
+        x1 = restored(torch.from_numpy(shard.read("x1")))
         self.rows += len(index)
         if len(np.unique(index)) < len(index) or [index.min(), index.max()] != entry["index"]:
             self.bad["indices"].append(entry["file"])
@@ -132,7 +139,8 @@ class _Walk:
 
     def _noise(self, shard: ShardFile, entry: dict[str, Any], index: np.ndarray) -> torch.Tensor:
         """Read x0 or draw it again; stored noise of a known generator is compared with what it draws."""
-        shape, stored = self.manifest["shape"], self.manifest["x0"]
+        shape = self.manifest["shape"]
+        stored = self.manifest["x0"]
         if stored == "seed":
             return seeded_normals([entry["seed"]], index.tolist(), shape)
         x0 = torch.from_numpy(shard.read("x0"))
@@ -143,13 +151,15 @@ class _Walk:
         return x0.float()
 
     def _labels_fit(self, label: np.ndarray, index: np.ndarray) -> bool:
-        classes, law = self.manifest["labels"]["num_classes"], self.manifest["labels"]["law"]
+        classes = self.manifest["labels"]["num_classes"]
+        law = self.manifest["labels"]["law"]
         balanced = law != "balanced" or bool((label == index % classes).all())
         return label.min() >= 0 and label.max() < classes and balanced
 
     def checks(self) -> Iterator[Check]:
         """The lines about files, counts, indices, range and labels."""
-        manifest, count = self.manifest, self.manifest["counts"][-1]
+        manifest = self.manifest
+        count = self.manifest["counts"][-1]
         expected = len(plan(manifest["counts"], manifest["shard_size"]))
         files = self.bad["files"]
         damage = (

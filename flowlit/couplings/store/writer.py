@@ -142,7 +142,8 @@ class Store:
     def missing(self) -> list[Shard]:
         """Which shards are still to be made; files that cannot be read count as missing."""
         manifest = self.manifest()
-        listed, key = {entry["file"] for entry in manifest["shards"]}, identity_key(manifest)
+        listed = {entry["file"] for entry in manifest["shards"]}
+        key = identity_key(manifest)
         shards = plan(manifest["counts"], manifest["shard_size"])
         return [shard for shard in shards if shard.file not in listed and self._facts(shard, key) is None]
 
@@ -176,8 +177,10 @@ class Store:
             FlowlitError: if shards are missing.
         """
         manifest = self.manifest()
-        known, key = {entry["file"]: entry for entry in manifest["shards"]}, identity_key(manifest)
-        entries, missing = [], []
+        known = {entry["file"]: entry for entry in manifest["shards"]}
+        key = identity_key(manifest)
+        entries = []
+        missing = []
         for shard in tqdm(
             plan(manifest["counts"], manifest["shard_size"]), desc="Checksums", leave=False, unit=" shards"
         ):
@@ -194,7 +197,8 @@ class Store:
         return manifest
 
     def _entry(self, shard: Shard, key: str) -> dict[str, Any] | None:
-        path, facts = self.folder / shard.file, self._facts(shard, key)
+        path = self.folder / shard.file
+        facts = self._facts(shard, key)
         return facts and {
             "file": shard.file,
             **facts,

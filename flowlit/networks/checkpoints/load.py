@@ -18,7 +18,7 @@ from ..wrappers.preconditioning import EDM
 from .layouts import edm, slimflow
 from .layouts.base import Rule, State, Translated, to_ours
 from .read import Contents, Weights, read_contents
-from .spec import build, in_words, spec
+from .spec import build, spec, summarise
 
 MOST = 20
 """Names of a kind that a report prints."""
@@ -231,6 +231,6 @@ def rules_of(network: Any, contents: Contents) -> list[Rule]:
 def _held(contents: Contents, checkpoint: str) -> str:
     """What a file holds, and which fragment that is, if either can be told."""
     try:
-        return f" It holds {in_words(describe(contents, checkpoint))}: give that as network, or none (null)"
+        return f" It holds {summarise(describe(contents, checkpoint))}: give that as network, or none (null)"
     except FlowlitError:
         return ""

@@ -187,7 +187,8 @@ def _unknown(path: str | Path, content: Any) -> FlowlitError:
 
 
 def _flowlit(content: Mapping[str, Any]) -> Contents:
-    facts, states = content["flowlit"], {}
+    facts = content["flowlit"]
+    states = {}
     prefixes = {"raw": "network.", **({"ema": "ema."} if facts.get("ema_updates") else {})}
     prefixes |= {name: f"averages.{name}." for name, told in (facts.get("averages") or {}).items() if told}
     for kind, prefix in prefixes.items():
@@ -203,7 +204,10 @@ def _trained(content: Mapping[str, Any], file: str) -> Contents:
     layout = _layout(raw)
     if layout is None:
         raise _unknown(file, content["model"])
-    average, states, facts, shadow = content.get("ema"), {"raw": raw}, {"step": content.get("step", 0)}, None
+    average = content.get("ema")
+    states = {"raw": raw}
+    facts = {"step": content.get("step", 0)}
+    shadow = None
     if isinstance(average, Mapping) and _is_state(average):
         states["ema"] = _without_prefix(average)[0]
     elif isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):

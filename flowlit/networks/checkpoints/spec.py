@@ -182,20 +182,20 @@ def build_network(path: str | Path) -> nn.Module:
         raise FlowlitError(f"{path}: its network cannot be built: {error}") from error
 
 
-def in_words(description: dict[str, Any]) -> str:
+def summarise(description: dict[str, Any]) -> str:
     """UNet(width=64, …), and the fragment that fits.
 
-    >>> in_words({"class_path": "my.Net", "init_args": {"width": 3}})
+    >>> summarise({"class_path": "my.Net", "init_args": {"width": 3}})
     'Net(width=3)'
     """
     fragment = fragment_of(description)
-    return _in_words(description) + (f", which is {fragment}" if fragment else "")
+    return _summarise(description) + (f", which is {fragment}" if fragment else "")
 
 
-def _in_words(value: Any) -> str:
+def _summarise(value: Any) -> str:
     if isinstance(value, dict) and "class_path" in value:
         arguments = ", ".join(
-            f"{key}={_in_words(entry)}" for key, entry in (value.get("init_args") or {}).items()
+            f"{key}={_summarise(entry)}" for key, entry in (value.get("init_args") or {}).items()
         )
         return f"{value['class_path'].rpartition('.')[2]}({arguments})"
     return str(value)

@@ -10,7 +10,7 @@ from ..._support.names import public_path
 from ..checkpoints.spec import spec
 
 
-class Wrapped(nn.Module):
+class VelocityWrapper(nn.Module):
     """Hold a network and tell of it what others ask: shape, classes, and the file that it was read from.
 
     Args:

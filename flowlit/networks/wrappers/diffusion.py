@@ -11,12 +11,12 @@ from ...errors import FlowlitError
 from ...paths.straight import expand
 from ...types import Cond, Diffusion
 from ..checkpoints.spec import spec
-from .base import Wrapped
+from .base import VelocityWrapper
 
 Predicts = Literal["epsilon", "x0", "v"]
 
 
-class DiffusionVelocity(Wrapped):
+class DiffusionVelocity(VelocityWrapper):
     """The velocity of a diffusion network, by the exact change of variables: (x, t, cond) -> (B, C, H, W).
 
     The network is called as (α x1 + σ ε, τ, cond), at the noise level where σ / α = (1 - t) / t, and its
@@ -46,15 +46,19 @@ class DiffusionVelocity(Wrapped):
                 "DiffusionVelocity: v-prediction is defined for variance-preserving diffusions only"
             )
         super().__init__(network, diffusion=spec(diffusion), predicts=predicts)
-        self.diffusion, self.predicts = diffusion, predicts
+        self.diffusion = diffusion
+        self.predicts = predicts
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         t = t.to(torch.promote_types(t.dtype, x.dtype))
         ratio = ((1 - t) / t).clamp(*self.diffusion.range)
         near_noise = expand(t < 0.5, x)
         alpha = expand(self.diffusion.alpha(ratio), x)
-        sigma, t_ = alpha * expand(ratio, x), expand(t, x)
-        to_data, to_noise = (1 - t_).clamp_min(0.5), t_.clamp_min(0.5)  # clamped where they are not used
+        sigma = alpha * expand(ratio, x)
+        t_ = expand(t, x)
+        # clamped where they are not used
+        to_data = (1 - t_).clamp_min(0.5)
+        to_noise = t_.clamp_min(0.5)
         level = torch.where(
             near_noise, sigma / to_data, alpha / to_noise
         )  # so that the noise, or the data, has the right size

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ...errors import FlowlitError
 from ...types import Cond
-from .base import Wrapped
+from .base import VelocityWrapper
 
 
-class ClassifierFreeGuidance(Wrapped):
+class ClassifierFreeGuidance(VelocityWrapper):
     """Guide a conditional velocity by itself without its condition: v(∅) + scale · (v(cond) - v(∅)), ∅ = {}.
 
     scale 0 is unconditional, 1 conditional, above 1 guided. Two evaluations a call, counted as such in NFE.

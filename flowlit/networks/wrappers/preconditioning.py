@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from ...errors import FlowlitError
 from ...paths.straight import expand
 from ...types import Cond
-from .base import Wrapped
+from .base import VelocityWrapper
 
 
-class EDM(Wrapped):
+class EDM(VelocityWrapper):
     """Predict a velocity with a network that EDM's preconditioning surrounds: (x, t, cond) -> (B, C, H, W).
 
     With σ = (1 - t) / t, y = x / t, s = sigma_data and the denoiser
@@ -47,13 +47,18 @@ class EDM(Wrapped):
                 f"EDM: the network inside must have time_scale 1, since it is told ln σ / 4; found {scale:g}"
             )
         super().__init__(network, sigma_data=sigma_data, sigma_min=sigma_min, sigma_max=sigma_max)
-        self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
+        self.sigma_data = sigma_data
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         kind = torch.promote_types(torch.promote_types(t.dtype, x.dtype), torch.float32)
-        t, given, x = t.to(kind), x.dtype, x.to(kind)
+        t = t.to(kind)
+        given = x.dtype
+        x = x.to(kind)
         level = ((1 - t) / t).clamp(self.sigma_min, self.sigma_max)
-        t, s = expand(t, x), self.sigma_data
+        t = expand(t, x)
+        s = self.sigma_data
         q = (1 - t) ** 2 + s**2 * t**2
         prediction = self._predict(x / q.sqrt(), level, cond)
         return ((s**2 * t - (1 - t)) / q * x + s / q.sqrt() * prediction).to(given)
@@ -64,7 +69,8 @@ class EDM(Wrapped):
 
         σ is not clamped. Computed in float32 at least; returns the type of y.
         """
-        kind, given = torch.promote_types(y.dtype, torch.float32), y.dtype
+        kind = torch.promote_types(y.dtype, torch.float32)
+        given = y.dtype
         sigma = torch.as_tensor(sigma, dtype=kind, device=y.device).reshape(-1).expand(y.shape[0])
         y, level, s = y.to(kind), expand(sigma, y), self.sigma_data
         total = level**2 + s**2

@@ -29,7 +29,7 @@ from flowlit.callbacks import (
     Dashboard,
     Gradients,
     LossOverTime,
-    Neighbours,
+    NearestNeighbours,
     Straightness,
     Throughput,
 )
@@ -109,7 +109,7 @@ def everything():
         LossOverTime(2),
         LearningRateMonitor(),
         Straightness(4, 8),
-        Neighbours(Digits(limit=20), 4, 2),
+        NearestNeighbours(Digits(limit=20), 4, 2),
         Throughput(),
         Dashboard(),
     ]

@@ -17,7 +17,7 @@ from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler, Heun
-from flowlit.types import Extracted, Measure, Solver
+from flowlit.types import FeatureBatch, FeatureMetric, Solver
 
 
 class Scaled(nn.Module):
@@ -136,7 +136,7 @@ class Silent(Mean):
     classifies = True
 
     def extract(self, images):
-        return Extracted(self(images))
+        return FeatureBatch(self(images))
 
 
 def test_features_without_logits_can_be_measured_where_none_are_needed(tmp_path):
@@ -249,7 +249,7 @@ def test_features_that_this_code_would_not_make_are_refused(tmp_path, fid, monke
         run(tmp_path, fid(), module=scaled(1.0))
 
 
-class Bare(Measure):
+class Bare(FeatureMetric):
     def __call__(self, generated, real):
         return {"bare": 1.0}
 

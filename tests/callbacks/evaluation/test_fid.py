@@ -29,14 +29,14 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import KID, ClassifierFeatures, InceptionScore
-from flowlit.metrics.feature_cache import Bank
+from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import frechet_distance
 from flowlit.metrics.reference import make_reference
 from flowlit.modules import FlowDataModule, FlowModule, Teacher
 from flowlit.networks import fingerprint
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import RK45, Euler, Heun
-from flowlit.types import Extracted
+from flowlit.types import FeatureBatch
 
 
 def stored(root):
@@ -99,7 +99,7 @@ def test_numbers_are_those_of_the_images_measured_the_slow_way(tmp_path, fid, cl
             *gaussian(made.features[:35]), *gaussian(real.features)
         )
         for measure, tag in zip(MEASURES, ("kernel_distance", "classifier_score", None), strict=True):
-            for key, estimate in measure(Extracted(made.features, made.logits), real.features).items():
+            for key, estimate in measure(FeatureBatch(made.features, made.logits), real.features).items():
                 expected[f"{tag or key}_tiny"] = estimate.value
         for tag, value in expected.items():
             tolerance = (
@@ -313,7 +313,7 @@ def test_an_extractor_that_comes_later_has_all_images_made_for_it(tmp_path, fid)
     both = run(tmp_path, fid(), fid(measures=[], features=Mean()), count, num=40, batch=8)
     assert count.indices == list(range(40))
     assert both["features"]["tiny"]["kept"] == 40 and both["features"]["mean"]["kept"] == 0
-    assert Bank(next((tmp_path / "features").glob("tiny-*"))).stored().tolist() == list(range(40))
+    assert FeatureCache(next((tmp_path / "features").glob("tiny-*"))).stored().tolist() == list(range(40))
 
 
 def test_two_of_the_same_name_are_refused(tmp_path, fid):

@@ -14,7 +14,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tools import straight
 
-from flowlit.callbacks import Interpolations, LossOverTime, Neighbours, Samples, Straightness, Trajectories
+from flowlit.callbacks import (
+    Interpolations,
+    LossOverTime,
+    NearestNeighbours,
+    Samples,
+    Straightness,
+    Trajectories,
+)
 from flowlit.callbacks.training.loss_over_time import labels
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
@@ -33,7 +40,7 @@ from flowlit.objectives import (
 )
 from flowlit.paths import expand
 from flowlit.solvers import Euler, Heun
-from flowlit.types import Distance, Images, Objective, TimeLaw
+from flowlit.types import Distance, ImageDataset, Objective, TimeDistribution
 
 OMEGA = 1.5
 
@@ -296,7 +303,7 @@ def cells(path, rows, columns):
 
 def shown(folder, tag, rows, columns):
     """The one image of a tag in TensorBoard is as large as the file."""
-    (image,) = read(folder).Images(tag)
+    (image,) = read(folder).ImageDataset(tag)
     assert (image.height, image.width) == (rows * 9 + 1, columns * 9 + 1)
 
 
@@ -343,7 +350,7 @@ def test_the_geometry_of_a_run_is_that_of_its_first_noises(tmp_path):
 
 def test_curves_are_drawn_and_written(tmp_path):
     validate(tmp_path, [Straightness(20, 10)])
-    (image,) = read(tmp_path).Images("curves/straightness")
+    (image,) = read(tmp_path).ImageDataset("curves/straightness")
     drawn = Image.open(tmp_path / "curves" / "straightness.png")
     assert (image.width, image.height) == drawn.size == (800, 320)
     with open(tmp_path / "curves" / "straightness.csv", newline="") as file:
@@ -387,7 +394,7 @@ def everything():
         Straightness(10, 15),
         Trajectories(4, 3, 6),
         Interpolations(3, 4),
-        Neighbours(Digits(limit=40), 5, 2),
+        NearestNeighbours(Digits(limit=40), 5, 2),
         Samples(15, 5),
     ]
 
@@ -492,7 +499,7 @@ def test_the_condition_is_that_of_the_first_of_a_pair(tmp_path):
     assert [[int(cell[0, 0]) for cell in row] for row in table] == [[value] * 3 for value in expected]
 
 
-class Wall(Images):
+class Wall(ImageDataset):
     """Given images."""
 
     def __init__(self, images):
@@ -518,7 +525,7 @@ def made(num=16):
 def test_a_generator_that_copies_is_found_out(tmp_path):
     training = torch.cat([pictures(30, tiny.SHAPE, seed=5), made(), pictures(30, tiny.SHAPE, seed=6)])
     module = flow(solvers={"euler": Euler(1)})
-    metrics = validate(tmp_path, [Neighbours(Wall(training), 4, 2)], module).callback_metrics
+    metrics = validate(tmp_path, [NearestNeighbours(Wall(training), 4, 2)], module).callback_metrics
     assert metrics["memorisation/euler"] == 0
     shown(tmp_path, "neighbours/euler", 4, 3)
     for sample, nearest_one, _ in cells(tmp_path / "neighbours" / "euler.png", 4, 3):
@@ -528,7 +535,7 @@ def test_a_generator_that_copies_is_found_out(tmp_path):
 def test_neighbours_are_the_nearest_and_sorted(tmp_path):
     training = pictures(50, tiny.SHAPE, seed=5)
     module = flow(solvers={"euler": Euler(1)})
-    metrics = validate(tmp_path, [Neighbours(Wall(training), 4, 3)], module).callback_metrics
+    metrics = validate(tmp_path, [NearestNeighbours(Wall(training), 4, 3)], module).callback_metrics
     distance = pixel_distance(made(4), training).sort(1)
     among = pixel_distance(training, training).fill_diagonal_(torch.inf).min(1).values
     assert float(metrics["memorisation/euler"]) == pytest.approx(
@@ -545,7 +552,7 @@ def test_large_sets_are_read_in_blocks_and_some_stand_for_all(tmp_path, monkeypa
     training, module = pictures(50, tiny.SHAPE, seed=5), flow(solvers={"euler": Euler(1)})
     monkeypatch.setattr("flowlit.callbacks.evaluation.neighbours._BLOCK", 7)
     monkeypatch.setattr("flowlit.callbacks.evaluation.neighbours._AMONG", 20)  # every third
-    metrics = validate(tmp_path, [Neighbours(Wall(training), 4, 3)], module).callback_metrics
+    metrics = validate(tmp_path, [NearestNeighbours(Wall(training), 4, 3)], module).callback_metrics
     among = pixel_distance(training, training).fill_diagonal_(torch.inf).min(1).values[::3]
     nearest_ones = pixel_distance(made(4), training).min(1).values
     assert float(metrics["memorisation/euler"]) == pytest.approx(
@@ -564,10 +571,10 @@ def test_large_sets_are_read_in_blocks_and_some_stand_for_all(tmp_path, monkeypa
         (Interpolations(num=9), r"two for each of 9 rows\) needs 18 samples, but data\.noise\.num is 16"),
         (Interpolations(steps=1), "steps is at least 2; found 1"),
         (Interpolations(solver="rk45"), "no solver is called 'rk45'; expected one of heun, euler"),
-        (Neighbours(Digits(), num=17), "Neighbours needs 17 samples"),
-        (Neighbours(Digits(limit=5), num=4, k=5), "expected k from 1 to 4 for 5 images, found 5"),
+        (NearestNeighbours(Digits(), num=17), "NearestNeighbours needs 17 samples"),
+        (NearestNeighbours(Digits(limit=5), num=4, k=5), "expected k from 1 to 4 for 5 images, found 5"),
         (
-            Neighbours(Wall(pictures(9)), num=4),
+            NearestNeighbours(Wall(pictures(9)), num=4),
             r"its images have shape \(3, 4, 4\), but those made from data\.noise have \(1, 8, 8\)",
         ),
         (Straightness(steps=1), "Straightness: expected steps >= 3 and num >= 1, found steps=1, num=256"),
@@ -587,7 +594,7 @@ def test_what_cannot_work_is_said_before_work_begins(tmp_path, callback, message
 # loss over time
 
 
-class Noted(TimeLaw):
+class Noted(TimeDistribution):
     """Uniform times, remembered."""
 
     def __init__(self):
@@ -645,7 +652,7 @@ def test_the_loss_of_a_bin_is_the_mean_since_it_was_logged(tmp_path, weight):
 
 
 def test_time_one_belongs_to_the_last_bin(tmp_path):
-    class One(TimeLaw):
+    class One(TimeDistribution):
         def __call__(self, n, device="cpu"):
             return torch.ones(n, device=device)
 
@@ -729,7 +736,7 @@ def test_an_objective_can_be_observed_without_a_trainer():
     assert loss.mean() == total.detach()
 
 
-class RankTimes(TimeLaw):
+class RankTimes(TimeDistribution):
     """0.02 on the first rank, 0.06 on the second, and 0.95 there, too."""
 
     def __call__(self, n, device="cpu"):

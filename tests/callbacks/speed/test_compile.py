@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import flowlit
-from flowlit._support.cuda_graphs import FirstOfStep
-from flowlit.callbacks import EMA, ChannelsLast, Compile, MatmulPrecision, Recompute
+from flowlit._support.cuda_graphs import FirstCallGraphed
+from flowlit.callbacks import EMA, ActivationCheckpointing, ChannelsLast, Compile, MatmulPrecision
 from flowlit.callbacks.speed.compile import GRAPHED
 from flowlit.callbacks.speed.memory import align
 from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
@@ -381,7 +381,7 @@ def test_the_first_call_of_a_training_step_is_asked_of_cuda_graphs(mode, eager, 
 def test_a_second_call_of_a_step_and_calls_without_gradients_are_the_usual_ones(monkeypatch, cpu_graphs):
     network, called = torch.nn.Linear(2, 2), []
     monkeypatch.setattr(torch, "compile", lambda call, mode, **_: lambda x: called.append(mode) or call(x))
-    network._compiled_call_impl = trained = FirstOfStep(network, "reduce-overhead", None)
+    network._compiled_call_impl = trained = FirstCallGraphed(network, "reduce-overhead", None)
     x = torch.ones(1, 2)
     network(x)  # no step has begun
     for use in (torch.no_grad, torch.enable_grad):
@@ -651,7 +651,12 @@ def test_a_run_computes_its_student_again_and_ends_where_it_would_have(tmp_path)
     _, plain = train(tmp_path / "plain", [], 4, None, flow(guide, small(dropout=0.3)), teacher)
     look = Look(lambda _trainer, module: [stage._recomputed for _, stage in module.network.named_stages()])
     _, again = train(
-        tmp_path / "again", [Recompute(), look], 4, None, flow(guide, small(dropout=0.3)), teacher
+        tmp_path / "again",
+        [ActivationCheckpointing(), look],
+        4,
+        None,
+        flow(guide, small(dropout=0.3)),
+        teacher,
     )
     assert len(look.seen) == 4 and all(all(seen) and seen for seen in look.seen)
     assert tiny.same(again.state_dict(), plain.state_dict()), "network and averages"
@@ -667,7 +672,7 @@ def test_it_goes_with_compiling_and_channels_last(tmp_path, monkeypatch):
     ends = []
     for name, callbacks in {
         "plain": [ChannelsLast()],
-        "again": [ChannelsLast(), Recompute(), Compile()],
+        "again": [ChannelsLast(), ActivationCheckpointing(), Compile()],
     }.items():
         module = flow(network=small(dropout=0.3))
         train(tmp_path / name, callbacks, 3, module=module, teacher=tiniest())
@@ -682,7 +687,7 @@ def test_a_network_without_parts_is_refused(tmp_path):
     with pytest.raises(
         FlowlitError, match=r"Affine has no parts that could be computed again; UNet, ADM and DiT have"
     ):
-        train(tmp_path, [Recompute()], module=flow(network=tiniest()), teacher=tiniest())
+        train(tmp_path, [ActivationCheckpointing()], module=flow(network=tiniest()), teacher=tiniest())
 
 
 def test_sizes_that_are_not_to_be_shared_are_graphs_of_their_own(eager, tmp_path):

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 import flowlit._support.cuda_graphs
 from flowlit._engine.sharding import Sharded
-from flowlit._support.cuda_graphs import Replayed, called, released, replayed
-from flowlit.callbacks import EMA, Compile, Graphs
+from flowlit._support.cuda_graphs import CUDAGraphRunner, called, released, replayed
+from flowlit.callbacks import EMA, Compile, CUDAGraphs
 from flowlit.couplings import Cached, SeededNoise, Simulated
 from flowlit.errors import FlowlitError
 from flowlit.frozen import Frozen
@@ -293,7 +293,7 @@ def test_a_wrapper_is_replayed_whole(recorder):
         for seed in range(3):
             cond = {"label": torch.tensor([0, 1, 2, seed])}
             assert torch.equal(fast(*batch(seed=seed), cond), plain(*batch(seed=seed), cond))
-    assert recorder.recorded == 1 and not isinstance(called(fast.network), Replayed)
+    assert recorder.recorded == 1 and not isinstance(called(fast.network), CUDAGraphRunner)
 
 
 def test_a_replayed_network_stays_what_it_is(recorder):
@@ -367,33 +367,35 @@ class Look(Callback):
         self.seen = []
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        self.seen.append([isinstance(called(n), Replayed) for n in (pl_module.network, pl_module.ema)])
+        self.seen.append([isinstance(called(n), CUDAGraphRunner) for n in (pl_module.network, pl_module.ema)])
 
 
 def test_a_run_trains_and_generates_the_same_bits(recorder, tmp_path):
     look = Look()
     expected, plain, _ = fit(tmp_path / "plain", [])
     assert recorder.recorded == 0
-    found, module, networks = fit(tmp_path / "fast", [Graphs(), look])
+    found, module, networks = fit(tmp_path / "fast", [CUDAGraphs(), look])
     assert tiny.same(module.state_dict(), plain.state_dict())
     assert len(found) == len(expected) == 8 and all(map(torch.equal, found, expected))
     assert look.seen == [[True, True]] * 4
     assert recorder.recorded >= 3, "guide, teacher and average"
-    assert not any(isinstance(called(network), Replayed) for network in networks), "it is over after fit"
+    assert not any(isinstance(called(network), CUDAGraphRunner) for network in networks), (
+        "it is over after fit"
+    )
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_every_command_that_generates_replays(command, recorder, tmp_path):
     module = flow()
-    trainer = tiny.trainer(tmp_path, callbacks=[Graphs()])
+    trainer = tiny.trainer(tmp_path, callbacks=[CUDAGraphs()])
     getattr(trainer, command)(module, FlowDataModule(noise=NOISE, test_num=12))
     assert recorder.recorded == 1 and recorder.replays >= 3
-    assert not isinstance(called(module.network), Replayed)
+    assert not isinstance(called(module.network), CUDAGraphRunner)
 
 
 def test_couplings_are_those_made_without(recorder, tmp_path):
     stores = []
-    for name, callbacks in (("plain", []), ("fast", [Graphs()])):
+    for name, callbacks in (("plain", []), ("fast", [CUDAGraphs()])):
         module, data = flow(), FlowDataModule(noise=NOISE)
         trainer = tiny.trainer(tmp_path, callbacks=callbacks)
         trainer.couple(
@@ -407,7 +409,7 @@ def test_couplings_are_those_made_without(recorder, tmp_path):
 
 def test_on_a_cpu_graphs_are_refused_before_the_first_step(tmp_path):
     with pytest.raises(FlowlitError, match="CUDA graphs need the network on an NVIDIA GPU, found cpu"):
-        tiny.trainer(tmp_path, callbacks=[Graphs()]).validate(flow(), FlowDataModule(noise=NOISE))
+        tiny.trainer(tmp_path, callbacks=[CUDAGraphs()]).validate(flow(), FlowDataModule(noise=NOISE))
 
 
 class Fake:
@@ -421,12 +423,12 @@ class Fake:
 
 
 def test_what_cannot_be_is_refused_with_what_to_do():
-    graphs = Graphs()
+    graphs = CUDAGraphs()
     with pytest.raises(FlowlitError, match="put the callback Compile before Graphs"):
         graphs.setup(Fake([graphs, Compile()]), flow(), "fit")
     graphs.setup(Fake([Compile(), graphs]), flow(), "fit")
     with pytest.raises(FlowlitError, match="most is 0"):
-        (none := Graphs(0)).setup(Fake([none]), flow(), "fit")
+        (none := CUDAGraphs(0)).setup(Fake([none]), flow(), "fit")
     sharded = type("Divided", (Sharded,), {"root_device": torch.device("cuda")})()
     with pytest.raises(FlowlitError, match="use ddp"):
         graphs.setup(Fake([graphs], sharded), flow(), "fit")

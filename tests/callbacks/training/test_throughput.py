@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowlit import rng
-from flowlit._support.timers import Stopwatch, Timeline
+from flowlit._support.timers import DeviceTimer, StepTimer
 from flowlit.callbacks import EMA, Gradients, LastCheckpoint, Throughput
 from flowlit.callbacks.training import ema as ema_file
 from flowlit.callbacks.training.throughput import PARTS, Last
@@ -130,7 +130,7 @@ def board(folder):
 
 def timed_fit(folder, clock, monkeypatch, callbacks, steps=6, **arguments):
     """Train a network whose parts take 1, 2, 4, 8 and 16 seconds; all scalars that were logged."""
-    monkeypatch.setattr(ema_file.Twins, "move", clock.after(16, ema_file.Twins.move))
+    monkeypatch.setattr(ema_file.AveragedWeights, "move", clock.after(16, ema_file.AveragedWeights.move))
     data = pairs()
     data.on_after_batch_transfer = clock.after(1, data.on_after_batch_transfer)
     module = FlowModule(Timed(clock), RectifiedFlow(), slow_sgd(clock), solvers={"euler": Euler(1)})
@@ -277,7 +277,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def line(gpu):
-    line = Timeline()
+    line = StepTimer()
     line.begin("data", torch.device("cuda"))
     return line
 
@@ -297,7 +297,7 @@ def test_events_are_read_when_they_have_happened_and_waited_for_only_by_read(lin
 
 def test_a_stopwatch_that_nobody_reads_keeps_few_events(gpu):
     """It kept two for every batch of a run without ``Throughput``."""
-    watch = Stopwatch()
+    watch = DeviceTimer()
     for second in range(100):
         Event.done = float(second - 5)
         with watch.running(torch.device("cuda")):
@@ -318,7 +318,7 @@ def test_a_part_within_another_interrupts_it(line):
 
 
 def test_before_it_begins_a_timeline_takes_no_notes():
-    line = Timeline()
+    line = StepTimer()
     with line.during("ema"):
         pass
     assert line.part is None and line.read() == {}

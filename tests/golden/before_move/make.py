@@ -1,4 +1,5 @@
-"""Files as commit 170b6b1 wrote them, before the packages were moved: ``python make.py <folder>`` in a clone of it.
+"""Files as commit 170b6b1 wrote them, before the packages were moved: ``python make.py <folder>`` in a clone
+of it.
 
 A teacher with two averages and snapshots, its store of pairs, a classifier, and the report of a validation.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....errors import FlowlitError
 from ...adm import ADM
-from ...unet_base import Skeleton, Stage
+from ...unet_base import Stage, UNetBase
 from .base import Rule, same, same_layers
 
 
@@ -55,7 +55,7 @@ def check_kind(state: Mapping[str, Tensor], file: str) -> None:
             )
 
 
-def rules(network: Skeleton) -> list[Rule]:
+def rules(network: UNetBase) -> list[Rule]:
     """One rule for each tensor of the network, in the order of their ``model.parameters()``."""
     adm = isinstance(network, ADM)
     found = [*_times(swapped=adm)]
@@ -77,10 +77,11 @@ def _times(swapped: bool) -> list[Rule]:
     return [first, *same("time.layers.0", "map_layer0", "bias"), *same("time.layers.2", "map_layer1")]
 
 
-def _label(network: Skeleton) -> Rule:
+def _label(network: UNetBase) -> Rule:
     """Theirs is a Linear on one-hot labels, times √classes (and with a bias) in SongUNet; ours a table."""
     assert network.label is not None
-    dropout, classes = bool(network.label.dropout), network.label.num_classes
+    dropout = bool(network.label.dropout)
+    classes = network.label.num_classes
 
     def table(weight: Tensor, bias: Tensor) -> Tensor:
         return torch.cat([weight.T, weight.new_zeros((int(dropout), len(weight)))]) + bias
@@ -103,9 +104,10 @@ def _label(network: Skeleton) -> Rule:
     return Rule("label.table.weight", ("map_label.weight", "map_label.bias"), read_song)
 
 
-def _places(network: Skeleton) -> Iterator[tuple[str, str]]:
+def _places(network: UNetBase) -> Iterator[tuple[str, str]]:
     """Their name and ours of everything but the embedding, in their order."""
-    size, block = network.shape[1], 0
+    size = network.shape[1]
+    block = 0
     yield f"enc.{size}x{size}_conv", "stem"
     for ours, stage in network.named_stages():
         part = ours.split(".")[0]
