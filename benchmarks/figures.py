@@ -109,7 +109,7 @@ def run(
     tables: dict[str, list[Any]] = {
         f"The machine ({device}), medians": machine(device),
         title: [one.row() for one in found],
-        f"What a step has beside arithmetic: {count_parameters(little):,} parameters at 3×8×8, batch 16": beside,
+        f"A step without arithmetic: {count_parameters(little):,} parameters at 3×8×8, batch 16": beside,
         "Help": rows,
     }
     return Result(tables, [*(claim for one in found for claim in one.claims()), *claims])

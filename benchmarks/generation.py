@@ -101,8 +101,9 @@ def run(
         ratio_row(WAYS[3], WAYS[2], laps),
         ratio_row(WAYS[0], WAYS[2], laps),
     ]
+    size = "×".join(map(str, unet.shape))
     tables: dict[str, list[Any]] = {
-        f"{images:,} images of {'×'.join(map(str, unet.shape))}, UNet of {parameters:,} parameters, a thread a process": rows,
+        f"{images:,} images of {size}, UNet of {parameters:,} parameters, a thread a process": rows,
         f"Ratios of images/s, turn by turn ({repeats} turns)": ratios,
         "flowlit, one process: growth with the number of images; MB above the process's own": growth,
     }

@@ -84,12 +84,9 @@ def run(
         }
         for name, found in laps.items()
     ]
-    return Result(
-        {
-            f"Reading {pairs:,} pairs of {'×'.join(map(str, shape))}, batch {batch}, delivered as float32 unless said": rows
-        },
-        claims(rows),
-    )
+    size = "×".join(map(str, shape))
+    title = f"Reading {pairs:,} pairs of {size}, batch {batch}, delivered as float32 unless said"
+    return Result({title: rows}, claims(rows))
 
 
 def readers(

@@ -72,9 +72,8 @@ def show(result: Result) -> None:
     for title, rows in result.tables.items():
         print(f"\n{title}\n{table(rows)}")
     if result.claims:
-        print(
-            f"\nClaims\n{table([{**asdict(claim), 'met': 'yes' if claim.met else 'NO'} for claim in result.claims])}"
-        )
+        claims = [{**asdict(claim), "met": "yes" if claim.met else "NO"} for claim in result.claims]
+        print(f"\nClaims\n{table(claims)}")
 
 
 def table(rows: Sequence[Row]) -> str:

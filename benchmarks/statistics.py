@@ -76,10 +76,11 @@ def run(
         found, value = compare(generated, real, repeats, n in plain)
         times += [{"features": n, **row} for row in found]
         values.append({"features": n, **value})
+    title = f"Fréchet distance of N features of dimension {dim} from {reference:,} others, given by moments"
     tables: dict[str, list[Any]] = {
-        f"Fréchet distance of N features of dimension {dim} from {reference:,} others, given by mean and covariance": times,
+        title: times,
         "The same number": values,
-        "MB above the process's own at its peak; anonymous leaves out pages of files, which the system can take back": memories,
+        "MB above the process's own at its peak; anonymous leaves out the pages of files": memories,
     }
     return Result(tables, claims(times, values, memories))
 

@@ -33,7 +33,7 @@ commands
 
 options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
-"""
+"""  # noqa: E501
 
 
 LIGHTNING = ("fit", "validate", "test", "predict", "couple", "doctor", "sweep")

@@ -12,8 +12,6 @@ _HOMES = {
     "OptimalTransport": "transport",
     "SeededNoise": "noise",
     "Simulated": "simulated",
-    "flip": "flip",
-    "random_flip": "flip",
     "seeded_normal": "noise",
 }
 __all__ = [
@@ -23,8 +21,6 @@ __all__ = [
     "OptimalTransport",
     "SeededNoise",
     "Simulated",
-    "flip",
-    "random_flip",
     "seeded_normal",
 ]
 

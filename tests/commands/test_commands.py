@@ -106,7 +106,8 @@ def test_help_is_remembered_until_a_source_changes(cache, monkeypatch):
 
 def test_help_needs_no_torch_once_it_is_known(cache):
     code = (
-        "import sys; from flowlit import help_text, cli; help_text.remembered('fit', lambda: "
+        "import sys; from flowlit.commands import help_text; import flowlit.commands as cli; "
+        "help_text.remembered('fit', lambda: "
         "print('known')); "
         "code = cli.main(['fit', '--help']); assert not {'torch', 'lightning'} & set(sys.modules); "
         "sys.exit(code)"

@@ -20,8 +20,10 @@ from PIL import Image
 
 from flowlit.commands.pipeline import recipe as pipeline
 from flowlit.commands.pipeline.recipe import Recipe, Stage
+from flowlit.commands.pipeline.state import locked
 from flowlit.commands.pipeline.summary import format_table
 from flowlit.errors import FlowlitError
+from announce import Announce
 
 RECIPE = "experiments/recipes/slimflow_digits.yaml"
 STAGES = [
@@ -350,7 +352,8 @@ def test_another_width_reruns_what_depends_on_it_and_going_back_nothing(digits):
 
 @pytest.mark.journey
 def test_an_evaluation_without_its_callbacks_is_told(digits, tmp_path):
-    from flowlit.commands.pipeline.summary import read_rows
+    from flowlit.commands.pipeline.state import locked
+from flowlit.commands.pipeline.summary import read_rows
 
     entry = {"model": "m", "stage": "evaluate_teacher", "solver": "heun"}
     with pytest.raises(FlowlitError, match="no complete metrics for solver 'heun'"):
@@ -428,12 +431,12 @@ def test_a_yaml_named_in_an_option_counts(recipe, tmp_path):
 
 def test_two_pipelines_cannot_work_in_one_root(tmp_path):
     with (
-        pipeline.locked(tmp_path),
+        locked(tmp_path),
         pytest.raises(FlowlitError, match="another pipeline is at work"),
-        pipeline.locked(tmp_path),
+        locked(tmp_path),
     ):
         pass
-    with pipeline.locked(tmp_path):
+    with locked(tmp_path):
         pass
 
 
@@ -460,7 +463,7 @@ def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
     """
     callbacks = [
         tiny.EMA,
-        {"class_path": "test_pipeline.Announce", "init_args": {"path": str(tmp_path / "begun")}},
+        {"class_path": "announce.Announce", "init_args": {"path": str(tmp_path / "begun")}},
         tiny.checkpoints(10**6),
     ]
     content = {**tiny.fit("${vars.root}/a", callbacks=callbacks, steps=10**6), "vars": {"root": ""}}
@@ -482,12 +485,3 @@ def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
     assert torch.load(tmp_path / "root/a/checkpoints/last.ckpt", weights_only=True)["global_step"] > 2
 
 
-class Announce(Callback):
-    """Touches a file after two steps."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 2:
-            Path(self.path).touch()

@@ -10,8 +10,9 @@ from stores import NOISE, digits_flow, fill
 from tools import LinearField, randomise, tiny_unet
 from torch.utils.data import default_collate
 
-from flowlit.couplings import Cached, Independent, SeededNoise, Simulated, flip, random_flip
+from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.couplings import cached as cached_module
+from flowlit.couplings.flip import flip, random_flip
 from flowlit.couplings.origins import FromNoise
 from flowlit.data import Digits, Pixels
 from flowlit.errors import FlowlitError

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import runs
 import tiny
 from commandline import in_process
+from lightning.pytorch.callbacks import Callback
 
 STEPS = 9
 
@@ -21,7 +26,7 @@ def configuration(
     if strike:
         hook, count, signum = strike
         arguments = {"hook": hook, "count": count, "once": str(root) + ".struck", "signum": int(signum)}
-        callbacks.append({"class_path": "test_resume.Strike", "init_args": arguments})
+        callbacks.append({"class_path": "interrupted.Strike", "init_args": arguments})
     callbacks += [{"class_path": "flowlit.callbacks.Straightness"}, tiny.checkpoints(every)]
     settings = {
         "accumulate_grad_batches": 2,
@@ -56,3 +61,49 @@ def whole(tmp_path_factory):
     done = in_process("fit", "-c", configuration(root))
     assert done.code == 0, done.err
     return root
+
+
+class Strike(Callback):
+    """Sends its own process a signal the n-th time that a hook is called; only once if a file to remember it
+    by is given.
+    """
+
+    def __init__(self, hook: str, count: int, once: str, signum: int = signal.SIGKILL):
+        self.hook, self.count, self.once, self.signum, self.seen = hook, count, once, signum, 0
+        setattr(self, hook, self.strike)
+
+    def strike(self, trainer, *_, **__):
+        if trainer.sanity_checking or Path(self.once).exists():
+            return
+        self.seen += 1
+        if self.seen == self.count:
+            Path(self.once).touch()
+            os.kill(os.getpid(), self.signum)
+
+
+class StrikeTwice(Strike):
+    def strike(self, trainer, *_, **__):
+        super().strike(trainer)
+        if self.seen == self.count:
+            os.kill(os.getpid(), self.signum)
+
+
+class Fill(Callback):
+    """Fills a disk to the last byte after step 5."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 5:
+            with open(self.path, "wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(b"0" * 4096)
+                except OSError:
+                    pass
+
+
+class Idle(Callback):
+    def __init__(self, path: str):
+        pass

@@ -1,4 +1,6 @@
-"""Rules of style that a program can check: ``python tests/helpers/style.py flowlit/solvers`` lists what breaks them."""
+"""Rules of style that a program can check: ``python tests/helpers/style.py flowlit/solvers`` lists what
+breaks them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ PERSONAL = re.compile(
 VAGUE = {"what", "whether", "how", "who", "why", "where", "when", "whoever", "if", "as", "that"}
 """A docstring begins with an imperative or a noun phrase, and so with none of these."""
 
-SHAPE = re.compile(r"\((?:[A-Za-z_0-9+*×·/ -]+|…|\.\.\.)(?:, ?(?:[A-Za-z_0-9+*×·/ -]+|…|\.\.\.)?)+\)|\bscalars?\b|any shape|\(\)")
+_SIZE = r"(?:[A-Za-z_0-9+*×·/ -]+|…|\.\.\.)"
+SHAPE = re.compile(rf"\({_SIZE}(?:, ?{_SIZE}?)+\)|\bscalars?\b|any shape|\(\)")
+"""(B,), (B, C, H, W), (N, d), (), scalar, any shape."""
+
 WORDS = {"found", "told", "kept", "held", "made", "wild", "strange", "rest", "whole"}
 """Names of variables that do not say what the variable holds."""
 
@@ -32,7 +37,9 @@ def findings(path: Path) -> Iterator[str]:
     """Yield ``path:line: what is wrong`` for each rule that a file breaks."""
     source = path.read_text()
     tree = ast.parse(source)
-    for line, text in sorted([*_lengths(source, tree), *_docstrings(tree), *_comments(source), *_code(source, tree)]):
+    for line, text in sorted(
+        [*_lengths(source, tree), *_docstrings(tree), *_comments(source), *_code(source, tree)]
+    ):
         yield f"{path}:{line}: {text}"
 
 
@@ -57,7 +64,10 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
         text = ast.get_docstring(node) or ""
         line = 1 if isinstance(node, ast.Module) else node.lineno
         if text and text.split()[0].lower().strip(",.:") in VAGUE:
-            yield line, f"docstring begins with {text.split()[0]!r}; an imperative or a noun phrase is expected"
+            yield (
+                line,
+                f"docstring begins with {text.split()[0]!r}; an imperative or a noun phrase is expected",
+            )
         for word in sorted({match.group().lower() for match in PERSONAL.finditer(text)}):
             yield line, f"docstring personifies: {word!r}"
         if isinstance(node, ast.FunctionDef) and public and _has_tensors(node) and not SHAPE.search(text):
@@ -74,7 +84,9 @@ def _definitions(node: ast.AST, public: bool) -> Iterator[tuple[Definition | ast
 
 
 def _has_tensors(node: ast.FunctionDef) -> bool:
-    """Return whether a parameter or the result is a tensor; overriding methods and properties inherit their text."""
+    """Return whether a parameter or the result is a tensor; overriding methods and properties inherit their
+    text.
+    """
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     if decorators & {"property", "cached_property", "staticmethod"} and not ast.get_docstring(node):
         return False

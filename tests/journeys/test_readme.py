@@ -69,7 +69,7 @@ TOOLS = [
 
 @pytest.mark.parametrize(("page", "tool", "line"), TOOLS, ids=lambda value: value[:70])
 def test_every_command_on_networks_parses(page, tool, line):
-    parser = importlib.import_module(f"flowlit.{tool}_cli").make_parser()
+    parser = importlib.import_module(f"flowlit.commands.{tool}").make_parser()
     assert vars(parser.parse_args(shlex.split(line, comments=True)))
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import runs
@@ -10,28 +9,9 @@ import tiny
 import torch
 from commandline import in_process
 from forks import killed, left
-from interrupted import STEPS, assert_equal, configuration, whole  # noqa: F401
-from lightning.pytorch.callbacks import Callback
+from interrupted import STEPS, Fill, Idle, Strike, StrikeTwice, assert_equal, configuration, whole  # noqa: F401
 
 pytestmark = pytest.mark.journey
-
-
-class Strike(Callback):
-    """Sends its own process a signal the n-th time that a hook is called; only once if a file to remember it
-    by is given.
-    """
-
-    def __init__(self, hook: str, count: int, once: str, signum: int = signal.SIGKILL):
-        self.hook, self.count, self.once, self.signum, self.seen = hook, count, once, signum, 0
-        setattr(self, hook, self.strike)
-
-    def strike(self, trainer, *_, **__):
-        if trainer.sanity_checking or Path(self.once).exists():
-            return
-        self.seen += 1
-        if self.seen == self.count:
-            Path(self.once).touch()
-            os.kill(os.getpid(), self.signum)
 
 
 def test_the_undisturbed_run_logs_what_is_compared(whole):
@@ -104,17 +84,10 @@ def test_a_signal_waits_for_the_accumulated_batches_of_a_step(tmp_path):
 def test_a_second_signal_ends_at_once(tmp_path, signum):
     root = tmp_path / "run"
     path = configuration(root, strike=("on_train_batch_start", 2, signum), every=100)
-    content = path.read_text().replace("test_resume.Strike", "test_resume.StrikeTwice")
+    content = path.read_text().replace("interrupted.Strike", "interrupted.StrikeTwice")
     path.write_text(content)
     assert left("fit", "-c", path) == -signum
     assert not (root / "checkpoints/last.ckpt").exists()
-
-
-class StrikeTwice(Strike):
-    def strike(self, trainer, *_, **__):
-        super().strike(trainer)
-        if self.seen == self.count:
-            os.kill(os.getpid(), self.signum)
 
 
 def test_slurm_puts_the_job_back_into_the_queue(tmp_path, monkeypatch):
@@ -223,7 +196,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk, tmp_path, whole):
     path = configuration(root)
     text = path.read_text().replace(
         "callbacks:\n",
-        f"callbacks:\n  - class_path: test_resume.Fill\n    init_args: {{path: {filler}}}\n",
+        f"callbacks:\n  - class_path: interrupted.Fill\n    init_args: {{path: {filler}}}\n",
         1,
     )
     path.write_text(text)
@@ -231,7 +204,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk, tmp_path, whole):
     kept = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 4 and not list((root / "checkpoints").glob(".*.tmp"))
     filler.unlink()
-    path.write_text(text.replace("test_resume.Fill", "test_resume.Idle"))
+    path.write_text(text.replace("interrupted.Fill", "interrupted.Idle"))
     assert in_process("fit", "-c", path, "--resume", "auto").code == 0
     assert_equal(whole, root)
 
@@ -239,27 +212,6 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(small_disk, tmp_path, whole):
 def test_a_disk_without_room_for_checkpoints_is_refused_before_work(small_disk, tmp_path):
     path = configuration(small_disk / "run", network=tiny.unet(width=64))
     assert "three checkpoints of" in in_process("fit", "-c", path).error
-
-
-class Fill(Callback):
-    """Fills a disk to the last byte after step 5."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 5:
-            with open(self.path, "wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(b"0" * 4096)
-                except OSError:
-                    pass
-
-
-class Idle(Callback):
-    def __init__(self, path: str):
-        pass
 
 
 # epochs
@@ -331,7 +283,7 @@ def test_starting_afresh_over_an_earlier_run_is_told(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_other_commands_end_at_once(tmp_path, signum):
-    class_path = "test_resume.Strike"
+    class_path = "interrupted.Strike"
     arguments = {
         "hook": "on_validation_batch_end",
         "count": 1,

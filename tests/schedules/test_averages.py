@@ -22,8 +22,16 @@ from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, Teacher
 from flowlit.networks import fingerprint, pretrained
-from flowlit.schedules import Constant
-from flowlit.schedules.averages import HalfLife, PowerLaw, Tracked, combine, exponent, inner_product, width
+from flowlit.schedules.averages import (
+    Constant,
+    HalfLife,
+    PowerLaw,
+    Tracked,
+    combine,
+    exponent,
+    inner_product,
+    width,
+)
 
 
 def weighting(profile, steps, batch_size=10):
@@ -477,7 +485,7 @@ def test_validation_in_fit_generates_with_the_chosen_average(run, tmp_path):
     noise = SeededNoise(tiny.SHAPE, 8)
     expected = flowlit.load(str(last(run)), "wide")(torch.stack([noise[i].x0 for i in range(8)]))
     root = tmp_path / "again"
-    seen = {"class_path": "test_averages.Generated", "init_args": {"into": str(tmp_path / "seen.pt")}}
+    seen = {"class_path": f"{__name__}.Generated", "init_args": {"into": str(tmp_path / "seen.pt")}}
     words = [
         "--trainer.limit_val_batches",
         1,

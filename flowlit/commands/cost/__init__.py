@@ -122,7 +122,7 @@ COLUMNS = ["network", "parameters", "GMACs", "+ projections", "+ products", "lat
 CONVENTIONS = """\
 latency of one image, images/s in batches of {batch_size}: medians of {repeats}, ± half the distance between quartiles
 GMACs for one image: convolutions and linear layers outside attention (what papers print of DDPM++), then also its
-projections (what they print of ADM), then also its matrix products (all that is multiplied)"""
+projections (what they print of ADM), then also its matrix products (all that is multiplied)"""  # noqa: E501
 
 
 def text(models: Sequence[Model], facts: dict[str, Any], told: str = "") -> str:

@@ -73,7 +73,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_reported_as_it_was_read(tmp_path
     assert in_process("fit", "-c", configuration).code == 0
     last = tmp_path / "run/checkpoints/last.ckpt"
     callbacks = [
-        {"class_path": "test_evaluation_review.Overwrite", "init_args": {"path": str(last)}},
+        {"class_path": f"{__name__}.Overwrite", "init_args": {"path": str(last)}},
         {"class_path": "flowlit.callbacks.Report"},
     ]
     from flowlit._support.files import file_hash

@@ -565,7 +565,8 @@ def test_large_sets_are_read_in_blocks_and_some_stand_for_all(tmp_path, monkeypa
     [
         (
             Trajectories(num=17),
-            r"Trajectories needs 17 samples, but data\.noise\.num is 16; lower its num or raise data\.noise\.num",
+            r"Trajectories needs 17 samples, but data\.noise\.num is 16; "
+            r"lower its num or raise data\.noise\.num",
         ),
         (Trajectories(steps=0), "Trajectories: expected at least 1, found steps=0"),
         (Interpolations(num=9), r"two for each of 9 rows\) needs 18 samples, but data\.noise\.num is 16"),

@@ -1,14 +1,11 @@
 """Gradients that are not finite, losses that explode: repaired, skipped, gone back from, or given up."""
 
-from pathlib import Path
-
 import pytest
 import runs
 import tiny
 import torch
 import yaml
 from commandline import in_process
-from lightning.pytorch.callbacks import Callback
 
 from flowlit._engine.lightning import scale_learning_rate
 from flowlit.callbacks import Gradients
@@ -17,39 +14,8 @@ from flowlit.callbacks.training.rollback import trouble
 pytestmark = pytest.mark.journey
 
 
-class Poison(Callback):
-    """Spoils gradients, weights or the loss in some steps; in the first run only if a file to remember it by
-    is given.
-    """
-
-    def __init__(
-        self, steps: list[int], what: str = "gradients", value: float = float("nan"), once: str = ""
-    ):
-        self.steps, self.what, self.value, self.once = steps, what, value, once
-
-    def now(self, trainer):
-        if trainer.global_step not in self.steps or (
-            self.once and Path(f"{self.once}.{trainer.global_step}").exists()
-        ):
-            return False
-        if self.once and trainer.is_global_zero and trainer.world_size == 1:
-            Path(f"{self.once}.{trainer.global_step}").touch()
-        return True
-
-    @torch.no_grad()
-    def on_train_batch_start(self, trainer, module, *_):
-        if self.what == "weights" and self.now(trainer):
-            for parameter in module.network.parameters():
-                parameter.mul_(self.value)
-
-    def on_after_backward(self, trainer, module):
-        if self.what == "gradients" and self.now(trainer):
-            first = next(p for p in module.network.parameters() if p.grad is not None)
-            first.grad.flatten()[:3] = self.value
-
-
 def poison(**arguments):
-    return {"class_path": "test_trouble.Poison", "init_args": arguments}
+    return {"class_path": "poison.Poison", "init_args": arguments}
 
 
 def rollback(**arguments):

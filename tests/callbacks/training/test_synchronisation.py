@@ -132,7 +132,7 @@ QUIET = [step for step in range(STEPS) if step not in LOUD]
 
 def everybody(**gradients):
     return [
-        {"class_path": "test_synchronisation.Steps"},
+        {"class_path": f"{__name__}.Steps"},
         tiny.anneal(10),
         tiny.EMA,
         callback(
@@ -299,7 +299,7 @@ class Shown(Callback):
 
 @pytest.mark.parametrize("max_steps", [STEPS, -1])
 def test_the_bar_counts_every_step_and_reads_the_loss_of_some(tmp_path, max_steps):
-    callbacks = [tiny.anneal(10), callback("Progress"), {"class_path": "test_synchronisation.Shown"}]
+    callbacks = [tiny.anneal(10), callback("Progress"), {"class_path": f"{__name__}.Shown"}]
     watched(tmp_path, callbacks=callbacks, max_steps=max_steps, max_epochs=1, limit_train_batches=STEPS)
     assert [n for n, _, _ in Shown.rows] == list(range(1, STEPS + 1))
     read = [step for step in range(STEPS) if step in (0, STEPS - 1) or (step + 1) % LOGGED == 0]

@@ -51,7 +51,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for file in ("callbacks.throughput", "lookahead"):
+    for file in ("callbacks.training.throughput", "_support.timers"):
         monkeypatch.setattr(f"flowlit.{file}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     return clock
 
