@@ -98,7 +98,7 @@ def _files(given: Sequence[Path]) -> list[Path]:
     if not files:
         raise FlowlitError(
             f"no snapshots in {', '.join(map(str, given))}; a run writes them with callback EMA, "
-            "profile: {class_path: flowlit.averages.PowerLaw} and snapshots: <optimizer steps>"
+            "profile: {class_path: flowlit.schedules.averages.PowerLaw} and snapshots: <optimizer steps>"
         )
     return list(dict.fromkeys(files))
 

@@ -105,6 +105,6 @@ class CIFAR10(_InMemory):
             raise FlowlitError(
                 f"CIFAR-10 is not in {self.root} and could not be downloaded ({error}). Put "
                 "cifar-10-python.tar.gz there, or "
-                "read your own copy with class_path: flowlit.images.ImageZip or flowlit.images.ImageFolder"
+                "read your own copy with class_path: flowlit.data.ImageZip or flowlit.data.ImageFolder"
             ) from error
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)

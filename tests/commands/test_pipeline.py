@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ import runs
 import tiny
 import torch
 from commandline import REPOSITORY, in_process
-from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from flowlit.commands.pipeline import recipe as pipeline
@@ -23,7 +21,6 @@ from flowlit.commands.pipeline.recipe import Recipe, Stage
 from flowlit.commands.pipeline.state import locked
 from flowlit.commands.pipeline.summary import format_table
 from flowlit.errors import FlowlitError
-from announce import Announce
 
 RECIPE = "experiments/recipes/slimflow_digits.yaml"
 STAGES = [
@@ -352,8 +349,7 @@ def test_another_width_reruns_what_depends_on_it_and_going_back_nothing(digits):
 
 @pytest.mark.journey
 def test_an_evaluation_without_its_callbacks_is_told(digits, tmp_path):
-    from flowlit.commands.pipeline.state import locked
-from flowlit.commands.pipeline.summary import read_rows
+    from flowlit.commands.pipeline.summary import read_rows
 
     entry = {"model": "m", "stage": "evaluate_teacher", "solver": "heun"}
     with pytest.raises(FlowlitError, match="no complete metrics for solver 'heun'"):
@@ -483,5 +479,3 @@ def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
     running.send_signal(signum)
     assert running.wait(60) == 128 + signum
     assert torch.load(tmp_path / "root/a/checkpoints/last.ckpt", weights_only=True)["global_step"] > 2
-
-

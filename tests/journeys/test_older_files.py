@@ -98,7 +98,7 @@ def test_a_validation_is_repeated(old, run):
 
 
 def test_reports_belong_to_their_networks(old, run):
-    outcome = run("cost", "teacher/config.yaml", "--records", "evaluated", "--repeats", 1, "--batch_size", 2)
+    outcome = run("cost", "teacher/config.yaml", "--records", "evaluated", "--repeats", 2, "--batch_size", 2)
     assert "tiny" in outcome.out
 
 

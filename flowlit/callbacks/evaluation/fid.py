@@ -414,9 +414,7 @@ def limited(trainer: pl.Trainer) -> bool:
 def _data(trainer: pl.Trainer) -> Any:
     data = getattr(trainer, "datamodule", None)
     if not hasattr(data, "evaluated"):
-        raise FlowlitError(
-            "FID needs noise that is known by index: use data: flowlit.datamodule.FlowDataModule"
-        )
+        raise FlowlitError("FID needs noise that is known by index: use data: flowlit.modules.FlowDataModule")
     return data
 
 

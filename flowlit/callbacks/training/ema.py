@@ -125,7 +125,7 @@ class EMA(Callback):
         if not isinstance(self.rule, PowerLaw):
             raise FlowlitError(
                 f"EMA {self.name}: snapshots of {type(self.rule).__name__} cannot be combined later; "
-                "give profile: {class_path: flowlit.averages.PowerLaw}, or drop snapshots"
+                "give profile: {class_path: flowlit.schedules.averages.PowerLaw}, or drop snapshots"
             )
         if not trainer.loggers and not trainer.fast_dev_run:
             raise FlowlitError(

@@ -47,7 +47,7 @@ def examine(
         FlowlitError: if the data is no ``FlowDataModule``.
     """
     if not isinstance(datamodule, FlowDataModule):
-        raise FlowlitError("doctor knows what flowlit.datamodule.FlowDataModule holds; give that as data")
+        raise FlowlitError("doctor knows what flowlit.modules.FlowDataModule holds; give that as data")
     subject = Subject(
         copy(trainer), model, datamodule, order
     )  # data that share a batch among devices change the trainer
