@@ -99,7 +99,8 @@ def _load_lpips() -> nn.Module:
             f"({error}). "
             "Expected vgg16-397923af.pth (torchvision) and weights-vgg16-lpips.pth (torch-fidelity): put "
             "them there, or "
-            "choose another distance, e.g. --model.objective.distance flowlit.distances.SquaredError"
+            "choose another distance, e.g. --model.objective.distance "
+            "flowlit.objectives.distances.SquaredError"
         ) from error
 
 

@@ -25,7 +25,7 @@ class DiffusionVelocity(VelocityWrapper):
     - t) near noise, (x - ε̂) / t near data.
 
     Use it for ε-, x0- and v-prediction networks (DDPM, score SDE, Stable Diffusion), and for a denoiser D(y,
-    σ, cond): ``predicts: x0`` with ``flowlit.diffusions.VE(tells="sigma")``. EDM's own networks are better
+    σ, cond): ``predicts: x0`` with ``flowlit.paths.VE(tells="sigma")``. EDM's own networks are better
     served by ``EDM``.
 
     Args:
