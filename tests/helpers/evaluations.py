@@ -95,4 +95,4 @@ def run(
 @pytest.fixture
 def small_files(monkeypatch):
     """Files of eight rows, so that an interrupted run leaves some."""
-    monkeypatch.setattr("flowlit.callbacks.evaluation.fid.FeatureCache", partial(FeatureCache, rows=8))
+    monkeypatch.setattr("flowlit.callbacks.evaluation.generated_features.FeatureCache", partial(FeatureCache, rows=8))

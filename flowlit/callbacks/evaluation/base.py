@@ -1,4 +1,4 @@
-"""What callbacks that look at generated images share."""
+"""Base class of callbacks that evaluate generated images, and the report's parts that they contribute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+
+from ...couplings import SeededNoise
+from ...errors import FlowlitError
 
 
 class Evaluation(Callback):
@@ -16,24 +19,25 @@ class Evaluation(Callback):
     """
 
     def watch(self, trainer: pl.Trainer, num: int) -> None:
-        """Have the first ``num`` samples generated also where an earlier run has measured them; call it in
-        ``setup``.
+        """Have the first ``num`` samples generated also where an earlier run has measured them.
+
+        Call it in ``setup``.
         """
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "watched"):
             data.watched = max(data.watched, num)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
-        """Before the first batch."""
+        """Prepare, before the first batch."""
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
-        """After a batch was generated."""
+        """Take in a batch that was generated."""
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        """After the last batch, while one may still log."""
+        """Log and draw, after the last batch."""
 
     def protocol(self) -> dict[str, Any]:
-        """What ``Report`` is to write of how this callback measured, by the name of the part."""
+        """Return facts about how this callback measured, by part of the ``Report``."""
         return {}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,22 +66,42 @@ class Evaluation(Callback):
 
 
 def command_of(trainer: pl.Trainer) -> str:
-    """What the user asked for: fit, validate, test, predict, couple or sweep."""
+    """Return the command of this run: fit, validate, test, predict, couple or sweep."""
     return getattr(trainer, "command", None) or str(trainer.state.fn.value)  # type: ignore[union-attr]
 
 
 def protocols(trainer: pl.Trainer) -> dict[str, Any]:
-    """What all callbacks tell of how they measured; parts of the same name are put together."""
+    """Return what all callbacks contribute to the report; parts of the same name are merged."""
     report: dict[str, Any] = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for name, told in (callback.protocol() if isinstance(callback, Evaluation) else {}).items():
-            report[name] = {**report.get(name, {}), **told} if isinstance(told, dict) else told
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Evaluation):
+            for name, facts in callback.protocol().items():
+                report[name] = {**report.get(name, {}), **facts} if isinstance(facts, dict) else facts
     return report
 
 
 def numbers(trainer: pl.Trainer) -> dict[str, float]:
-    """Every number that was logged, by tag; as float64 where a callback told it so (Lightning keeps
-    float32).
+    """Return every number that was logged, by tag.
+
+    In float64 where a callback contributes it so to the report, since Lightning keeps float32.
     """
     logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     return logged | protocols(trainer).get("metrics", {})
+
+
+def data_of(trainer: pl.Trainer) -> Any:
+    """Return the data module, whose noise has indices.
+
+    Raises:
+        FlowlitError: if it is another kind of data.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "evaluated"):
+        raise FlowlitError("FID needs noise that is known by index: use data: flowlit.modules.FlowDataModule")
+    return data
+
+
+def noise_of(trainer: pl.Trainer) -> SeededNoise:
+    """Return the noise that this run generates from."""
+    return data_of(trainer).evaluated("test" if trainer.state.fn == "test" else "validate")

@@ -1,0 +1,157 @@
+"""Features of generated images on disk, so that an interrupted evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from ..._engine.ranks import on_rank_zero
+from ..._support.files import existing, short_hash
+from ..._support.machine import hardware
+from ..._version import __version__
+from ...errors import FlowlitError
+from ...metrics.feature_cache import FeatureCache
+from ...types import FeatureExtractor
+from .base import noise_of
+
+
+class GeneratedFeatures:
+    """Features of the images of ``validate`` or ``test``, on disk by their index.
+
+    The folder's name is a hash of everything that the features depend on. An interrupted run goes on there,
+    and a finished one is measured again without generating.
+
+    Args:
+        features: the extractor.
+    """
+
+    def __init__(self, features: FeatureExtractor):
+        self.features = features
+        self._cache: FeatureCache | None = None
+        self._stored = np.empty(0, np.int64)
+        self._temporary: str | None = None
+
+    @property
+    def cache(self) -> FeatureCache:
+        """The folder, once it is open."""
+        assert self._cache is not None
+        return self._cache
+
+    def open(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
+        """Find the folder for these weights, solvers, noise and features; return the indices in it."""
+        weights = on_rank_zero(trainer, self.features.fingerprint)  # first there: one process downloads them
+        facts = [
+            module.generation(),
+            noise_of(trainer).identity(),
+            weights,
+            str(trainer.precision),
+            module.device.type,
+            __version__,
+            torch.__version__,
+        ]
+        key = short_hash(json.dumps(facts, sort_keys=True, default=str))
+        folder = trainer.strategy.broadcast(self._parent(trainer) / f"{self.features.name}-{key}")
+        self._cache = FeatureCache(folder, device=hardware(trainer.world_size, module.device)["device"])
+        stored = cast(Any, on_rank_zero(trainer, self._clean))
+        self._stored = cast(np.ndarray, trainer.strategy.broadcast(stored))
+        self._announce(self.reused(len(noise_of(trainer))))
+        return self._stored
+
+    def _clean(self) -> np.ndarray:
+        self.cache.clean()
+        return self.cache.stored()
+
+    def _parent(self, trainer: pl.Trainer) -> Path:
+        folder = trainer.log_dir  # on every rank, since Lightning broadcasts it
+        if trainer.loggers and folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return Path(folder) / "features"
+        temporary = tempfile.mkdtemp(prefix="flowlit-features-") if trainer.is_global_zero else None
+        self._temporary = trainer.strategy.broadcast(temporary)
+        return Path(str(self._temporary))
+
+    def _announce(self, reused: int) -> None:
+        folder = self.cache.folder
+        if reused:
+            rank_zero_info(
+                f"flowlit: features of {reused:,} of these images are in {folder} already, and are not "
+                "taken again"
+            )
+        others = [path for path in folder.parent.glob("*-*") if path.is_dir() and path != folder]
+        if others:
+            rank_zero_info(
+                f"flowlit: {folder.parent} holds features of {len(others)} other sets; remove what you do "
+                "not need"
+            )
+
+    def reused(self, num: int) -> int:
+        """Count the first ``num`` images whose features an earlier run has left."""
+        return int((self._stored < num).sum())
+
+    def check(self, trainer: pl.Trainer, module: Any, dim: int, classes: int) -> None:
+        """Refuse features that do not fit on the disk; warn of too few images for a covariance.
+
+        Args:
+            trainer: of this run.
+            module: that generates.
+            dim: entries of a feature vector.
+            classes: entries of the logits.
+        """
+        num = len(noise_of(trainer))
+        missing = num - self.reused(num)
+        needed = 4 * (len(module.solvers) * missing * (dim + classes) + num * dim)
+        place = existing(self.cache.folder.parent)
+        free = shutil.disk_usage(place).free
+        if trainer.is_global_zero and needed > free:
+            raise FlowlitError(
+                f"{place}: features of {missing:,} images need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} "
+                "GB are free; free some, or evaluate fewer images or solvers"
+            )
+        if num <= dim:
+            rank_zero_warn(
+                f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the "
+                f"distance is too large; generate {dim + 1} or more"
+            )
+
+    def add(self, rows: dict[str, Tensor], first: bool) -> None:
+        """Write the new rows of a batch; compare those of the first batch that are on disk already.
+
+        Args:
+            rows: ``index`` (B,); ``<solver>.features`` (B, d), ``.nfe`` (B,) and ``.logits`` (B, classes).
+            first: whether this is the first batch.
+        """
+        new = torch.from_numpy(~np.isin(rows["index"].numpy(), self._stored))
+        if first and not new.all():
+            self._compare(rows)
+        if new.any():
+            self.cache.add({name: tensor.cpu()[new] for name, tensor in rows.items()})
+
+    def _compare(self, rows: dict[str, Tensor]) -> None:
+        """Refuse stored features that this run would not compute, since code has changed, for instance."""
+        for name in [name for name in rows if name.endswith(".features")]:
+            index, stored = self.cache.some(name, rows["index"])
+            computed = rows[name].cpu()[torch.isin(rows["index"], index)]
+            if (computed - stored).abs().max() > 0.05 * stored.std():
+                raise FlowlitError(
+                    f"{self.cache.folder} holds other features of the same samples ({name}): has code of the "
+                    "network, a solver, the codec or the extractor changed? Remove that folder"
+                )
+
+    def flush(self) -> None:
+        """Write the rows that are still in memory."""
+        if self._cache is not None:
+            self._cache.flush()
+
+    def close(self, trainer: pl.Trainer) -> None:
+        """Remove a temporary folder."""
+        if self._temporary is not None and trainer.is_global_zero:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary = None
