@@ -95,4 +95,5 @@ def run(
 @pytest.fixture
 def small_files(monkeypatch):
     """Files of eight rows, so that an interrupted run leaves some."""
-    monkeypatch.setattr("flowlit.callbacks.evaluation.generated_features.FeatureCache", partial(FeatureCache, rows=8))
+    place = "flowlit.callbacks.evaluation.generated_features.FeatureCache"
+    monkeypatch.setattr(place, partial(FeatureCache, rows=8))
