@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .types import evaluations_of, reads_of
+
 
 class Frozen:
     """Hide a teacher, guide or perceptual network from everything that walks over modules.
@@ -18,8 +20,13 @@ class Frozen:
 
     def __init__(self, network: nn.Module):
         self.network = network.requires_grad_(False).eval()
-        self.evaluations = getattr(network, "evaluations", 1)
+        self.evaluations = evaluations_of(network)
         self._device: torch.device | None = None
+
+    @property
+    def reads(self) -> frozenset[str] | None:
+        """Names of the conditions that the network reads."""
+        return reads_of(self.network)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self._device != x.device:

@@ -68,12 +68,65 @@ class Solution(NamedTuple):
 
 
 class VelocityField(Protocol):
-    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper.
-
-    One that asks a network more than once a call says how often as ``evaluations``, which NFE counts.
-    """
+    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper. See ``DescribesItself``."""
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor: ...
+
+
+class DescribesItself(Protocol):
+    """Facts that a network has about itself. Each is optional; the functions below return it or its default.
+
+    Networks of this package and their wrappers have all of them. Give one of your own those that apply: what
+    it lacks is not checked, reported or used.
+    """
+
+    shape: tuple[int, ...]
+    """(C, H, W) of x; compared with the data and the noise before any work."""
+    num_classes: int
+    """Number of labels in ``cond["label"]``, 0 without; compared likewise."""
+    label_dropout: float
+    """Probability of hiding a label in training; above 0 the network works without labels, too."""
+    reads: frozenset[str]
+    """Names of the conditions that it reads: ``"label"``, ``"r"`` (a second time), ``"lr"``, ``"text"``."""
+    evaluations: int
+    """Network evaluations a call, for NFE: 2 under classifier-free guidance."""
+    spec: dict[str, Any]
+    """How to build it: ``class_path`` and ``init_args``, which make its checkpoints stand alone."""
+    loaded: dict[str, Any] | None
+    """File that the weights were read from, its hash and which of its weights, until training begins."""
+
+    def checkpointable(self) -> list[nn.Module]:
+        """Return the parts whose activations can be computed again for the gradient."""
+
+
+def shape_of(network: Any) -> tuple[int, ...] | None:
+    """Return (C, H, W) of the images of a network; None if it does not say."""
+    return getattr(network, "shape", None)
+
+
+def classes_of(network: Any) -> int | None:
+    """Return how many labels a network has, 0 if it is unconditional; None if it does not say."""
+    return getattr(network, "num_classes", None)
+
+
+def label_dropout_of(network: Any) -> float | None:
+    """Return how often a network is trained without its label; None if it does not say."""
+    return getattr(network, "label_dropout", None)
+
+
+def reads_of(network: Any) -> frozenset[str] | None:
+    """Return the names of the conditions that a network reads; None if it does not say."""
+    return getattr(network, "reads", None)
+
+
+def evaluations_of(network: Any) -> int:
+    """Return how many network evaluations a call takes; 1 if the network does not say."""
+    return getattr(network, "evaluations", 1)
+
+
+def loaded_of(network: Any) -> dict[str, Any] | None:
+    """Return which file a network was read from; None for a fresh or trained one."""
+    return getattr(network, "loaded", None)
 
 
 class Objective(nn.Module, ABC):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Cond, VelocityField
+from ..types import Cond, VelocityField, evaluations_of, reads_of
 
 BLOCK = 16
 """Rows that kernels take at a time, on every machine that we know."""
@@ -54,7 +54,12 @@ class BatchInvariant:
 
     def __init__(self, velocity: VelocityField):
         self.velocity = velocity
-        self.evaluations = getattr(velocity, "evaluations", 1)
+        self.evaluations = evaluations_of(velocity)
+
+    @property
+    def reads(self) -> frozenset[str] | None:
+        """Names of the conditions that the velocity reads."""
+        return reads_of(self.velocity)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         if len(x) % BLOCK:

@@ -18,7 +18,7 @@ from ..errors import FlowlitError
 from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import Weights, read_contents
 from ..networks.checkpoints.spec import build
-from ..types import Codec, Cond, Solver
+from ..types import Codec, Cond, Solver, classes_of, shape_of
 
 Precision = Literal["float32", "bf16"]
 
@@ -149,4 +149,4 @@ def load(
             )
         solver = build(facts["solver"], Solver)
     codec = build(facts["codec"], Codec) if facts.get("codec") else Pixels()
-    return Generator(net, solver, codec, getattr(net, "shape", None), getattr(net, "num_classes", 0))
+    return Generator(net, solver, codec, shape_of(net), classes_of(net) or 0)

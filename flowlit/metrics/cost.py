@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import FlowlitError
 from ..frozen import Frozen
-from ..types import Cond
+from ..types import Cond, classes_of, shape_of
 
 Inputs = tuple[Tensor, Tensor, Cond]
 """Arguments of a network: x (B, C, H, W), t (B,), cond."""
@@ -34,12 +34,12 @@ def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str =
         FlowlitError: if it does not tell its shape.
     """
     name = type(network).__name__
-    shape = getattr(network, "shape", None)
+    shape = shape_of(network)
     if shape is None:
         raise FlowlitError(
             f"{name} does not tell the shape of its images; give it an attribute shape = (C, H, W)"
         )
-    classes = getattr(network, "num_classes", 0)
+    classes = classes_of(network)
     cond = {"label": torch.arange(batch_size, device=device) % classes} if classes else {}
     x = torch.empty(batch_size, *shape, device=device)
     return (x if x.is_meta else x.normal_()), torch.full((batch_size,), 0.5, device=device), cond

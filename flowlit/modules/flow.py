@@ -19,7 +19,18 @@ from ..errors import Diverged, FlowlitError, NotFinite
 from ..networks.checkpoints.fingerprint import fingerprint, identity
 from ..networks.checkpoints.spec import spec
 from ..solvers import RK45, Euler
-from ..types import Codec, Noise, Objective, Pair, Solution, Solver
+from ..types import (
+    Codec,
+    Noise,
+    Objective,
+    Pair,
+    Solution,
+    Solver,
+    classes_of,
+    label_dropout_of,
+    loaded_of,
+    shape_of,
+)
 from .base import CheckpointedModule, _configured
 
 
@@ -106,14 +117,16 @@ class FlowModule(CheckpointedModule):
             FlowlitError: before any work, instead of at the first step or validation.
         """
         name = type(self.network).__name__
-        own = getattr(self.network, "shape", shape)
-        classes = getattr(self.network, "num_classes", num_classes)
+        own = shape_of(self.network) or shape
+        classes = classes_of(self.network)
+        if classes is None:
+            classes = num_classes
         if tuple(own) != shape:
             raise FlowlitError(
                 f"{name} takes images of shape {tuple(own)}, but the shape of {source} is {shape}; make "
                 "them equal"
             )
-        blind = classes and not num_classes and not getattr(self.network, "label_dropout", 0)
+        blind = classes and not num_classes and not label_dropout_of(self.network)
         if blind or (num_classes and classes != num_classes):
             raise FlowlitError(
                 f"{name} knows {classes} classes, but num_classes of {source} is {num_classes}; make them "
@@ -182,7 +195,7 @@ class FlowModule(CheckpointedModule):
         return self.solvers[solver](BatchInvariant(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        if getattr(self.network, "num_classes", 0) and "label" not in pair.cond:
+        if classes_of(self.network) and "label" not in pair.cond:
             raise FlowlitError(
                 f"{type(self.network).__name__} knows {self.network.num_classes} classes, but the training "
                 "data brings no "
@@ -240,7 +253,7 @@ class FlowModule(CheckpointedModule):
         network.
         """
         if ckpt_path is None:
-            return getattr(self.velocity(), "loaded", None)
+            return loaded_of(self.velocity())
         # not a folder, nor a URL
         kind = self.generating()
         known = Path(ckpt_path).is_file()

@@ -14,8 +14,7 @@ from ..errors import FlowlitError
 
 
 def recomputed(part: nn.Module, compute: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """Compute a part of a network; in training, where ``recompute`` has asked for it, keep only what it was
-    given.
+    """Compute a part of a network, (B, …) -> (B, …); in training after ``recompute``, keep its inputs only.
 
     Dropout draws the same numbers in backward as before, and autocast rounds alike: losses and gradients are
     the same bits.
@@ -26,33 +25,33 @@ def recomputed(part: nn.Module, compute: Callable[..., Tensor], *inputs: Tensor 
 
 
 def recompute(network: nn.Module, on: bool = True) -> None:
-    """Have the parts of a network computed again in backward, or not. It is in no description, checkpoint or
-    fingerprint.
+    """Compute the parts of a network again in backward, or keep their activations.
+
+    The choice is in no spec, checkpoint or fingerprint.
 
     Args:
-        network: one with parts that it tells by ``recomputable()``, or a wrapper around such a network.
-        on: whether it is to be so.
+        network: one that has ``checkpointable()`` parts, or a wrapper around such a network.
+        on: False keeps activations again.
 
     Raises:
         FlowlitError: if it has no such parts.
     """
-    for part in recomputable(network):
+    for part in checkpointable(network):
         part._recomputed = on  # type: ignore[assignment]
 
 
-def recomputable(network: nn.Module) -> list[nn.Module]:
-    """The parts of a network that can be computed again: stages of U-Nets, blocks of transformers.
+def checkpointable(network: nn.Module) -> list[nn.Module]:
+    """Return the parts of a network that can be computed again: stages of U-Nets, blocks of transformers.
 
     Raises:
         FlowlitError: if there are none.
     """
     for module in network.modules():
-        if callable(told := getattr(module, "recomputable", None)):
-            return list(told())
+        parts = getattr(module, "checkpointable", None)
+        if callable(parts):
+            return list(parts())
     raise FlowlitError(
         f"ActivationCheckpointing: {type(network).__name__} has no parts that could be computed again; "
-        "UNet, ADM and DiT "
-        "have. Leave the "
-        "callback out, or give the network a method recomputable(), and "
-        "flowlit.networks.recompute.recomputed to the parts"
+        "UNet, ADM and DiT have. Leave the callback out, or give the network a method checkpointable(), and "
+        "flowlit.networks.activation_checkpointing.recomputed to the parts"
     )

@@ -161,12 +161,17 @@ class DiT(nn.Module):
         self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
         return self
 
-    def recomputable(self) -> list[nn.Module]:
-        """The parts that can be computed again for the gradient."""
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the conditions that the network reads."""
+        return frozenset() if self.label is None else frozenset({"label"})
+
+    def checkpointable(self) -> list[nn.Module]:
+        """Return the blocks, which can be computed again for the gradient."""
         return list(self.blocks)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input("DiT", self.shape, self.label is not None, x, t, cond)
+        check_input("DiT", self.shape, self.reads, x, t, cond)
         embedding = self.time(t)
         if self.label is not None:
             embedding = embedding + self.label(cond.get("label"), x.shape[0], x.device)

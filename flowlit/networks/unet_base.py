@@ -70,30 +70,34 @@ def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int
         raise FlowlitError(f"{name}: width {width} must be a multiple of 4, at least 8")
 
 
-def check_input(name: str, shape: Sequence[int], conditional: bool, x: Tensor, t: Tensor, cond: Cond) -> None:
+def check_input(
+    name: str, shape: Sequence[int], reads: frozenset[str], x: Tensor, t: Tensor, cond: Cond
+) -> None:
     """Refuse what a network was not built for, and conditions that it would not look at.
 
     Args:
         name: of the network, for messages.
         shape: (C, R, R) of its images.
-        conditional: whether it takes labels.
+        reads: names of the conditions that it reads.
         x: images, (B, C, R, R).
         t: times, (B,).
-        cond: {"label": (B,)} or {}.
+        cond: conditions by name, each (B, …).
 
     Raises:
         FlowlitError: saying what was found, and what was expected.
     """
     if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
-        found = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
-        raise FlowlitError(f"{name}: expected times (B,), one for each image of {x.shape[0]}, found {found}")
-    if strange := [key for key in cond if key != "label"]:
+        shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+        raise FlowlitError(f"{name}: expected times (B,), one for each image of {x.shape[0]}, found {shown}")
+    unknown = sorted(set(cond) - reads - {"label"})
+    if unknown:
+        names = " and ".join(map(repr, sorted(reads | {"label"})))
         raise FlowlitError(
-            f"{name}: cond has {', '.join(strange)}, but this network looks at nothing but 'label'"
+            f"{name}: cond has {', '.join(unknown)}, but this network looks at nothing but {names}"
         )
     if tuple(x.shape[1:]) != tuple(shape):
         raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
-    if not conditional and "label" in cond:
+    if "label" in cond and "label" not in reads:
         raise FlowlitError(
             f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop the "
             "labels: "
@@ -164,12 +168,17 @@ class UNetBase(nn.Module):
             for i, stage in enumerate(getattr(self, part)):
                 yield f"{part}.{i}", cast(Stage, stage)
 
-    def recomputable(self) -> list[nn.Module]:
-        """The parts that can be computed again for the gradient."""
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the conditions that the network reads."""
+        return frozenset() if self.label is None else frozenset({"label"})
+
+    def checkpointable(self) -> list[nn.Module]:
+        """Return the stages, which can be computed again for the gradient."""
         return [stage for _, stage in self.named_stages()]
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input(type(self).__name__, self.shape, self.label is not None, x, t, cond)
+        check_input(type(self).__name__, self.shape, self.reads, x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
         embedding = self.time(t, label if self.early_label else None)
         if label is not None and not self.early_label:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..types import Cond, Observer, Solution, Solver, VelocityField
+from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
 from .grids import time_grid
 
 Step = Callable[["Counted", Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ class Counted:
 
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """Evaluate at (x, t), which are the given rows of the batch (all of them by default)."""
-        self.nfe[slice(None) if rows is None else rows] += getattr(self.velocity, "evaluations", 1)
+        self.nfe[slice(None) if rows is None else rows] += evaluations_of(self.velocity)
         cond = self.cond if rows is None else {key: value[rows] for key, value in self.cond.items()}
         return self.velocity(x, t.float(), cond).to(x.dtype)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._support.files import write_atomically
+from ...types import evaluations_of
 from .models import Model, kinds_of
 from .records import Kind, Record, RecordedDistance
 
@@ -77,7 +78,7 @@ def _draw_line(axes: Axes, model: Model, colour: str) -> None:
 
 def _giga(model: Model) -> float:
     """GMACs of one evaluation of the network; a guided one is evaluated twice a call, and NFE counts that."""
-    return model.macs.all / 1e9 / getattr(model.network, "evaluations", 1)
+    return model.macs.all / 1e9 / evaluations_of(model.network)
 
 
 def _number(axes: Axes) -> None:

@@ -17,6 +17,7 @@ from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.checkpoints.spec import structure
+from ...types import loaded_of
 
 Reports = dict[str, dict[str, Any]]
 """What metrics*.json hold, by file."""
@@ -98,7 +99,7 @@ def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
     told = identity(network)
     weights = told.pop("weights")
     mine = _architecture(told)
-    read = getattr(network, "loaded", None) is not None
+    read = loaded_of(network) is not None
     parameters = count_parameters(network)
 
     def belongs(report: dict[str, Any]) -> bool:

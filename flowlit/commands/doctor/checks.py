@@ -26,7 +26,7 @@ from ...metrics.features import Inception
 from ...modules import FlowModule, OneStepStudent, ReflowStudent
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...objectives import AnnealedReflow, FlowGuided
-from ...types import ImageDataset
+from ...types import ImageDataset, loaded_of
 from .mirror import FEWEST, MOST, asymmetry, bound
 from .plan import interval, kept, output_folder
 from .subject import Finding, Subject
@@ -117,7 +117,7 @@ def other_teacher(s: Subject) -> Finding | None:
         return None
     known = sorted({m["teacher"]["sha256"] for m in s.manifests if m["teacher"] and "sha256" in m["teacher"]})
     network = s.model.network
-    begun = {"the student begins from": network} if getattr(network, "loaded", None) else {}
+    begun = {"the student begins from": network} if loaded_of(network) else {}
     for what, other in [*(("the guide is", guide) for guide in s.guides()), *begun.items()]:
         if known and (found := fingerprint(other)) not in known:
             told = (

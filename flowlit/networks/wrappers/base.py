@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..._support.names import public_path
+from ...types import evaluations_of, loaded_of, reads_of
 from ..checkpoints.spec import spec
 
 
@@ -34,12 +35,17 @@ class VelocityWrapper(nn.Module):
                 setattr(self, name, getattr(network, name))
 
     @property
+    def reads(self) -> frozenset[str] | None:
+        """Names of the conditions that the network inside reads."""
+        return reads_of(self.network)
+
+    @property
     def evaluations(self) -> int:
-        return self.evaluations_of_network * getattr(self.network, "evaluations", 1)
+        return self.evaluations_of_network * evaluations_of(self.network)
 
     @property
     def loaded(self) -> dict[str, Any] | None:
-        return getattr(self.network, "loaded", None)
+        return loaded_of(self.network)
 
     @loaded.setter
     def loaded(self, told: dict[str, Any] | None) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FlowlitError
-from ...types import Cond
+from ...types import Cond, classes_of, label_dropout_of
 from .base import VelocityWrapper
 
 
@@ -21,12 +21,12 @@ class ClassifierFreeGuidance(VelocityWrapper):
     evaluations_of_network = 2
 
     def __init__(self, network: nn.Module, scale: float):
-        if getattr(network, "num_classes", 1) == 0:
+        if classes_of(network) == 0:
             raise FlowlitError(
                 "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to "
                 "guide by"
             )
-        if getattr(network, "label_dropout", 1) == 0:
+        if label_dropout_of(network) == 0:
             raise FlowlitError(
                 "ClassifierFreeGuidance: the network never learned to do without its label; train it with "
                 "label_dropout > 0"
