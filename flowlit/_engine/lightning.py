@@ -1,118 +1,122 @@
-"""How far training is: read from Lightning's loops, and mended in checkpoints.
+"""All that flowlit reads and sets behind Lightning's public interface, under names that say what it is.
 
-Lightning writes a checkpoint after the optimizer step, but when it goes on from it, takes the validation that
-was due for done.
+No other file has a name of Lightning's that begins with an underscore, but for two hooks of ``LightningCLI``
+in ``commands/lightning.py``. ``tests/_engine/test_lightning.py`` asserts that, and that each of them exists.
+The edits of saved loops, which need no such name, are in ``loops.py``.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
-
-Loop = dict[str, Any]
-
-
-def validation_awaits(trainer: pl.Trainer) -> bool:
-    """Whether the step that has just been made will be followed by a validation."""
-    loop = trainer.fit_loop.epoch_loop
-    within = (
-        loop.batch_progress.current.completed == loop.batch_progress.current.ready - 1
-    )  # the batch is not quite over
-    fetcher = trainer.fit_loop._data_fetcher
-    return (
-        within
-        and not trainer.sanity_checking
-        and fetcher is not None
-        and validates(trainer)
-        and loop._should_check_val_fx(fetcher)
-    )
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 
-def validates(trainer: pl.Trainer) -> bool:
-    """Whether validation does anything in this run."""
-    return bool(trainer.enable_validation and trainer.limit_val_batches)
+def optimizer_steps(trainer: pl.Trainer) -> int:
+    """Return the updates that the trained generator has had, which is what flowlit calls a step.
 
-
-def mark_validation_pending(loop: Loop) -> None:
-    """Mark in a checkpoint's ``fit_loop`` that its batch is over, and that the validation after it has not
-    begun.
+    β, averages, checkpoints, rollback, progress and snapshots count by it.
     """
-    for part in (batches := loop["epoch_loop.batch_progress"])["total"], batches["current"]:
-        part["completed"] = part["processed"]
-    validated = loop["epoch_loop.val_loop.batch_progress"]
-    for part, done in (validated["total"], validated["total"]["completed"]), (validated["current"], 0):
-        part.update(
-            ready=done + 1, started=done + 1, processed=done, completed=done
-        )  # as if a first batch had been begun
-    loop["validate_first"] = True
+    return trainer.global_step
 
 
-def clear_started_batch(trainer: pl.Trainer) -> None:
-    """Take back the first batch that ``mark_validation_pending`` had pretended to have begun."""
-    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-    total.ready = total.started = total.completed
+def is_accumulating(trainer: pl.Trainer) -> bool:
+    """Return whether gradients still accumulate after this training batch, which then ends no step."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def is_logging_step(trainer: pl.Trainer) -> bool:
+    """Return whether the loggers get what a callback logs at the end of this training batch.
+
+    That is after each ``trainer.log_every_n_steps`` optimizer steps.
+    """
+    return trainer._logger_connector.should_update_logs and not is_accumulating(trainer)
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """Return the step under which Lightning logs what belongs to this training batch, from 0."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def mark_logged_values_stale(trainer: pl.Trainer) -> None:
-    """Let what an earlier step logged not be written once more: told to stop, Lightning writes all that it
-    knows in that step.
+    """Keep what an earlier step logged from being written once more.
+
+    Lightning writes all that was ever logged when training is to stop.
     """
     for metric in trainer.fit_loop.epoch_loop._results.values():
         if metric.meta.on_step and not metric.meta.on_epoch:
             metric.has_reset = True
 
 
-def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
-    """Multiply the learning rates of a checkpoint's optimizers, and all that their schedulers start from or
-    lead to.
-    """
-    for group in (
-        group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]
-    ):
-        group.update({name: value * factor for name, value in group.items() if name in RATES})
-    for scheduler in checkpoint.get("lr_schedulers", []):
-        scale_scheduler(scheduler, factor)
-
-
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""Of a parameter group; the last two are what ``OneCycleLR`` goes between."""
-
-
-def scale_scheduler(state: dict[str, Any], factor: float) -> None:
-    """Multiply the rates that a scheduler remembers, and those of the schedulers that it is made of."""
-    state.update(
-        {name: [rate * factor for rate in state[name]] for name in ("base_lrs", "_last_lr") if name in state}
-    )
-    for inner in state.get("_schedulers", []):
-        scale_scheduler(inner, factor)
-
-
-def rescale_batch_counters(loop: Loop, before: int, now: int) -> None:
-    """Count batches as if ``now`` of them, not ``before``, had been accumulated for each optimizer step from
-    the start.
-    """
-    for part in (batches := loop["epoch_loop.batch_progress"])["total"], batches["current"]:
-        under_way = (
-            part["processed"] - part["completed"]
-        )  # Lightning saves before it counts the last one as completed
-        part.update({name: part[name] * now // before for name in ("ready", "started", "processed")})
-        part["completed"] = part["processed"] - under_way
-
-
-def checkpoint_folder(trainer: pl.Trainer, callback: Any) -> Path:
-    """Where a checkpoint callback writes."""
-    return Path(str(callback.dirpath or callback._ModelCheckpoint__resolve_ckpt_dir(trainer)))
-
-
 def batches_seen(trainer: pl.Trainer) -> int:
-    """Batches that this device has trained on, over all epochs; those that are accumulated count each."""
+    """Return the batches that this device has trained on, over all epochs; those accumulated count each."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
-def is_logging_step(trainer: pl.Trainer) -> bool:
-    """Whether what a callback logs at the end of this training batch reaches the loggers
-    (``trainer.log_every_n_steps``).
+def is_validation_pending(trainer: pl.Trainer) -> bool:
+    """Return whether a validation follows the optimizer step that is just over."""
+    loop = trainer.fit_loop.epoch_loop
+    within_batch = loop.batch_progress.current.completed == loop.batch_progress.current.ready - 1
+    fetcher = trainer.fit_loop._data_fetcher
+    return (
+        within_batch
+        and not trainer.sanity_checking
+        and fetcher is not None
+        and bool(trainer.enable_validation and trainer.limit_val_batches)
+        and loop._should_check_val_fx(fetcher)
+    )
+
+
+def validates_by_clock(trainer: pl.Trainer) -> bool:
+    """Return whether ``trainer.val_check_interval`` is a time, and no number of batches."""
+    return trainer._val_check_time_interval is not None
+
+
+def checkpoint_folder(trainer: pl.Trainer, callback: ModelCheckpoint) -> Path:
+    """Return the folder that a checkpoint callback writes into."""
+    return Path(str(callback.dirpath or callback._ModelCheckpoint__resolve_ckpt_dir(trainer)))  # type: ignore[attr-defined]
+
+
+def steps_between_saves(callback: ModelCheckpoint) -> int | None:
+    """Return the optimizer steps between two saves; None if validations or a clock decide."""
+    return callback._every_n_train_steps or None
+
+
+def time_between_saves(callback: ModelCheckpoint) -> timedelta | None:
+    """Return the time between two saves; None if validations or steps decide."""
+    return callback._train_time_interval
+
+
+def has_fixed_folder(logger: Logger) -> bool:
+    """Return whether a logger has a version of its own, and so the same folder each time.
+
+    Lightning's loggers count versions (``version_0``, ``version_1``, …) if they are given none.
     """
-    return trainer._logger_connector.should_update_logs and not trainer.fit_loop._should_accumulate()
+    return getattr(logger, "_version", "") is not None
+
+
+def log_no_default_metric(logger: Logger) -> None:
+    """Keep TensorBoard's logger from writing ``hp_metric`` = -1 beside the hyper-parameters."""
+    if isinstance(logger, TensorBoardLogger):
+        logger._default_hp_metric = False
+
+
+def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
+    """Return the trainer that a module is attached to, if there is one."""
+    return module._trainer
+
+
+def is_built_from_configuration() -> bool:
+    """Return whether the command line builds a module now, whose configuration is then plain data."""
+    return _given_hyperparameters.get() is not None
+
+
+def divide_among_all_devices(strategy: ModelParallelStrategy) -> None:
+    """Let every device of every node compute rows of its own: data parallel, and not tensor parallel."""
+    strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
+    strategy._tensor_parallel_size = 1

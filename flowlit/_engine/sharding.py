@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -17,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType, fully_shard
 from torch.optim import Optimizer
+
+from .lightning import divide_among_all_devices
 
 
 class Sharded(ModelParallelStrategy):
@@ -33,8 +36,7 @@ class Sharded(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
-        self._tensor_parallel_size = 1
+        divide_among_all_devices(self)
         super().setup_environment()
 
     @property
@@ -75,7 +77,7 @@ StrategyRegistry.register(
 
 def bare(optimizer: Any) -> Optimizer:
     """PyTorch's optimizer, without what Lightning puts around it."""
-    return getattr(optimizer, "_optimizer", optimizer)
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:

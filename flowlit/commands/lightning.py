@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
 from .._engine.checkpoint_files import AtomicIO, check_whole, newest
-from .._engine.lightning import checkpoint_folder
+from .._engine.lightning import checkpoint_folder, has_fixed_folder
 from ..callbacks.evaluation.base import command_of
 from ..callbacks.training.checkpoint import LAST, LastCheckpoint
 from ..callbacks.training.progress import Progress
@@ -34,7 +34,7 @@ def fixed(trainer: pl.Trainer) -> bool:
     """Whether the run has the same folder whenever it is started; Lightning's loggers count versions if they
     are not told one.
     """
-    return all(getattr(logger, "_version", "") is not None for logger in trainer.loggers)
+    return all(has_fixed_folder(logger) for logger in trainer.loggers)
 
 
 def check_resumable(trainer: pl.Trainer, keepers: list[Any]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from .._engine.lightning import is_accumulating, is_built_from_configuration, is_logging_step
 from .._engine.sharding import gather, parts, scatter, shard
 from .._support.nested import flatten
 from .._version import __version__
@@ -31,9 +31,7 @@ class CheckpointedModule(pl.LightningModule):
         self, network: nn.Module, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
     ):
         super().__init__()
-        if (
-            _given_hyperparameters.get() is not None
-        ):  # built by the command line: remember the configuration, which is plain data
+        if is_built_from_configuration():
             self.save_hyperparameters()
         self.network = network
         self.make_optimizer = optimizer
@@ -83,11 +81,11 @@ class CheckpointedModule(pl.LightningModule):
         """
         trainer = self.trainer
         self._parts.append(torch.stack([value.detach().float() for value in parts.values()]))
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         means = torch.stack(self._parts).mean(0)
         self._parts = []
-        if trainer.world_size > 1 and trainer._logger_connector.should_update_logs:
+        if trainer.world_size > 1 and is_logging_step(trainer):
             means = trainer.strategy.reduce(means, reduce_op="mean")
         bar = trainer.progress_bar_callback
         foreign = bar is not None and not getattr(

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from .._engine.lightning import trainer_of
 from .._support.batch_invariance import BatchInvariant
 from .._support.files import file_hash
 from ..data import Pixels
@@ -280,7 +281,8 @@ class FlowModule(CheckpointedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         held = averages_of(checkpoint)
-        if self._trainer is not None and self._trainer.state.fn == "fit":
+        trainer = trainer_of(self)
+        if trainer is not None and trainer.state.fn == "fit":
             self._check_averages(held, checkpoint)
         elif not self.averages:
             held = self._choose(held, checkpoint)

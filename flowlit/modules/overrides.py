@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._engine.lightning import scale_learning_rate
+from .._engine.loops import scale_learning_rate
 from ..errors import FlowlitError
 
 

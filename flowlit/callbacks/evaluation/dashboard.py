@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics import CatMetric
 
+from ..._engine.lightning import log_no_default_metric
 from ..._support.nested import flatten
 from .base import Evaluation, command_of
 from .grids import boards
@@ -82,10 +83,7 @@ class Dashboard(Evaluation):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._laid_out = False
         for logger in trainer.loggers:
-            if isinstance(
-                logger, TensorBoardLogger
-            ):  # before Lightning logs hyper-parameters with a made-up metric, -1
-                logger._default_hp_metric = False
+            log_no_default_metric(logger)  # before Lightning logs hyper-parameters
 
     def _lay_out(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and not self._laid_out:

@@ -14,12 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from ..._engine.lightning import (
-    clear_started_batch,
-    mark_validation_pending,
-    rescale_batch_counters,
-    validation_awaits,
-)
+from ..._engine.lightning import is_accumulating, is_validation_pending
+from ..._engine.loops import clear_started_batch, mark_validation_pending, rescale_batch_counters
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
 from ...errors import Diverged, FlowlitError
@@ -68,9 +64,9 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped = not trainer.fit_loop._should_accumulate()
+        stepped = not is_accumulating(trainer)
         if stepped and (
-            not self.begun or trainer.global_step % self.every == 0 or validation_awaits(trainer)
+            not self.begun or trainer.global_step % self.every == 0 or is_validation_pending(trainer)
         ):
             self.write(trainer)
 
@@ -131,7 +127,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         refuse_broken(trainer, checkpoint)
-        if trainer.training and validation_awaits(trainer):
+        if trainer.training and is_validation_pending(trainer):
             mark_validation_pending(checkpoint["loops"]["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..._engine.lightning import is_logging_step
+from ..._engine.lightning import is_logging_step, logged_step
 from ..._engine.ranks import gathered
 from ...errors import FlowlitError
 from ...types import Objective
@@ -102,7 +102,7 @@ class LossOverTime(Callback):
             }
             heard.sums = torch.zeros_like(heard.sums)
         for logger in trainer.loggers:
-            logger.log_metrics(means, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(means, step=logged_step(trainer))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for objective in self._watched.values():

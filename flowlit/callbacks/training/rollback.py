@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ..._engine.lightning import is_logging_step, scale_learning_rate
+from ..._engine.lightning import is_accumulating, is_logging_step
+from ..._engine.loops import scale_learning_rate
 from ...errors import Diverged, FlowlitError
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
 from .gradients import Gradients
@@ -101,7 +102,7 @@ class Rollback(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._sum = self._sum + loss.detach()
         self._count = self._count + 1
-        if not trainer.fit_loop._should_accumulate() and trainer.global_step % self.window == 0:
+        if not is_accumulating(trainer) and trainer.global_step % self.window == 0:
             self._judge(trainer)
         if is_logging_step(trainer):
             pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)

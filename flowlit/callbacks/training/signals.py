@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..._engine.lightning import is_accumulating
 from ..._engine.signals import SignalHandler
 from ...errors import Stopped
 from .checkpoint import LAST, LastCheckpoint, keeper_of
@@ -46,7 +47,7 @@ class SaveOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         self._agreed = self._heard_anywhere(trainer)
         if self._agreed and self._keeper is not None:
@@ -84,9 +85,7 @@ class SaveOnSignal(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        saved = trainer.state.fn == "fit" and (
-            trainer.sanity_checking or not trainer.fit_loop._should_accumulate()
-        )
+        saved = trainer.state.fn == "fit" and (trainer.sanity_checking or not is_accumulating(trainer))
         if saved and batch_idx < self._shared:  # the last one of a rank may be without a counterpart
             self._leave(trainer, self._heard_anywhere(trainer))
 

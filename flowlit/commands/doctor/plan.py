@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ..._engine.lightning import steps_between_saves, time_between_saves, validates_by_clock
 from ...callbacks.training.checkpoint import LastCheckpoint
 
 
@@ -25,7 +26,7 @@ def validations_of(trainer: pl.Trainer, steps: int) -> int | None:
     """
     if trainer.limit_val_batches == 0:
         return 0
-    if getattr(trainer, "_val_check_time_interval", None) is not None:
+    if validates_by_clock(trainer):
         return None
     batches = steps * trainer.accumulate_grad_batches
     every = trainer.check_val_every_n_epoch
@@ -37,14 +38,14 @@ def validations_of(trainer: pl.Trainer, steps: int) -> int | None:
 
 def saves(callback: ModelCheckpoint, steps: int, validations: int | None) -> int | None:
     """How often a callback saves in a run; None if a clock decides."""
-    if every := callback._every_n_train_steps:
+    if every := steps_between_saves(callback):
         return steps // every
-    return None if callback._train_time_interval is not None else validations or 1
+    return None if time_between_saves(callback) is not None else validations or 1
 
 
 def interval(callback: ModelCheckpoint, steps: int, validations: int | None) -> int | None:
     """The most steps that are lost if the run is killed; None if a clock decides."""
-    if every := callback._every_n_train_steps:
+    if every := steps_between_saves(callback):
         return min(every, steps)
     found = saves(callback, steps, validations)
     return found and steps // found

@@ -7,7 +7,7 @@ import torch
 import yaml
 from commandline import in_process
 
-from flowlit._engine.lightning import scale_learning_rate
+from flowlit._engine.loops import scale_learning_rate
 from flowlit.callbacks import Gradients
 from flowlit.callbacks.training.rollback import trouble
 
