@@ -74,7 +74,7 @@ def is_validation_pending(trainer: pl.Trainer) -> bool:
 
 def validates_by_clock(trainer: pl.Trainer) -> bool:
     """Return whether ``trainer.val_check_interval`` is a time, and no number of batches."""
-    return trainer._val_check_time_interval is not None
+    return trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
 
 
 def checkpoint_folder(trainer: pl.Trainer, callback: ModelCheckpoint) -> Path:

@@ -402,7 +402,7 @@ def test_samples_are_the_first_images_of_each_solver(tmp_path):
         for i, image in enumerate(images):
             y, x = 1 + 9 * (i // 3), 1 + 9 * (i % 3)
             assert np.array_equal(grid[y : y + 8, x : x + 8, 0], image)
-        shown = events.ImageDataset(f"samples/{name}")[0]
+        shown = events.Images(f"samples/{name}")[0]
         assert (shown.width, shown.height) == (grid.shape[1], grid.shape[0])
 
 
