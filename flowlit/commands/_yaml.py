@@ -1,42 +1,102 @@
-"""Configurations as plain data: YAML with the fragments that it names."""
+"""Configurations as plain data: YAML with the fragments that it names.
+
+Only ``build_network`` imports torch.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..errors import FlowlitError
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def _load_yaml(path: Path, missing: str) -> Any:
+MISSING = "{} does not exist; run flowlit from the folder that holds experiments/"
+
+
+def load_yaml(path: str | Path, missing: str = MISSING) -> Any:
+    """Return the content of a YAML file as it stands.
+
+    ``missing`` is the error's text if there is no such file, with {} for its name.
+
+    Raises:
+        FlowlitError: if the file cannot be read, or is no YAML.
+    """
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(Path(path).read_text())
     except FileNotFoundError as error:
-        raise FlowlitError(missing) from error
-    except yaml.YAMLError as error:
+        raise FlowlitError(missing.format(path)) from error
+    except OSError as error:
+        raise FlowlitError(f"{path} cannot be read ({error.strerror}); expected a YAML") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise FlowlitError(f"{path} is not valid YAML: {error}") from error
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, missing: str = MISSING) -> dict[str, Any]:
     """Read a YAML file, with the fragments that it names (``network: parts/unet.yaml``) in place.
 
     Raises:
-        FlowlitError: if it is missing or not a mapping.
+        FlowlitError: as ``load_yaml``, or if the file holds no mapping.
     """
-    path = Path(path)
-    content = _load_yaml(path, f"{path} does not exist; run flowlit from the folder that holds experiments/")
+    content = load_yaml(path, missing)
     if not isinstance(content, dict):
         raise FlowlitError(f"{path}: expected a mapping, found {type(content).__name__}")
+    return _with_fragments(content, Path(path).parent)
 
-    def fill(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: fill(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [fill(value) for value in node]
-        if isinstance(node, str) and node.endswith(".yaml") and (path.parent / node).is_file():
-            return read_yaml(path.parent / node)
-        return node
 
-    return fill(content)
+def _with_fragments(node: Any, folder: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: _with_fragments(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_fragments(value, folder) for value in node]
+    if isinstance(node, str) and node.endswith(".yaml") and (folder / node).is_file():
+        return read_yaml(folder / node)
+    return node
+
+
+def network_in(path: str | Path) -> dict[str, Any]:
+    """Return model.init_args.network of a YAML, a fragment or a whole experiment, ``${…}`` resolved.
+
+    Raises:
+        FlowlitError: if the file cannot be read, or describes no network.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    content = read_yaml(path, "{} cannot be read (No such file); expected a YAML that describes a network")
+    try:
+        network: Any = OmegaConf.select(OmegaConf.create(content), "model.init_args.network")
+        if OmegaConf.is_config(network):
+            network = OmegaConf.to_container(network, resolve=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise FlowlitError(f"{path} cannot be read as a configuration: {error}") from error
+    if not isinstance(network, dict) or "class_path" not in network:
+        raise FlowlitError(
+            f"{path}: expected model.init_args.network with a class_path, found {network or 'none'}"
+        )
+    return network
+
+
+def build_network(path: str | Path) -> nn.Module:
+    """Build the network of a YAML by a class, or by a function that returns one, as the other commands do.
+
+    Not for descriptions that come with a file of weights, which must not choose what is called: those are
+    built by ``networks.checkpoints.spec.build``.
+
+    Raises:
+        FlowlitError: as ``network_in``, or if the network cannot be built.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+    from torch import nn
+
+    description = network_in(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    try:
+        return parser.instantiate(parser.parse_object({"network": description})).network
+    except (ArgumentError, FlowlitError, ValueError, TypeError, ImportError) as error:
+        raise FlowlitError(f"{path}: its network cannot be built: {error}") from error

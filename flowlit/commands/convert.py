@@ -108,7 +108,7 @@ def _check_target(into: Path, layout: str) -> None:
 
 def _take(contents: Any, file: Path, weights: Any, network: Path | None, strict: bool) -> Any:
     from ..networks.checkpoints.load import take
-    from ..networks.checkpoints.spec import build_network
+    from ._yaml import build_network
 
     return take(contents, str(file), weights, None if network is None else build_network(network), strict)
 

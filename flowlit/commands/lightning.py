@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -27,6 +26,7 @@ from ..couplings import cached, independent, mixed, simulated, transport  # noqa
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ..networks.checkpoints.read import read_checkpoint
+from ._yaml import read_yaml
 from .trainer import FlowTrainer
 
 
@@ -211,10 +211,9 @@ def check_vars(argv: list[str]) -> None:
     """
     files = [value for flag, value in itertools.pairwise(argv) if flag in ("-c", "--config")]
     declared: set[str] = set()
-    for path in map(Path, files):
-        with suppress(OSError, ValueError, yaml.YAMLError):  # the parser will say what is wrong with it
-            content = yaml.safe_load(path.read_text())
-            declared |= set(content.get("vars") or {}) if isinstance(content, dict) else set()
+    for path in files:
+        with suppress(FlowlitError):  # the parser refuses it, and says why
+            declared |= set(read_yaml(path).get("vars") or {})
     asked = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
     if declared and (unknown := [name for name in asked if name.split(".")[0] not in declared]):
         raise FlowlitError(

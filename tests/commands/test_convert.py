@@ -21,7 +21,6 @@ from torch import nn
 
 import flowlit
 from flowlit.networks import EDM, UNet, pretrained
-from flowlit.networks.checkpoints.spec import fragment_of, network_in
 
 SOLVER = {"class_path": "flowlit.solvers.Heun", "init_args": {"steps": 2}}
 CODEC = {"class_path": "flowlit.data.Pixels", "init_args": {}}
@@ -199,34 +198,16 @@ def test_a_network_that_refers_to_other_keys(theirs, convert, tmp_path):
     assert told_in(tmp_path / "s.safetensors")["network"] == description()
 
 
-def test_a_fragment_that_does_not_fit_names_the_one_that_does(cli, tmp_path):
+def test_a_fragment_that_does_not_fit_is_refused_with_the_network_that_the_file_holds(cli, tmp_path):
     torch.save({"model": NCSNpp(64, (1, 1, 2), 1, 64).state_dict(), "step": 1}, tmp_path / "3m.pth")
     words = ("--weights", "raw", "--network", "experiments/parts/unet_7m_64.yaml")
     outcome = cli("convert", tmp_path / "3m.pth", "--into", tmp_path / "s.safetensors", *words)
     assert (
         "another architecture than UNet" in outcome.error
-        and "which is experiments/parts/unet_3m_64.yaml" in outcome.error
+        and "width=64, multipliers=[1, 1, 2], blocks=1, attention_resolutions=[16]): give that"
+        in outcome.error
     )
     assert not (tmp_path / "s.safetensors").exists()
-
-
-def test_fragments_that_other_files_complete_are_passed_over(tmp_path, monkeypatch):
-    """One whose ${…} is told elsewhere, one without a network, one that is torn; then the one that fits."""
-    parts = tmp_path / "experiments/parts"
-    parts.mkdir(parents=True)
-    write_yaml(
-        parts / "a.yaml", {"class_path": "flowlit.networks.UNet", "init_args": {"width": "${elsewhere}"}}
-    )
-    (parts / "b.yaml").write_text("trainer: {max_steps: 3}")
-    (parts / "c.yaml").write_text("model: [")
-    write_yaml(
-        parts / "d.yaml", {"class_path": "flowlit.networks.pretrained", "init_args": {"checkpoint": "x.ckpt"}}
-    )
-    write_yaml(parts / "e.yaml", description())
-    monkeypatch.chdir(tmp_path)
-    assert str(fragment_of(description())) == "experiments/parts/e.yaml"
-    assert fragment_of(description(width=32)) is None
-    assert network_in(parts / "e.yaml")["init_args"]["width"] == 16
 
 
 def test_loose_takes_what_fits_and_tells_what_did_not(theirs, cli, tmp_path):

@@ -14,6 +14,7 @@ from tools import Mean, randomise, tiny_unet, write_checkpoint
 from torch import nn
 
 from flowlit.callbacks import FID, Report
+from flowlit.commands._yaml import build_network, network_in
 from flowlit.commands.cost.models import match, read_models
 from flowlit.commands.cost.plot import plot
 from flowlit.commands.cost.records import Kind, Record, RecordedDistance, read_reports
@@ -24,7 +25,6 @@ from flowlit.metrics.cost import count_macs, count_parameters
 from flowlit.metrics.speed import measure_speed
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ADM, ClassifierFreeGuidance
-from flowlit.networks.checkpoints.spec import build_network, network_in
 from flowlit.networks.layers import Attention
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler, Heun

@@ -14,7 +14,7 @@ from ...metrics.cost import Macs, count_macs, count_parameters
 from ...metrics.speed import Speed
 from ...networks import pretrained
 from ...networks.checkpoints.read import Weights
-from ...networks.checkpoints.spec import build_network
+from .._yaml import build_network
 from .records import Kind, Record, Reports, belonging
 
 YAML = (".yaml", ".yml")

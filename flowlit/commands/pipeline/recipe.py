@@ -21,7 +21,7 @@ from typing import Any
 from ..._support.nested import flatten
 from ..._version import __version__
 from ...errors import FlowlitError
-from .._yaml import _load_yaml, read_yaml
+from .._yaml import load_yaml, read_yaml
 from .children import PARENT, run_child
 from .state import _move, read_state, write_state
 
@@ -234,9 +234,7 @@ class Recipe:
 
 def read_recipe(path: str) -> dict[str, Any]:
     """Read the recipe itself; the configurations it names stay names."""
-    content = _load_yaml(
-        Path(path), f"recipe {path} does not exist; the shipped ones are in experiments/recipes/"
-    )
+    content = load_yaml(path, "recipe {} does not exist; the shipped ones are in experiments/recipes/")
     if not isinstance(content, dict) or "stages" not in content or "root" not in content:
         raise FlowlitError(f"{path} is not a recipe; expected root and stages")
     return content

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..._support.names import public_path, resolve
@@ -66,7 +60,7 @@ def build(description: dict[str, Any], base: type) -> Any:
         parsed = parser.parse_object({"it": description})
         for path in _class_paths(parsed.as_dict()):
             _check_class(path, (base, nn.Module, Diffusion, Solver, Codec))
-        return parser.instantiate_classes(parsed).it
+        return parser.instantiate(parsed).it
     except (ArgumentError, ValueError, TypeError) as error:
         raise FlowlitError(
             f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}"
@@ -96,20 +90,6 @@ def _check_class(path: str, bases: tuple[type, ...]) -> None:
         raise FlowlitError(f"{path}, which a checkpoint names, is not a {bases[0].__name__}; refused")
 
 
-def instantiate(description: dict[str, Any], base: type) -> Any:
-    """Build what a configuration describes, by a class or by a function that returns one, as YAMLs are read
-    everywhere.
-
-    Not for descriptions that come with a file of weights, which are not to choose what is called: ``build``.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--it", type=base)
-    return parser.instantiate_classes(parser.parse_object({"it": description})).it
-
-
-PLACES = (Path("experiments/parts"), Path(__file__).parents[2] / "experiments/parts")
-
-
 _TRAINING = ("dropout", "label_dropout")  # arguments that do not change weights
 
 
@@ -122,80 +102,14 @@ def structure(description: Any) -> Any:
     )
 
 
-def complete(description: dict[str, Any]) -> dict[str, Any] | None:
-    """The description that a network gives of itself, with all defaults; None if it cannot be built."""
-    try:
-        with torch.device("meta"):
-            return spec(build(description, nn.Module))
-    except FlowlitError:
-        return None
-
-
-def fragment_of(description: dict[str, Any]) -> Path | None:
-    """Find the file of experiments/parts whose network is described, every argument of it; None if there is
-    none.
-    """
-    folder = next((place for place in PLACES if place.is_dir()), None)
-    wanted = structure(complete(description))
-    for path in sorted(folder.glob("*.yaml")) if folder and wanted else []:
-        with suppress(FlowlitError):  # a layer over something else than a network
-            if structure(network_in(path)) == wanted:
-                return path
-    return None
-
-
-def network_in(path: str | Path) -> dict[str, Any]:
-    """Read model.init_args.network of a YAML, a fragment or a whole experiment, ``${…}`` resolved.
-
-    Raises:
-        FlowlitError: if the file is missing, no YAML, or describes none.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-        network = OmegaConf.select(OmegaConf.create(content or {}), "model.init_args.network")
-        found: Any = (
-            OmegaConf.to_container(network, resolve=True) if OmegaConf.is_config(network) else network
-        )
-    except OSError as error:
-        raise FlowlitError(
-            f"{path} cannot be read ({error.strerror}); expected a YAML that describes a network"
-        ) from error
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise FlowlitError(f"{path} cannot be read as a configuration: {error}") from error
-    if not isinstance(found, dict) or "class_path" not in found:
-        raise FlowlitError(
-            f"{path}: expected model.init_args.network with a class_path, found {found or 'none'}"
-        )
-    return found
-
-
-def build_network(path: str | Path) -> nn.Module:
-    """Build the network of a YAML as the other commands do.
-
-    Raises:
-        FlowlitError: as ``network_in``, or if it cannot be built.
-    """
-    description = network_in(path)
-    try:
-        return instantiate(description, nn.Module)
-    except (ArgumentError, FlowlitError, ValueError, TypeError, ImportError) as error:
-        raise FlowlitError(f"{path}: its network cannot be built: {error}") from error
-
-
-def summarise(description: dict[str, Any]) -> str:
-    """UNet(width=64, …), and the fragment that fits.
+def summarise(description: Any) -> str:
+    """Return a description as one line of text.
 
     >>> summarise({"class_path": "my.Net", "init_args": {"width": 3}})
     'Net(width=3)'
     """
-    fragment = fragment_of(description)
-    return _summarise(description) + (f", which is {fragment}" if fragment else "")
-
-
-def _summarise(value: Any) -> str:
-    if isinstance(value, dict) and "class_path" in value:
-        arguments = ", ".join(
-            f"{key}={_summarise(entry)}" for key, entry in (value.get("init_args") or {}).items()
-        )
-        return f"{value['class_path'].rpartition('.')[2]}({arguments})"
-    return str(value)
+    if isinstance(description, dict) and "class_path" in description:
+        arguments = (description.get("init_args") or {}).items()
+        inside = ", ".join(f"{key}={summarise(value)}" for key, value in arguments)
+        return f"{description['class_path'].rpartition('.')[2]}({inside})"
+    return str(description)
