@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench bench-all lint types clean
+.PHONY: help setup demo test test-slow test-all bench bench-all lint types clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,8 +21,14 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores
 	$(BIN)/flowlit pipeline -c experiments/recipes/slimflow_digits.yaml
 
-test: $(READY)  ## all tests, a file on each core
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: $(READY)  ## all tests but the slow ones, a file on each core
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)  ## the slow tests: compilers, torch-fidelity's command line, several processes
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## all tests
 
 DEVICE ?= cpu
 bench: $(READY)  ## the figures of speed, beside plain baselines (about 10 minutes; DEVICE=cuda for a GPU)

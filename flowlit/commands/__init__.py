@@ -23,7 +23,7 @@ commands
   validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
   test       the same on 50,000 images, to publish   flowlit test -c experiments/evaluate_digits.yaml
   sweep      quality against cost of many solvers    flowlit sweep -c experiments/sweep_digits.yaml
-  cost       what networks cost, as table and plot   flowlit cost experiments/parts/unet_7m_32.yaml --into cost.png
+  cost       what networks cost, as table and plot   flowlit cost experiments/parts/networks/unet_7m_32.yaml --into cost.png
   reference  statistics of real images               flowlit reference -c experiments/reference_digits.yaml
   convert    other people's weights, and back        flowlit convert slimflow.pth --into student.safetensors
   average    averages of any width, after training   flowlit average runs/teacher/snapshots --std 0.08 --into ema.safetensors

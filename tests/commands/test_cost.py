@@ -29,7 +29,7 @@ from flowlit.networks.layers import Attention
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler, Heun
 
-PARTS = REPOSITORY / "experiments/parts"
+PARTS = REPOSITORY / "experiments/parts/networks"
 
 # sizes of
 # the papers
@@ -105,8 +105,8 @@ def test_a_fragment_tells_its_own_numbers(name):
 @pytest.mark.parametrize("below", ["edm_56m_32", "adm_45m_64", "unet_62m_64"])
 def test_a_fragment_replaces_a_network_of_any_class(below, cli):
     outcome = cli(
-        *("fit", "-c", "experiments/slimflow_cifar.yaml", "-c", f"experiments/parts/{below}.yaml"),
-        *("-c", "experiments/parts/unet_7m_32.yaml", "--print_config"),
+        *("fit", "-c", "experiments/slimflow_cifar.yaml", "-c", f"experiments/parts/networks/{below}.yaml"),
+        *("-c", "experiments/parts/networks/unet_7m_32.yaml", "--print_config"),
     )
     assert outcome.code == 0 and not outcome.err, outcome.err
     network = yaml.safe_load(outcome.out)["model"]["init_args"]["network"]

@@ -15,7 +15,7 @@ from flowlit.metrics.reference import cached_reference
 from flowlit.types import FeatureBatch
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
-PARTS = sorted((REPOSITORY / "experiments/parts").glob("*.yaml"))
+PARTS = sorted((REPOSITORY / "experiments/parts").rglob("*.yaml"))
 RECIPES = sorted((REPOSITORY / "experiments/recipes").glob("*.yaml"))
 EVERY = [*EXPERIMENTS, *PARTS, *RECIPES]
 

@@ -365,7 +365,7 @@ def test_bits_of_a_sample_do_not_depend_on_its_batch(positions):
 
 @pytest.mark.parametrize(("size", "expected"), [("s", SMALL), ("b", BASE)])
 def test_the_part_replaces_the_network_of_a_fit(size, expected, cli):
-    part = f"experiments/parts/dit_{size}_32.yaml"
+    part = f"experiments/parts/networks/dit_{size}_32.yaml"
     outcome = cli("fit", "-c", "experiments/slimflow_cifar.yaml", "-c", part, "--print_config")
     assert outcome.code == 0 and not outcome.err, outcome.err
     assert yaml.safe_load(outcome.out)["model"]["init_args"]["network"] == DiT(**expected).spec
@@ -376,6 +376,6 @@ def test_the_part_names_every_argument(size):
     """Once, DiT took over the dropout of the U-Net that it replaced: jsonargparse keeps arguments that both
     classes have.
     """
-    content = yaml.safe_load((REPOSITORY / f"experiments/parts/dit_{size}_32.yaml").read_text())
+    content = yaml.safe_load((REPOSITORY / f"experiments/parts/networks/dit_{size}_32.yaml").read_text())
     named = set(content["model"]["init_args"]["network"]["init_args"])
     assert named == set(tiny_dit().spec["init_args"])

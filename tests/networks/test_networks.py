@@ -79,6 +79,7 @@ def test_compiled(network):
         assert close(compiled(*inputs(network)), network(*inputs(network)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unet", "adm", "dit, learned"])
 def test_compiled_by_inductor(kind):
     network = randomise(VELOCITIES[kind]()).eval()

@@ -716,6 +716,7 @@ def test_snapshots_of_different_networks(run, tmp_path):
     assert "other.safetensors is of another network than" in in_process("average", *words).error
 
 
+@pytest.mark.slow
 @pytest.mark.journey
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_averages_of_two_processes(run, tmp_path, flowlit, strategy):

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "file",
         nargs="+",
-        help="YAMLs with model.init_args.network (experiments/parts/unet_7m_32.yaml), checkpoints",
+        help="YAMLs with model.init_args.network (experiments/parts/networks/unet_7m_32.yaml), checkpoints",
     )
     parser.add_argument(
         "--weights", default="ema", help="of checkpoints: ema, raw, or the name of another average"

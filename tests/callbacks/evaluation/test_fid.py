@@ -737,6 +737,7 @@ def test_a_sweep_by_the_command_line_takes_solvers_from_its_yaml(tmp_path, class
 # torch-fidelity
 
 
+@pytest.mark.slow
 @pytest.mark.journey
 @pytest.mark.timeout(900)
 def test_numbers_are_those_of_torch_fidelitys_command_line_on_the_same_pngs(tmp_path):

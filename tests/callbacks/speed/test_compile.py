@@ -74,7 +74,7 @@ def config(root, steps):
 
 def run(cli, root, part=None, steps=6, **options):
     """Train with or without a fragment."""
-    layers = [] if part is None else ["-c", REPOSITORY / f"experiments/parts/{part}.yaml"]
+    layers = [] if part is None else ["-c", REPOSITORY / f"experiments/parts/speed/{part}.yaml"]
     given = [word for name, value in options.items() for word in (f"--{name}", value)]
     outcome = cli("fit", "-c", config(root, steps), *layers, *given)
     assert outcome.code == 0, outcome.err
@@ -451,7 +451,7 @@ def test_on_a_gpu_a_student_trains_in_graphs_as_without(guided, tmp_path):
 
 def test_a_missing_compiler_is_told_before_the_first_step(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    part = REPOSITORY / "experiments/parts/compile.yaml"
+    part = REPOSITORY / "experiments/parts/speed/compile.yaml"
     outcome = cli("fit", "-c", config(tmp_path, 1), "-c", part)
     assert (
         "found no C++ compiler no-such-compiler" in outcome.error

@@ -504,7 +504,7 @@ def test_the_rates_of_this_machine_are_plausible_and_draw_nothing():
 # ----------------------------------------------------------------------------------------------------------
 # fused optimizers
 
-FUSED = REPOSITORY / "experiments/parts/fused.yaml"
+FUSED = REPOSITORY / "experiments/parts/speed/fused.yaml"
 
 
 def trained(root, *layers, steps=12):

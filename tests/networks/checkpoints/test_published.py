@@ -741,7 +741,7 @@ def test_ncsnpp_proper_of_score_models_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def published_3m_64(tmp_path_factory):
-    """The real size of experiments/parts/unet_3m_64.yaml."""
+    """The real size of experiments/parts/networks/unet_3m_64.yaml."""
     path = tmp_path_factory.mktemp("published") / "3m.pth"
     torch.save(
         {
@@ -770,13 +770,13 @@ def test_another_size_than_the_file_names_the_fragment_that_fits(given, publishe
     refused(
         published_3m_64,
         "another architecture than UNet",
-        "experiments/parts/unet_3m_64.yaml",
+        "experiments/parts/networks/unet_3m_64.yaml",
         network=network,
     )
 
 
 def test_the_fragment_that_was_named_fits(published_3m_64):
-    fragment = Path(__file__).parents[3] / "experiments/parts/unet_3m_64.yaml"
+    fragment = Path(__file__).parents[3] / "experiments/parts/networks/unet_3m_64.yaml"
     described = yaml.safe_load(fragment.read_text())["model"]["init_args"]["network"]
     assert described["class_path"] == "flowlit.networks.UNet"
     found = pretrained(str(published_3m_64), "raw", UNet(**described["init_args"]))
