@@ -200,7 +200,7 @@ def test_a_network_that_refers_to_other_keys(theirs, convert, tmp_path):
 
 def test_a_fragment_that_does_not_fit_is_refused_with_the_network_that_the_file_holds(cli, tmp_path):
     torch.save({"model": NCSNpp(64, (1, 1, 2), 1, 64).state_dict(), "step": 1}, tmp_path / "3m.pth")
-    words = ("--weights", "raw", "--network", "experiments/parts/unet_7m_64.yaml")
+    words = ("--weights", "raw", "--network", "experiments/parts/networks/unet_7m_64.yaml")
     outcome = cli("convert", tmp_path / "3m.pth", "--into", tmp_path / "s.safetensors", *words)
     assert (
         "another architecture than UNet" in outcome.error
