@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
 from .cost import inputs
 
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
+
 
 class Speed(NamedTuple):
-    """How fast a network is evaluated; medians of repeats."""
+    """Times of evaluations of a network; medians of repeats."""
 
     latency: float
     """Seconds for one image alone."""
@@ -30,15 +32,15 @@ def measure_speed(
     batch_size: int,
     repeats: int = 5,
     device: torch.device | str = "cpu",
-    tick: Callable[[], Any] = lambda: None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Speed:
     """Time one evaluation in inference mode, of one image and of a batch, each after a warm-up.
 
     Args:
         network: moved to the device, and put into eval mode.
-        batch_size: images of the batch.
+        batch_size: images of the batch; 64 or more fill a GPU.
         repeats: timed calls of each kind, at least two.
-        device: where.
+        device: on which the network is timed.
         tick: called after every evaluation, for progress.
     """
     network = network.to(device).eval()
@@ -47,41 +49,43 @@ def measure_speed(
             timed(partial(network, *inputs(network, size, device)), repeats, device, tick)
             for size in (1, batch_size)
         )
-    low, median, high = statistics.quantiles(single, n=4, method="inclusive")
-    return Speed(median, (high - low) / 2, batch_size / statistics.median(batch))
+    return Speed(single.median, single.iqr / 2, batch_size / batch.median)
 
 
 def timed(
     call: Callable[[], object],
     repeats: int,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
     tick: Callable[[], object] = lambda: None,
-) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after one that warms up; ``tick`` is called after every one."""
-    found = []
-    for _ in range(1 + repeats):
-        found.append(seconds(call, device))
-        tick()
-    return found[1:]
+) -> Measurement:
+    """Return the times of ``repeats`` calls, after one that warms up, with their median and quartiles.
+
+    PyTorch's clock waits for what a call leaves a GPU to do. Its ``Timer`` would warm up twice for each time,
+    and so take three times as long, which matters where a call generates images.
+
+    Args:
+        call: timed as a whole.
+        repeats: times to take.
+        device: that works.
+        tick: called after every call, for progress.
+    """
+    from torch.utils.benchmark import Measurement, TaskSpec, timer  # slow to import
+
+    times = []
+    with torch.cuda.device(device) if torch.device(device).type == "cuda" else nullcontext():
+        for _ in range(1 + repeats):
+            start = timer()
+            call()
+            times.append(timer() - start)
+            tick()
+    return Measurement(1, times[1:], TaskSpec("call()", "", num_threads=torch.get_num_threads()))
 
 
-def seconds(call: Callable[[], object], device: torch.device | str | None = None) -> float:
-    """Time a call and what it leaves a GPU to do (that device, or the current one)."""
-
-    def wait() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize(None if torch.device(device or "cpu").type == "cpu" else device)
-
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - start
-
-
-def images_per_second(generate: Callable[[], object], images: int, repeats: int = 5) -> float:
+def images_per_second(
+    generate: Callable[[], object], images: int, repeats: int = 5, device: torch.device | str = "cpu"
+) -> float:
     """Call ``generate`` once to warm up, then ``repeats`` times; return images / median seconds."""
-    return images / statistics.median(timed(generate, repeats))
+    return images / timed(generate, repeats, device).median
 
 
 def matmul_rate(
@@ -94,23 +98,21 @@ def matmul_rate(
     has now. It is what can be reached rather than what a data sheet promises. Products of float32 are made as
     they are set, in TF32 or not.
     """
-    # others go on to draw what they would have
+    own = torch.Generator(device).manual_seed(0)  # other draws stay what they would have been
     size = 256
-    own = torch.Generator(device).manual_seed(0)
     while True:
         a, b = (torch.randn(size, size, generator=own, device=device).to(dtype) for _ in range(2))
         product = partial(torch.mm, a, b, out=torch.empty_like(a))
-        if statistics.median(timed(product, 1, device)) >= 0.01 or size >= 16384:
-            return 2 * size**3 / statistics.median(timed(product, repeats, device))
+        if size >= 16384 or timed(product, 1, device).median >= 0.01:
+            return 2 * size**3 / timed(product, repeats, device).median
         size *= 2
 
 
 def bandwidth(device: torch.device | str = "cpu", repeats: int = 5) -> float:
-    """Measure bytes a second of a device's memory in a large sum of two arrays; what is read and what is
-    written count both.
+    """Measure bytes a second of a device's memory in a large sum of two arrays, read and written.
 
     The best of some sums of arrays of 1 GiB on a GPU, of 128 MiB on a CPU.
     """
     size = 2**27 if torch.device(device).type == "cpu" else 2**30
     a, b, total = (torch.zeros(size // 4, device=device) for _ in range(3))
-    return 3 * size / min(timed(partial(torch.add, a, b, out=total), repeats, device))
+    return 3 * size / min(timed(partial(torch.add, a, b, out=total), repeats, device).times)

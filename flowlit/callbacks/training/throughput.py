@@ -164,7 +164,8 @@ class Throughput(Evaluation):
             return
         for name in module.solvers:
             with trainer.precision_plugin.val_step_context():
-                rate = images_per_second(partial(module.solve, name, noise), len(noise.x0), self.repeats)
+                solve = partial(module.solve, name, noise)
+                rate = images_per_second(solve, len(noise.x0), self.repeats, module.device)
             module.log(f"images_per_s/{name}", rate, rank_zero_only=True)
 
 

@@ -24,7 +24,6 @@ from ...callbacks.speed.precision import MatmulPrecision
 from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...callbacks.training.gradients import Gradients
-from ...metrics.speed import seconds
 from ...modules import FlowDataModule
 from .subject import Subject
 
@@ -44,7 +43,8 @@ class Watch(Callback):
         self.known.update(tensor.untyped_storage().data_ptr() for tensor in tensors)
 
     def _note(self, module: pl.LightningModule) -> None:
-        seconds(lambda: None, module.device)  # waits for a GPU
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
         self.times.append(time.perf_counter())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
