@@ -13,16 +13,48 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 
-def optimizer_steps(trainer: pl.Trainer) -> int:
-    """Return the updates that the trained generator has had, which is what flowlit calls a step.
+class FirstOptimizerCounts(_ManualOptimization):
+    """Let Lightning's steps be the updates of the first optimizer; those of the others do not count."""
 
-    β, averages, checkpoints, rollback, progress and snapshots count by it.
+    def on_run_start(self) -> None:
+        super().on_run_start()
+        for optimizer in self.trainer.strategy._lightning_optimizers[1:]:
+            optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
+
+
+def count_first_optimizer(trainer: pl.Trainer) -> None:
+    """Let ``trainer.global_step`` and ``max_steps`` count the updates of the first optimizer alone.
+
+    By itself Lightning adds up the updates of all optimizers of a module with manual optimisation.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if not isinstance(loop.manual_optimization, FirstOptimizerCounts):
+        loop.manual_optimization = FirstOptimizerCounts(trainer)
+
+
+def optimizer_steps(trainer: pl.Trainer) -> int:
+    """Return the updates that the generator has had, which is what flowlit calls a step.
+
+    β, averages, checkpoints, rollback, progress and snapshots count by it. With two networks in training it
+    is the first optimizer's (``count_first_optimizer``).
     """
     return trainer.global_step
+
+
+def global_batches(trainer: pl.Trainer) -> int:
+    """Return the batches of ``data.batch_size`` that a step takes: 1, and 1 for each update of a critic."""
+    return getattr(trainer.lightning_module, "global_batches", 1)
+
+
+def accumulated_batches(trainer: pl.Trainer) -> int:
+    """Return the batches that a device accumulates gradients over for one update of a network."""
+    return trainer.accumulate_grad_batches // global_batches(trainer)
 
 
 def is_accumulating(trainer: pl.Trainer) -> bool:

@@ -10,7 +10,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from .._engine.lightning import is_accumulating, is_built_from_configuration, is_logging_step
+from .._engine.lightning import (
+    count_first_optimizer,
+    is_accumulating,
+    is_built_from_configuration,
+    is_logging_step,
+)
 from .._engine.sharding import gather, parts, scatter, shard
 from .._support.nested import flatten
 from .._version import __version__
@@ -53,6 +58,7 @@ class CheckpointedModule(pl.LightningModule):
         """
         self._parts = []
         if stage == "fit":
+            count_first_optimizer(self.trainer)
             self.network.train()
 
     def networks(self) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from .. import rng
-from .._engine.lightning import batches_seen, mark_logged_values_stale
+from .._engine.lightning import accumulated_batches, batches_seen, mark_logged_values_stale
 from .._support.permutation import mix
 from .._support.timers import DeviceTimer
 from ..couplings import SeededNoise
@@ -129,12 +129,12 @@ class FlowDataModule(pl.LightningDataModule):
             FlowlitError: if the global batch cannot be divided so.
         """
         trainer = cast(pl.Trainer, self.trainer)
-        share = trainer.world_size * trainer.accumulate_grad_batches
+        share = trainer.world_size * accumulated_batches(trainer)
         if self.batch_size % share:
             raise FlowlitError(
                 f"batch_size {self.batch_size} is that of one optimizer step and must divide by "
                 f"{trainer.world_size} devices × "
-                f"{trainer.accumulate_grad_batches} accumulated batches"
+                f"{accumulated_batches(trainer)} accumulated batches"
             )
         return self.batch_size // share
 
@@ -142,7 +142,7 @@ class FlowDataModule(pl.LightningDataModule):
         """Samples that training has taken so far, over all devices."""
         trainer = cast(pl.Trainer, self.trainer)
         (batches, rows) = self._stopped
-        return rows + (batches_seen(trainer) - batches) * self.batch_size // trainer.accumulate_grad_batches
+        return rows + (batches_seen(trainer) - batches) * self.batch_size // accumulated_batches(trainer)
 
     def train_dataloader(self) -> DataLoader:
         trainer = cast(pl.Trainer, self.trainer)
@@ -161,7 +161,7 @@ class FlowDataModule(pl.LightningDataModule):
         device = trainer.strategy.root_device
 
         def prepare(batch: Any, number: int) -> tuple[Pair, rng.Share]:
-            share = self._share(*divmod(number, trainer.accumulate_grad_batches))
+            share = self._share(*divmod(number, accumulated_batches(trainer)))
             rng.begin(share)
             return self._complete(move_data_to_device(batch, device), device), share
 
@@ -254,7 +254,7 @@ class FlowDataModule(pl.LightningDataModule):
         """Let all draws follow from the optimizer step: those of ``draws`` are shared, all others (dropout)
         are this device's.
         """
-        step, turn = divmod(batches_seen(trainer), trainer.accumulate_grad_batches)
+        step, turn = divmod(batches_seen(trainer), accumulated_batches(trainer))
         rng.begin(self._share(step, turn))
         rng.seed(
             trainer.strategy.root_device, mix(self.seed, 1 + trainer.global_rank, turn, *self._again(), step)

@@ -37,7 +37,7 @@ def as_if(**facts):
     )
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=batches))
     device = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(**facts, fit_loop=loop, strategy=device)
+    return SimpleNamespace(**facts, fit_loop=loop, strategy=device, lightning_module=None)
 
 
 def test_the_batch_size_is_that_of_one_optimizer_step():

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from ..._engine.lightning import is_logging_step
+from ..._engine.lightning import is_logging_step, optimizer_steps
 from ...errors import FlowlitError
 from ...types import Schedule
 
@@ -55,7 +55,7 @@ class Anneal(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         owner, name = self._owner(pl_module)
-        value = self.schedule(trainer.global_step)
+        value = self.schedule(optimizer_steps(trainer))
         setattr(owner, name, value)
         if is_logging_step(trainer):
             pl_module.log(f"anneal/{name}", value, batch_size=1)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from ..._engine.lightning import is_accumulating, is_validation_pending
+from ..._engine.lightning import is_accumulating, is_validation_pending, optimizer_steps
 from ..._engine.loops import clear_started_batch, mark_validation_pending, rescale_batch_counters
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
@@ -66,13 +66,13 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         stepped = not is_accumulating(trainer)
         if stepped and (
-            not self.begun or trainer.global_step % self.every == 0 or is_validation_pending(trainer)
+            not self.begun or optimizer_steps(trainer) % self.every == 0 or is_validation_pending(trainer)
         ):
             self.write(trainer)
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the state after this step, beside the last one; ``commit`` puts it in its place."""
-        if self._written != trainer.global_step and not getattr(trainer, "fast_dev_run", False):
+        if self._written != optimizer_steps(trainer) and not getattr(trainer, "fast_dev_run", False):
             writer: Any = trainer.strategy.checkpoint_io
             # ranks meet in there, and must not wait for one that left
             writer.failed = ""
@@ -83,7 +83,7 @@ class LastCheckpoint(ModelCheckpoint):
                 writer.patient = False
             if failed := trainer.strategy.broadcast(writer.failed):
                 raise FlowlitError(failed)
-            self._written = trainer.global_step
+            self._written = optimizer_steps(trainer)
 
     def commit(self, trainer: pl.Trainer) -> None:
         """Let what was written become last.ckpt, once all that was logged before it is on the disk."""
@@ -164,7 +164,7 @@ def check_together(trainer: pl.Trainer) -> None:
     Raises:
         FlowlitError: on every one of them.
     """
-    step = torch.tensor(float(trainer.global_step), device=trainer.strategy.root_device)
+    step = torch.tensor(float(optimizer_steps(trainer)), device=trainer.strategy.root_device)
     first, last = (int(trainer.strategy.reduce(step.clone(), reduce_op=op)) for op in ("min", "max"))
     if first != last:
         raise FlowlitError(
@@ -198,7 +198,7 @@ def refuse_broken(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     ]
     if broken := trainer.strategy.broadcast(broken):
         raise Diverged(
-            f"step {trainer.global_step}: {broken[0]} is not finite (and {len(broken) - 1} more), so "
+            f"step {optimizer_steps(trainer)}: {broken[0]} is not finite (and {len(broken) - 1} more), so "
             "nothing was saved. Go on "
             "from the last good checkpoint with a lower learning rate (--resume auto --model.optimizer.lr "
             "…), or let "

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..._engine.lightning import is_logging_step
+from ..._engine.lightning import accumulated_batches, is_logging_step, optimizer_steps
 from ..._support.names import public_path
 from ...errors import FlowlitError
 from ...networks.checkpoints.spec import spec
@@ -134,12 +134,12 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count on where the checkpoint stopped, by the profile that is configured now."""
-        updates = pl_module.averaged[self.name]["updates"] if trainer.global_step else 0
-        self._waiting = self._waiting if trainer.global_step else PendingUpdate()
+        updates = pl_module.averaged[self.name]["updates"] if optimizer_steps(trainer) else 0
+        self._waiting = self._waiting if optimizer_steps(trainer) else PendingUpdate()
         rarely = {"every": self.every} if self.every > 1 else {}
         pl_module.averaged[self.name] = {**described(self.rule), **rarely, "updates": updates}
         self._step, self._twins = (
-            trainer.global_step,
+            optimizer_steps(trainer),
             AveragedWeights(pl_module.average(self.name), pl_module.network),
         )
         if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -157,13 +157,13 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:
+        if optimizer_steps(trainer) == self._step:
             return  # no optimizer step: gradients are still accumulating
-        self._step = trainer.global_step
+        self._step = optimizer_steps(trainer)
         told = pl_module.averaged[self.name]
         waiting = self._waiting
         update = told["updates"] + waiting.steps + 1
-        images = len(batch.x1) * trainer.world_size * trainer.accumulate_grad_batches
+        images = len(batch.x1) * trainer.world_size * accumulated_batches(trainer)
         decay = self.rule(update, images)
         waiting.add(decay)
         if is_logging_step(trainer):
@@ -195,7 +195,7 @@ class EMA(Callback):
             "weights": self.name,
             "ema": average,
             "ema_updates": average["updates"],
-            "step": trainer.global_step,
+            "step": optimizer_steps(trainer),
         }
         write_state(
             {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)},

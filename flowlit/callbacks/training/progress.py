@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from ..._engine.lightning import is_logging_step
+from ..._engine.lightning import is_logging_step, optimizer_steps
 
 
 class Progress(TQDMProgressBar):
@@ -35,16 +35,14 @@ class Progress(TQDMProgressBar):
         bar.set_description("Training" if steps > 0 else f"Epoch {trainer.current_epoch}")
         if steps > 0:
             bar.reset(steps)
-            bar.initial = bar.n = (
-                trainer.global_step
-            )  # of a run that goes on: its speed is that of the steps from here
+            bar.initial = bar.n = optimizer_steps(trainer)  # the speed is that of the steps from here
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         bar = self.train_progress_bar
         by_steps = trainer.max_steps > 0
-        done = trainer.global_step if by_steps else batch_idx + 1
+        done = optimizer_steps(trainer) if by_steps else batch_idx + 1
         due = done % self.refresh_rate == 0 or done == bar.total or is_logging_step(trainer)
         if bar.disable or done == bar.n or not due:
             return

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ..._engine.lightning import is_accumulating, is_logging_step
+from ..._engine.lightning import is_accumulating, is_logging_step, optimizer_steps
 from ..._engine.loops import scale_learning_rate
 from ...errors import Diverged, FlowlitError
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
@@ -102,7 +102,7 @@ class Rollback(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._sum = self._sum + loss.detach()
         self._count = self._count + 1
-        if not is_accumulating(trainer) and trainer.global_step % self.window == 0:
+        if not is_accumulating(trainer) and optimizer_steps(trainer) % self.window == 0:
             self._judge(trainer)
         if is_logging_step(trainer):
             pl_module.log("gradients/rollbacks", float(self.rollbacks), batch_size=1)
@@ -114,11 +114,11 @@ class Rollback(Callback):
         if reason := trouble(mean, [loss for loss, _ in self._windows], self.spike) or many(
             bad - before, self.bad_steps
         ):
-            raise Diverged(f"step {trainer.global_step}: {reason}")
+            raise Diverged(f"step {optimizer_steps(trainer)}: {reason}")
         self._windows = [*self._windows, (mean, bad)][-REMEMBERED:]
         self._sum = 0.0
         self._count = 0
-        if trainer.global_step > self._farthest:
+        if optimizer_steps(trainer) > self._farthest:
             self._attempts = 0
 
     def back(self, trainer: pl.Trainer, why: FlowlitError) -> Path:
@@ -145,7 +145,7 @@ class Rollback(Callback):
         self._attempts = self._attempts + 1
         self.rollbacks = self.rollbacks + 1
         self._going_back = True
-        self._farthest = max(self._farthest, trainer.global_step)
+        self._farthest = max(self._farthest, optimizer_steps(trainer))
         self.lowered = self.lowered * self.factor
         target = Path(trainer.strategy.broadcast(str(files[min(self._attempts, len(files)) - 1])))
         rank_zero_info(

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..._engine.lightning import is_accumulating
+from ..._engine.lightning import is_accumulating, optimizer_steps
 from ..._engine.signals import SignalHandler
 from ...errors import Stopped
 from .checkpoint import LAST, LastCheckpoint, keeper_of
@@ -96,7 +96,7 @@ class SaveOnSignal(Callback):
         if self._keeper is not None:
             self._keeper.commit(trainer)
             where = f"{self._keeper.folder / LAST} has everything; go on with --resume auto"
-        rank_zero_info(f"\nflowlit: stopped at step {trainer.global_step}: {where}")
+        rank_zero_info(f"\nflowlit: stopped at step {optimizer_steps(trainer)}: {where}")
         if signum == signal.SIGUSR1 and trainer.is_global_zero:
             requeue()
         raise Stopped(signum)
