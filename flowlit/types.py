@@ -130,28 +130,25 @@ def loaded_of(network: Any) -> dict[str, Any] | None:
 
 
 class Objective(nn.Module, ABC):
-    """What a network is trained for.
+    """Training objective of a network.
 
-    Called with a velocity and a pair, returns scalars by name; ``"loss"`` is required, the others are logged.
-    One that draws training times has a time law ``times``, and tells what it drew with ``self.tell(t,
-    loss)``.
+    One that draws training times has their distribution as ``times``, and calls ``self.report(t, loss)``.
     """
 
-    observe: Callable[[Tensor, Tensor], None] | None = None
-    """Whoever wants to see times (B,) and losses (B,), before any weighting; must not change them."""
+    observer: Callable[[Tensor, Tensor], None] | None = None
+    """Called with times (B,) and losses (B,), before any weighting; must not change them."""
 
     @abstractmethod
-    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]: ...
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        """Return scalars () by name: ``"loss"`` is required, the others are logged."""
 
     def on_attach(self, module: nn.Module) -> None:
-        """Look at the module that will train with this objective; for objectives that need its average,
-        say.
-        """
+        """Prepare for the module that will train with this objective, for instance to use its average."""
 
-    def tell(self, t: Tensor, loss: Tensor) -> None:
-        """Show times (B,) and the losses (B,) of this batch to the observer, if there is one."""
-        if self.observe is not None:
-            self.observe(t.detach(), loss.detach())
+    def report(self, t: Tensor, loss: Tensor) -> None:
+        """Pass times (B,) and losses (B,) of this batch to the observer, if there is one."""
+        if self.observer is not None:
+            self.observer(t.detach(), loss.detach())
 
 
 class Coupling(ABC):
@@ -207,7 +204,7 @@ class Schedule(ABC):
 
 
 class TimeDistribution(ABC):
-    """The law of the training times."""
+    """Distribution of the training times."""
 
     @abstractmethod
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:

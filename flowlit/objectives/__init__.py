@@ -1,4 +1,4 @@
-"""What a network is trained for: regression over a coupling (reflow), and distillation of its flow."""
+"""Training objectives: regression over a coupling (reflow), and distillation of its flow."""
 
 from .distillation import (
     Combined,

@@ -1,4 +1,4 @@
-"""Distances between images (or velocities), one number per sample."""
+"""Distances between images or velocities a and b, (B, C, H, W), one number per sample, (B,)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class SquaredError(Distance):
     """Mean of (a - b)² over channels and pixels."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         return per_sample((a - b) ** 2)
 
 
@@ -29,6 +30,7 @@ class AbsoluteError(Distance):
     """Mean of |a - b| over channels and pixels."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         return per_sample((a - b).abs())
 
 
@@ -42,6 +44,7 @@ class PseudoHuber(Distance):
         self.c = c
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         return per_sample(torch.sqrt((a - b) ** 2 + self.c**2) - self.c)
 
 
@@ -57,6 +60,7 @@ class VectorPseudoHuber(Distance):
         self.c = c
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         d = a[0].numel()
         squares = ((a - b) ** 2).flatten(1).sum(1)
         return (torch.sqrt(squares + (self.c * d) ** 2) - self.c * d) / d
@@ -76,6 +80,7 @@ class LPIPS(Distance):
         self._network: Frozen | None = None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         if self._network is None:
             self._network = Frozen(_load_lpips())
         return self._network(self._prepare(a), self._prepare(b)).flatten()
@@ -129,6 +134,7 @@ class FeatureDistance(Distance):
             known[name].register_forward_hook(lambda _module, _inputs, output: self._caught.append(output))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         return torch.stack(
             [per_sample((fa - fb) ** 2) for fa, fb in zip(self._features(a), self._features(b), strict=True)]
         ).sum(0)
@@ -150,4 +156,5 @@ class WeightedSum(Distance):
             raise FlowlitError(f"WeightedSum: {len(distances)} distances but {len(self.weights)} weights")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
         return torch.stack([w * d(a, b) for w, d in zip(self.weights, self.distances, strict=True)]).sum(0)

@@ -22,13 +22,16 @@ FirstStep = Literal["student", "guide"]
 
 
 def one_step(velocity: VelocityField, x0: Tensor, cond: Cond = {}) -> tuple[Tensor, Tensor]:
-    """Jump from the noise end: (x0 + v(x0, 0), v(x0, 0))."""
+    """Jump from the noise end x0 (B, C, H, W): return x0 + v(x0, 0) and v(x0, 0)."""
     v = velocity(x0, x0.new_zeros(len(x0), dtype=torch.float32), cond)
     return x0 + v, v
 
 
-def distillation_loss(velocity: VelocityField, pair: Pair, distance: Distance) -> Tensor:
-    """d( x0 + v(x0, 0), x1 ), (B,), where x1 is the ODE's endpoint from x0. Liu et al. 2022, section 2.2."""
+def distillation_loss(velocity: VelocityField, pair: Pair, *, distance: Distance) -> Tensor:
+    """d( x0 + v(x0, 0), x1 ), (B,), where x1 is the ODE's endpoint from x0.
+
+    Liu et al. 2022 (2209.03003), section 2.2.
+    """
     jump, _ = one_step(velocity, pair.x0, pair.cond)
     return distance(jump, pair.x1)
 
@@ -36,24 +39,25 @@ def distillation_loss(velocity: VelocityField, pair: Pair, distance: Distance) -
 def flow_guided_loss(
     velocity: VelocityField,
     guide: VelocityField,
-    x0: Tensor,
+    pair: Pair,
     t: Tensor,
-    cond: Cond,
+    noise: Tensor,
+    *,
     distance: Distance,
     first_step: FirstStep = "student",
 ) -> Tensor:
-    """d( x0 + v(x0, 0), two Euler steps 0 → t → 1 ), (B,), on fresh noise. SlimFlow (2407.12718), section
-    3.2.
+    """d( x0 + v(x0, 0), two Euler steps 0 → t → 1 ), (B,), with x0 = fresh noise (B, C, H, W) and t (B,).
 
-    The second step is the guide's. The first is the guide's, too (``first_step="guide"``, the paper's
-    formula), or the student's own jump without gradient (``"student"``, what the paper ran: one guide call
-    less). No gradient reaches guide or target.
+    SlimFlow (2407.12718), section 3.2. Of the pair only the condition is used. The second step is the
+    guide's. The first is the guide's, too (``first_step="guide"``, the paper's formula), or the student's
+    own jump without gradient (``"student"``, what the paper ran: one guide call less). No gradient reaches
+    guide or target.
     """
-    jump, v = one_step(velocity, x0, cond)
+    jump, v = one_step(velocity, noise, pair.cond)
     with torch.no_grad():
-        v0 = v.detach() if first_step == "student" else one_step(guide, x0, cond)[1]
-        x_t = x0 + expand(t, x0) * v0
-        target = endpoint(x_t, guide(x_t, t, cond), t)
+        v0 = v.detach() if first_step == "student" else one_step(guide, noise, pair.cond)[1]
+        x_t = noise + expand(t, noise) * v0
+        target = endpoint(x_t, guide(x_t, t, pair.cond), t)
     return distance(jump, target)
 
 
@@ -65,7 +69,8 @@ class Distillation(Objective):
         self.distance = distance or SquaredError()
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
-        return {"loss": distillation_loss(velocity, pair, self.distance).mean()}
+        """Return {"loss": ()}."""
+        return {"loss": distillation_loss(velocity, pair, distance=self.distance).mean()}
 
 
 class KStepDistillation(RectifiedFlow):
@@ -87,7 +92,7 @@ class FlowGuided(Objective):
 
     Args:
         guide: the small 2-rectified flow; frozen, absent from checkpoints.
-        times: law of the middle time; None is uniform on [0.2, 0.8), as in the reference code.
+        times: distribution of the middle time; None is uniform on [0.2, 0.8), as in the reference code.
         first_step: "student" or "guide", see ``flow_guided_loss``.
         weight: of each sample by its middle time; None is 1.
     """
@@ -110,10 +115,13 @@ class FlowGuided(Objective):
         self.weight = weight
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
-        x0 = rng.randn_like(pair.x0)
-        t = self.times(len(x0), x0.device)
-        loss = flow_guided_loss(velocity, self.guide, x0, t, pair.cond, self.distance, self.first_step)
-        self.tell(t, loss)
+        """Return {"loss": ()}."""
+        noise = rng.randn_like(pair.x0)
+        t = self.times(len(noise), noise.device)
+        loss = flow_guided_loss(
+            velocity, self.guide, pair, t, noise, distance=self.distance, first_step=self.first_step
+        )
+        self.report(t, loss)
         return {"loss": weighted_mean(loss, t, self.weight)}
 
 
@@ -133,6 +141,7 @@ class Combined(Objective):
             )
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": (), and each part's loss, ()}."""
         parts = {name: objective(velocity, pair)["loss"] for name, objective in self.objectives.items()}
         total = torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts}

@@ -15,7 +15,7 @@ class EDMLoss(RectifiedFlow):
     ``EDM``.
 
     It is a rectified-flow loss. With σ = (1 - t) / t and y = x_t / t, D - x = (1 - t) (v - (x1 - x0)); so the
-    law of σ becomes a logit-normal law of t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
+    log-normal σ becomes a logit-normal t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
 
     Args:
         mean: of ln σ.
@@ -28,14 +28,14 @@ class EDMLoss(RectifiedFlow):
         self.sigma_data = sigma_data
 
     def on_attach(self, module: nn.Module) -> None:
-        """Compare with the network's own preconditioning.
+        """Compare ``sigma_data`` with that of the network's preconditioning.
 
         Raises:
-            FlowlitError: if it assumes data of another standard deviation.
+            FlowlitError: if they differ.
         """
-        if (
-            own := getattr(getattr(module, "network", None), "sigma_data", self.sigma_data)
-        ) != self.sigma_data:
+        network = getattr(module, "network", None)
+        own = getattr(network, "sigma_data", self.sigma_data)
+        if own != self.sigma_data:
             raise FlowlitError(
                 f"EDMLoss: sigma_data is {self.sigma_data}, but the network's is {own}; make them equal"
             )

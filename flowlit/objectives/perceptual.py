@@ -1,5 +1,6 @@
-"""Reflow with a perceptual loss. Lee et al. 2024 (2405.20320), "Improving the Training of Rectified
-Flows".
+"""Reflow with a perceptual loss.
+
+Lee et al. 2024 (2405.20320), "Improving the Training of Rectified Flows".
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from .times import UShaped
 
 
 def lpips_huber_parts(
-    velocity: VelocityField, pair: Pair, t: Tensor, huber: Distance, perceptual: Distance, divide: bool = True
+    velocity: VelocityField,
+    pair: Pair,
+    t: Tensor,
+    *,
+    huber: Distance,
+    perceptual: Distance,
+    divide: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """t huber( v, x1 - x0 ), and perceptual( x1, x_t + (1 - t) v ), divided by 1 - t if asked; both (B,), t
-    (B,) below 1.
+    """t huber( v, x1 - x0 ), and perceptual( x1, x_t + (1 - t) v ) / (1 - t); both (B,), with t (B,) below 1.
 
-    The estimate of x1 is compared in float32 also under autocast: near t = 1 it is almost x1, and what
-    rounding makes of the difference would be divided by 1 - t.
+    ``divide=False`` leaves out the division. Both are compared in float32 also under autocast: near t = 1
+    the predicted image is almost x1, and the rounding error of the difference would be divided by 1 - t.
     """
     x_t = interpolate(pair.x0, pair.x1, t)
     v = velocity(x_t, t, pair.cond).float()
@@ -31,22 +37,27 @@ def lpips_huber_parts(
 
 
 def lpips_huber_loss(
-    velocity: VelocityField, pair: Pair, t: Tensor, huber: Distance, perceptual: Distance, divide: bool = True
+    velocity: VelocityField,
+    pair: Pair,
+    t: Tensor,
+    *,
+    huber: Distance,
+    perceptual: Distance,
+    divide: bool = True,
 ) -> Tensor:
-    """t huber( v, x1 - x0 ) + perceptual( x1, x_t + (1 - t) v ) / (1 - t), (B,); without the division if
-    ``divide`` is false.
+    """t huber( v, x1 - x0 ) + perceptual( x1, x_t + (1 - t) v ) / (1 - t), (B,), with t (B,) below 1.
 
-    Lee et al. 2024, section 4: configurations F and E.
+    Lee et al. 2024, section 4: configuration F, and without the division (``divide=False``) E.
     """
-    return torch.stack(lpips_huber_parts(velocity, pair, t, huber, perceptual, divide)).sum(0)
+    parts = lpips_huber_parts(velocity, pair, t, huber=huber, perceptual=perceptual, divide=divide)
+    return torch.stack(parts).sum(0)
 
 
 class LPIPSHuber(Objective):
-    """Reflow that looks at images, too: a Huber loss of the velocity near the data, a perceptual one of the
-    image it leads to.
+    """Reflow with a Huber loss of the velocity near the data and a perceptual one of the predicted image.
 
-    Use it on stored pairs of a good teacher, for a student that starts from the teacher's weights. It is not
-    annealed: it knows no β, and a student that starts from nothing is trained by ``AnnealedReflow``.
+    Use it on stored pairs of a good teacher, for a student that starts from the teacher's weights. It has no
+    β: a student that starts from random weights is trained by ``AnnealedReflow``.
 
     The paper's LPIPS is VGG with average pooling instead of maxima, on inputs in [0, 1]; ours is
     torch-fidelity's, with maxima and the inputs that LPIPS was trained for, so its numbers differ from
@@ -55,7 +66,7 @@ class LPIPSHuber(Objective):
     Args:
         huber: between velocities; None is ``VectorPseudoHuber()``, the paper's.
         perceptual: between images; None is ``LPIPS(resize=224)``.
-        times: law of the training times, below 1; None is ``UShaped()``, the paper's.
+        times: distribution of the training times, below 1; None is ``UShaped()``, the paper's.
         divide: the perceptual part by 1 - t, as the paper does on CIFAR-10 (configuration F); false for
             ImageNet (E).
     """
@@ -74,9 +85,12 @@ class LPIPSHuber(Objective):
         self.divide = divide
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": (), "huber": (), "perceptual": ()}; the last two are its parts."""
         t = self.times(len(pair.x1), pair.x1.device)
-        huber, perceptual = lpips_huber_parts(velocity, pair, t, self.huber, self.perceptual, self.divide)
-        self.tell(t, huber + perceptual)
+        huber, perceptual = lpips_huber_parts(
+            velocity, pair, t, huber=self.huber, perceptual=self.perceptual, divide=self.divide
+        )
+        self.report(t, huber + perceptual)
         return {
             "loss": (huber + perceptual).mean(),
             "huber": huber.detach().mean(),

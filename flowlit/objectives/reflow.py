@@ -13,25 +13,28 @@ from .distances import SquaredError
 from .times import Uniform
 
 
-def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, distance: Distance) -> Tensor:
-    """d( v(x_t, t), x1 - x0 ), (B,). Liu et al. 2022, eq. 1; with pairs made by a teacher it is reflow."""
+def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, *, distance: Distance) -> Tensor:
+    """d( v(x_t, t), x1 - x0 ), (B,), at t (B,).
+
+    Liu et al. 2022 (2209.03003), eq. 1. With pairs made by a teacher it is reflow.
+    """
     x_t = interpolate(pair.x0, pair.x1, t)
     return distance(velocity(x_t, t, pair.cond), pair.x1 - pair.x0)
 
 
 def annealed_reflow_loss(
-    velocity: VelocityField, pair: Pair, t: Tensor, noise: Tensor, beta: float, distance: Distance
+    velocity: VelocityField, pair: Pair, t: Tensor, noise: Tensor, *, distance: Distance, beta: float
 ) -> Tensor:
-    """Rectified-flow loss on the pair whose noise end is mixed with a share beta of fresh noise, (B,).
+    """Rectified-flow loss, (B,), on the pair whose x0 is mixed with a share beta of fresh noise (B, C, H, W).
 
     SlimFlow (2407.12718), section 3.1. The target uses the mixed noise, too.
     """
     mixed = pair._replace(x0=anneal(pair.x0, noise, beta))
-    return rectified_flow_loss(velocity, mixed, t, distance)
+    return rectified_flow_loss(velocity, mixed, t, distance=distance)
 
 
 def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeighting | None) -> Tensor:
-    """Average losses (B,) over the batch, each times w(t); None is w = 1."""
+    """Average losses (B,) over the batch, each times w(t) at its time t (B,); None is w = 1."""
     return (loss if weight is None else weight(t) * loss).mean()
 
 
@@ -43,7 +46,7 @@ class RectifiedFlow(Objective):
 
     Args:
         distance: between velocities; None is the mean squared error.
-        times: law of the training times; None is uniform on [0, 1).
+        times: distribution of the training times; None is uniform on [0, 1).
         weight: of each sample by its time; None is 1.
     """
 
@@ -59,13 +62,15 @@ class RectifiedFlow(Objective):
         self.weight = weight
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()}."""
         t = self.times(len(pair.x1), pair.x1.device)
         loss = self.loss(velocity, pair, t)
-        self.tell(t, loss)
+        self.report(t, loss)
         return {"loss": weighted_mean(loss, t, self.weight)}
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
-        return rectified_flow_loss(velocity, pair, t, self.distance)
+        """Loss of each sample at its time t (B,), (B,), before any weighting."""
+        return rectified_flow_loss(velocity, pair, t, distance=self.distance)
 
 
 class AnnealedReflow(RectifiedFlow):
@@ -86,5 +91,6 @@ class AnnealedReflow(RectifiedFlow):
         self.beta = beta
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
+        """Loss of each sample at its time t (B,), (B,), with noise drawn afresh."""
         noise = rng.randn_like(pair.x0)
-        return annealed_reflow_loss(velocity, pair, t, noise, self.beta, self.distance)
+        return annealed_reflow_loss(velocity, pair, t, noise, distance=self.distance, beta=self.beta)

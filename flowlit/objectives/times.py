@@ -1,4 +1,4 @@
-"""Laws of the training times, t = 0 noise to t = 1 data."""
+"""Distributions of the training times, from t = 0 (noise) to t = 1 (data)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Uniform(TimeDistribution):
 
 @dataclass
 class Fixed(TimeDistribution):
-    """Use one time for all samples; t = 0 for one-step distillation in velocity form."""
+    """Use one time for all samples; 0 for one-step distillation in velocity form."""
 
     t: float = 0.0
 
@@ -52,7 +52,7 @@ class Grid(TimeDistribution):
 
 @dataclass
 class UShaped(TimeDistribution):
-    """Draw t from a U-shaped, symmetric law, dense at both ends.
+    """Draw t from a U-shaped, symmetric distribution, dense at both ends.
 
     Lee et al. 2024 (2405.20320): density ∝ exp(a t) + exp(a (1 - t)), a = 4, for reflow of a well-trained
     teacher. Drawn by inverting the distribution function of one half and mirroring with probability ½.

@@ -1,26 +1,20 @@
-"""Loss weights w(t), in terms of snr(t) = (t / (1 - t))². Each multiplies the distance of its sample."""
+"""Loss weights w(t), in terms of snr(t) = (t / (1 - t))². Each multiplies the distance of its sample.
+
+Where an objective takes a weight, None is w = 1, the papers' choice.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..types import LossWeighting
 
 
 def snr(t: Tensor, eps: float = 1e-3) -> Tensor:
-    """Signal-to-noise ratio of x_t on the straight line, (t / (1 - t + eps))², finite at t = 1."""
+    """Signal-to-noise ratio of x_t on the straight line, (t / (1 - t + eps))², finite at t = 1; (B,) as t."""
     return (t / (1 - t + eps)) ** 2
-
-
-@dataclass
-class One(LossWeighting):
-    """w = 1, the papers' choice."""
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
 
 @dataclass

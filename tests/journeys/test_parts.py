@@ -280,7 +280,9 @@ def pairs(seed=0, rows=5):
 @pytest.mark.parametrize("divide", [True, False])
 def test_lpips_huber_by_hand(divide):
     data, t = pairs(), torch.tensor([0.0, 0.2, 0.5, 0.9, 0.999])
-    found = lpips_huber_loss(LinearField(), data, t, VectorPseudoHuber(0.1), SquaredError(), divide).tolist()
+    found = lpips_huber_loss(
+        LinearField(), data, t, huber=VectorPseudoHuber(0.1), perceptual=SquaredError(), divide=divide
+    ).tolist()
     for i, time in enumerate(t.double()):
         x0, x1 = data.x0[i].double(), data.x1[i].double()
         x_t = time * x1 + (1 - time) * x0
@@ -295,8 +297,10 @@ def test_lpips_huber_by_hand(divide):
 def test_with_squared_errors_the_two_parts_are_one_rectified_flow_loss():
     """t d + (1 - t)² d / (1 - t) = d."""
     data, t = pairs(), torch.tensor([0.0, 0.2, 0.5, 0.9, 0.99])
-    found = lpips_huber_loss(LinearField(), data, t, SquaredError(), SquaredError())
-    assert torch.allclose(found, rectified_flow_loss(LinearField(), data, t, SquaredError()), rtol=1e-4)
+    found = lpips_huber_loss(LinearField(), data, t, huber=SquaredError(), perceptual=SquaredError())
+    assert torch.allclose(
+        found, rectified_flow_loss(LinearField(), data, t, distance=SquaredError()), rtol=1e-4
+    )
 
 
 def test_the_true_velocity_has_no_lpips_huber_loss():
@@ -314,7 +318,7 @@ def test_both_ends_of_the_u_have_finite_losses_and_gradients(end):
 
 def test_lpips_huber_logs_its_parts_and_tells_its_times():
     told, asked, objective = [], [], LPIPSHuber(perceptual=SquaredError())
-    objective.observe = lambda t, loss: told.append((t, loss))
+    objective.observer = lambda t, loss: told.append((t, loss))
 
     def velocity(x, t, cond={}):
         asked.append(t)
@@ -324,7 +328,9 @@ def test_lpips_huber_logs_its_parts_and_tells_its_times():
     (t, loss), parts = told[0], {name: float(value.detach()) for name, value in logged.items()}
     assert torch.equal(t, asked[0]) and len(t.unique()) == 5
     assert torch.allclose(
-        loss, lpips_huber_loss(LinearField(), data, t, VectorPseudoHuber(), SquaredError()), rtol=1e-5
+        loss,
+        lpips_huber_loss(LinearField(), data, t, huber=VectorPseudoHuber(), perceptual=SquaredError()),
+        rtol=1e-5,
     )
     assert parts.keys() == {"loss", "huber", "perceptual"} and float(loss.mean()) == pytest.approx(
         parts["loss"]
@@ -342,9 +348,9 @@ def test_images_are_compared_in_float32_under_autocast():
         nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()), ["1"], normalize=False
     )
     data, t = pairs(rows=64), torch.full((64,), 1 - 1e-4)
-    plain = lpips_huber_loss(straight, data, t, SquaredError(), perceptual)
+    plain = lpips_huber_loss(straight, data, t, huber=SquaredError(), perceptual=perceptual)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = lpips_huber_loss(straight, data, t, SquaredError(), perceptual)
+        cast = lpips_huber_loss(straight, data, t, huber=SquaredError(), perceptual=perceptual)
         rough = perceptual(data.x1, data.x1 * (1 + 1e-4))
     assert torch.allclose(cast, plain, rtol=1e-3)
     assert rough.mean() > 10 * perceptual(data.x1, data.x1 * (1 + 1e-4)).mean(), (

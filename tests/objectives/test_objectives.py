@@ -1,10 +1,12 @@
 import copy
+from inspect import Parameter, signature
 
 import pytest
 import torch
 from tools import LinearField, straight
 from torch import nn
 
+import flowlit.objectives
 from flowlit.errors import FlowlitError
 from flowlit.objectives import (
     AnnealedReflow,
@@ -46,6 +48,18 @@ class Record:
         return torch.zeros_like(x)
 
 
+ORDER = ("velocity", "guide", "critic", "pair", "t", "noise")
+LOSSES = [name for name in flowlit.objectives.__all__ if name.endswith("_loss")]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_take_their_arguments_in_one_order_and_their_settings_by_name(name):
+    parameters = signature(getattr(flowlit.objectives, name)).parameters.values()
+    places = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    assert {"velocity", "pair"} <= set(places) and places == [n for n in ORDER if n in places]
+    assert all(p.kind is Parameter.KEYWORD_ONLY for p in parameters if p.name not in ORDER)
+
+
 # reflow
 
 
@@ -56,7 +70,9 @@ def test_rectified_flow_by_hand():
         x_t = t[i] * data.x1[i] + (1 - t[i]) * data.x0[i]
         v = 0.3 * x_t - 0.2 * t[i] + 0.1
         expected.append(float(((v - (data.x1[i] - data.x0[i])) ** 2).mean()))
-    assert rectified_flow_loss(velocity, data, t, SQUARED).tolist() == pytest.approx(expected, rel=1e-5)
+    assert rectified_flow_loss(velocity, data, t, distance=SQUARED).tolist() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_the_true_velocity_has_no_loss():
@@ -76,7 +92,7 @@ def test_weights_multiply_the_loss_of_their_sample():
     data, velocity = pair(), LinearField()
     torch.manual_seed(7)
     t = Uniform()(5)
-    expected = ((1 - t) ** 2 * rectified_flow_loss(velocity, data, t, SQUARED)).mean()
+    expected = ((1 - t) ** 2 * rectified_flow_loss(velocity, data, t, distance=SQUARED)).mean()
     assert torch.allclose(seeded(RectifiedFlow(weight=Remaining()), velocity, data), expected)
 
 
@@ -106,7 +122,7 @@ def test_annealed_reflow_mixes_noise_into_input_and_target(beta):
     data, noise, t = pair(), torch.randn(5, 1, 4, 4), torch.rand(5)
     mixed = (1 - beta**2) ** 0.5 * data.x0 + beta * noise
     velocity = Record()
-    loss = annealed_reflow_loss(velocity, data, t, noise, beta, SQUARED)
+    loss = annealed_reflow_loss(velocity, data, t, noise, distance=SQUARED, beta=beta)
     t_ = t[:, None, None, None]
     assert torch.allclose(velocity.calls[0][0], (1 - t_) * mixed + t_ * data.x1)
     assert torch.allclose(loss, ((data.x1 - mixed) ** 2).mean((1, 2, 3)))
@@ -153,8 +169,8 @@ def two_steps(student, guide, x0, t, first_step):
 @pytest.mark.parametrize("first_step", ["student", "guide"])
 def test_flow_guided_gradient_is_that_of_a_regression_onto_a_constant(first_step):
     student, guide = LinearField(), LinearField(-0.5, 0.4, 0.2)
-    x0, t = pair().x0, torch.tensor([0.2, 0.3, 0.5, 0.7, 0.8])
-    loss = flow_guided_loss(student, guide, x0, t, {}, SQUARED, first_step).mean()
+    data, x0, t = pair(1), pair().x0, torch.tensor([0.2, 0.3, 0.5, 0.7, 0.8])
+    loss = flow_guided_loss(student, guide, data, t, x0, distance=SQUARED, first_step=first_step).mean()
     loss.backward()
     found = [p.grad.clone() for p in student.parameters() if p.grad is not None]
     target = two_steps(student, guide, x0, t, first_step)
@@ -176,7 +192,8 @@ def test_flow_guided_cost(first_step, guide_calls):
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
 def test_flow_guided_target_is_the_end_of_a_straight_flow(t):
     x0, student = pair().x0, LinearField()
-    loss = flow_guided_loss(student, straight, x0, torch.full((5,), t), {}, SQUARED, "guide")
+    times = torch.full((5,), t)
+    loss = flow_guided_loss(student, straight, pair(1), times, x0, distance=SQUARED, first_step="guide")
     assert torch.allclose(
         loss, ((x0 + student(x0, torch.zeros(5)) - (3 * x0 + 1)) ** 2).mean((1, 2, 3)), rtol=1e-5
     )
@@ -184,14 +201,15 @@ def test_flow_guided_target_is_the_end_of_a_straight_flow(t):
 
 @pytest.mark.parametrize("first_step", ["student", "guide"])
 def test_a_student_that_follows_its_straight_guide_has_no_loss(first_step):
-    assert (
-        flow_guided_loss(straight, straight, pair().x0, torch.rand(5), {}, SQUARED, first_step).max() < 1e-9
-    )
+    data, t = pair(), torch.rand(5)
+    loss = flow_guided_loss(straight, straight, data, t, data.x0, distance=SQUARED, first_step=first_step)
+    assert loss.max() < 1e-9
 
 
 def test_flow_guided_gives_the_same_condition_to_student_and_guide():
     student, guide, label = Record(), Record(), torch.arange(5)
-    flow_guided_loss(student, guide, pair().x0, torch.rand(5), {"label": label}, SQUARED, "guide")
+    data = pair()._replace(cond={"label": label})
+    flow_guided_loss(student, guide, data, torch.rand(5), data.x0, distance=SQUARED, first_step="guide")
     assert all(cond["label"] is label for _, _, cond in student.calls + guide.calls)
 
 

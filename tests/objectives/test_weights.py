@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from flowlit.objectives.weights import SNR, InverseSNR, Karras, One, Remaining, SNRPlusOne, TruncatedSNR, snr
+from flowlit.objectives.weights import SNR, InverseSNR, Karras, Remaining, SNRPlusOne, TruncatedSNR, snr
 
-ALL = [One(), SNR(), InverseSNR(), SNRPlusOne(), Karras(), TruncatedSNR(), Remaining()]
+ALL = [SNR(), InverseSNR(), SNRPlusOne(), Karras(), TruncatedSNR(), Remaining()]
 
 
 def test_snr_is_the_squared_ratio_of_data_to_noise():
@@ -19,7 +19,6 @@ def test_weights_are_finite_and_not_negative_everywhere(weight):
 @pytest.mark.parametrize(
     ("weight", "at_three_quarters"),
     [
-        (One(), 1),
         (SNR(), 9),
         (InverseSNR(), 1 / 9),
         (SNRPlusOne(), 10),

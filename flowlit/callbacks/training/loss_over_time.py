@@ -80,7 +80,7 @@ class LossOverTime(Callback):
                 )
         self._saved = {}
         for name, objective in self._watched.items():
-            objective.observe = self._heard[name]
+            objective.observer = self._heard[name]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -92,7 +92,8 @@ class LossOverTime(Callback):
             if not heard.told:
                 kind = type(self._watched[name]).__name__
                 raise FlowlitError(
-                    f"LossOverTime: {kind} has times, but tells none; call self.tell(t, loss) in its forward"
+                    f"LossOverTime: {kind} has times, but reports none; "
+                    "call self.report(t, loss) in its forward"
                 )
             total, count = trainer.strategy.reduce(heard.sums, reduce_op="sum").tolist()
             means |= {
@@ -106,7 +107,7 @@ class LossOverTime(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for objective in self._watched.values():
-            objective.observe = None
+            objective.observer = None
         self._watched = {}
 
 

@@ -675,7 +675,7 @@ def test_watching_changes_no_bit(tmp_path, objective):
         fit(tmp_path / name, module, callbacks)
         weights.append(module.network.state_dict())
     assert tiny.same(*weights)
-    assert module.objective.observe is None
+    assert module.objective.observer is None
     told = scalars(tmp_path / "watched", "loss_over_t")
     assert told and set(told) <= {f"loss_over_t/{label}" for label in labels(10)}
 
@@ -717,17 +717,17 @@ def test_an_objective_without_times_is_refused_at_once(tmp_path):
 
 def test_an_objective_that_tells_nothing_is_named(tmp_path):
     class Mute(RectifiedFlow):
-        def tell(self, t, loss):
+        def report(self, t, loss):
             pass
 
-    with pytest.raises(FlowlitError, match=r"Mute has times, but tells none; call self\.tell\(t, loss\)"):
+    with pytest.raises(FlowlitError, match=r"Mute has times, but reports none; call self\.report\(t, loss\)"):
         fit(tmp_path, flow(Mute()), [LossOverTime()])
 
 
 def test_an_objective_can_be_observed_without_a_trainer():
     seen = []
     objective: Objective = RectifiedFlow()
-    objective.observe = lambda t, loss: seen.append((t, loss))
+    objective.observer = lambda t, loss: seen.append((t, loss))
     from flowlit.types import Pair
 
     network = tiny.Affine()
