@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ _STAGES = (
 _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
+Slope = Callable[..., Tensor]
+"""(x, s, rows) -> dx/ds, the velocity in the direction of travel; s (B,) is the share of the way covered."""
+
+
 def rk45(
     velocity: VelocityField,
     x0: Tensor,
@@ -42,7 +47,7 @@ def rk45(
     reverse: bool = False,
     max_steps: int = 10_000,
 ) -> Solution:
-    """Integrate with adaptive Dormand-Prince steps, each sample with a step size and an end of its own.
+    """Integrate from x0 (B, C, H, W) with adaptive Dormand-Prince steps, each sample with its own step size.
 
     Samples that have arrived leave the batch, so NFE (rejected steps included) and result of a sample do not
     depend on its neighbours. The local error is the root mean square of error / (atol + rtol |x|) over a
@@ -53,50 +58,69 @@ def rk45(
     """
     x = (x0 if x0.dtype == torch.float64 else x0.float()).clone()
     v = Counted(velocity, cond, x)
-    sign = -1.0 if reverse else 1.0
-    done = torch.zeros(
-        len(x), dtype=torch.float64, device=x.device
-    )  # share of the way that lies behind each sample
-
-    def clock(share: Tensor) -> Tensor:
-        return 1 - share if reverse else share
-
+    slope = partial(_slope, v, reverse)
+    done = torch.zeros(len(x), dtype=torch.float64, device=x.device)  # share of the way covered
     rows = torch.arange(len(x), device=x.device)
-    k1 = v(x, clock(done)) * sign
-    h = _first_step(v, x, k1, clock, sign, rtol, atol)
+    k1 = slope(x, done)
+    h = _first_step(slope, x, k1, rtol, atol)
     most = torch.full_like(h, 10.0)  # growth of the next step, none right after a rejection
     for _ in range(max_steps):
         here = x[rows]
         at = done[rows]
         h = torch.minimum(h, 1 - at)
-        ks = [k1]
-        for node, weights in zip(_NODES[1:], _STAGES, strict=True):
-            new = here + expand(h, here).to(x.dtype) * _combine(weights, ks)
-            ks.append(v(new, clock(at + node * h), rows) * sign)
-        error = _rms(expand(h, here).to(x.dtype) * _combine(_ERROR, ks), here, new, rtol, atol)
-        if not torch.isfinite(error).all():
-            raise NotFinite(
-                f"RK45: the velocity of {int((~torch.isfinite(error)).sum())} samples is not finite"
-            )
+        new, k_new, difference = _attempt(slope, here, k1, at, h, rows)
+        error = _finite(_rms(difference, here, new, rtol, atol))
         accept = error <= 1
         if observe is not None and accept.any():
-            observe(clock(at[accept]).float(), here[accept], ks[0][accept] * sign)
+            observe(_time(at[accept], reverse).float(), here[accept], _signed(k1[accept], reverse))
         x[rows[accept]] = new[accept]
         done[rows[accept]] = torch.where(h >= 1 - at, 1.0, at + h)[accept]
-        k1 = torch.where(expand(accept, here), ks[-1], ks[0])
-        grow = (0.9 * error.double().clamp_min(1e-10) ** -0.2).clamp_min(0.2)
-        h = h * torch.minimum(grow, most)
+        k1 = torch.where(expand(accept, here), k_new, k1)
+        h = h * torch.minimum(_growth(error), most)
         most = torch.where(accept, 10.0, 1.0)
         going = done[rows] < 1
-        rows = rows[going]
-        k1 = k1[going]
-        h = h[going]
-        most = most[going]
+        rows, k1, h, most = (value[going] for value in (rows, k1, h, most))
         if len(rows) == 0:
             return Solution(x, v.nfe)
     raise FlowlitError(
         f"RK45: {len(rows)} samples need more than {max_steps} steps; loosen rtol={rtol} and atol={atol}"
     )
+
+
+def _time(share: Tensor, reverse: bool) -> Tensor:
+    return 1 - share if reverse else share
+
+
+def _signed(v: Tensor, reverse: bool) -> Tensor:
+    return v * (-1.0 if reverse else 1.0)
+
+
+def _slope(v: Counted, reverse: bool, x: Tensor, share: Tensor, rows: Tensor | None = None) -> Tensor:
+    return _signed(v(x, _time(share, reverse), rows), reverse)
+
+
+def _finite(error: Tensor) -> Tensor:
+    if not torch.isfinite(error).all():
+        infinite = int((~torch.isfinite(error)).sum())
+        raise NotFinite(f"RK45: the velocity of {infinite} samples is not finite")
+    return error
+
+
+def _attempt(
+    slope: Slope, x: Tensor, k1: Tensor, at: Tensor, h: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Try a step h (B,) from (x, at): return its end, the slope there, and the estimate of its error."""
+    ks = [k1]
+    step = expand(h, x).to(x.dtype)
+    for node, weights in zip(_NODES[1:], _STAGES, strict=True):
+        new = x + step * _combine(weights, ks)
+        ks.append(slope(new, at + node * h, rows))
+    return new, ks[-1], step * _combine(_ERROR, ks)
+
+
+def _growth(error: Tensor) -> Tensor:
+    """Factor of the next step, at least 0.2, for an error (B,) relative to the tolerance."""
+    return (0.9 * error.double().clamp_min(1e-10) ** -0.2).clamp_min(0.2)
 
 
 def _combine(weights: tuple[float, ...], ks: list[Tensor]) -> Tensor:
@@ -112,23 +136,17 @@ def _rms(error: Tensor, a: Tensor, b: Tensor, rtol: float, atol: float) -> Tenso
     return (error / scale).flatten(1).square().mean(1).sqrt()
 
 
-def _first_step(
-    v: Counted, x: Tensor, k1: Tensor, clock: Callable, sign: float, rtol: float, atol: float
-) -> Tensor:
+def _first_step(slope: Slope, x: Tensor, k1: Tensor, rtol: float, atol: float) -> Tensor:
     """Choose the first step of each sample (Hairer, Nørsett and Wanner, Solving ODEs I, section II.4)."""
     d0 = _rms(x, x, x, rtol, atol)
     d1 = _rms(k1, x, x, rtol, atol)
-    h0 = (
-        torch.where((d0 < 1e-5) | (d1 < 1e-5), torch.full_like(d0, 1e-6), 0.01 * d0 / d1)
-        .clamp_max(1.0)
-        .double()
-    )
-    k2 = v(x + expand(h0, x).to(x.dtype) * k1, clock(h0)) * sign
+    tiny = (d0 < 1e-5) | (d1 < 1e-5)
+    h0 = torch.where(tiny, torch.full_like(d0, 1e-6), 0.01 * d0 / d1).clamp_max(1.0).double()
+    k2 = slope(x + expand(h0, x).to(x.dtype) * k1, h0)
     d2 = _rms(k2 - k1, x, x, rtol, atol).double() / h0
     steepest = torch.maximum(d1.double(), d2)
-    h1 = torch.where(
-        steepest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / steepest.clamp_min(1e-15)) ** 0.2
-    )
+    flat = (h0 * 1e-3).clamp_min(1e-6)
+    h1 = torch.where(steepest <= 1e-15, flat, (0.01 / steepest.clamp_min(1e-15)) ** 0.2)
     return torch.minimum(100 * h0, h1).clamp(1e-6, 1.0)
 
 

@@ -1,11 +1,11 @@
-"""What solvers on a grid of times share: counted evaluations, and the march along the grid."""
+"""Shared by solvers on a grid of times: counted evaluations, and the march along the grid."""
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
-from .grids import time_grid
+from .grids import TimeGrid, check_grid, time_grid
 
 Step = Callable[["Counted", Tensor, Tensor, Tensor, Tensor], Tensor]
 """(v, x, v(x, t), t, t_next) -> x_next, with t and t_next (B,)."""
 
 
 class Counted:
-    """A velocity on a fixed condition that counts its evaluations per sample."""
+    """A velocity on a fixed condition that counts its evaluations per sample, ``nfe`` (B,)."""
 
     def __init__(self, velocity: VelocityField, cond: Cond, like: Tensor):
         self.velocity = velocity
@@ -42,7 +42,7 @@ def march(
     cond: Cond = {},
     observe: Observer | None = None,
 ) -> Solution:
-    """Apply a one-step rule along a grid of times."""
+    """Apply a one-step rule along a grid of times, from x0 (B, C, H, W) at the first of them."""
     x = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
     times = [x.new_full((len(x),), t) for t in grid]
@@ -55,16 +55,44 @@ def march(
 
 
 @dataclass
-class _GridSolver(Solver):
-    """Shared by all solvers on a fixed grid: ``steps`` intervals, warped by ``rho`` (see ``time_grid``)."""
+class GridSolver(Solver):
+    """Solver on a fixed grid of times.
+
+    Args:
+        steps: intervals, at least 1.
+        rho: warps the grid, see ``time_grid``; 1 is uniform.
+        grid: times of one's own, e.g. ``flowlit.solvers.grids.Given``; None is ``Power(rho)``.
+    """
 
     steps: int
     rho: float = 1.0
+    grid: TimeGrid | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid that does not fit before a run begins."""
+        if self.grid is None:
+            return
+        if self.rho != 1:
+            raise FlowlitError(f"time grid: rho={self.rho} is not used with grid={self.grid}; leave one out")
+        check_grid(self.grid(self.steps), self.steps)
+
+    def times(self, reverse: bool = False) -> list[float]:
+        """Return steps + 1 times from 0 to 1, or from 1 to 0 in reverse."""
+        if self.grid is None:
+            return time_grid(self.steps, self.rho, reverse)
+        times = self.grid(self.steps)
+        return times[::-1] if reverse else times
+
+
+@dataclass
+class SingleStep(GridSolver):
+    """Solver that follows a one-step rule: each step starts from the last state alone."""
+
     reversible: ClassVar[bool] = True
 
     @abstractmethod
     def rule(self, x0: Tensor) -> Step:
-        """Return the one-step rule, given the batch it starts from."""
+        """Return the one-step rule for a batch that starts from x0 (B, C, H, W)."""
 
     def __call__(
         self,
@@ -79,4 +107,4 @@ class _GridSolver(Solver):
             raise FlowlitError(
                 f"{type(self).__name__} draws noise and cannot run in reverse; use an ODE solver"
             )
-        return march(self.rule(x0), velocity, x0, time_grid(self.steps, self.rho, reverse), cond, observe)
+        return march(self.rule(x0), velocity, x0, self.times(reverse), cond, observe)

@@ -17,11 +17,10 @@ from .grids import sigma_grid
 def edm_heun(
     velocity: VelocityField, x0: Tensor, cond: Cond, levels: list[float], observe: Observer | None = None
 ) -> Solution:
-    """Integrate dy/dσ = (y - D(y, σ)) / σ along falling noise levels, from y = σ_0 x0, by Heun's rule and an
-    Euler step to 0.
+    """Integrate dy/dσ = (y - D(y, σ)) / σ along falling noise levels, from y = σ_0 x0, x0 (B, C, H, W).
 
-    A velocity is a denoiser: D(y, σ) = x + (1 - t) v(x, t) with t = 1 / (1 + σ) and x = t y. State is
-    float64, as in EDM. Karras et al. 2022, algorithm 1 without churn.
+    Heun's rule, and an Euler step to 0. A velocity is a denoiser: D(y, σ) = x + (1 - t) v(x, t) with
+    t = 1 / (1 + σ) and x = t y. State is float64, as in EDM. Karras et al. 2022, algorithm 1 without churn.
     """
     v = Counted(velocity, cond, x0)
     y = x0.double() * levels[0]
@@ -43,10 +42,10 @@ def edm_heun(
 
 @dataclass
 class EDMHeun(Solver):
-    """EDM's deterministic sampler, for EDM teachers: Heun's rule on noise levels dense near data. NFE = 2
-    steps - 1.
+    """EDM's deterministic sampler, for EDM teachers: Heun's rule on noise levels dense near data.
 
-    18 steps for CIFAR-10, 40 for ImageNet at 64 pixels. It starts at sigma_max · x0, a little short of t = 0.
+    18 steps for CIFAR-10, 40 for ImageNet at 64 pixels; NFE = 2 steps - 1. It starts at sigma_max · x0, a
+    little short of t = 0, and so takes noise levels instead of a ``TimeGrid``.
     """
 
     steps: int = 18

@@ -2,7 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
 from ..errors import FlowlitError
+
+
+class TimeGrid(ABC):
+    """Times between which a solver steps, from 0 (noise) to 1 (data)."""
+
+    @abstractmethod
+    def __call__(self, steps: int) -> list[float]:
+        """Return steps + 1 increasing times, the first 0 and the last 1."""
+
+
+@dataclass
+class Power(TimeGrid):
+    """Times (i / steps)^(1 / rho): uniform for rho = 1, dense near data above 1, near noise below 1."""
+
+    rho: float = 1.0
+
+    def __call__(self, steps: int) -> list[float]:
+        return time_grid(steps, self.rho)
+
+
+@dataclass
+class Given(TimeGrid):
+    """Times as they are listed, for instance those that a search for a network and a budget has returned.
+
+    >>> Given([0, 0.1, 0.4, 1])(steps=3)
+    [0.0, 0.1, 0.4, 1.0]
+
+    Args:
+        times: one more than the solver's ``steps``, increasing from 0 to 1.
+    """
+
+    times: list[float]
+
+    def __post_init__(self) -> None:
+        """Make a list of floats, so that equal grids compare equal, also after a file."""
+        self.times = [float(time) for time in self.times]
+
+    def __call__(self, steps: int) -> list[float]:
+        return self.times
 
 
 def time_grid(steps: int, rho: float = 1.0, reverse: bool = False) -> list[float]:
@@ -19,9 +62,26 @@ def time_grid(steps: int, rho: float = 1.0, reverse: bool = False) -> list[float
     return grid[::-1] if reverse else grid
 
 
+def check_grid(times: list[float], steps: int) -> None:
+    """Refuse times that are not ``steps`` steps forward from 0 to 1.
+
+    Raises:
+        FlowlitError: with the number of steps that fits, or the times.
+    """
+    if len(times) != steps + 1:
+        raise FlowlitError(
+            f"time grid: {len(times)} times make {len(times) - 1} steps, found steps={steps}; "
+            f"write steps: {len(times) - 1}, or list {steps + 1} times"
+        )
+    rises = all(earlier < later for earlier, later in itertools.pairwise(times))
+    if not rises or (times[0], times[-1]) != (0, 1):
+        raise FlowlitError(f"time grid: expected increasing times from 0 (noise) to 1 (data), found {times}")
+
+
 def sigma_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
-    """Return steps noise levels from sigma_max to sigma_min, uniform in σ^(1 / rho), and 0. Karras et al.
-    2022, eq. 5.
+    """Return steps noise levels from sigma_max to sigma_min, uniform in σ^(1 / rho), and 0.
+
+    Karras et al. 2022 (2206.00364), eq. 5.
     """
     first = sigma_max ** (1 / rho)
     last = sigma_min ** (1 / rho)

@@ -1,6 +1,4 @@
-"""Adams' multistep solver: one evaluation a step, because every step uses the velocities of the steps before
-it.
-"""
+"""Adams' multistep solver: one evaluation a step, since each step uses the velocities of those before it."""
 
 from __future__ import annotations
 
@@ -13,22 +11,18 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..types import Cond, Observer, Solution, Solver, VelocityField
-from .base import Counted
-from .grids import time_grid
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import Counted, GridSolver
 
 ORDERS = (2, 3)
-"""Of convergence. A higher one needs a start of its own, and gains little on networks, whose velocity ripples
-in time.
-"""
+"""Orders of convergence. A higher one needs a start of its own, and gains little: networks ripple in time."""
 
 
 _LAST = 2 / 3  # where the last step evaluates: Radau's node
 
 
 def adams_weights(times: Sequence[float], start: float, end: float) -> tuple[float, ...]:
-    """Weigh values at up to four different times, so that their sum is the integral of their polynomial from
-    start to end.
+    """Return weights of values at up to four times, whose sum integrates their polynomial from start to end.
 
     Gauss's rule with two points integrates polynomials up to degree 3 exactly; float64. With start the newest
     time these are the weights of Adams and Bashforth, with end the newest those of Adams and Moulton.
@@ -41,8 +35,8 @@ def adams_weights(times: Sequence[float], start: float, end: float) -> tuple[flo
     points = (middle - half / math.sqrt(3), middle + half / math.sqrt(3))
     others = [[other for other in times if other != time] for time in times]
     return tuple(
-        half * sum(math.prod((point - other) / (time - other) for other in rest) for point in points)
-        for time, rest in zip(times, others, strict=True)
+        half * sum(math.prod((point - other) / (time - other) for other in different) for point in points)
+        for time, different in zip(times, others, strict=True)
     )
 
 
@@ -55,8 +49,7 @@ def adams(
     order: int = 3,
     observe: Observer | None = None,
 ) -> Solution:
-    """Predict x at the end of each interval of the grid, evaluate there once, and correct x with what was
-    found (PEC).
+    """Predict x at the end of each interval of the grid, evaluate there once, and correct x by it (PEC).
 
     The prediction follows the polynomial through the last ``order - 1`` velocities, the correction that
     through these and the new one. The first interval is a step of Euler's, corrected by the trapezium. The
@@ -72,17 +65,18 @@ def adams(
         order: of convergence, 2 or 3.
         observe: called at the start of each interval.
     """
-    x = asked = x0 if x0.dtype == torch.float64 else x0.float()
+    x = x0 if x0.dtype == torch.float64 else x0.float()
+    predicted = x
     v = Counted(velocity, cond, x)
     times = [grid[0]]
     values = [v(x, x.new_full((len(x),), grid[0]))]
     for start, end in itertools.pairwise(grid):
         if observe is not None:
-            observe(x.new_full((len(x),), start), asked, values[-1])
+            observe(x.new_full((len(x),), start), predicted, values[-1])
         time = end if end != grid[-1] else start + _LAST * (end - start)
-        asked = _advance(x, adams_weights(times, start, time), values)
+        predicted = _advance(x, adams_weights(times, start, time), values)
         times = [*times, time]
-        values = [*values, v(asked, x.new_full((len(x),), time))]
+        values = [*values, v(predicted, x.new_full((len(x),), time))]
         x = _advance(x, adams_weights(times, start, end), values)
         times = times[1 - order :]
         values = values[1 - order :]
@@ -97,25 +91,24 @@ def _advance(x: Tensor, weights: Sequence[float], values: Sequence[Tensor]) -> T
 
 
 @dataclass
-class Adams(Solver):
+class Adams(GridSolver):
     """Adams' predictor and corrector on a fixed grid, one evaluation a step: the cheapest way to pairs. NFE =
     steps + 1.
 
     Use it where a trained teacher makes couplings: on the digits, 12 steps are as good as RK45 at 1e-3, and
-    64 as good as RK45 at 1e-5, with a fifth of its evaluations (docs/performance.md). Nothing tells that
-    steps are too few: try twice as many, and see how far the ends move. Not to be confused with
+    64 as good as RK45 at 1e-5, with a fifth of its evaluations (docs/performance.md). It has no estimate of
+    its error: try twice as many steps, and see how far the ends move. Not to be confused with
     ``torch.optim.Adam``.
 
     Args:
         steps: intervals, at least 1; a single one is Ralston's rule.
         rho: warps the grid, see ``time_grid``; 1 is uniform, above 1 the first step is the widest, although
             it is of order 2.
+        grid: times of one's own, e.g. ``flowlit.solvers.grids.Given``; None is ``Power(rho)``.
         order: of convergence, 2 or 3. Take 2 for a flow that turns sharply, as the exact flow of a few images
             does.
     """
 
-    steps: int
-    rho: float = 1.0
     order: int = 3
 
     def __post_init__(self) -> None:
@@ -124,8 +117,8 @@ class Adams(Solver):
             raise FlowlitError(
                 f"Adams: expected order 2 or 3, found order={self.order}; of order 1 is Euler, of order 4 RK4"
             )
-        grid = time_grid(self.steps, self.rho)
-        if len(set(grid)) < len(grid):
+        super().__post_init__()
+        if len(set(self.times())) <= self.steps:
             raise FlowlitError(
                 f"Adams: rho={self.rho} makes some of {self.steps} steps empty; take one nearer to 1"
             )
@@ -139,6 +132,4 @@ class Adams(Solver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
-        return adams(
-            velocity, x0, time_grid(self.steps, self.rho, reverse), cond, order=self.order, observe=observe
-        )
+        return adams(velocity, x0, self.times(reverse), cond, order=self.order, observe=observe)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..paths.straight import expand
-from .base import Counted, Step, _GridSolver
+from .base import Counted, SingleStep, Step
 
 
 def euler_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """x + Δ v(x, t). One evaluation, order 1."""
+    """x + Δ v(x, t), (B, C, H, W). One evaluation, order 1."""
     return x + expand(t_next - t, x) * v_t
 
 
 def rk2_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor, r: float = 0.5) -> Tensor:
-    """Second-order family: r = 1/2 midpoint, 2/3 Ralston, 1 Heun. Two evaluations, order 2.
+    """Second-order family: r = 1/2 midpoint, 2/3 Ralston, 1 Heun; (B, C, H, W). Two evaluations, order 2.
 
     x_r = x + r Δ k1;  k2 = v(x_r, t + r Δ);  x + Δ (k1 + (k2 - k1) / (2 r)).
     """
@@ -26,7 +26,7 @@ def rk2_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor, r: f
 
 
 def rk4_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-    """The classical Runge-Kutta rule. Four evaluations, order 4."""
+    """The classical Runge-Kutta rule; (B, C, H, W). Four evaluations, order 4."""
     half = expand((t_next - t) / 2, x)
     delta = expand(t_next - t, x)
     middle = (t + t_next) / 2
@@ -37,22 +37,24 @@ def rk4_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> T
 
 
 @dataclass
-class Euler(_GridSolver):
+class Euler(SingleStep):
     """Euler's rule; with ``steps: 1`` the one-step generator x0 + v(x0, 0). NFE = steps."""
 
     steps: int = 1
 
     def rule(self, x0: Tensor) -> Step:
+        """Return the rule for x0 (B, C, H, W)."""
         return euler_step
 
 
 @dataclass
-class RK2(_GridSolver):
+class RK2(SingleStep):
     """The second-order family by its parameter r: 1/2 midpoint, 2/3 Ralston, 1 Heun. NFE = 2 steps."""
 
     r: float = 0.5
 
     def rule(self, x0: Tensor) -> Step:
+        """Return the rule for x0 (B, C, H, W)."""
         return lambda v, x, v_t, t, t_next: rk2_step(v, x, v_t, t, t_next, self.r)
 
 
@@ -76,8 +78,9 @@ class Heun(RK2):
 
 
 @dataclass
-class RK4(_GridSolver):
+class RK4(SingleStep):
     """The classical fourth-order rule. NFE = 4 steps."""
 
     def rule(self, x0: Tensor) -> Step:
+        """Return the rule for x0 (B, C, H, W)."""
         return rk4_step

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from ..paths.straight import endpoint, expand, interpolate
-from .base import Counted, Step, _GridSolver
+from .base import Counted, SingleStep, Step
 
 
 def noise_stream(x0: Tensor) -> Callable[[], Tensor]:
-    """Return a function that draws N(0, I) like x0, row i from a stream keyed by the bits of x0[i] alone."""
+    """Return a function that draws N(0, I) like x0 (B, C, H, W).
+
+    Row i comes from a stream keyed by the bits of x0[i] alone.
+    """
     rows = x0.detach().float().cpu().numpy()
     keys = [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:16], "little") for row in rows]
     generators = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
@@ -30,7 +33,7 @@ def noise_stream(x0: Tensor) -> Callable[[], Tensor]:
 
 
 @dataclass
-class SDE(_GridSolver):
+class SDE(SingleStep):
     """Euler-Maruyama on dx = [v + ½ σ² s] dt + σ dW with the score s = (t v - x) / (1 - t).
 
     Keeps the marginals of the ODE for any sigma if the coupling is independent (a 1-rectified flow); only
@@ -42,6 +45,7 @@ class SDE(_GridSolver):
     reversible: ClassVar[bool] = False
 
     def rule(self, x0: Tensor) -> Step:
+        """Return the rule for x0 (B, C, H, W)."""
         draw = noise_stream(x0)
 
         def step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ class SDE(_GridSolver):
 
 
 @dataclass
-class ReNoise(_GridSolver):
+class ReNoise(SingleStep):
     """Jump to the predicted data, then go back to the next time with noise: x ← t' x̂ + (1 - t') ε.
 
     ε is new at each step (``fresh: true``, stochastic iterative sampling), or the original x0 (``false``, as
@@ -66,6 +70,7 @@ class ReNoise(_GridSolver):
     reversible: ClassVar[bool] = False
 
     def rule(self, x0: Tensor) -> Step:
+        """Return the rule for x0 (B, C, H, W)."""
         draw = noise_stream(x0) if self.fresh else lambda: x0
 
         def step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:

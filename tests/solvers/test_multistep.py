@@ -288,7 +288,8 @@ def test_its_short_name_resolves_on_the_command_line(cli):
     outcome = cli("couple", "-c", "experiments/couple_digits.yaml", "--model.solvers", few, "--print_config")
     assert outcome.code == 0, outcome.err
     found = yaml.safe_load(outcome.out)["model"]["init_args"]["solvers"]["few"]
-    assert found == {"class_path": "flowlit.solvers.Adams", "init_args": {"steps": 8, "rho": 1.0, "order": 3}}
+    arguments = {"steps": 8, "rho": 1.0, "order": 3, "grid": None}
+    assert found == {"class_path": "flowlit.solvers.Adams", "init_args": arguments}
 
 
 def test_couple_makes_its_pairs_whatever_the_batch_size_is(tmp_path):

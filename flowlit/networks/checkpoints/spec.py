@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -11,21 +12,34 @@ from torch import nn
 
 from ..._support.names import public_path, resolve
 from ...errors import FlowlitError
+from ...solvers.grids import TimeGrid
 from ...types import Codec, Diffusion, Solver
 
 
 def spec(thing: Any) -> dict[str, Any] | None:
-    """Describe how to build an object again, as {"class_path", "init_args"}; None if it cannot be told.
+    """Return how to build an object again, as {"class_path", "init_args"}; None if it has no description.
 
-    Networks tell it by an attribute ``spec``; dataclasses (solvers) and objects without state (codecs) are
-    read.
+    Networks describe themselves by an attribute ``spec``; dataclasses (solvers, also with a time grid) and
+    objects without state (codecs) are read. An argument that is None by default, and is so here, is left out:
+    what is compared stays as it was when a class gets another option.
     """
     path = public_path(type(thing))
-    if isinstance(told := getattr(thing, "spec", None), dict):
-        return told
-    if is_dataclass(thing):
-        return {"class_path": path, "init_args": asdict(thing)}  # type: ignore[arg-type]
-    return None if vars(thing) else {"class_path": path, "init_args": {}}
+    own = getattr(thing, "spec", None)
+    if isinstance(own, dict):
+        return own
+    if not is_dataclass(thing):
+        return None if vars(thing) else {"class_path": path, "init_args": {}}
+    values = {argument.name: getattr(thing, argument.name) for argument in fields(thing)}
+    optional = {argument.name for argument in fields(thing) if argument.default is None}
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, TimeGrid):
+            arguments[name] = spec(value)
+            if arguments[name] is None:
+                return None
+        elif value is not None or name not in optional:
+            arguments[name] = deepcopy(value)
+    return {"class_path": path, "init_args": arguments}
 
 
 def own_spec(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def build(description: dict[str, Any], base: type) -> Any:
     try:
         parsed = parser.parse_object({"it": description})
         for path in _class_paths(parsed.as_dict()):
-            _check_class(path, (base, nn.Module, Diffusion, Solver, Codec))
+            _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
         return parser.instantiate(parsed).it
     except (ArgumentError, ValueError, TypeError) as error:
         raise FlowlitError(
