@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -173,6 +173,13 @@ class Coupling(ABC):
         no_grad.
         """
 
+    def check_codec(self, codec: Codec) -> None:  # noqa: B027
+        """Refuse the codec of a model if these x1 are of another; called once the data are open.
+
+        Raises:
+            FlowlitError: naming both codecs.
+        """
+
     @property
     def source(self) -> str:
         """Name what is read, for messages."""
@@ -228,19 +235,87 @@ class Distance(nn.Module, ABC):
 
 
 class Codec(ABC):
-    """The only border between images outside (uint8) and x1 inside (float32). ``rounding`` tells how, for
-    reports.
+    """The only border between images outside (uint8) and x1 inside (float32).
+
+    x1 may have another shape than its image, and values outside [-1, 1] (latents). A codec without state, or
+    a dataclass, is described in checkpoints and stores by its class and fields. One with weights holds them
+    in ``Frozen``, and has their hash as ``fingerprint`` and how it is built as ``spec``.
     """
 
     rounding: str = "as its class does"
+    """How ``decode`` rounds, for reports."""
+
+    pixels: bool = False
+    """Whether x1 is the image on another scale, [-1, 1]; only such x1 may be stored as uint8."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32."""
+        """uint8 (B, C, H, W) -> float32 x1 (B, c, h, w)."""
 
     @abstractmethod
     def decode(self, x1: Tensor) -> Tensor:
-        """float32 -> uint8 (B, C, H, W)."""
+        """float32 x1 (B, c, h, w) -> uint8 (B, C, H, W)."""
+
+    def encoded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape (c, h, w) of x1 for images of a shape (C, H, W)."""
+        return tuple(self.encode(torch.zeros(1, *shape, dtype=torch.uint8)).shape[1:])
+
+    def decoded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape (C, H, W) of images for x1 of a shape (c, h, w)."""
+        return tuple(self.decode(torch.zeros(1, *shape)).shape[1:])
+
+
+class Source(Dataset, ABC):
+    """Where generation starts: x0, and what it is conditioned on.
+
+    Row i is a function of the source and i alone, whatever the batch, worker, rank or order: validation
+    always starts from the same rows, and any number of processes makes the same pairs.
+    ``flowlit.couplings.SeededNoise`` is N(0, I); a source for super-resolution starts from a noised
+    low-resolution image, and has the image itself as ``cond["lr"]``.
+    """
+
+    shape: tuple[int, ...]
+    """(C, H, W) of x0."""
+
+    num_classes: int = 0
+    """Classes of ``cond["label"]``; 0 without labels."""
+
+    seed: int = 0
+    """Of all draws; recorded for every stored pair, so that none is made twice."""
+
+    standard_normal: bool = False
+    """Whether x0 ~ N(0, I); stores are then checked for it before training."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int]) -> Noise:
+        """Return rows as one batch: index (B,), x0 (B, C, H, W), and conditions (B, …)."""
+
+    @abstractmethod
+    def first(self, num: int) -> Source:
+        """Return the same source with ``num`` rows, which may be more than there were."""
+
+    @abstractmethod
+    def reseeded(self, seed: int) -> Source:
+        """Return the same source with other draws, as ``flowlit couple --seed`` takes them."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Describe what decides about every row, as plain data for reports and manifests; the number of rows
+        does not.
+        """
+
+    def labels_of(self, counts: Sequence[int]) -> dict[str, Any] | None:
+        """Describe the labels for the manifest of a store that has ``counts`` rows after each growth; None
+        without labels.
+        """
+        return {"num_classes": self.num_classes, "law": "of the source"} if self.num_classes else None
+
+    def __getitem__(self, index: int) -> Noise:
+        noise = self.batch([index])
+        return Noise(noise.index[0], noise.x0[0], {key: value[0] for key, value in noise.cond.items()})
 
 
 class ImageDataset(Dataset, ABC):

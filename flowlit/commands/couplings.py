@@ -85,7 +85,8 @@ def import_(arguments: Arguments) -> int:
 
 
 def _sources(arguments: Arguments) -> list:
-    from ..couplings.store.importing import PairFolder, SeededZip, find_folders
+    from ..couplings.store.foreign import PairFolder, SeededZip
+    from ..couplings.store.importing import find_folders
 
     paths = [Path(path) for path in arguments.path]
     zipped = paths[0].suffix == ".zip"

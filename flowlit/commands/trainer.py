@@ -196,16 +196,14 @@ class FlowTrainer(pl.Trainer):
             model.on_load_checkpoint(content)
             model.load_state_dict(content["state_dict"])
         model.check_rows(template.shape, template.num_classes, "data.noise")
-        begin = make_origin(origin, template, num, seed, getattr(datamodule.coupling, "images", None), labels)
+        images = getattr(datamodule.coupling, "images", None)
+        begin = make_origin(origin, template, num, seed, images, labels, model.codec)
         if begin.shape != template.shape:
             raise FlowlitError(
                 f"couple: images of shape {begin.shape}, but data.noise.shape is {template.shape}; make "
                 "them equal"
             )
-        if origin == "data" and x0 == "seed":
-            raise FlowlitError(
-                "couple: noise that the flow finds from data has no seed; store it: --x0 float16"
-            )
+        begin.check(x0, x1)
         facts = model.provenance()
         facts["solver"]["precision"] = str(self.precision)
         remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": batch_size}

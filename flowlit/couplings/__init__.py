@@ -26,7 +26,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something of it is asked for: ``flowlit couplings info`` is instant."""
+    """Import torch only when something of it is needed: ``flowlit couplings info`` is instant."""
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

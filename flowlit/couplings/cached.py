@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from .._support.machine import free_memory
 from ..errors import FlowlitError
-from ..types import Coupling, Pair
-from .flip import random_flip
-from .store.encoding import restored
+from ..types import Codec, Coupling, Pair
+from .flip import check_flip, random_flip
+from .store.encoding import check_codec, restored
 from .store.reader import StoredPairs
 
 
@@ -43,23 +43,27 @@ class Cached(Coupling):
         self.limit = limit
         self.resident = resident
         self.checksums = checksums
-        self._held: Pair | None = None
+        self._resident: Pair | None = None
 
     def dataset(self) -> Dataset:
         self._pairs = StoredPairs(
             [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums
         )
         self._pairs.check()
-        self._held = None
+        self._resident = None
         return RowNumbers(self._pairs) if self.resident else self._pairs
+
+    def check_codec(self, codec: Codec) -> None:
+        check_codec(self._pairs.codec, codec, self.source)
+        check_flip(self.flip, codec)
 
     def complete(self, batch: Any, device: torch.device) -> Pair:
         if self.resident:
-            if self._held is None:
-                self._held = hold(self._pairs, device)
-            batch = Pair(
-                self._held.x0[batch], self._held.x1[batch], {k: v[batch] for k, v in self._held.cond.items()}
-            )
+            if self._resident is None:
+                self._resident = copy_to(device, self._pairs)
+            every = self._resident
+            cond = {name: value[batch] for name, value in every.cond.items()}
+            batch = Pair(every.x0[batch], every.x1[batch], cond)
         pair = Pair(restored(batch.x0), restored(batch.x1), batch.cond)
         return random_flip(pair) if self.flip else pair
 
@@ -87,27 +91,31 @@ class RowNumbers(Dataset):
         return torch.tensor(indices)  # type: ignore[return-value]
 
 
-def hold(pairs: StoredPairs, device: torch.device, block: int = 4096) -> Pair:
-    """Copy all pairs to a device, in the dtypes of the store.
+def copy_to(device: torch.device, pairs: StoredPairs, block: int = 4096) -> Pair:
+    """Copy all pairs to a device: x0 and x1 (rows, C, H, W) in the dtypes of the store.
 
     Raises:
         FlowlitError: if they do not fit into its free memory.
     """
-    first = pairs.__getitems__([0])
-    tensors = {"x0": first.x0, "x1": first.x1, **first.cond}
-    needed = len(pairs) * sum(tensor.nbytes for tensor in tensors.values())
-    if needed > (free := free_memory(device)):
+    first = _tensors(pairs.__getitems__([0]))
+    needed = len(pairs) * sum(tensor.nbytes for tensor in first.values())
+    free = free_memory(device)
+    if needed > free:
         raise FlowlitError(
             f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but "
             f"{free / 1e9:.1f} GB are free; "
             "set resident: false, or a limit"
         )
-    held = {
+    copies = {
         name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device)
-        for name, t in tensors.items()
+        for name, t in first.items()
     }
     for start in tqdm(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
         part = pairs.__getitems__(range(start, min(start + block, len(pairs))))
-        for name, tensor in {"x0": part.x0, "x1": part.x1, **part.cond}.items():
-            held[name][start : start + len(tensor)] = tensor
-    return Pair(held.pop("x0"), held.pop("x1"), held)
+        for name, tensor in _tensors(part).items():
+            copies[name][start : start + len(tensor)] = tensor
+    return Pair(copies.pop("x0"), copies.pop("x1"), copies)
+
+
+def _tensors(pair: Pair) -> dict[str, Tensor]:
+    return {"x0": pair.x0, "x1": pair.x1, **pair.cond}

@@ -9,8 +9,10 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..data import Pixels
+from ..paths.straight import expand
 from ..types import Codec, Coupling, ImageDataset, Pair
 from .flip import random_flip
+from .store.encoding import check_codec, codec_facts
 
 
 class Independent(Coupling):
@@ -19,7 +21,7 @@ class Independent(Coupling):
     Args:
         images: the data set.
         flip: mirror each image with probability ½; right for photographs, wrong for digits.
-        codec: uint8 to x1; None is ``Pixels``.
+        codec: images to x1, the same as the model's; None is ``Pixels``.
     """
 
     def __init__(self, images: ImageDataset, flip: bool = False, codec: Codec | None = None):
@@ -31,10 +33,17 @@ class Independent(Coupling):
         len(self.images)  # opens it, so that a missing file is found here
         return self.images
 
+    def check_codec(self, codec: Codec) -> None:
+        check_codec(codec_facts(self.codec), codec, self.source)
+
     def complete(self, batch: Any, device: torch.device) -> Pair:
-        x1 = self.codec.encode(batch["x1"])
+        images = batch["x1"]
+        if self.flip and not self.codec.pixels:  # a mirrored latent is not that of the mirrored image
+            mask = rng.rand(len(images), images.device) < 0.5
+            images = torch.where(expand(mask, images), images.flip(-1), images)
+        x1 = self.codec.encode(images)
         pair = Pair(rng.randn_like(x1), x1, batch["cond"])
-        return random_flip(pair) if self.flip else pair
+        return random_flip(pair) if self.flip and self.codec.pixels else pair
 
     @property
     def source(self) -> str:

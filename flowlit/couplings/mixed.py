@@ -12,21 +12,19 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..errors import FlowlitError
-from ..types import Coupling, Pair
+from ..types import Codec, Coupling, Pair
 from .cached import Cached
 from .flip import flip
 from .store.encoding import restored
 from .store.reader import StoredPairs
 
 TOLERANCE = 0.01
-"""How far, of itself, a share may be from what was asked for, so that all rows of a part come equally
-often.
-"""
+"""How far, of itself, a share may be from the wanted one, so that all rows of a part come equally often."""
 
 
 def repeats(rows: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """How often each row of each part comes in a pass, at least once: the smallest numbers that give the
-    shares.
+    """Return how often each row of each part comes in a pass, at least once: the smallest numbers that give
+    the shares.
 
     The shares are met within 1 % of themselves: exactly where small whole numbers can.
 
@@ -35,13 +33,11 @@ def repeats(rows: Sequence[int], shares: Sequence[float]) -> list[int]:
     """
     wanted = np.array(shares, float) / np.sum(shares)
     often = wanted / rows
-    for least in range(
-        1, int(1 / TOLERANCE) + 1
-    ):  # rounding changes a number by 1 / (2 least) of itself at most
-        found = np.rint(least * often / often.min())
-        if np.abs(found * rows / np.sum(found * rows) / wanted - 1).max() <= TOLERANCE:
+    for least in range(1, int(1 / TOLERANCE) + 1):
+        times = np.rint(least * often / often.min())  # rounding changes 1 / (2 least) of a number at most
+        if np.abs(times * rows / np.sum(times * rows) / wanted - 1).max() <= TOLERANCE:
             break
-    return [int(number) for number in found]
+    return [int(number) for number in times]
 
 
 class Mixture(NamedTuple):
@@ -119,6 +115,10 @@ class Mixed(Coupling):
                     f"{stored[0].shape} and {stored[0].num_classes}; only equal ones can be mixed"
                 )
         return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
+
+    def check_codec(self, codec: Codec) -> None:
+        for part in self.parts:
+            part.check_codec(codec)
 
     def complete(self, batch: Mixture, device: torch.device) -> Pair:
         x0 = torch.cat([restored(pair.x0) for pair in batch.pairs])

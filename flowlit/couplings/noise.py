@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import FlowlitError
-from ..types import Noise
+from ..types import Noise, Source
 
 GENERATOR = "numpy.random.Philox(key=seed, counter=index << 64).standard_normal(float32)"
 """Recorded in every manifest; bit-equal on every CPU, thread count and device, because it always runs in
@@ -26,8 +25,12 @@ def seeded_normal(seed: int, index: int, shape: Sequence[int]) -> Tensor:
 
 
 def seeded_normals(seeds: Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Draw rows of noise, each as ``seeded_normal`` does; seeds has one entry for each index, or one for
-    all.
+    """Draw rows of noise, (B, *shape) float32, each as ``seeded_normal`` does.
+
+    Args:
+        seeds: one for each of the B indices, or one for all.
+        indices: of the rows within their seeds.
+        shape: of one row.
     """
     out = np.empty((len(indices), *shape), np.float32)
     each = seeds if len(seeds) == len(indices) else [seeds[0]] * len(indices)
@@ -39,15 +42,15 @@ def seeded_normals(seeds: Sequence[int], indices: Sequence[int], shape: Sequence
 
 
 def _state(seed: int, index: int) -> dict[str, Any]:
-    """The state of ``Philox(key=seed, counter=index << 64)``, without asking the system for entropy first."""
+    """The state of ``Philox(key=seed, counter=index << 64)``, without reading the system's entropy first."""
     counter = np.frombuffer((index << 64).to_bytes(32, "little"), np.uint64)
     key = np.frombuffer(seed.to_bytes(16, "little"), np.uint64)
     empty = {"buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
     return {"bit_generator": "Philox", "state": {"counter": counter, "key": key}, **empty}
 
 
-class SeededNoise(Dataset):
-    """Noise and balanced labels for evaluation and couplings: item i is a ``Noise`` row.
+class SeededNoise(Source):
+    """Noise N(0, I) and balanced labels: where generation starts, unless an image is given with it.
 
     Args:
         shape: of one sample, [C, H, W].
@@ -57,6 +60,8 @@ class SeededNoise(Dataset):
             given.
         labels: of sample 0, 1, …; at least ``num``.
     """
+
+    standard_normal = True
 
     def __init__(
         self,
@@ -90,28 +95,38 @@ class SeededNoise(Dataset):
         return self.num
 
     def first(self, num: int) -> SeededNoise:
-        """The same noise, of the first ``num`` samples, which may be more than there were."""
         return SeededNoise(self.shape, num, self.seed, self.num_classes, self.labels)
 
+    def reseeded(self, seed: int) -> SeededNoise:
+        return SeededNoise(self.shape, self.num, seed, self.num_classes, self.labels)
+
+    def relabelled(self, labels: Sequence[int] | None) -> SeededNoise:
+        """Return the same noise with other labels; None balances them."""
+        return SeededNoise(self.shape, self.num, self.seed, self.num_classes, labels)
+
     def identity(self) -> dict[str, Any]:
-        """What decides about every sample, for reports; the number of samples does not."""
         labels = "balanced by index" if self.num_classes else "none"
         if self.labels is not None:
-            labels = (
-                f"given, SHA-256 {hashlib.sha256(np.asarray(self.labels, np.int64).tobytes()).hexdigest()}"
-            )
+            labels = f"given, SHA-256 {self._labels_hash(None)}"
         facts = {"generator": GENERATOR, "seed": self.seed, "shape": list(self.shape)}
         return {**facts, "num_classes": self.num_classes, "labels": labels}
 
-    def __getitem__(self, index: int) -> Noise:
-        noise = self.batch([index])
-        return Noise(noise.index[0], noise.x0[0], {key: value[0] for key, value in noise.cond.items()})
+    def labels_of(self, counts: Sequence[int]) -> dict[str, Any] | None:
+        if not self.num_classes:
+            return None
+        if self.labels is None:
+            return {"num_classes": self.num_classes, "law": "balanced"}
+        hashes = {str(count): self._labels_hash(count)[:16] for count in counts}
+        return {"num_classes": self.num_classes, "law": "given", "sha256": hashes}
+
+    def _labels_hash(self, count: int | None) -> str:
+        """SHA-256 of the first labels that were given; None: of all."""
+        labels = np.asarray(self.labels, np.int64)
+        return hashlib.sha256(labels[:count].tobytes()).hexdigest()
 
     def batch(self, indices: Sequence[int]) -> Noise:
-        """Draw several rows at once: what collating them one by one gives."""
-        return Noise(
-            torch.tensor(indices), seeded_normals([self.seed], indices, self.shape), self._cond(indices)
-        )
+        x0 = seeded_normals([self.seed], indices, self.shape)
+        return Noise(torch.tensor(indices), x0, self._cond(indices))
 
     def _cond(self, indices: Sequence[int]) -> dict[str, Tensor]:
         if not self.num_classes:

@@ -1,44 +1,24 @@
-"""Where pairs begin: noise, data, or both at random. The missing end is found by a flow, see
+"""The ends that pairs begin with: noise, data, or both at random. A flow computes the missing end, see
 ``PairPredictor``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from ..data import Pixels
 from ..errors import FlowlitError
-from ..types import Cond, ImageDataset, Pair
+from ..types import Codec, Cond, ImageDataset, Source
 from .noise import GENERATOR, SeededNoise
-from .store.manifest import Shard
+from .store.encoding import X0, X1, codec_facts
 
 From = Literal["noise", "data", "random"]
-
-
-class Part(NamedTuple):
-    """Some rows of a shard, solved together; an end that is None is still to be found."""
-
-    shard: Shard
-    index: Tensor  # type: ignore[assignment]  # (B,) int64
-    x0: Tensor | None  # (B, C, H, W) float32
-    x1: Tensor | None  # (B, C, H, W) float32
-    cond: Cond
-
-
-class Solved(NamedTuple):
-    """A part of a shard with both ends."""
-
-    shard: Shard
-    index: Tensor  # type: ignore[assignment]  # (B,)
-    pair: Pair
-    nfe: Tensor  # (B,)
 
 
 class Origin(ABC):
@@ -47,56 +27,98 @@ class Origin(ABC):
     name: From
     shape: tuple[int, ...]
     seed: int
+    codec: Codec
+    unseeded: str | None = None
+    """What x0 is, where it cannot be drawn again from (seed, index)."""
 
     @abstractmethod
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
-        """Draw or read rows: index, x0, x1, cond."""
+        """Draw or read rows: index (B,), x0 and x1 (B, C, H, W), one of which may be None, cond (B, …)."""
 
     @abstractmethod
     def facts(self, counts: list[int]) -> dict[str, Any]:
-        """What the manifest says of these ends; ``counts`` as in ``plan``."""
+        """Describe these ends for the manifest; ``counts`` as in ``plan``."""
+
+    def further_facts(self) -> dict[str, Any]:
+        """Describe the codec, and dtype and shape of conditions other than labels; most manifests need
+        neither.
+        """
+        cond = {name: value for name, value in self.rows([0])[3].items() if name != "label"}
+        conditions = {
+            name: [str(value.dtype).removeprefix("torch."), list(value.shape[1:])]
+            for name, value in cond.items()
+        }
+        facts = {"codec": codec_facts(self.codec), "conditions": conditions}
+        return {name: value for name, value in facts.items() if value}
+
+    def check(self, x0: X0, x1: X1) -> None:
+        """Refuse dtypes that cannot hold these pairs.
+
+        Raises:
+            FlowlitError: naming one that can.
+        """
+        if x0 == "seed" and self.unseeded is not None:
+            raise FlowlitError(f"couple: {self.unseeded} has no seed; store it: --x0 float16")
+        if x1 == "uint8" and not self.codec.pixels:
+            raise FlowlitError(
+                f"couple: x1 of {type(self.codec).__name__} are no pixels, and --x1 uint8 has 256 levels of "
+                "[-1, 1]; store them with --x1 float16"
+            )
 
 
 class FromNoise(Origin):
-    """Seeded noise, to be carried to data: the couplings of reflow."""
+    """Rows of a ``Source``, to be carried to data: the couplings of reflow.
+
+    Args:
+        noise: usually ``SeededNoise``.
+        codec: of the model that computes x1; None is ``Pixels``.
+    """
 
     name: From = "noise"
 
-    def __init__(self, noise: SeededNoise):
+    def __init__(self, noise: Source, codec: Codec | None = None):
         self.noise = noise
+        self.codec = codec or Pixels()
         self.shape = noise.shape
         self.seed = noise.seed
+        if noise.identity().get("generator") != GENERATOR:
+            self.unseeded = f"x0 of {type(noise).__name__}"
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+        """Draw rows: index (B,), x0 (B, C, H, W), None, cond (B, …)."""
         noise = self.noise.batch(indices)
         return noise.index, noise.x0, None, noise.cond
 
     def facts(self, counts: list[int]) -> dict[str, Any]:
-        return {"noise": {"generator": GENERATOR}, "images": None, "labels": self._labels(counts)}
-
-    def _labels(self, counts: list[int]) -> dict[str, Any] | None:
-        if not self.noise.num_classes:
-            return None
-        if self.noise.labels is None:
-            return {"num_classes": self.noise.num_classes, "law": "balanced"}
-        labels = np.asarray(self.noise.labels, np.int64)
-        hashes = {str(count): hashlib.sha256(labels[:count].tobytes()).hexdigest()[:16] for count in counts}
-        return {"num_classes": self.noise.num_classes, "law": "given", "sha256": hashes}
+        elsewhere = ("seed", "shape", "num_classes", "labels")  # in the manifest
+        own = {name: value for name, value in self.noise.identity().items() if name not in elsewhere}
+        if not self.noise.standard_normal:
+            own["standard_normal"] = False
+        labels = self.noise.labels_of(counts)
+        return {"noise": own, "images": None, "labels": labels, **self.further_facts()}
 
 
 class FromData(Origin):
-    """Real images, to be carried back to their noise by the flow in reverse (inversion)."""
+    """Real images, to be carried back to their noise by the flow in reverse (inversion).
+
+    Args:
+        images: the data set.
+        num_classes: of its labels; 0 leaves them out.
+        codec: images to x1; None is ``Pixels``.
+    """
 
     name: From = "data"
     seed = 0  # nothing is drawn: image i is image i
+    unseeded: str | None = "noise that the flow finds from data"
 
-    def __init__(self, images: ImageDataset, num_classes: int = 0):
+    def __init__(self, images: ImageDataset, num_classes: int = 0, codec: Codec | None = None):
         self.images = images
         self.num_classes = num_classes
-        self.codec = Pixels()
-        self.shape = tuple(images[0]["x1"].shape)
+        self.codec = codec or Pixels()
+        self.shape = self.codec.encoded_shape(images[0]["x1"].shape)
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+        """Read rows: index (B,), None, x1 (B, C, H, W), cond (B, …)."""
         batch = default_collate([{"index": i, **self.images[i % len(self.images)]} for i in indices])
         cond = batch["cond"] if self.num_classes else {}
         return batch["index"], None, self.codec.encode(batch["x1"]), cond
@@ -112,22 +134,25 @@ class FromData(Origin):
             "noise": {"generator": "the flow in reverse"},
             "images": {"sha256": self.images.fingerprint},
             "labels": labels,
+            **self.further_facts(),
         }
 
 
 class Random(FromData):
-    """Seeded noise beside real images, independent of each other; no flow is asked. Images repeat with other
-    noise.
+    """Seeded noise beside real images, independent of each other; no flow is needed. Images repeat with other
+    noise. Args as for ``FromData``, and the seed of the noise.
     """
 
     name: From = "random"
+    unseeded = None
 
-    def __init__(self, images: ImageDataset, num_classes: int = 0, seed: int = 0):
-        super().__init__(images, num_classes)
+    def __init__(self, images: ImageDataset, num_classes: int = 0, seed: int = 0, codec: Codec | None = None):
+        super().__init__(images, num_classes, codec)
         self.noise = SeededNoise(self.shape, 1, seed)
         self.seed = seed
 
     def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+        """Draw and read rows: index (B,), x0 and x1 (B, C, H, W), cond (B, …)."""
         index, _, x1, cond = super().rows(indices)
         return index, self.noise.batch(indices).x0, x1, cond
 
@@ -137,28 +162,29 @@ class Random(FromData):
 
 def make_origin(
     name: From,
-    noise: SeededNoise,
+    noise: Source,
     num: int,
     seed: int,
     images: ImageDataset | None = None,
     labels: str | None = None,
+    codec: Codec | None = None,
 ) -> Origin:
     """Build the origin that ``flowlit couple --origin`` names.
 
     Args:
         name: noise, data or random.
-        noise: gives shape and number of classes.
+        noise: where noise starts, and the number of classes.
         num: pairs in all.
         seed: of the noise.
         images: data to start from.
         labels: file of classes, see ``read_labels``; only for noise.
+        codec: of the model; None is ``Pixels``.
 
     Raises:
-        FlowlitError: if images are missing, or labels are given for images, which bring their own.
+        FlowlitError: if images are missing, or labels are given for rows that bring their own.
     """
     if name == "noise":
-        given = read_labels(labels) if labels else None
-        return FromNoise(SeededNoise(noise.shape, num, seed, noise.num_classes, given))
+        return FromNoise(_reseeded(noise, num, seed, labels), codec)
     if name not in ("data", "random"):
         raise FlowlitError(f"couple: origin is {name!r}; expected noise, data or random")
     if images is None:
@@ -173,7 +199,20 @@ def make_origin(
         )
     if labels:
         raise FlowlitError(f"couple --origin {name} takes the labels of its images; drop --labels")
-    return FromData(images, noise.num_classes) if name == "data" else Random(images, noise.num_classes, seed)
+    if name == "data":
+        return FromData(images, noise.num_classes, codec)
+    return Random(images, noise.num_classes, seed, codec)
+
+
+def _reseeded(noise: Source, num: int, seed: int, labels: str | None) -> Source:
+    """Return the noise of a store: with its seed and number of rows, and labels given to it or balanced."""
+    source = noise.reseeded(seed)
+    if isinstance(source, SeededNoise):
+        given = read_labels(labels) if labels else None
+        return source.relabelled(None).first(num).relabelled(given)
+    if labels:
+        raise FlowlitError(f"couple: {type(noise).__name__} has conditions of its own; drop --labels")
+    return source.first(num)
 
 
 def read_labels(path: str, what: str = "labels") -> list[int]:
@@ -183,11 +222,10 @@ def read_labels(path: str, what: str = "labels") -> list[int]:
         FlowlitError: if the file is missing or holds something else.
     """
     try:
-        array = (
-            np.load(path, allow_pickle=False)
-            if path.endswith(".npy")
-            else np.loadtxt(path, dtype=np.int64, ndmin=1)
-        )
+        if path.endswith(".npy"):
+            array = np.load(path, allow_pickle=False)
+        else:
+            array = np.loadtxt(path, dtype=np.int64, ndmin=1)
     except (OSError, ValueError, EOFError) as error:
         raise FlowlitError(
             f"{what} {path} cannot be read ({error}); expected .npy or text, one number a pair"
@@ -197,24 +235,3 @@ def read_labels(path: str, what: str = "labels") -> list[int]:
             f"{what} {path}: found {array.dtype} {array.shape}, expected whole numbers (pairs,)"
         )
     return array.tolist()
-
-
-class Parts(Dataset):
-    """Shards cut into the batches that are solved at a time; item k is a ``Part``.
-
-    The cuts do not depend on who solves them, so a shard has the same bytes for any number of processes.
-    """
-
-    def __init__(self, origin: Origin, shards: Sequence[Shard], batch_size: int):
-        self.origin = origin
-        self.cuts = [(s, first) for s in shards for first in range(s.first, s.first + s.rows, batch_size)]
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return len(self.cuts)
-
-    def __getitem__(self, item: int) -> Part:
-        shard, first = self.cuts[item]
-        return Part(
-            shard, *self.origin.rows(range(first, min(first + self.batch_size, shard.first + shard.rows)))
-        )

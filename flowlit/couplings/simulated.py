@@ -7,14 +7,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..frozen import Frozen
-from ..types import Coupling, Noise, Pair, Solver
-from .flip import random_flip
+from ..types import Codec, Coupling, Noise, Pair, Solver, Source
+from .flip import check_flip, random_flip
 from .noise import SeededNoise
 
 
 class Simulated(Coupling):
-    """(x0, ODE[teacher](x0)), solved when a batch is asked for. Needs no disk, pays the teacher at every
-    step.
+    """(x0, ODE[teacher](x0)), solved in every training step: no disk, but each step pays for the teacher.
 
     With the same seed, solver and teacher these are the pairs that ``flowlit couple`` stores as float32, up
     to last bits.
@@ -28,7 +27,7 @@ class Simulated(Coupling):
 
     simulates = True
 
-    def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise, flip: bool = False):
+    def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise | Source, flip: bool = False):
         self.teacher = Frozen(teacher)
         self.solver = solver
         self.noise = noise
@@ -36,6 +35,9 @@ class Simulated(Coupling):
 
     def dataset(self) -> Dataset:
         return self.noise
+
+    def check_codec(self, codec: Codec) -> None:
+        check_flip(self.flip, codec)
 
     def complete(self, batch: Noise, device: torch.device) -> Pair:
         pair = Pair(batch.x0, self.solver(self.teacher, batch.x0, batch.cond).x1, batch.cond)

@@ -34,8 +34,8 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
 
 
 class OptimalTransport(Independent):
-    """As ``Independent``, but noise is dealt out within each batch so that it is as near to its image as can
-    be.
+    """Images with noise dealt out within each batch, so that it is as near to its image as can be; otherwise
+    as ``Independent``.
 
     Use it for teachers without classes: their flows are straighter from the start. Pooladian et al. 2023
     (2304.14772), Tong et al. 2023 (2302.00482). Images are mirrored before the assignment, with noise that is

@@ -1,7 +1,7 @@
 """Images, and the border between them and the numbers inside."""
 
-from .codecs import Pixels
+from .codecs import Patches, Pixels
 from .folders import ImageFolder, ImageZip
 from .images import CIFAR10, Digits
 
-__all__ = ["CIFAR10", "Digits", "ImageFolder", "ImageZip", "Pixels"]
+__all__ = ["CIFAR10", "Digits", "ImageFolder", "ImageZip", "Patches", "Pixels"]

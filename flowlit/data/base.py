@@ -1,4 +1,4 @@
-"""What the sets of images share."""
+"""Parts of all sets of images."""
 
 from __future__ import annotations
 

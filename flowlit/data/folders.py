@@ -75,8 +75,8 @@ class ImageFolder(ImageDataset):
             root = Path(self.root)
             if not root.is_dir():
                 raise FlowlitError(f"image folder {root} does not exist; check data.coupling.images.root")
-            found = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-            self._files = found[: _limited(len(found), self.limit, f"image folder {root}")]
+            paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+            self._files = paths[: _limited(len(paths), self.limit, f"image folder {root}")]
             if self.labels and any(len(path.relative_to(root).parts) < 2 for path in self._files):
                 raise FlowlitError(
                     f"image folder {root}: labels need one sub-folder a class, but images lie at its top"
@@ -88,7 +88,7 @@ class ImageFolder(ImageDataset):
         return self._files
 
     def _verify(self, path: Path) -> None:
-        """Look at every header, so that a broken file is found before training begins, not in the middle."""
+        """Read every header, so that a broken file is an error before training begins, not in the middle."""
         try:
             with Image.open(path) as image:
                 image.verify()
@@ -150,8 +150,8 @@ class ImageZip(ImageDataset):
     def index(self) -> list[tuple[int, str, int | None]]:
         """(shard, name, class) of every image."""
         if self._index is None:
-            found = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
-            self._index = found[: _limited(len(found), self.limit, f"image zip {', '.join(self.paths)}")]
+            entries = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
+            self._index = entries[: _limited(len(entries), self.limit, f"image zip {', '.join(self.paths)}")]
         return self._index
 
     def _open(self, shard: int) -> zipfile.ZipFile:

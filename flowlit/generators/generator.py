@@ -18,7 +18,7 @@ from ..errors import FlowlitError
 from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import Weights, read_contents
 from ..networks.checkpoints.spec import build
-from ..types import Codec, Cond, Solver, classes_of, shape_of
+from ..types import Codec, Cond, Solver, Source, classes_of, shape_of
 
 Precision = Literal["float32", "bf16"]
 
@@ -31,7 +31,8 @@ class Generator:
         network: a velocity.
         solver: from noise to data.
         codec: from data to images.
-        shape: (C, H, W) of an image; for ``sample``.
+        shape: (c, h, w) of noise and x1, which is that of an image unless the codec has another; for
+            ``sample``.
         num_classes: of the labels that ``sample`` gives.
         precision: what the network computes in; "bf16" is PyTorch's autocast, and the solver stays as it is.
         blocks: evaluate whole blocks of 16 rows, so that an image is the same bits in any batch. Without it a
@@ -57,7 +58,7 @@ class Generator:
 
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
-        """Noise (B, C, H, W) -> uint8 images (B, C, H, W)."""
+        """Noise (B, c, h, w) -> uint8 images (B, C, H, W)."""
         velocity = BatchInvariant(self.network) if self.blocks else self.network
         if self.precision == "float32":
             return self.codec.decode(self.solver(velocity, x0, cond).x1)
@@ -73,18 +74,17 @@ class Generator:
         graphs: bool = False,
         blocks: bool | None = None,
     ) -> Generator:
-        """A generator of these images, but for rounding, in less time, with a copy of the network; this one
-        stays as it is.
+        """Return a generator of the same images, but for rounding, in less time; this one stays as it is.
 
-        Without arguments it does nothing else. Pixels differ by rounding; how much is in docs/knobs.md.
+        Without arguments it only copies the network. Images differ by rounding; how much is in docs/knobs.md.
 
         Args:
-            precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class. None keeps what is.
+            precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class. None changes nothing.
             channels_last: convolutions with their channels last in memory.
             compile: by ``torch.compile``, when it is first called, which takes a minute or more.
             graphs: replay CUDA graphs for batches of sizes that recur, recorded in the main thread; the
                 network must be on the GPU already.
-            blocks: see the class. None keeps what is.
+            blocks: see the class. None changes nothing.
 
         Raises:
             FlowlitError: if the precision is unknown, or the network is not where graphs are.
@@ -97,26 +97,34 @@ class Generator:
         if graphs:
             check_device(self.device)
             replayed(network)
-        kept = precision or self.precision, self.blocks if blocks is None else blocks
-        return replace(self, network=network, precision=kept[0], blocks=kept[1])
+        blocks = self.blocks if blocks is None else blocks
+        return replace(self, network=network, precision=precision or self.precision, blocks=blocks)
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
-    def sample(self, num: int, seed: int = 0, batch_size: int = 256) -> Tensor:
-        """Generate images 0 … num - 1 of a seed, uint8 (num, C, H, W); labels are balanced by index.
+    def sample(self, num: int, seed: int = 0, batch_size: int = 256, source: Source | None = None) -> Tensor:
+        """Generate images 0 … num - 1 of a seed, uint8 (num, C, H, W). Image i depends on (seed, i) alone.
 
-        Image i depends on (seed, i) alone.
+        Args:
+            num: images.
+            seed: of the noise.
+            batch_size: images generated at a time; no image depends on it.
+            source: to start from; None is noise of the network's shape, with labels balanced by index.
+
+        Raises:
+            FlowlitError: if the shape of the noise is not known.
         """
-        if self.shape is None:
-            raise FlowlitError(
-                "the network does not tell its image shape; call the generator with noise of your own"
-            )
-        noise = SeededNoise(self.shape, num, seed, self.num_classes)
+        if source is None:
+            if self.shape is None:
+                raise FlowlitError(
+                    "the network does not tell its image shape; call the generator with noise of your own"
+                )
+            source = SeededNoise(self.shape, num, seed, self.num_classes)
         device = self.device
-        batches = DataLoader(noise, batch_size=batch_size)
+        batches = DataLoader(source.reseeded(seed).first(num), batch_size=batch_size)
         return torch.cat(
             [self(n.x0.to(device), {k: v.to(device) for k, v in n.cond.items()}).cpu() for n in batches]
         )
@@ -130,7 +138,7 @@ def load(
 
     Args:
         checkpoint: path of the file.
-        weights: "ema", "raw", or the name of another average that the run kept.
+        weights: "ema", "raw", or the name of another average of the run.
         solver: None takes the first solver of the module that was trained (one Euler step for a one-step
             student).
         network: only for networks that the checkpoint does not describe.

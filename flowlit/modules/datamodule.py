@@ -18,7 +18,7 @@ from .._support.permutation import mix
 from .._support.timers import DeviceTimer
 from ..couplings import SeededNoise
 from ..errors import FlowlitError
-from ..types import Coupling, ImageDataset, Pair
+from ..types import Coupling, ImageDataset, Pair, Source
 from .batches import accumulation
 from .prefetch import PrefetchedBatch, Prefetcher
 from .samplers import ShuffledSampler, StridedSampler
@@ -39,10 +39,10 @@ class FlowDataModule(pl.LightningDataModule):
     Args:
         coupling: what to train on; not needed to validate, test, predict or couple.
         batch_size: of one optimizer step over all devices; divided among devices and accumulated batches.
-        noise: from which validation, testing and prediction start; its shape is also that of ``flowlit
-            couple``.
+        noise: from which validation, testing, prediction and ``flowlit couple`` start: ``SeededNoise``, or
+            another ``Source``.
         noise_batch_size: samples generated at a time on each device; no sample depends on it.
-        test_num: samples of ``test``, from the same noise; ``noise.num`` are those of everything else.
+        test_num: samples of ``test``, from the same noise; ``noise`` has those of everything else.
         validation: labelled images instead of noise, for classifiers.
         num_workers: processes that read data; 0 is best for stored pairs.
         seed: of data order and all draws of the training steps.
@@ -58,7 +58,7 @@ class FlowDataModule(pl.LightningDataModule):
         self,
         coupling: Coupling | None = None,
         batch_size: int = 128,
-        noise: SeededNoise | None = None,
+        noise: SeededNoise | Source | None = None,  # the first names it in a YAML without class_path
         noise_batch_size: int = 256,
         test_num: int = 50_000,
         validation: ImageDataset | None = None,
@@ -95,6 +95,9 @@ class FlowDataModule(pl.LightningDataModule):
                 raise FlowlitError("fit needs something to train on: give data.coupling")
             self._divide()
             self.pairs = self.coupling.dataset()
+            codec = getattr(getattr(self.trainer, "lightning_module", None), "codec", None)
+            if codec is not None:
+                self.coupling.check_codec(codec)
             rows = len(cast(Sized, self.pairs))
             if rows < self.batch_size:
                 raise FlowlitError(
@@ -190,7 +193,7 @@ class FlowDataModule(pl.LightningDataModule):
         batches = state_dict["batches"] * trainer.accumulate_grad_batches // state_dict["accumulated"]
         self._stopped = (batches, state_dict["rows"])
 
-    def evaluated(self, command: str = "validate") -> SeededNoise:
+    def evaluated(self, command: str = "validate") -> Source:
         """The noise that a command generates from."""
         if self.noise is None:
             raise FlowlitError("validation needs noise to start from: give data.noise (shape, num)")

@@ -121,7 +121,7 @@ def test_couple_notes_who_made_the_pairs(tmp_path):
 
 def test_a_disk_that_is_too_small_is_found_before_the_first_batch(tmp_path, monkeypatch):
     field, model = field_and_model(Euler(2))
-    needed = 12 * (2 * 64 * 4 + 16)
+    needed = 12 * (2 * 64 * 4 + 8)
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))

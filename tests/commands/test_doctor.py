@@ -26,6 +26,7 @@ from flowlit.commands.doctor.subject import Subject
 from flowlit.commands.trainer import FlowTrainer
 from flowlit.couplings import Cached, Independent, SeededNoise
 from flowlit.couplings.origins import FromNoise, Random
+from flowlit.couplings.store.encoding import pair_bytes
 from flowlit.data import Digits, ImageZip
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, ReflowStudent, Teacher
@@ -180,7 +181,7 @@ def test_couplings_that_are_to_be_made(tmp_path):
     assert "400 of 400 pairs are to be made" in outcome.out and "400 pairs by euler2" in outcome.out
     assert "optimizer" not in outcome.out and not store.exists()
     assert in_process("couple", *words).code == 0
-    told = CoupleOptions(num=400, x0="float32", x1="uint8").bytes_a_pair(64, False)
+    told = pair_bytes((1, 8, 8), "float32", "uint8")
     for file in store.glob("*.safetensors"):
         assert 100 * told <= file.stat().st_size < 100 * told + 1000, "a header, too"
     words[words.index(400)] = 1000

@@ -150,7 +150,7 @@ def test_simulated_freezes_its_teacher_and_says_who_it_is():
 @pytest.mark.parametrize("x0", ["float32", "float16", "seed"])
 def test_resident_pairs_are_those_read_from_disk(x0, x1, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        cached_module.hold, "__defaults__", (7,)
+        cached_module.copy_to, "__defaults__", (7,)
     )  # copied in blocks that do not divide the store
     store = fill(tmp_path, digits_flow(), x0=x0, x1=x1)
     read, resident = Cached(store), Cached(store, resident=True)
@@ -166,8 +166,8 @@ def test_resident_pairs_keep_the_dtypes_of_the_store_and_obey_the_limit(tmp_path
     data = coupling.dataset()
     assert len(data) == 30 and data.shape == (1, 4, 4)
     coupling.complete(default_collate([data[i] for i in range(3)]), CPU)
-    assert coupling._held.x0.dtype == torch.float16 and coupling._held.x1.dtype == torch.uint8
-    assert len(coupling._held.x0) == 30
+    assert coupling._resident.x0.dtype == torch.float16 and coupling._resident.x1.dtype == torch.uint8
+    assert len(coupling._resident.x0) == 30
 
 
 def test_resident_pairs_that_do_not_fit_are_refused(tmp_path, monkeypatch):

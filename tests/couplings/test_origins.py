@@ -9,7 +9,8 @@ from tools import LinearField
 
 from flowlit.commands.couple.predict import PairPredictor
 from flowlit.couplings import SeededNoise, seeded_normal
-from flowlit.couplings.origins import FromData, FromNoise, Parts, Random, make_origin, read_labels
+from flowlit.couplings.origins import FromData, FromNoise, Random, make_origin, read_labels
+from flowlit.couplings.parts import Parts
 from flowlit.couplings.store.manifest import plan
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.data import Digits

@@ -16,7 +16,8 @@ from tools import LinearField
 from torch import Tensor, nn
 
 from flowlit.couplings import SeededNoise
-from flowlit.couplings.origins import FromNoise, Origin, Part, Parts
+from flowlit.couplings.origins import FromNoise, Origin
+from flowlit.couplings.parts import Part, Parts
 from flowlit.couplings.store.encoding import X0, X1, pack
 from flowlit.couplings.store.writer import Store
 from flowlit.data import Digits

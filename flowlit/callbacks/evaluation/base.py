@@ -7,8 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from ...couplings import SeededNoise
 from ...errors import FlowlitError
+from ...types import Source
 
 
 class Evaluation(Callback):
@@ -102,6 +102,6 @@ def data_of(trainer: pl.Trainer) -> Any:
     return data
 
 
-def noise_of(trainer: pl.Trainer) -> SeededNoise:
+def noise_of(trainer: pl.Trainer) -> Source:
     """Return the noise that this run generates from."""
     return data_of(trainer).evaluated("test" if trainer.state.fn == "test" else "validate")

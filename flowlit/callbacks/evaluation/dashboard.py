@@ -192,7 +192,7 @@ def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         "data.batch_size": getattr(data, "batch_size", None),
         "data.seed": getattr(data, "seed", None),
         "data.noise.seed": getattr(noise, "seed", None),
-        "data.noise.num": getattr(noise, "num", None),
+        "data.noise.num": None if noise is None else len(noise),
         "trainer.max_steps": trainer.max_steps,
         "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
     }

@@ -156,7 +156,7 @@ def _caption(report: dict[str, Any]) -> str:
         )
     if report.get("checkpoint"):
         facts.append(str(report["checkpoint"]["file"]))
-    if report.get("noise"):
+    if "seed" in (report.get("noise") or {}):
         facts.append(f"seed {report['noise']['seed']}")
     facts += [f"{report['weights']} weights"] if report.get("weights") else []
     return ", ".join([*facts, f"precision {report['precision']}", f"{report['seconds']:.0f} s"])

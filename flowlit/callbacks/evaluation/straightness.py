@@ -56,7 +56,7 @@ class Straightness(Evaluation):
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
-        num = self._samples = min(self.num, trainer.datamodule.noise.num)  # type: ignore[attr-defined]
+        num = self._samples = min(self.num, len(trainer.datamodule.noise))  # type: ignore[attr-defined]
         mean = MeanMotion(self.steps).to(module.device)
         sums = CatMetric().to(module.device)
         noise = first_noises(trainer, module, num, stripe=True)

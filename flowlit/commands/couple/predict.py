@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...couplings.origins import Origin, Part, Parts, Solved
+from ...couplings.origins import Origin
+from ...couplings.parts import Part, Parts, Solved
 from ...couplings.store.manifest import Shard
 from ...couplings.store.writer import Store
 from ...modules import FlowModule

@@ -15,8 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
 from ..._version import __version__
-from ...couplings.origins import Origin, Solved
-from ...couplings.store.encoding import X0, X1, pack
+from ...couplings.origins import Origin
+from ...couplings.parts import Solved
+from ...couplings.store.encoding import X0, X1, pack, pair_bytes
 from ...couplings.store.manifest import Shard, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
@@ -95,7 +96,8 @@ class PairWriter(BasePredictionWriter):
         """Refuse before the first batch if the disk cannot hold the missing pairs."""
         shards = plan(counts, self.shard_size)
         missing = sum(shard.rows for shard in shards if not (self.store.folder / shard.file).exists())
-        needed = missing * pair_bytes(self.origin.shape, self.x0, self.x1)
+        conditions = sum(value.nbytes for value in self.origin.rows([0])[3].values())
+        needed = missing * pair_bytes(self.origin.shape, self.x0, self.x1, conditions)
         free = shutil.disk_usage(self.store.folder).free
         if needed > free:
             raise FlowlitError(
@@ -175,9 +177,3 @@ class PairWriter(BasePredictionWriter):
                 "x1 by "
                 f"{error['x1']['rms']:.2g} (rms), {error['x1']['max']:.2g} at most"
             )
-
-
-def pair_bytes(shape: Sequence[int], x0: X0, x1: X1) -> int:
-    """Bytes of one pair on disk, with its index and label."""
-    size = {"float32": 4, "float16": 2, "uint8": 1, "seed": 0}
-    return torch.Size(shape).numel() * (size[x0] + size[x1]) + 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ...callbacks.evaluation.fid import FID
 from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...couplings import Cached, Simulated
-from ...couplings.store.encoding import restored
+from ...couplings.store import encoding
 from ...couplings.store.reader import StoredPairs
 from ...metrics.features import Inception
 from ...modules import FlowModule, OneStepStudent, ReflowStudent
@@ -188,7 +187,7 @@ def some_images(pairs: Any, most: int = MOST) -> Tensor | None:
         return None
     rows = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)).tolist()
     if isinstance(source, StoredPairs):
-        return restored(source.__getitems__(rows).x1)
+        return encoding.restored(source.__getitems__(rows).x1)
     return torch.stack([source[row]["x1"] for row in rows]).float()
 
 
@@ -302,7 +301,7 @@ def few_images(s: Subject) -> Finding | None:
     """With as many images as features or fewer the covariance is singular, and the distance too large."""
     for fid in s.callbacks(FID):
         name = fid.features.name
-        num = s.data.noise.num if s.data.noise else 0
+        num = len(s.data.noise) if s.data.noise else 0
         if (
             0
             < num
@@ -375,7 +374,10 @@ def no_room_for_pairs(s: Subject) -> Finding | None:
 def pair_bytes(s: Subject) -> int:
     """Of the pairs that are to be made."""
     noise = s.data.noise
-    return s.order.bytes_a_pair(math.prod(noise.shape), bool(noise.num_classes)) if s.order and noise else 0
+    if s.order is None or noise is None:
+        return 0
+    conditions = sum(value.nbytes for value in noise.batch([0]).cond.values())
+    return encoding.pair_bytes(noise.shape, s.order.x0, s.order.x1, conditions)
 
 
 def files_kept(s: Subject) -> int:

@@ -74,7 +74,8 @@ def open_order(subject: Subject, patient: Any, order: CoupleOptions) -> Looked:
         raise FlowlitError(f"couple: num, shard_size and batch_size must be at least 1, found {order}")
     subject.model.check_rows(noise.shape, noise.num_classes, "data.noise")
     images = getattr(subject.data.coupling, "images", None)
-    begin = make_origin(order.origin, noise, order.num, order.seed, images, order.labels)
+    begin = make_origin(order.origin, noise, order.num, order.seed, images, order.labels, subject.model.codec)
+    begin.check(order.x0, order.x1)
     if begin.shape != noise.shape:
         raise FlowlitError(
             f"couple: images of shape {begin.shape}, but data.noise.shape is {noise.shape}; make them equal"

@@ -65,7 +65,7 @@ class Subject:
         """Samples that are generated at each validation, or pairs to make."""
         if self.order is not None:
             return self.missing
-        return 0 if self.data.noise is None else self.data.noise.num
+        return 0 if self.data.noise is None else len(self.data.noise)
 
     @property
     def rows(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Take pairs from other projects into a store, and give them back; neither is ever held whole in memory."""
+"""Pairs for other projects: arrays, or a zip of images. A store is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..._support.files import building
-from ...data import Pixels
 from ...errors import FlowlitError
-from ...types import Pair
-from .encoding import restored
+from ...types import Codec, Pair
+from .encoding import codec_of, restored
 from .reader import StoredPairs
 
 
@@ -39,7 +38,7 @@ def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
 
 def export_folder(folder: str | Path, into: str | Path) -> None:
     """Write ``z0.npy``, ``z1.npy`` (pairs, C, H, W) float32 and, with classes, ``label.npy`` (pairs,) int64,
-    as RectifiedFlow's code reads them.
+    as RectifiedFlow's code reads them; other conditions likewise, each under its name.
 
     Raises:
         FlowlitError: if ``into`` exists, or the disk cannot hold them.
@@ -50,13 +49,14 @@ def export_folder(folder: str | Path, into: str | Path) -> None:
         "z0.npy": (np.float32, shape),
         "z1.npy": (np.float32, shape),
     }
-    if pairs.num_classes:
-        names["label.npy"] = (np.int64, shape[:1])
+    for name, (dtype, size) in pairs.conditions.items():
+        names[f"{name}.npy"] = (np.dtype(dtype), (len(pairs), *size))
     with building(Path(into)) as target:
         _check_space(target, 2 * 4 * int(np.prod(shape)))
         arrays = {name: _array(target / name, dtype, size) for name, (dtype, size) in names.items()}
         for start, pair in blocks(pairs, "Exporting"):
-            for name, rows in zip(names, (pair.x0, pair.x1, *pair.cond.values()), strict=True):
+            cond = [pair.cond[name] for name in pairs.conditions]
+            for name, rows in zip(names, (pair.x0, pair.x1, *cond), strict=True):
                 arrays[name][start : start + len(rows)] = rows.numpy()
         for array in arrays.values():
             array.flush()
@@ -81,20 +81,22 @@ def export_zip(folder: str | Path, into: str | Path) -> None:
             three.
     """
     pairs = StoredPairs([folder])
-    if pairs.shape[0] not in (1, 3):
+    codec = codec_of(pairs.manifest)
+    shape = codec.decoded_shape(pairs.shape)
+    if shape[0] not in (1, 3):
         raise FlowlitError(
-            f"{folder}: a PNG has 1 or 3 channels, these images {pairs.shape[0]}; export a folder instead"
+            f"{folder}: a PNG has 1 or 3 channels, these images {shape[0]}; export a folder instead"
         )
     with building(Path(into), "images.zip") as temporary:
-        _check_space(temporary, len(pairs) * (int(np.prod(pairs.shape)) + 300))
-        _write_zip(pairs, temporary / "images.zip")
+        _check_space(temporary, len(pairs) * (int(np.prod(shape)) + 300))
+        _write_zip(pairs, codec, temporary / "images.zip")
 
 
-def _write_zip(pairs: StoredPairs, path: Path) -> None:
+def _write_zip(pairs: StoredPairs, codec: Codec, path: Path) -> None:
     labels: list[list[Any]] = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for start, pair in blocks(pairs, "Exporting"):
-            for i, image in enumerate(Pixels().decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
+            for i, image in enumerate(codec.decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
                 name = f"{i // 1000:05d}/img{i:08d}.png"
                 file = io.BytesIO()
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
@@ -105,7 +107,8 @@ def _write_zip(pairs: StoredPairs, path: Path) -> None:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    if needed > (free := shutil.disk_usage(folder).free):
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise FlowlitError(
             f"{folder.parent}: the export needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
         )

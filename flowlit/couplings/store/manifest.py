@@ -1,10 +1,12 @@
-"""What a store of pairs says of itself (``manifest.json``); see docs/couplings.md. Read without torch, so
-that it is instant.
+"""The description of a store of pairs (``manifest.json``); see docs/couplings.md. Read without torch, so that
+it is instant.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,10 @@ IDENTITY = (
     "shard_size",
 )
 """What must agree for two sets of pairs to be parts of one."""
+
+
+OPTIONAL = ("codec", "conditions")
+"""Likewise, but absent where there is nothing to say: x1 are pixels, and labels are the only condition."""
 
 
 REQUIRED = (*IDENTITY, "seeds", "counts", "shards", "complete", "flowlit")
@@ -74,7 +80,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / NAME
     try:
         manifest = json.loads(path.read_text())
-        found = f"{manifest['format']} version {manifest['version']}"
+        kind = f"{manifest['format']} version {manifest['version']}"
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FlowlitError(
             f"no couplings in {folder} (expected {NAME} and shards). Make them first: "
@@ -85,13 +91,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{path} is no manifest of couplings ({error!r}); make the couplings again"
         ) from error
     if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-        newer = (
-            manifest["format"] == FORMAT
-            and isinstance(manifest["version"], int)
-            and manifest["version"] > VERSION
-        )
+        version = manifest["version"]
+        newer = manifest["format"] == FORMAT and isinstance(version, int) and version > VERSION
         advice = "install a newer flowlit" if newer else "make the couplings again"
-        raise FlowlitError(f"{path} is {found}; this flowlit reads {FORMAT} version {VERSION}; {advice}")
+        raise FlowlitError(f"{path} is {kind}; this flowlit reads {FORMAT} version {VERSION}; {advice}")
     if manifest.get("direction", DIRECTION) != DIRECTION:
         raise FlowlitError(
             f"{path}: the direction of the pairs is {manifest['direction']!r}; expected {DIRECTION!r}. Make "
@@ -107,10 +110,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def differences(
     known: dict[str, Any],
     wanted: dict[str, Any],
-    keys: tuple[str, ...] = IDENTITY,
+    keys: tuple[str, ...] = (*IDENTITY, *OPTIONAL),
     words: tuple[str, str] = ("there", "now"),
 ) -> list[str]:
-    """Tell in words where two manifests describe other pairs."""
+    """List in words where two manifests describe other pairs."""
     return [
         f"{key}: {_short(known.get(key))} {words[0]}, {_short(wanted.get(key))} {words[1]}"
         for key in keys
@@ -137,18 +140,13 @@ def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
     }
     rows["direction"] = f"{manifest['direction']}; made from {manifest['origin']}"
     for end in ("x0", "x1"):
-        error = manifest.get("rounding", {}).get(end)
-        note = (
-            f", rounded by {error['rms']:.2g} (rms), {error['max']:.2g} at most"
-            if error and error["max"]
-            else ""
-        )
-        rows[end] = ("made again from the seed" if manifest[end] == "seed" else manifest[end]) + note
+        dtype = "made again from the seed" if manifest[end] == "seed" else manifest[end]
+        rows[end] = dtype + _rounding_note(manifest.get("rounding", {}).get(end))
     if "range" in manifest:
         rows["range of x1"] = f"{manifest['range'][0]} … {manifest['range'][1]}"
     rows["labels"] = _short(manifest["labels"]) if manifest["labels"] else "none"
     rows["noise"] = _short(manifest["noise"]) + f"; seeds {', '.join(map(str, manifest['seeds']))}"
-    for key in ("images", "teacher", "checkpoint", "solver"):
+    for key in ("images", *OPTIONAL, "teacher", "checkpoint", "solver"):
         if manifest.get(key):
             rows[key] = _short(manifest[key])
     if nfe := manifest.get("nfe"):
@@ -160,3 +158,42 @@ def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
     rows["flowlit"] = manifest["flowlit"]
     width = max(map(len, rows))
     return "\n".join([str(folder), *(f"  {key.ljust(width)}  {value}" for key, value in rows.items())])
+
+
+def _rounding_note(error: dict[str, float] | None) -> str:
+    if not error or not error["max"]:
+        return ""
+    return f", rounded by {error['rms']:.2g} (rms), {error['max']:.2g} at most"
+
+
+def identity_key(manifest: dict[str, Any]) -> str:
+    """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another
+    set.
+    """
+    facts = [manifest[key] for key in IDENTITY if key != "labels"]
+    facts += [manifest[key] for key in OPTIONAL if key in manifest]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def sums(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summary of all shards for the manifest: NFE, range of x1, rounding of both ends."""
+    rows = sum(entry["rows"] for entry in entries)
+    nfe = [entry["nfe"] for entry in entries]
+    return {
+        "count": rows,
+        "nfe": {
+            "mean": sum(n["sum"] for n in nfe) / rows,
+            "min": min(n["min"] for n in nfe),
+            "max": max(n["max"] for n in nfe),
+        },
+        "range": [min(entry["range"][0] for entry in entries), max(entry["range"][1] for entry in entries)],
+        "rounding": {
+            end: _rounding([entry["rounding"][end] for entry in entries], rows) for end in ("x0", "x1")
+        },
+    }
+
+
+def _rounding(errors: list[dict[str, float]], rows: int) -> dict[str, float]:
+    """Root mean square over all entries of all rows, and maximum."""
+    squares = sum(error["squares"] for error in errors) / (rows * errors[0]["entries"])
+    return {"rms": math.sqrt(squares), "max": max(error["max"] for error in errors)}

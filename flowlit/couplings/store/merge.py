@@ -12,9 +12,8 @@ from typing import Any
 
 from ..._support.files import building, write_atomically
 from ...errors import FlowlitError
-from .manifest import FORMAT, IDENTITY, NAME, VERSION, Shard
+from .manifest import FORMAT, IDENTITY, NAME, OPTIONAL, VERSION, Shard, sums
 from .reader import StoredPairs
-from .writer import sums
 
 
 def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> dict[str, Any]:
@@ -41,7 +40,9 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
         ]
         rows = [entry["rows"] for entry in entries]
         manifest = {
-            **{"format": FORMAT, "version": VERSION, **{key: first[key] for key in IDENTITY}},
+            "format": FORMAT,
+            "version": VERSION,
+            **{key: first[key] for key in (*IDENTITY, *OPTIONAL) if key in first},
             "seeds": sorted({seed for m in pairs.manifests for seed in m["seeds"]}),
             "checkpoint": first.get("checkpoint"),
             "flowlit": first["flowlit"],

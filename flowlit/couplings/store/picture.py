@@ -11,8 +11,8 @@ from torch import Tensor
 from ..._support.permutation import shuffled
 from ...data import Pixels
 from ...errors import FlowlitError
-from ...types import Pair
-from .encoding import restored
+from ...types import Codec, Pair
+from .encoding import codec_of, restored
 from .reader import StoredPairs
 
 
@@ -37,7 +37,7 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
     figure = Figure(figsize=(12, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(3, 2))  # type: ignore[misc]
     picture = left.subplots()
-    picture.imshow(pictured(Pair(x0[:grid], x1[:grid])), interpolation="nearest")
+    picture.imshow(pictured(Pair(x0[:grid], x1[:grid]), codec_of(pairs.manifest)), interpolation="nearest")
     picture.set_axis_off()
     picture.set_title(f"{Path(folder).name}: {len(pairs):,} pairs, noise above data")
     lengths = {"‖x0‖": x0, "‖x1‖": x1, "‖x1 - x0‖": x1 - x0}
@@ -56,11 +56,17 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
         ) from error
 
 
-def pictured(pair: Pair, across: int = 8) -> np.ndarray:
+def pictured(pair: Pair, codec: Codec | None = None, across: int = 8) -> np.ndarray:
     """Arrange pairs in rows of eight, noise above data, as (H, W, 3) uint8; noise is scaled from ±3 to black
     and white.
+
+    Args:
+        pair: both ends (n, C, H, W).
+        codec: of x1; None is ``Pixels``.
+        across: pairs in a row.
     """
-    images = torch.stack([Pixels().decode(pair.x0 / 3), Pixels().decode(pair.x1)], 1)  # (n, 2, C, H, W)
+    codec = codec or Pixels()
+    images = torch.stack([codec.decode(pair.x0 / 3), codec.decode(pair.x1)], 1)  # (n, 2, C, H, W)
     rows = [
         _in_rgb(images[start : start + across, end])
         for start in range(0, len(images), across)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -17,16 +16,14 @@ from torch.utils.data import Dataset
 from ...errors import FlowlitError
 from ...types import Pair
 from ..noise import seeded_normals
-from .manifest import IDENTITY, differences, plan, read_manifest
-from .shard import Fields, ShardFile, reading
+from .checks import check_compatible, check_pairs, check_shard, conditions_of, is_normal
+from .manifest import plan, read_manifest
+from .shard import Fields, ShardFile
 
 SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 OPEN_FILES = min(4096, SOFT_LIMIT // 2) if SOFT_LIMIT > 0 else 4096
-
-
-PROBE_TOLERANCE = 1e-6
 
 
 class StoredPairs(Dataset):
@@ -69,9 +66,8 @@ class StoredPairs(Dataset):
         return lru_cache(OPEN_FILES)(partial(open_shard, self.entries, self.manifest, self.checksums, {}))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            key: value for key, value in self.__dict__.items() if key != "_open"
-        }  # a worker opens its own files
+        # a worker opens its own files
+        return {key: value for key, value in self.__dict__.items() if key != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -89,6 +85,16 @@ class StoredPairs(Dataset):
         return tuple(self.manifest["shape"])
 
     @property
+    def codec(self) -> dict[str, Any] | None:
+        """Description of the codec of x1, see ``codec_facts``."""
+        return self.manifest.get("codec")
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """dtype and shape of what a row is conditioned on, by name, labels included."""
+        return conditions_of(self.manifest)
+
+    @property
     def num_classes(self) -> int:
         return self.manifest["labels"]["num_classes"] if self.manifest["labels"] else 0
 
@@ -97,14 +103,14 @@ class StoredPairs(Dataset):
         return Pair(pair.x0[0], pair.x1[0], {key: value[0] for key, value in pair.cond.items()})
 
     def __getitems__(self, indices: Sequence[int]) -> Pair:
-        """Read a batch at once, as PyTorch's DataLoader asks for it."""
+        """Read a batch at once, as PyTorch's DataLoader does: x0 and x1 are (B, C, H, W)."""
         places = np.asarray(indices, np.int64)
         if len(places) and not -1 < places.min() <= places.max() < self.count:
             raise IndexError(f"rows {places.min()} … {places.max()} of {self.count}")
         numbers = np.searchsorted(self.ends, places, side="right")
         rows = list(zip(numbers.tolist(), (places - self.starts[numbers]).tolist(), strict=True))
         x0 = "index" if self.manifest["x0"] == "seed" else "x0"
-        read = self._gather([x0, "x1", *(["label"] if self.manifest["labels"] else [])], rows)
+        read = self._gather([x0, "x1", *self.conditions], rows)
         if x0 == "index":
             seeds = [self.entries[number][1]["seed"] for number, _ in rows]
             read["x0"] = seeded_normals(seeds, read.pop("index").tolist(), self.shape)
@@ -114,11 +120,9 @@ class StoredPairs(Dataset):
         """Read rows (shard, row within it) of tensors, each with a single system call straight to its place
         in the batch.
         """
-        kinds = {
-            name: (self.manifest[name], self.shape) if name in ("x0", "x1") else ("int64", ())
-            for name in names
-        }
-        batch = {name: np.empty((len(rows), *shape), dtype) for name, (dtype, shape) in kinds.items()}
+        ends = {end: (self.manifest[end], self.shape) for end in ("x0", "x1")}
+        kinds = {"index": ("int64", ()), **ends, **self.conditions}
+        batch = {name: np.empty((len(rows), *kinds[name][1]), kinds[name][0]) for name in names}
         into = [
             (name, memoryview(array.data).cast("B"), array.nbytes // len(rows))
             for name, array in batch.items()
@@ -134,8 +138,10 @@ class StoredPairs(Dataset):
         begin = 0
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
             pair = self.__getitems__(range(begin, min(begin + min(rows, manifest["count"]), self.count)))
-            check_pairs(pair.x0, pair.x1, str(folder), exact=manifest["origin"] != "data")
-            if (begin := begin + manifest["count"]) >= self.count:
+            exact = manifest["origin"] != "data"
+            check_pairs(pair.x0, pair.x1, str(folder), exact, is_normal(manifest))
+            begin += manifest["count"]
+            if begin >= self.count:
                 break
 
 
@@ -163,32 +169,6 @@ def _limited(limit: int | None, count: int, folder: Path) -> int:
     return limit or count
 
 
-def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> None:
-    """Refuse stores that are not parts of one set.
-
-    Raises:
-        FlowlitError: if teacher, solver, shape or dtypes differ, or the same noise occurs twice.
-    """
-    keys = tuple(key for key in IDENTITY if key != "shard_size")
-    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        if different := differences(manifests[0], manifest, keys, ("in the first", "in this one")):
-            raise FlowlitError(
-                f"{folder} holds other pairs than {folders[0]} ({'; '.join(different)}); they cannot be one "
-                "set"
-            )
-    ranges = sorted(
-        (entry["seed"], *entry["index"], str(folder))
-        for folder, manifest in zip(folders, manifests, strict=True)
-        for entry in manifest["shards"]
-    )
-    for (seed, _, last, where), (other, start, end, there) in itertools.pairwise(ranges):
-        if seed == other and start <= last:
-            raise FlowlitError(
-                f"{where} and {there} hold the same pairs (seed {seed}, indices {start} … {min(last, end)}); "
-                "make one of them with another --seed"
-            )
-
-
 Entries = Sequence[tuple[Path, dict[str, Any]]]
 
 
@@ -209,68 +189,3 @@ def open_shard(
     check_shard(shard, manifest, entry)
     known[number] = path, shard.fields
     return shard
-
-
-def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Compare a file with what the manifest says of it, and its noise with what the seed gives.
-
-    Raises:
-        FlowlitError: if rows, shape or dtype differ, or the noise cannot be drawn again on this machine.
-    """
-    shape = tuple(manifest["shape"])
-    expected = {"x1": (np.dtype(manifest["x1"]), shape), "index": (np.dtype(np.int64), ())}
-    if manifest["x0"] != "seed":
-        expected["x0"] = (np.dtype(manifest["x0"]), shape)
-    if manifest["labels"]:
-        expected["label"] = (np.dtype(np.int64), ())
-    with reading(shard.path):
-        for name, (dtype, rest) in expected.items():
-            found = shard.fields[name][:2]
-            if found != (dtype, (entry["rows"], *rest)):
-                raise ValueError(
-                    f"{name} is {found[0]} {found[1]}, the manifest says {dtype} {(entry['rows'], *rest)}"
-                )
-        if manifest["x0"] == "seed":
-            again = seeded_normals([entry["seed"]], shard.read("index", 0, 1).tolist(), shape).numpy()
-            probe = shard.read("probe")
-            if probe.shape != again.shape:
-                raise ValueError(f"its probe has shape {probe.shape}, expected {again.shape}")
-    if manifest["x0"] == "seed" and not np.allclose(probe, again, rtol=0, atol=PROBE_TOLERANCE):
-        raise FlowlitError(
-            f"shard {shard.path}: seed {entry['seed']} gives other noise here than where the pairs were "
-            "made (up to "
-            f"{np.abs(probe - again).max():.3g} apart), so its x0 cannot be drawn again. NumPy "
-            f"{np.__version__} draws "
-            "differently; use the version that made them, or make them again with --x0 float16"
-        )
-
-
-def check_pairs(x0: Tensor, x1: Tensor, where: str, exact: bool = True) -> None:
-    """Look at some pairs before training on them: the noise must be noise, and the ends not swapped.
-
-    Args:
-        x0: (B, …) rows; x1 likewise.
-        where: named in the error.
-        exact: x0 was drawn from N(0, I); otherwise a teacher found it from data, and it is so only roughly.
-
-    Raises:
-        FlowlitError: if x0 is far from N(0, 1) in mean or standard deviation, or x1 is not finite.
-    """
-    x0 = x0.double()
-    x1 = x1.double()
-    tolerance = (0.01 if exact else 0.3) + 6 / x0.numel() ** 0.5
-    mean = float(x0.mean())
-    std = float(x0.std())
-    if not (abs(mean) <= tolerance and abs(std - 1) <= tolerance):  # NaN is no noise either
-        hint = (
-            "the ends seem swapped: x0 is noise, x1 is data. " if float(x1.mean().abs()) < tolerance else ""
-        )
-        raise FlowlitError(
-            f"{where}: x0 has mean {mean:.3f} and standard deviation {std:.3f}, expected 0 and 1 (noise). "
-            f"{hint}"
-            "Make the couplings again with `flowlit couple`"
-        )
-    if not torch.isfinite(x1).all():
-        raise FlowlitError(
-            f"{where}: x1 is not finite everywhere. Make the couplings again with a healthy teacher"
-        )

@@ -1,8 +1,8 @@
 """One file of pairs, and how it is read: row by row with ``pread``, so that no file is ever mapped or held in
 memory.
 
-A file is safetensors: x0 and x1 (rows, C, H, W), index (rows,), with classes label (rows,), and without x0
-probe (1, C, H, W), the noise of the first row.
+A file is safetensors: x0 and x1 (rows, C, H, W), index (rows,), conditions such as label (rows,), and without
+x0 probe (1, C, H, W), the noise of the first row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ Fields = dict[str, tuple[Any, tuple[int, ...], int, int]]
 """(dtype, shape, offset in the file, bytes) of each tensor of a header."""
 
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I64": np.int64}
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "U8": np.uint8,
+    "I64": np.int64,
+    "I32": np.int32,
+    "BOOL": np.bool_,
+}
 
 
 @contextmanager
@@ -56,9 +64,9 @@ class ShardFile:
         self.path = path
         self.fd = -1
         with reading(path):
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # until nobody holds the shard any more
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # closed when the shard is deleted
             if fields is not None:
-                self._know(fields)
+                self._set_fields(fields)
                 return
             size = os.fstat(self.fd).st_size
             length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
@@ -66,15 +74,16 @@ class ShardFile:
                 raise ValueError("it is truncated, or no safetensors file")
             header = json.loads(os.pread(self.fd, length, 8))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self._know({name: _field(entry, 8 + length) for name, entry in header.items()})
-            if (end := max(offset + nbytes for _, _, offset, nbytes in self.fields.values())) != size:
+            self._set_fields({name: _field(entry, 8 + length) for name, entry in header.items()})
+            end = max(offset + nbytes for _, _, offset, nbytes in self.fields.values())
+            if end != size:
                 raise ValueError(f"it has {size} bytes, its header says {end}")
             if missing := {"x1", "index"} - self.fields.keys():
                 raise ValueError(f"it has no {sorted(missing)}")
             if checksum is not None and file_hash(path) != checksum:
                 raise ValueError("its checksum is not that of the manifest")
 
-    def _know(self, fields: Fields) -> None:
+    def _set_fields(self, fields: Fields) -> None:
         self.fields = fields
         self.begin = {name: offset for name, (_, _, offset, _) in fields.items()}
 
@@ -112,7 +121,8 @@ class ShardFile:
         """Read bytes from a place in the file straight into a buffer; one system call reads 2 GB at most."""
         try:
             while into:
-                if not (done := os.preadv(self.fd, [into], offset)):
+                done = os.preadv(self.fd, [into], offset)
+                if not done:
                     raise ValueError("it ends too early")
                 into = into[done:]
                 offset = offset + done

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,18 @@ from tqdm import tqdm
 
 from ..._support.files import file_hash, write_atomically
 from ...errors import FlowlitError
-from .manifest import DIRECTION, FORMAT, IDENTITY, NAME, VERSION, Shard, differences, plan, read_manifest
+from .manifest import (
+    DIRECTION,
+    FORMAT,
+    NAME,
+    VERSION,
+    Shard,
+    differences,
+    identity_key,
+    plan,
+    read_manifest,
+    sums,
+)
 from .shard import ShardFile
 
 
@@ -47,28 +57,13 @@ class Store:
         Raises:
             FlowlitError: if another process is writing.
         """
-        path = self.folder / ".lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(path, "a")  # noqa: SIM115 - held below
-        except OSError as error:
-            raise FlowlitError(
-                f"{self.folder} cannot be written ({error}); choose another folder with --store"
-            ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FlowlitError(
-                    f"{self.folder}: another process is writing this store; wait for it, or choose another "
-                    "--store"
-                ) from error
+        with _locked(self.folder):
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             yield
 
     def counts(self, num: int) -> list[int]:
-        """Tell the rows after each growth, if the store is to hold ``num``.
+        """Return the rows after each growth, if the store is to hold ``num``.
 
         Raises:
             FlowlitError: if it holds more already.
@@ -83,7 +78,7 @@ class Store:
         return known if known and num == known[-1] else [*known, num]
 
     def empty(self) -> bool:
-        """Whether no shard was written yet: what the manifest says may still change.
+        """Return whether no shard was written yet: the manifest may still change then.
 
         Raises:
             FlowlitError: if there are shards, or files like them, but no manifest.
@@ -100,7 +95,8 @@ class Store:
         """Start, continue or grow a store whose pairs are what ``identity`` says.
 
         Args:
-            identity: the facts of ``manifest.IDENTITY`` that are known; they may not change.
+            identity: the facts of ``manifest.IDENTITY`` (and ``OPTIONAL``) that are known; they may not
+                change.
             counts: rows after each growth.
             remarks: further facts for the manifest (``flowlit``, the version, at least); those of the latest
                 run count.
@@ -115,14 +111,7 @@ class Store:
         known: dict[str, Any] = {"shards": [], "counts": []}
         if not self.empty():
             known = self.manifest()
-            different = differences(
-                known, {**wanted, "labels": _labels_of(wanted["labels"], known["counts"])}
-            )
-            if known["seeds"] != wanted["seeds"][: len(known["seeds"])]:
-                different.append(f"seeds: {known['seeds']} there, {wanted['seeds']} now")
-            if counts[: len(known["counts"])] != known["counts"]:
-                different.append(f"pairs: {known['counts']} there, {counts} now")
-            if different:
+            if different := _growth_differences(known, wanted):
                 raise FlowlitError(
                     f"{self.folder} already holds other pairs ({'; '.join(different)}). Choose another "
                     "folder with --store, "
@@ -140,30 +129,17 @@ class Store:
         return path.stat().st_size if path.exists() else -1
 
     def missing(self) -> list[Shard]:
-        """Which shards are still to be made; files that cannot be read count as missing."""
+        """Return the shards that are still to be made; files that cannot be read count as missing."""
         manifest = self.manifest()
         listed = {entry["file"] for entry in manifest["shards"]}
         key = identity_key(manifest)
         shards = plan(manifest["counts"], manifest["shard_size"])
-        return [shard for shard in shards if shard.file not in listed and self._facts(shard, key) is None]
-
-    def _facts(self, shard: Shard, key: str) -> dict[str, Any] | None:
-        """Read what an unlisted shard says of itself, and all of its bytes; None if it is missing, damaged or
-        another set's.
-        """
-        path = self.folder / shard.file
-        if not path.exists():
-            return None
-        try:
-            file = ShardFile(path)
-            facts = json.loads(file.metadata["facts"])
-            sound = len(file) == shard.rows and facts["of"] == key and facts["content"] == file.content_hash()
-            return facts if sound else None
-        except (FlowlitError, KeyError, ValueError):
-            return None
+        return [
+            shard for shard in shards if shard.file not in listed and _facts(self.folder, shard, key) is None
+        ]
 
     def write_shard(self, shard: Shard, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Write a shard atomically; its own header keeps what the manifest will say of it."""
+        """Write a shard atomically; its own header has the facts that the manifest will list."""
         blob = save(arrays)
         data = blob[8 + int.from_bytes(blob[:8], "little") :]
         self._key = self._key or identity_key(self.manifest())
@@ -171,7 +147,7 @@ class Store:
         write_atomically(self.folder / shard.file, save(arrays, {"facts": json.dumps(facts)}))
 
     def finish(self) -> dict[str, Any]:
-        """List all shards in the manifest, sum up what they say, and mark it complete.
+        """List all shards in the manifest, sum up their facts, and mark it complete.
 
         Raises:
             FlowlitError: if shards are missing.
@@ -198,7 +174,7 @@ class Store:
 
     def _entry(self, shard: Shard, key: str) -> dict[str, Any] | None:
         path = self.folder / shard.file
-        facts = self._facts(shard, key)
+        facts = _facts(self.folder, shard, key)
         return facts and {
             "file": shard.file,
             **facts,
@@ -210,41 +186,54 @@ class Store:
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
 
 
-def identity_key(manifest: dict[str, Any]) -> str:
-    """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be; see ``Store.writing``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise FlowlitError(
+            f"{folder} cannot be written ({error}); choose another folder with --store"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FlowlitError(
+                f"{folder}: another process is writing this store; wait for it, or choose another --store"
+            ) from error
+        yield
+
+
+def _growth_differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """List in words why a store cannot grow so; empty if it can."""
+    labels = _labels_of(wanted["labels"], known["counts"])
+    different = differences(known, {**wanted, "labels": labels})
+    for key, name in (("seeds", "seeds"), ("counts", "pairs")):
+        if known[key] != wanted[key][: len(known[key])]:
+            different.append(f"{name}: {known[key]} there, {wanted[key]} now")
+    return different
+
+
+def _facts(folder: Path, shard: Shard, key: str) -> dict[str, Any] | None:
+    """Read the facts of an unlisted shard, and all of its bytes; None if it is missing, damaged or of another
     set.
     """
-    return hashlib.sha256(
-        json.dumps([manifest[key] for key in IDENTITY if key != "labels"]).encode()
-    ).hexdigest()[:16]
+    path = folder / shard.file
+    if not path.exists():
+        return None
+    try:
+        file = ShardFile(path)
+        facts = json.loads(file.metadata["facts"])
+        sound = len(file) == shard.rows and facts["of"] == key and facts["content"] == file.content_hash()
+        return facts if sound else None
+    except (FlowlitError, KeyError, ValueError):
+        return None
 
 
 def _labels_of(labels: dict[str, Any] | None, counts: list[int]) -> dict[str, Any] | None:
-    """What was said of labels when the store had its first counts: hashes of later ones are left out."""
+    """Description of labels when the store had its first counts, without the hashes of later ones."""
     if not labels or "sha256" not in labels:
         return labels
     return {**labels, "sha256": {count: h for count, h in labels["sha256"].items() if int(count) in counts}}
-
-
-def sums(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the manifest says of all shards together: NFE, range of x1, rounding of both ends."""
-    rows = sum(entry["rows"] for entry in entries)
-    nfe = [entry["nfe"] for entry in entries]
-    return {
-        "count": rows,
-        "nfe": {
-            "mean": sum(n["sum"] for n in nfe) / rows,
-            "min": min(n["min"] for n in nfe),
-            "max": max(n["max"] for n in nfe),
-        },
-        "range": [min(entry["range"][0] for entry in entries), max(entry["range"][1] for entry in entries)],
-        "rounding": {
-            end: _rounding([entry["rounding"][end] for entry in entries], rows) for end in ("x0", "x1")
-        },
-    }
-
-
-def _rounding(errors: list[dict[str, float]], rows: int) -> dict[str, float]:
-    """Root mean square over all entries of all rows, and maximum."""
-    squares = sum(error["squares"] for error in errors) / (rows * errors[0]["entries"])
-    return {"rms": math.sqrt(squares), "max": max(error["max"] for error in errors)}

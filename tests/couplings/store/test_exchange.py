@@ -18,7 +18,7 @@ from suspects import fill, noise_origin, wrong
 
 from flowlit.couplings.store.encoding import restored
 from flowlit.couplings.store.exporting import export_folder, export_zip
-from flowlit.couplings.store.importing import PairFolder, SeededZip
+from flowlit.couplings.store.foreign import PairFolder, SeededZip
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.couplings.store.writer import Store
 from flowlit.data import ImageZip

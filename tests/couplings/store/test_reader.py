@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from flowlit.couplings import Cached, SeededNoise
 from flowlit.couplings.origins import FromNoise
 from flowlit.couplings.store import reader as stored_module
-from flowlit.couplings.store.reader import StoredPairs, check_pairs
+from flowlit.couplings.store.checks import check_pairs
+from flowlit.couplings.store.reader import StoredPairs
 from flowlit.errors import FlowlitError
 from flowlit.modules.datamodule import collate
 from flowlit.solvers import Euler
