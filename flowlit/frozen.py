@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import FlowlitError
 from .types import evaluations_of, reads_of
 
 
@@ -39,3 +43,67 @@ class Frozen:
 
     def __repr__(self) -> str:
         return f"Frozen({type(self.network).__name__})"
+
+
+class FrozenLayers(Frozen):
+    """Activations of named layers of a frozen network.
+
+    Feature extractors (``flowlit.metrics.NetworkFeatures``) and perceptual distances
+    (``flowlit.objectives.distances.FeatureDistance``) are made of it, so that any network with named layers
+    serves as both. The network computes in float32, also under autocast: small differences of images are
+    below the resolution of bfloat16.
+
+    Args:
+        network: takes images (B, C, H, W) in [-1, 1].
+        layers: names as in ``network.named_modules()``; "" is the network's own output.
+        resize: pixels a side to which images are brought first (bilinear, antialiased); None leaves them.
+
+    Raises:
+        FlowlitError: naming layers that the network lacks.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str], resize: int | None = None):
+        names = dict(network.named_modules())
+        missing = [name for name in layers if name not in names]
+        if missing or not layers:
+            raise FlowlitError(
+                f"layers {missing or layers} not in {type(network).__name__}: {list(names)[1:]}"
+            )
+        super().__init__(network)
+        self.layers = list(layers)
+        self.resize = resize
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the outputs of the layers for images (B, C, H, W), each (B, channels, …), in their order.
+
+        Raises:
+            FlowlitError: if the network did not call a layer, or one returned something else than a tensor.
+        """
+        outputs: dict[str, Tensor] = {}
+        # hooks of this call alone: copies of the network, and others that hold it, are not concerned
+        hooks = [
+            self.network.get_submodule(name).register_forward_hook(partial(_store, outputs, name))
+            for name in self.layers
+        ]
+        try:
+            with torch.autocast(x.device.type, enabled=False):
+                super().__call__(self._resized(x.float()))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        unusable = [name for name in self.layers if not isinstance(outputs.get(name), Tensor)]
+        if unusable:
+            raise FlowlitError(
+                f"layers {unusable} of {type(self.network).__name__} returned no tensor; expected layers "
+                "that its forward pass calls"
+            )
+        return outputs
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.resize is None:
+            return x
+        return F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+
+
+def _store(outputs: dict[str, Any], name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+    outputs[name] = output

@@ -3,10 +3,12 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tools import LinearField, tiny_unet
 from torch import nn
 
-from flowlit.frozen import Frozen
+from flowlit.errors import FlowlitError
+from flowlit.frozen import Frozen, FrozenLayers
 
 
 class Holder(nn.Module):
@@ -60,3 +62,52 @@ def test_it_follows_its_input_to_the_gpu_and_back():
     frozen, x, t = Frozen(LinearField()), torch.ones(1, 1), torch.zeros(1)
     assert frozen(x.cuda(), t.cuda()).is_cuda
     assert not frozen(x, t).is_cuda
+
+
+# ------------------------------------------------------------------------------------------------------------
+# layers
+
+
+def layered():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2))
+
+
+def test_layers_are_what_the_network_computes_there():
+    network, x = layered(), torch.randn(3, 1, 8, 8)
+    outputs = FrozenLayers(network, ["", "0"])(x)
+    assert list(outputs) == ["0", ""], "in the order of the network"
+    assert torch.equal(outputs["0"], network[0](x)) and torch.equal(outputs[""], network(x))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_layers_are_float32_under_autocast():
+    layers, x = FrozenLayers(layered(), ["2"]), torch.randn(3, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layers(x.bfloat16())
+    assert torch.equal(outputs["2"], layers(x.bfloat16().float())["2"])
+
+
+def test_layers_of_a_copy_and_of_another_holder_are_apart():
+    network, x = layered(), torch.randn(2, 1, 8, 8)
+    one = FrozenLayers(network, ["0"])
+    other = FrozenLayers(network, ["2"])
+    again = pickle.loads(pickle.dumps(one))
+    assert list(one(x)) == list(again(x)) == ["0"] and list(other(x)) == ["2"]
+    assert copy.deepcopy(one) is one and torch.equal(again(x)["0"], one(x)["0"])
+
+
+def test_layers_see_images_of_the_size_that_was_asked_for():
+    network, x = layered(), torch.randn(2, 1, 8, 8)
+    small = F.interpolate(x, (4, 4), mode="bilinear", antialias=True)
+    assert torch.equal(FrozenLayers(network, ["0"], 4)(x)["0"], network[0](small))
+
+
+def test_layers_that_give_nothing_are_refused():
+    network = layered()
+    network.unused = nn.Identity()
+    network.forward = lambda x: network[0](x)
+    with pytest.raises(FlowlitError, match=r"layers \['2'\] of Sequential returned no tensor"):
+        FrozenLayers(network, ["0", "2"])(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(FlowlitError, match=r"layers \[\] not in Sequential"):
+        FrozenLayers(network, [])

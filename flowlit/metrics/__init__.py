@@ -10,13 +10,14 @@ _HOMES = {
     "Inception": "features",
     "InceptionScore": "fidelity",
     "KID": "fidelity",
+    "NetworkFeatures": "features",
     "PrecisionRecall": "fidelity",
 }
-__all__ = ["KID", "ClassifierFeatures", "Inception", "InceptionScore", "PrecisionRecall"]
+__all__ = ["KID", "ClassifierFeatures", "Inception", "InceptionScore", "NetworkFeatures", "PrecisionRecall"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for alone: extractors bring torch-fidelity and networks."""
+    """Import one name at a time: extractors bring torch-fidelity and networks."""
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

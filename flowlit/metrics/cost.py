@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -79,9 +79,9 @@ def count_macs(network: nn.Module) -> Macs:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        copy = _fake_copy(network, shapes)
+        fake = _fake_copy(network, shapes)
         with shapes:
-            flops = _flops(copy, inputs(copy, 1, device))
+            flops = _flops(fake, inputs(fake, 1, device))
     except RuntimeError:
         flops = _flops(network, inputs(network, 1, device))
     modules = {
@@ -163,11 +163,12 @@ def _fake_copy(module: nn.Module, shapes: FakeTensorMode) -> nn.Module:
         memo |= {id(b): torch.empty_like(b) for b in module.buffers()}
     attributes = [value for part in module.modules() for value in vars(part).values()]
     for frozen in [value for value in attributes if isinstance(value, Frozen)]:
-        inner = Frozen(_fake_copy(frozen.network, shapes))
+        inner = copy(frozen)
+        inner.network = _fake_copy(frozen.network, shapes)
         first = next((p.device for p in frozen.network.parameters()), None)
         inner._device = frozen._device or first  # shapes cannot be moved
         memo[id(frozen)] = inner
-    copy = deepcopy(module, memo)
-    for part in copy.modules():
+    result = deepcopy(module, memo)
+    for part in result.modules():
         vars(part).pop("_recomputed", None)
-    return copy
+    return result

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .._support.files import file_hash
+from .._support.files import file_hash, short_hash
 from ..data import Pixels
 from ..errors import FlowlitError
-from ..frozen import Frozen
+from ..frozen import Frozen, FrozenLayers
 from ..networks import pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
 from ..types import FeatureBatch, FeatureExtractor
@@ -56,18 +56,17 @@ class Inception(FeatureExtractor):
 
             path = self._file()
             try:
-                torch.load(
-                    path, map_location="cpu", weights_only=True, mmap=False
-                )  # torch-fidelity would run what it holds
+                # torch-fidelity would run code in the file
+                torch.load(path, map_location="cpu", weights_only=True, mmap=False)
                 network = FeatureExtractorInceptionV3(
                     "inception-v3-compat",
                     ["2048", "logits_unbiased"],
                     feature_extractor_weights_path=str(path),
                 )
             except (RuntimeError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-                told = textwrap.shorten(str(error), 200)
+                reason = textwrap.shorten(str(error), 200)
                 raise FlowlitError(
-                    f"Inception: {path} does not hold its weights ({told}); {_how(path)}"
+                    f"Inception: {path} does not hold its weights ({reason}); {_how(path)}"
                 ) from error
             self._network = Frozen(network)
         return self._network
@@ -83,9 +82,10 @@ class Inception(FeatureExtractor):
             if self.weights is not None or self.name != "inception":
                 raise FlowlitError(f"Inception: its weights were not found in {path}; {_how(path)}")
             self._download(path)
-        if not (found := file_hash(path)).startswith(self.sha256):
+        digest = file_hash(path)
+        if not digest.startswith(self.sha256):
             raise FlowlitError(
-                f"Inception: {path} has SHA-256 {found[:16]}…, expected {self.sha256[:16]}…; {_how(path)}"
+                f"Inception: {path} has SHA-256 {digest[:16]}…, expected {self.sha256[:16]}…; {_how(path)}"
             )
         return path
 
@@ -104,9 +104,11 @@ class Inception(FeatureExtractor):
             ) from error
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Return features (B, 2048) of uint8 images (B, C, H, W)."""
         return self.extract(images).features
 
     def extract(self, images: Tensor) -> FeatureBatch:
+        """Return features (B, 2048) and logits (B, 1008) of uint8 images (B, C, H, W), grey or in colour."""
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         features, logits = self._load()(images)
@@ -129,7 +131,54 @@ def _first_rank() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-class ClassifierFeatures(FeatureExtractor):
+class NetworkFeatures(FeatureExtractor):
+    """The output of one layer of any network, averaged over positions.
+
+    ``flowlit.objectives.distances.FeatureDistance`` compares images by the same networks and layers.
+    Distances in these features are no FIDs, and mean nothing beside those in another network's.
+
+    Args:
+        network: takes images (B, C, H, W) in [-1, 1]; frozen here, and evaluated in float32.
+        layer: name as in ``network.named_modules()``; "" is the network's own output. One in the middle: the
+            last ones of a classifier collapse to the classes, and hardly see blur or artefacts.
+        name: appears in every tag and table, so that the number is not taken for an FID.
+        resize: pixels a side to which images are brought first; None leaves them.
+        classifies: whether the network's own output are logits, (B, classes).
+    """
+
+    def __init__(
+        self, network: nn.Module, layer: str, name: str, resize: int | None = None, classifies: bool = False
+    ):
+        check_name("NetworkFeatures", name)
+        self.layer = layer
+        self.name = name
+        self.resize = "none" if resize is None else f"bilinear to {resize}×{resize}"
+        self.classifies = classifies
+        self._layers: FrozenLayers | None = FrozenLayers(
+            network, [layer, ""] if classifies else [layer], resize
+        )
+
+    def _load(self) -> FrozenLayers:
+        assert self._layers is not None
+        return self._layers
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features (B, d) of uint8 images (B, C, H, W)."""
+        return self.extract(images).features
+
+    def extract(self, images: Tensor) -> FeatureBatch:
+        """Return features (B, d), and of a classifier logits (B, classes), of uint8 images (B, C, H, W)."""
+        outputs = self._load()(Pixels().encode(images))
+        features = outputs[self.layer]
+        if features.dim() > 2:
+            features = features.mean(tuple(range(2, features.dim())))
+        return FeatureBatch(features, outputs[""] if self.classifies else None)
+
+    def fingerprint(self) -> str:
+        return short_hash(fingerprint(self._load().network), self.layer, self.resize)
+
+
+class ClassifierFeatures(NetworkFeatures):
     """The features of a classifier that flowlit trained (``flowlit fit -c experiments/features_….yaml``).
 
     Distances in them compare models on the same data; they are not FIDs and mean nothing beside another
@@ -137,38 +186,31 @@ class ClassifierFeatures(FeatureExtractor):
 
     Args:
         checkpoint: of a ``Classifier`` module.
-        name: appears in every tag and table, so that nobody takes the number for an FID.
+        name: appears in every tag and table, so that the number is not taken for an FID.
     """
 
+    resize = "none"
     classifies = True
+    layer = "pooled"
 
     def __init__(self, checkpoint: str, name: str):
-        if name.split("_")[0] == "inception":
-            raise FlowlitError(f"ClassifierFeatures: the name {name!r} is Inception's; choose another")
-        if not name.replace("_", "").isalnum():
-            raise FlowlitError(
-                f"ClassifierFeatures: the name {name!r} becomes part of tags; use letters, digits and _"
-            )
+        check_name("ClassifierFeatures", name)
         self.checkpoint = checkpoint
         self.name = name
-        self._network: Frozen | None = None
+        self._layers = None
 
-    def _load(self) -> Frozen:
-        if self._network is None:
-            self._network = Frozen(_Extractor(pretrained(self.checkpoint, "raw")))
-        return self._network
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.extract(images).features
-
-    def extract(self, images: Tensor) -> FeatureBatch:
-        return FeatureBatch(*self._load()(Pixels().encode(images)))
+    def _load(self) -> FrozenLayers:
+        if self._layers is None:
+            self._layers = FrozenLayers(_Classifier(pretrained(self.checkpoint, "raw")), [self.layer, ""])
+        return self._layers
 
     def fingerprint(self) -> str:
         return fingerprint(self._load().network)
 
 
-class _Extractor(nn.Module):
+class _Classifier(nn.Module):
+    """A classifier whose features are a layer, ``pooled``."""
+
     def __init__(self, classifier: nn.Module):
         super().__init__()
         if not callable(getattr(classifier, "features", None)):
@@ -177,12 +219,27 @@ class _Extractor(nn.Module):
                 "flowlit.networks.SmallClassifier"
             )
         self.classifier = classifier
+        self.pooled = nn.Identity()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         both = getattr(self.classifier, "features_and_logits", None)
-        return both(x) if both else (self.classifier.features(x), self.classifier(x))  # type: ignore[operator]
+        features, logits = both(x) if both else (self.classifier.features(x), self.classifier(x))  # type: ignore[operator]
+        self.pooled(features)
+        return logits
+
+
+def check_name(extractor: str, name: str) -> None:
+    """Refuse a name of features that could not stand in tags, or that would be taken for Inception's.
+
+    Raises:
+        FlowlitError: stating the rule that the name breaks.
+    """
+    if name.split("_")[0] == "inception":
+        raise FlowlitError(f"{extractor}: the name {name!r} is Inception's; choose another")
+    if not name.replace("_", "").isalnum():
+        raise FlowlitError(f"{extractor}: the name {name!r} becomes part of tags; use letters, digits and _")
 
 
 def features_identity(features: FeatureExtractor, dim: int) -> dict[str, object]:
-    """What a report and a reference say of an extractor."""
+    """Return what a report and a reference state about an extractor with features of ``dim`` entries."""
     return {"name": features.name, "sha256": features.fingerprint(), "dim": dim, "resize": features.resize}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
-from ..frozen import Frozen
+from ..frozen import Frozen, FrozenLayers
 from ..types import Distance
 
 
@@ -110,39 +110,49 @@ def _load_lpips() -> nn.Module:
 
 
 class FeatureDistance(Distance):
-    """Compare the outputs of named layers of any network: Σ_layers mean (f(a) - f(b))².
+    """Compare the outputs of named layers of any network: Σ_layers w mean (f(a) - f(b))².
+
+    It has the form of LPIPS (Zhang et al. 2018, equation 1) with one weight a layer, and serves where VGG's
+    features make no sense: small images, other modalities. ``flowlit.metrics.NetworkFeatures`` measures in
+    the same features; a student that trains on a distance should be measured in another network's.
 
     Args:
-        network: takes (B, C, H, W) in [-1, 1]; frozen here.
-        layers: names as in ``network.named_modules()``.
+        network: takes (B, C, H, W) in [-1, 1]; frozen here, and evaluated in float32.
+        layers: names as in ``network.named_modules()``; two to five, of different resolutions.
         normalize: scale every feature vector (along the channels) to length 1 first, as LPIPS does.
+        weights: one for each layer, positive; None is 1.
+        resize: pixels a side to which images are brought first; None leaves them.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], normalize: bool = True):
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        normalize: bool = True,
+        weights: Sequence[float] | None = None,
+        resize: int | None = None,
+    ):
         super().__init__()
-        known = dict(network.named_modules())
-        missing = [name for name in layers if name not in known]
-        if missing or not layers:
-            raise FlowlitError(
-                f"FeatureDistance: layers {missing or layers} not in {type(network).__name__}: "
-                f"{list(known)[1:]}"
-            )
-        self._network = Frozen(network)
+        self._features = FrozenLayers(network, layers, resize)
         self.normalize = normalize
-        self._caught: list[Tensor] = []
-        for name in layers:
-            known[name].register_forward_hook(lambda _module, _inputs, output: self._caught.append(output))
+        self.weights = list(weights or [1.0] * len(layers))
+        if len(self.weights) != len(layers):
+            raise FlowlitError(f"FeatureDistance: {len(layers)} layers but {len(self.weights)} weights")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distance of each sample, (B,)."""
-        return torch.stack(
-            [per_sample((fa - fb) ** 2) for fa, fb in zip(self._features(a), self._features(b), strict=True)]
-        ).sum(0)
+        ours = self._features(a)
+        theirs = self._features(b)
+        weights = dict(zip(self._features.layers, self.weights, strict=True))
+        return torch.stack([weights[name] * self._difference(ours[name], theirs[name]) for name in ours]).sum(
+            0
+        )
 
-    def _features(self, x: Tensor) -> list[Tensor]:
-        self._caught.clear()
-        self._network(x)
-        return [F.normalize(f, dim=1) if self.normalize else f for f in self._caught]
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.normalize:
+            a = F.normalize(a, dim=1)
+            b = F.normalize(b, dim=1)
+        return per_sample((a - b) ** 2)
 
 
 class WeightedSum(Distance):

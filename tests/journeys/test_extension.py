@@ -1,5 +1,7 @@
 """A new idea is one file and one YAML: everything here lives in a folder that flowlit has never heard of."""
 
+import importlib
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +10,11 @@ import tiny
 import torch
 import yaml
 from commandline import REPOSITORY, in_process
+
+from flowlit import load
+from flowlit.couplings import SeededNoise
+from flowlit.data import Digits
+from flowlit.metrics.frechet import frechet_distance
 
 IDEAS = '''
 import torch
@@ -154,3 +161,76 @@ def test_the_example_of_the_guide_works(tmp_path, monkeypatch):
     outcome = in_process(*words, *short, "--data.noise.num", 16, "--vars.root", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert list(Path(tmp_path / "run").glob("**/last.ckpt"))
+
+
+SEEN = """
+import torch
+from torch import nn
+
+
+class Seen(nn.Module):
+    \"\"\"A network with named layers: of images (B, 1, 8, 8), untrained, always the same.\"\"\"
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.edges = nn.Conv2d(1, width, 3, padding=1)
+            self.shapes = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        return self.shapes(torch.relu(self.edges(x)))
+"""
+
+
+def test_one_network_serves_as_feature_extractor_and_as_distance(tmp_path, monkeypatch):
+    """Written once, named twice in a YAML: a student is distilled by it, and measured in its features."""
+    (tmp_path / "seen.py").write_text(SEEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = {"class_path": "seen.Seen", "init_args": {"width": 4}}
+    layers = {"network": network, "layers": ["edges", "shapes"], "weights": [1.0, 0.5]}
+    distance = {"class_path": "flowlit.objectives.distances.FeatureDistance", "init_args": layers}
+    features = {"network": network, "layer": "shapes", "name": "seen"}
+    fid = {
+        "features": {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": features},
+        "reference": {"class_path": "flowlit.data.Digits", "init_args": {"limit": 50}},
+        "cache": str(tmp_path / "cache"),
+    }
+    callbacks = [
+        tiny.checkpoints(),
+        {"class_path": "flowlit.callbacks.FID", "init_args": fid},
+        {"class_path": "flowlit.callbacks.Report"},
+    ]
+    content = tiny.fit(
+        tmp_path / "run",
+        "OneStepStudent",
+        callbacks=callbacks,
+        data={"noise": tiny.noise(30)},
+        limit_val_batches=1.0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+    )
+    objective = {"class_path": "flowlit.objectives.Distillation", "init_args": {"distance": distance}}
+    content["model"]["init_args"]["objective"] = objective
+    config = tiny.write(tmp_path / "seen.yaml", content)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    for words in (("fit", "-c", config), ("validate", "-c", config, "--ckpt_path", last)):
+        outcome = in_process(*words)
+        assert outcome.code == 0, outcome.err
+
+    report = json.loads((tmp_path / "run/metrics.json").read_text())
+    generator = load(str(last), weights="raw")
+    noise = SeededNoise(tiny.SHAPE, 30)
+    with torch.no_grad():
+        images = generator(torch.stack([noise[i].x0 for i in range(30)]))
+    real = torch.stack([image["x1"] for image in Digits(limit=50)])
+    network = importlib.import_module("seen").Seen(4)
+
+    def gaussian(images):
+        with torch.no_grad():
+            x = network(images.float() / 127.5 - 1).mean((2, 3)).double()
+        return x.mean(0), x.T.cov()
+
+    expected = frechet_distance(*gaussian(images), *gaussian(real))
+    assert report["metrics"]["frechet_seen/euler2"] == pytest.approx(expected, rel=1e-4)
+    assert not [name for name in tiny.weights(last) if "edges" in name], "frozen networks are not saved"

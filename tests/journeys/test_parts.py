@@ -344,18 +344,17 @@ def test_lpips_huber_logs_its_parts_and_tells_its_times():
 def test_images_are_compared_in_float32_under_autocast():
     """Near t = 1 the image is almost right; in bfloat16 its rounding, over 1 - t, would be the loss."""
     torch.manual_seed(0)
-    perceptual = FeatureDistance(
-        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()), ["1"], normalize=False
-    )
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU())
+    perceptual = FeatureDistance(network, ["1"], normalize=False)
     data, t = pairs(rows=64), torch.full((64,), 1 - 1e-4)
     plain = lpips_huber_loss(straight, data, t, huber=SquaredError(), perceptual=perceptual)
     with torch.autocast("cpu", torch.bfloat16):
         cast = lpips_huber_loss(straight, data, t, huber=SquaredError(), perceptual=perceptual)
-        rough = perceptual(data.x1, data.x1 * (1 + 1e-4))
+        rough = (network(data.x1) - network(data.x1 * (1 + 1e-4))).float() ** 2
+        distance = perceptual(data.x1, data.x1 * (1 + 1e-4))
     assert torch.allclose(cast, plain, rtol=1e-3)
-    assert rough.mean() > 10 * perceptual(data.x1, data.x1 * (1 + 1e-4)).mean(), (
-        "rounding is what it would see"
-    )
+    assert torch.equal(distance, perceptual(data.x1, data.x1 * (1 + 1e-4)))
+    assert rough.mean() > 10 * distance.mean(), "rounding is what it would see"
 
 
 def test_lpips_huber_trains(tmp_path):

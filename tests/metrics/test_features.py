@@ -6,11 +6,12 @@ import urllib.error
 import pytest
 import torch
 from tools import classifier, classifier_checkpoint, inception_weights, tiny_unet, write_checkpoint
+from torch import nn
 
 from flowlit._support.files import file_hash
-from flowlit.data import Digits
+from flowlit.data import Digits, Pixels
 from flowlit.errors import FlowlitError
-from flowlit.metrics import ClassifierFeatures, Inception
+from flowlit.metrics import ClassifierFeatures, Inception, NetworkFeatures
 from flowlit.metrics.features import INCEPTION, features_identity
 
 ONE = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
@@ -70,6 +71,64 @@ def test_a_network_without_features_is_refused(tmp_path):
 
 def test_constructors_load_nothing():
     Inception("/nowhere/weights.pth"), ClassifierFeatures("/nowhere/c.ckpt", "mine")
+
+
+class Pooled(nn.Module):
+    """A classifier of someone else's, without named levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+        self.spec = {"class_path": f"{__name__}.Pooled", "init_args": {}}
+
+    def features(self, x):
+        return x.flatten(1)[:, :5]
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+def test_classifier_features_are_to_the_bit_what_the_method_gives(tmp_path, monkeypatch):
+    images = Digits(limit=5).data[0]
+    x = Pixels().encode(images)
+    network = classifier().eval().requires_grad_(False)
+    extracted = ClassifierFeatures(classifier_checkpoint(tmp_path / "c.ckpt"), "mine").extract(images)
+    assert torch.equal(extracted.features, network.features(x)) and torch.equal(extracted.logits, network(x))
+    other = Pooled()
+    monkeypatch.setattr("flowlit.metrics.features.pretrained", lambda path, weights: other)
+    extracted = ClassifierFeatures("other.ckpt", "other").extract(images)
+    assert torch.equal(extracted.features, other.features(x)) and torch.equal(extracted.logits, other(x))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# any network
+
+
+def test_features_of_a_layer_are_averaged_over_positions():
+    images = Digits(limit=5).data[0]
+    network = classifier().eval()
+    features = NetworkFeatures(network, "body", "mine", classifies=True)
+    extracted = features.extract(images)
+    x = Pixels().encode(images)
+    assert torch.equal(extracted.features, network.features(x)) and torch.equal(extracted.logits, network(x))
+    assert torch.equal(features(images), extracted.features) and features.resize == "none"
+    flat = NetworkFeatures(network, "head", "mine")
+    assert torch.equal(flat(images), network(x)) and flat.extract(images).logits is None
+
+
+def test_fingerprints_tell_layers_and_sizes_apart():
+    ways = [("body", None), ("head", None), ("body", 16)]
+    extractors = [NetworkFeatures(classifier(), layer, "mine", resize) for layer, resize in ways]
+    assert len({features.fingerprint() for features in extractors}) == 3
+    assert extractors[0].fingerprint() == NetworkFeatures(classifier(), "body", "mine").fingerprint()
+    assert extractors[2].resize == "bilinear to 16×16"
+
+
+def test_a_layer_that_is_not_there_is_refused_by_name():
+    with pytest.raises(FlowlitError, match=r"layers \['tail'\] not in SmallClassifier: \['body'"):
+        NetworkFeatures(classifier(), "tail", "mine")
+    with pytest.raises(FlowlitError, match="NetworkFeatures: the name 'inception' is Inception's"):
+        NetworkFeatures(classifier(), "body", "inception")
 
 
 # ------------------------------------------------------------------------------------------------------------

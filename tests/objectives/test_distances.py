@@ -1,3 +1,4 @@
+import copy
 import types
 import urllib.error
 
@@ -8,6 +9,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from flowlit.errors import FlowlitError
+from flowlit.metrics.cost import count_flops
 from flowlit.objectives.distances import (
     LPIPS,
     AbsoluteError,
@@ -175,3 +177,20 @@ def test_feature_distance_is_frozen_and_differentiable_in_its_input():
 def test_feature_distance_names_the_layers_there_are():
     with pytest.raises(FlowlitError, match=r"layers \['9'\] not in Sequential: \['0', '1', '2'\]"):
         FeatureDistance(small_network(), ["0", "9"])
+
+
+def test_weights_of_layers_multiply_their_parts():
+    network = small_network()
+    one, other = (FeatureDistance(network, [name])(a, b) for name in ("0", "2"))
+    found = FeatureDistance(network, ["0", "2"], weights=[2, 0.5])(a, b)
+    assert torch.allclose(found, 2 * one + 0.5 * other, rtol=1e-6)
+    with pytest.raises(FlowlitError, match="2 layers but 1 weights"):
+        FeatureDistance(network, ["0", "2"], weights=[1])
+
+
+def test_bug_a_copy_of_a_feature_distance_compared_nothing():
+    """Hooks of the copied network reported to the distance that it was copied from."""
+    distance = FeatureDistance(small_network(), ["0", "2"])
+    assert torch.equal(copy.deepcopy(distance)(a, b), distance(a, b))
+    work = count_flops(lambda copied, mix: copied(mix(a), b).sum(), distance, nn.Conv2d(2, 2, 1))
+    assert work > count_flops(lambda mix: mix(a).sum(), nn.Conv2d(2, 2, 1)) > 0
