@@ -13,7 +13,7 @@ from ..errors import FlowlitError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..networks.checkpoints.read import Contents
+    from ..networks.checkpoints.contents import Contents
     from ..schedules.averages import Combination, Tracked
 
 

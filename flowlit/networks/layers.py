@@ -202,3 +202,8 @@ class Attention(nn.Module):
         )
         h = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
         return (x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])) * self.scale
+
+
+def time_scale_of(network: nn.Module | None) -> float:
+    """Return what a network multiplies its times by; 1 where it does not say, as inside a wrapper."""
+    return getattr(getattr(network, "time", None), "scale", 1)

@@ -13,7 +13,7 @@ from ...errors import FlowlitError
 from ...metrics.cost import Macs, count_macs, count_parameters
 from ...metrics.speed import Speed
 from ...networks import pretrained
-from ...networks.checkpoints.read import Weights
+from ...networks.checkpoints.contents import Weights
 from .._yaml import build_network
 from .records import Kind, Record, Reports, belonging
 

@@ -1,6 +1,4 @@
-"""Take networks from checkpoints, flowlit's own and other people's, without running code that is stored in a
-file.
-"""
+"""Take networks from checkpoints, ours and other projects', without running code that is stored in a file."""
 
 from __future__ import annotations
 
@@ -12,20 +10,18 @@ from torch import Tensor, nn
 
 from ..._support.files import file_hash
 from ...errors import FlowlitError
-from ..adm import ADM
-from ..unet import UNet
-from ..wrappers.preconditioning import EDM
-from .layouts import edm, slimflow
-from .layouts.base import Rule, State, Translated, to_ours
-from .read import Contents, Weights, read_contents
-from .spec import build, spec, summarise
+from .contents import Contents, Weights
+from .layouts import Layout
+from .layouts.rules import State, Translated
+from .read import read_contents
+from .spec import build, spec
 
 MOST = 20
-"""Names of a kind that a report prints."""
+"""Names of a kind that a report prints, at most."""
 
 
 class LoadReport(NamedTuple):
-    """What became of the tensors of a file; names of the file, but for ``loaded``."""
+    """Account of the tensors of a file, by their names there; of the network, in ``loaded``."""
 
     loaded: list[str]
     missing: list[str]
@@ -34,7 +30,7 @@ class LoadReport(NamedTuple):
     unused: list[str] = []
 
     def differences(self, most: int = 3) -> str:
-        """Tell what does not fit, the first names of each kind; '' if all does."""
+        """Return what does not fit, the first names of each kind; '' if all does."""
         groups = {
             "missing there": self.missing,
             "unknown here": self.unexpected,
@@ -56,45 +52,41 @@ class LoadReport(NamedTuple):
 
 
 def mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Tell how two state dicts differ, key by key and shape by shape; '' if they fit."""
-    return compare(
-        expected, Translated(dict(found), [k for k in expected if k not in found], [], [])
-    ).differences()
+    """Return how two state dicts differ, names and shapes (any shape); '' if they fit."""
+    missing = [name for name in expected if name not in found]
+    return compare(expected, Translated(dict(found), missing, [], [])).differences()
 
 
 def compare(expected: Mapping[str, Tensor], found: Translated, unused: Sequence[str] = ()) -> LoadReport:
-    """Compare what a network has with what was found for it."""
-    wrong = [
-        f"{key} is {tuple(value.shape)} there, {tuple(expected[key].shape)} here"
-        for key, value in found.state.items()
-        if key in expected and value.shape != expected[key].shape
+    """Compare the state dict of a network (tensors of any shape) with what a file has for it."""
+    both = {name: value for name, value in found.state.items() if name in expected}
+    mismatched = [
+        f"{name} is {tuple(value.shape)} there, {tuple(expected[name].shape)} here"
+        for name, value in both.items()
+        if value.shape != expected[name].shape
     ]
-    loaded = [
-        key for key, value in found.state.items() if key in expected and value.shape == expected[key].shape
-    ]
-    strange = [key for key in found.state if key not in expected]
-    return LoadReport(
-        loaded, found.missing, [*found.unexpected, *strange], [*wrong, *found.torn], list(unused)
-    )
+    loaded = [name for name, value in both.items() if value.shape == expected[name].shape]
+    unexpected = [*found.unexpected, *(name for name in found.state if name not in expected)]
+    return LoadReport(loaded, found.missing, unexpected, [*mismatched, *found.torn], list(unused))
 
 
 def pretrained(
     checkpoint: str, weights: Weights = "ema", network: nn.Module | None = None, strict: bool = True
 ) -> nn.Module:
-    """Take the network of a checkpoint, with its weights, in eval mode. Initialises; to resume a run use
-    ``--ckpt_path``.
+    """Take the network of a checkpoint, with its weights, in eval mode.
 
-    Reads what ``flowlit fit`` and ``flowlit convert`` write, checkpoints of Rectified Flow and SlimFlow, and
-    state dicts of EDM's DDPM++ and ADM, which come back as a velocity with ``.denoiser(y, sigma, cond)``; see
-    docs/checkpoints.md. What became of each tensor is told by ``.report``, a ``LoadReport``.
+    Use it to initialise a student or a guide; to resume a run use ``--ckpt_path``. It reads what ``flowlit
+    fit`` and ``flowlit convert`` write, checkpoints of Rectified Flow and SlimFlow, and state dicts of EDM's
+    DDPM++ and ADM, which come back as a velocity with ``.denoiser(y, sigma, cond)``; see docs/checkpoints.md.
+    The network has an attribute ``report``, a ``LoadReport`` of each tensor.
 
     Args:
         checkpoint: the file.
-        weights: "ema" for the average (what one samples from), "raw" for the trained weights, or the name of
-            another average that the run kept; a plain state dict holds one set, which is taken for "ema" and
+        weights: "ema" for the average (which is best to sample from), "raw" for the trained weights, or the
+            name of another average in the file; a plain state dict has one set, which is taken for "ema" and
             "raw".
-        network: build this one instead of the one that the file describes or its weights tell; needed where
-            neither can.
+        network: build this one instead of the one that the file describes or its weights show; needed where
+            neither does.
         strict: every tensor must find its place; otherwise take those that do, at least one in ten, and warn.
 
     Raises:
@@ -110,47 +102,45 @@ def take(
     network: nn.Module | None = None,
     strict: bool = True,
 ) -> nn.Module:
-    """``pretrained``, of a file that has been opened."""
-    if contents.presumed and getattr(getattr(network, "time", None), "scale", 1) == 999:
-        contents = contents._replace(velocity=True)  # SlimFlow's ADM without its trainer's dict
+    """Take the network of a file that has been opened; see ``pretrained``."""
     state = contents.state(weights, checkpoint)
-    edm.check_kind(state, f"checkpoint {checkpoint}")
-    kind: Any = UNet if contents.layout == "slimflow" else ADM if edm.is_adm(state) else UNet
-    velocity = as_velocity(network or rebuilt(describe(contents, checkpoint)), contents, kind, checkpoint)
-    velocity.report = fill(velocity, contents, state, checkpoint, strict)  # type: ignore[assignment]
-    # for manifests and reports
-    told = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}
+    layout = contents.layout.settled(network)
+    layout.refuse(state)
+    velocity = layout.wrap(network or rebuilt(layout.infer(contents.first)), contents.first)
+    velocity.report = fill(velocity, layout, contents, state, strict)  # type: ignore[assignment]
     average = contents.average(weights)
-    velocity.loaded = {**told, **({"ema": average} if average else {})}  # type: ignore[assignment]
+    source = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}
+    # for manifests and reports
+    velocity.loaded = {**source, **({"ema": average} if average else {})}  # type: ignore[assignment]
     return velocity.eval()
 
 
-def fill(velocity: nn.Module, contents: Contents, state: State, checkpoint: str, strict: bool) -> LoadReport:
-    """Give a network the weights of a file.
+def fill(velocity: nn.Module, layout: Layout, contents: Contents, state: State, strict: bool) -> LoadReport:
+    """Copy weights of a file, by their names there and of any shape, into a network.
 
     Raises:
         FlowlitError: if they do not fit (unless ``strict`` is false), or are not finite.
     """
-    found, unused = translate(velocity, contents, state)
-    report = compare(velocity.state_dict(), found, unused)
+    translated, unused = layout.translate(velocity, state)
+    report = compare(velocity.state_dict(), translated, unused)
     if report.differences():
         why = f"{type(velocity).__name__}: {report.differences()}"
         if strict or 10 * len(report.loaded) < len(velocity.state_dict()):
-            raise FlowlitError(
-                f"checkpoint {checkpoint} is of another architecture than {why}.{_held(contents, checkpoint)}"
-            )
-        logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", checkpoint, why)
-    if wild := [key for key in report.loaded if not found.state[key].isfinite().all()]:
+            content = layout.content(contents.first)
+            raise FlowlitError(f"checkpoint {layout.file} is of another architecture than {why}.{content}")
+        logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", layout.file, why)
+    non_finite = [key for key in report.loaded if not translated.state[key].isfinite().all()]
+    if non_finite:
         raise FlowlitError(
-            f"checkpoint {checkpoint}: {wild[0]} is not finite (and {len(wild) - 1} more); use an older "
-            "checkpoint"
+            f"checkpoint {layout.file}: {non_finite[0]} is not finite (and {len(non_finite) - 1} more); use "
+            "an older checkpoint"
         )
-    velocity.load_state_dict({key: found.state[key] for key in report.loaded}, strict=False)
+    velocity.load_state_dict({key: translated.state[key] for key in report.loaded}, strict=False)
     return report
 
 
 def rebuilt(description: dict[str, Any]) -> nn.Module:
-    """Build a network that can tell how it was built, so that the next checkpoint stands alone."""
+    """Build a network that has a spec, so that the next checkpoint stands alone."""
     network = build(description, nn.Module)
     if spec(network) is None:
         network.spec = description
@@ -158,79 +148,9 @@ def rebuilt(description: dict[str, Any]) -> nn.Module:
 
 
 def describe(contents: Contents, checkpoint: str) -> dict[str, Any]:
-    """How the network of a file is built: as the file says, or as its weights tell.
+    """Return the spec of the network of a file: as the file says, or as its weights show.
 
     Raises:
         FlowlitError: if neither does.
     """
-    state = next(iter(contents.states.values()))
-    if contents.layout == "slimflow":
-        return slimflow.infer(state, f"checkpoint {checkpoint}")
-    if contents.layout == "edm":
-        return edm.infer(state, contents.velocity, f"checkpoint {checkpoint}")
-    if contents.facts.get("network") is None:
-        raise FlowlitError(
-            f"checkpoint {checkpoint} does not tell how its network is built; give it as network"
-        )
-    return contents.facts["network"]
-
-
-def as_velocity(network: Any, contents: Contents, kind: Any, checkpoint: str) -> nn.Module:
-    """Surround the network of a denoiser by ``EDM``, unless it is already.
-
-    Raises:
-        FlowlitError: if the network is told times in another way than the one in the file.
-    """
-    if contents.layout == "flowlit":
-        return network
-    inside: Any = network.network if isinstance(network, EDM) else network
-    if not isinstance(inside, kind):
-        raise FlowlitError(
-            f"checkpoint {checkpoint} cannot be read into "
-            f"{type(inside).__name__}.{_held(contents, checkpoint)}"
-        )
-    if contents.layout == "slimflow" and inside.label is not None:
-        raise FlowlitError(
-            f"checkpoint {checkpoint} is of an unconditional network, the one given has classes; "
-            "num_classes: 0"
-        )
-    if contents.velocity and isinstance(network, EDM):
-        raise FlowlitError(
-            f"checkpoint {checkpoint} holds a network that predicts a velocity; give it without EDM around it"
-        )
-    if inside.time.scale != (scale := 999 if contents.velocity else 1):
-        raise FlowlitError(
-            f"checkpoint {checkpoint} needs a network with time_scale {scale}, found {inside.time.scale:g}"
-        )
-    if (
-        contents.layout == "edm"
-        and isinstance(inside, UNet)
-        and inside.label is not None
-        and not inside.early_label
-    ):
-        raise FlowlitError(f"checkpoint {checkpoint} needs a UNet with early_label: true")
-    return network if contents.velocity or isinstance(network, EDM) else EDM(network)
-
-
-def translate(network: nn.Module, contents: Contents, state: State) -> tuple[Translated, list[str]]:
-    """Name the tensors of a file as the network does; also return those that mean nothing to it."""
-    if contents.layout == "flowlit":
-        return Translated(state, [key for key in network.state_dict() if key not in state], [], []), []
-    inside: Any = network.network if isinstance(network, EDM) else network
-    found = to_ours(state, rules_of(inside, contents), edm.is_unused)
-    prefix = "network." if isinstance(network, EDM) else ""
-    named = found._replace(state={prefix + key: value for key, value in found.state.items()})
-    return named, [name for name in state if edm.is_unused(name)]
-
-
-def rules_of(network: Any, contents: Contents) -> list[Rule]:
-    """How the tensors of a file are named in a network."""
-    return slimflow.rules(network) if contents.layout == "slimflow" else edm.rules(network)
-
-
-def _held(contents: Contents, checkpoint: str) -> str:
-    """What a file holds, and which fragment that is, if either can be told."""
-    try:
-        return f" It holds {summarise(describe(contents, checkpoint))}: give that as network, or none (null)"
-    except FlowlitError:
-        return ""
+    return contents.layout.infer(contents.first)

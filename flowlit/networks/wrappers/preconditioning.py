@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import FlowlitError
 from ...paths.straight import expand
 from ...types import Cond
+from ..layers import time_scale_of
 from .base import VelocityWrapper
 
 
@@ -42,7 +43,8 @@ class EDM(VelocityWrapper):
             raise FlowlitError(
                 f"EDM: expected 0 < sigma_min < sigma_max, found {sigma_min} and {sigma_max}; sigma_data > 0"
             )
-        if (scale := getattr(getattr(network, "time", None), "scale", 1)) != 1:
+        scale = time_scale_of(network)
+        if scale != 1:
             raise FlowlitError(
                 f"EDM: the network inside must have time_scale 1, since it is told ln σ / 4; found {scale:g}"
             )

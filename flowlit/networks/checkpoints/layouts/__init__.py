@@ -1,3 +1,11 @@
-"""How other projects name and order the tensors of the networks that we have, too. See
-docs/checkpoints.md.
-"""
+"""Formats of other projects' files, for the networks that we have, too. See docs/checkpoints.md."""
+
+from .base import Layout
+from .edm import EDMLayout
+from .own import OwnLayout
+from .slimflow import SlimFlowLayout
+
+LAYOUTS: tuple[type[Layout], ...] = (SlimFlowLayout, EDMLayout)
+"""Formats that are recognised by the names of their tensors, in the order in which they are tried."""
+
+__all__ = ["LAYOUTS", "EDMLayout", "Layout", "OwnLayout", "SlimFlowLayout"]

@@ -1,106 +1,138 @@
-"""Translate state dicts between our names and another project's, one rule for each of our tensors."""
+"""A format of weights as an object: how its files are recognised, their networks built and filled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from ....errors import FlowlitError
-
-State = dict[str, Tensor]
-
-
-def _same(tensors: list[Tensor]) -> Tensor:
-    return tensors[0]
+from ...wrappers.preconditioning import EDM
+from ..spec import summarise
+from .rules import Rule, State, Translated, to_ours, to_theirs
 
 
-def _one(tensor: Tensor) -> list[Tensor]:
-    return [tensor]
+@dataclass(frozen=True)
+class Layout(ABC):
+    """Names, order and construction of the networks in one file of a project.
 
+    A new format is a subclass in a file of its own, and its place in ``layouts.LAYOUTS``.
 
-class Rule(NamedTuple):
-    """One of our tensors, and those of theirs that it is made of."""
-
-    ours: str
-    theirs: tuple[str, ...]
-    read: Callable[[list[Tensor]], Tensor] = _same
-    write: Callable[[Tensor], list[Tensor]] = _one
-
-
-def same(ours: str, theirs: str, *parts: str) -> list[Rule]:
-    """Equal tensors: weights and biases of a layer, unless other parts are named."""
-    return [Rule(f"{ours}.{part}", (f"{theirs}.{part}",)) for part in parts or ("weight", "bias")]
-
-
-def has_parameters(module: nn.Module) -> bool:
-    """Whether a layer is more than an identity."""
-    return any(True for _ in module.parameters())
-
-
-def same_layers(block: nn.Module, ours: str, theirs: str, layers: Mapping[str, str]) -> list[Rule]:
-    """Equal layers of a block, our names to theirs, but for those that have no parameters."""
-    present = [(our, their) for our, their in layers.items() if has_parameters(block.get_submodule(our))]
-    return [rule for our, their in present for rule in same(f"{ours}.{our}", f"{theirs}.{their}")]
-
-
-class Translated(NamedTuple):
-    """What rules made of a state dict."""
-
-    state: State  # in our names
-    missing: list[str]  # their names that rules asked for in vain
-    unexpected: list[str]  # their names that no rule asked for
-    torn: list[str]  # our names whose parts do not fit together
-
-
-def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], unused: Callable[[str], bool]) -> Translated:
-    """Apply rules from theirs to ours; ``unused`` tells names that have no meaning for a velocity."""
-    found: State = {}
-    missing: list[str] = []
-    torn: list[str] = []
-    known: set[str] = set()
-    for rule in rules:
-        known.update(rule.theirs)
-        if absent := [name for name in rule.theirs if name not in state]:
-            missing += absent
-            continue
-        if strange := [name for name in rule.theirs if not state[name].is_floating_point()]:
-            torn += [f"{name} is {state[name].dtype}, expected floating-point numbers" for name in strange]
-            continue
-        try:
-            found[rule.ours] = rule.read([state[name].float() for name in rule.theirs]).contiguous()
-        except (RuntimeError, IndexError, ValueError) as error:
-            torn.append(f"{rule.ours} ({', '.join(rule.theirs)}: {str(error).splitlines()[0]})")
-    return Translated(
-        found, missing, [name for name in state if name not in known and not unused(name)], torn
-    )
-
-
-def to_theirs(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> State:
-    """Apply rules from ours to theirs, in the order of ``model.parameters()``: layer by layer."""
-    layers: dict[str, State] = {}
-    for rule in rules:
-        for name, tensor in zip(rule.theirs, rule.write(state[rule.ours]), strict=True):
-            layers.setdefault(name.rpartition(".")[0], {})[name] = tensor.detach().clone().contiguous()
-    return {name: tensor for layer in layers.values() for name, tensor in layer.items()}
-
-
-def ordered(tensors: list[Any], names: list[str], file: str) -> State:
-    """Name a list of tensors; ``names`` in the order of ``model.parameters()``.
-
-    Raises:
-        FlowlitError: if there are more or fewer. Shapes are compared when they are loaded.
+    Args:
+        file: the name of the file, for messages.
+        plain: the file is a state dict, without a trainer's dict around it.
+        preconditioned: the names begin as those of EDM's preconditioner do.
     """
-    if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise FlowlitError(
-            f"{file}: its EMA lists something else than tensors. Read the model's own weights with weights: "
-            "raw"
-        )
-    if len(tensors) != len(names):
-        raise FlowlitError(
-            f"{file}: its EMA lists {len(tensors)} tensors, its model has {len(names)} parameters; they are "
-            "of different "
-            "networks. Read the model's own weights with weights: raw"
-        )
-    return dict(zip(names, tensors, strict=True))
+
+    file: str = ""
+    plain: bool = False
+    preconditioned: bool = False
+
+    @property
+    def velocity(self) -> bool:
+        """True if the network in the file predicts a velocity, False if it predicts the data."""
+        return True
+
+    @staticmethod
+    @abstractmethod
+    def matches(state: Mapping[str, Tensor]) -> bool:
+        """Return whether a state dict, tensors of any shape, has the names of this layout."""
+
+    @abstractmethod
+    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec of the network, from names and shapes of a state dict, tensors of any shape.
+
+        Raises:
+            FlowlitError: if they do not determine it, saying what to give.
+        """
+
+    @abstractmethod
+    def rules(self, network: Any) -> list[Rule]:
+        """Return one rule for each tensor of a network, in the order of their ``model.parameters()``."""
+
+    @abstractmethod
+    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the velocity that a network becomes with the weights of a state dict, tensors of any shape.
+
+        Raises:
+            FlowlitError: if the network is of another kind than that in the file, or has other times.
+        """
+
+    def settled(self, network: nn.Module | None) -> Layout:
+        """Return this layout, or what it turns out to be when a network is given to hold the weights."""
+        return self
+
+    def refuse(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Refuse relatives that have the same names, by a state dict with tensors of any shape.
+
+        Raises:
+            FlowlitError: naming the first tensor that shows it.
+        """
+
+    def is_unused(self, name: str) -> bool:
+        """Return whether the tensor of a name says nothing about a velocity."""
+        return is_buffer(name)
+
+    def translate(self, network: nn.Module, state: State) -> tuple[Translated, list[str]]:
+        """Return a state dict, tensors of any shape, in the names of a network; and the names without use."""
+        unused = [name for name in state if self.is_unused(name)]
+        return to_ours(state, self.rules(network), self.is_unused), unused
+
+    def written(self, network: nn.Module) -> State:
+        """Return the state dict of a network in their names and order, tensors of any shape.
+
+        Raises:
+            FlowlitError: if the layout has no place for a tensor.
+        """
+        rules = self.rules(network)
+        state: State = network.state_dict()
+        homeless = sorted(set(state) - {rule.ours for rule in rules})
+        if homeless:
+            raise FlowlitError(
+                f"the layout has no place for {len(homeless)} tensors of {type(network).__name__}: "
+                f"{homeless[0]} …; use --layout safetensors"
+            )
+        return to_theirs(state, rules)
+
+    def content(self, state: Mapping[str, Tensor]) -> str:
+        """Return a sentence on the network of a state dict, tensors of any shape; '' if it is unknown."""
+        try:
+            return f" It holds {summarise(self.infer(state))}: give that as network, or none (null)"
+        except FlowlitError:
+            return ""
+
+    def check(self, network: Any, kind: Any, state: Mapping[str, Tensor]) -> Any:
+        """Return the network inside ``EDM``, if that is around it; refuse what cannot hold the weights.
+
+        Args:
+            network: a velocity.
+            kind: class of the network in the file.
+            state: its weights, tensors of any shape.
+
+        Raises:
+            FlowlitError: if it is of another class, or has times of another scale.
+        """
+        inside: Any = network.network if isinstance(network, EDM) else network
+        if not isinstance(inside, kind):
+            raise FlowlitError(
+                f"checkpoint {self.file} cannot be read into {type(inside).__name__}.{self.content(state)}"
+            )
+        if self.velocity and isinstance(network, EDM):
+            raise FlowlitError(
+                f"checkpoint {self.file} holds a network that predicts a velocity; give it without EDM "
+                "around it"
+            )
+        scale = 999 if self.velocity else 1
+        if inside.time.scale != scale:
+            raise FlowlitError(
+                f"checkpoint {self.file} needs a network with time_scale {scale}, found {inside.time.scale:g}"
+            )
+        return inside
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a tensor is no parameter: noise levels, which flows do not use, or a filter."""
+    return name == "sigmas" or name.endswith("resample_filter")

@@ -4,71 +4,139 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....errors import FlowlitError
 from ...adm import ADM
+from ...layers import time_scale_of
+from ...unet import UNet
 from ...unet_base import Stage, UNetBase
-from .base import Rule, same, same_layers
+from ...wrappers.preconditioning import EDM
+from .base import Layout
+from .rules import Rule, State, Translated, same, same_layers
 
 
-def is_edm(state: Mapping[str, Tensor]) -> bool:
-    return "map_layer0.weight" in state and any(name.startswith("enc.") for name in state)
+@dataclass(frozen=True)
+class EDMLayout(Layout):
+    """State dicts of EDM's denoisers, and SlimFlow's ADM, a velocity with the same names.
+
+    A trainer's dict around names without ``model.`` is SlimFlow's. A plain state dict does not say which it
+    is: a denoiser, unless the network that is given for it is a velocity.
+    """
+
+    @staticmethod
+    def matches(state: Mapping[str, Tensor]) -> bool:
+        """Return whether a state dict, tensors of any shape, has SongUNet's or DhariwalUNet's names."""
+        return "map_layer0.weight" in state and any(name.startswith("enc.") for name in state)
+
+    @property
+    def velocity(self) -> bool:
+        return not self.plain and not self.preconditioned
+
+    def settled(self, network: nn.Module | None) -> Layout:
+        """Return the layout of a velocity where a velocity is given for a plain state dict."""
+        presumed = self.plain and not self.preconditioned
+        return replace(self, plain=False) if presumed and time_scale_of(network) == 999 else self
+
+    def refuse(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse NCSN++, and networks that resample in another way than ours, by tensors of any shape.
+
+        Raises:
+            FlowlitError: naming the first tensor that shows it.
+        """
+        other = [name for name in state if re.search(r"_aux_(down|skip|residual|up)|map_noise", name)]
+        if other:
+            raise FlowlitError(
+                f"checkpoint {self.file} holds EDM's NCSN++ ({other[0]}), which flowlit does not have; it "
+                "reads DDPM++ and ADM"
+            )
+        for name, tensor in state.items():
+            if name.endswith("resample_filter") and (
+                tensor.numel() != 4 or (tensor.float() - 0.25).abs().max() > 1e-6
+            ):
+                raise FlowlitError(
+                    f"checkpoint {self.file}: {name} is not a mean over 2×2; flowlit's networks resample "
+                    "with nothing else"
+                )
+
+    def is_unused(self, name: str) -> bool:
+        """Return whether a tensor is a buffer, or reads augmentation inputs, which are zero when sampling."""
+        return super().is_unused(name) or name.startswith("map_augment.")
+
+    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec from names and shapes (any shape); a denoiser's has ``EDM`` around it.
+
+        Raises:
+            FlowlitError: if they do not determine it.
+        """
+        try:
+            network = {
+                "class_path": f"flowlit.networks.{'ADM' if is_adm(state) else 'UNet'}",
+                "init_args": _arguments(state, is_adm(state), self.velocity),
+            }
+        except (KeyError, ValueError, ZeroDivisionError, StopIteration) as error:
+            raise FlowlitError(
+                f"checkpoint {self.file}: its architecture cannot be told from its weights "
+                f"({type(error).__name__}: {error}); give it as network"
+            ) from error
+        if self.velocity:
+            return network
+        return {"class_path": "flowlit.networks.EDM", "init_args": {"network": network}}
+
+    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return a velocity as it is, and what a denoiser's network is given as inside ``EDM``.
+
+        The names of the state dict, tensors of any shape, say which of the two classes of networks it is of.
+        """
+        inside = self.check(network, ADM if is_adm(state) else UNet, state)
+        if isinstance(inside, UNet) and inside.label is not None and not inside.early_label:
+            raise FlowlitError(f"checkpoint {self.file} needs a UNet with early_label: true")
+        return network if self.velocity or isinstance(network, EDM) else EDM(network)
+
+    def translate(self, network: nn.Module, state: State) -> tuple[Translated, list[str]]:
+        """Return a state dict, tensors of any shape, in the names of a network or of ``EDM`` around it."""
+        if not isinstance(network, EDM):
+            return super().translate(network, state)
+        translated, unused = super().translate(network.network, state)
+        named = {f"network.{name}": tensor for name, tensor in translated.state.items()}
+        return translated._replace(state=named), unused
+
+    def rules(self, network: UNetBase) -> list[Rule]:
+        """Return one rule for each tensor of a network, in the order of their ``model.parameters()``."""
+        adm = isinstance(network, ADM)
+        times = _times(swapped=adm)
+        label = [] if network.label is None else [_label(network)]
+        rules = [*times, *label] if adm else [*label, *times]
+        for name, ours in _places(network):
+            module = network.get_submodule(ours)
+            rules += _stage(ours, name, module) if isinstance(module, Stage) else same(ours, name)
+        return rules
+
+    def written(self, network: nn.Module) -> State:
+        """Return the state dict in their names, tensors of any shape, with the 2×2 means of resampling."""
+        filled: State = {}
+        for name, tensor in super().written(network).items():
+            filled[name] = tensor
+            for layer, place in (("conv0", "conv0"), ("conv1", "skip")):
+                resampling = re.fullmatch(rf"(.+_(?:down|up))\.{layer}\.bias", name)
+                if resampling:
+                    filter_name = f"{resampling[1]}.{place}.resample_filter"
+                    filled[filter_name] = torch.full((1, 1, 2, 2), 0.25)
+        return filled
 
 
 def is_adm(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict, tensors of any shape, is of DhariwalUNet, and not of SongUNet."""
     return "out_conv.weight" in state
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is no parameter: noise levels that flows do not use, and filters of resampling."""
-    return name == "sigmas" or name.endswith("resample_filter")
-
-
-def is_unused(name: str) -> bool:
-    """Whether a tensor says nothing about a velocity: buffers, and augmentation inputs, which are zero when
-    sampling.
-    """
-    return is_buffer(name) or name.startswith("map_augment.")
-
-
-def check_kind(state: Mapping[str, Tensor], file: str) -> None:
-    """Refuse NCSN++, and networks that resample in another way than ours.
-
-    Raises:
-        FlowlitError: naming the first tensor that tells.
-    """
-    if strange := [name for name in state if re.search(r"_aux_(down|skip|residual|up)|map_noise", name)]:
-        raise FlowlitError(
-            f"{file} holds EDM's NCSN++ ({strange[0]}), which flowlit does not have; it reads DDPM++ and ADM"
-        )
-    for name, tensor in state.items():
-        if name.endswith("resample_filter") and (
-            tensor.numel() != 4 or (tensor.float() - 0.25).abs().max() > 1e-6
-        ):
-            raise FlowlitError(
-                f"{file}: {name} is not a mean over 2×2; flowlit's networks resample with nothing else"
-            )
-
-
-def rules(network: UNetBase) -> list[Rule]:
-    """One rule for each tensor of the network, in the order of their ``model.parameters()``."""
-    adm = isinstance(network, ADM)
-    found = [*_times(swapped=adm)]
-    label = [] if network.label is None else [_label(network)]
-    found = [*found, *label] if adm else [*label, *found]
-    for name, ours in _places(network):
-        module = network.get_submodule(ours)
-        found += _stage(ours, name, module) if isinstance(module, Stage) else same(ours, name)
-    return found
-
-
 def _times(swapped: bool) -> list[Rule]:
-    """ADM's embedding begins with cosines, ours with sines."""
+    """Return the rules of the time embedding; ADM's begins with cosines, ours with sines."""
 
     def swap(weight: Tensor) -> Tensor:
         return weight.roll(weight.shape[1] // 2, 1) if swapped else weight
@@ -78,7 +146,10 @@ def _times(swapped: bool) -> list[Rule]:
 
 
 def _label(network: UNetBase) -> Rule:
-    """Theirs is a Linear on one-hot labels, times √classes (and with a bias) in SongUNet; ours a table."""
+    """Return the rule of the labels: a Linear on one-hot labels there, a table here.
+
+    SongUNet's is multiplied by √classes, and has a bias.
+    """
     assert network.label is not None
     dropout = bool(network.label.dropout)
     classes = network.label.num_classes
@@ -105,7 +176,7 @@ def _label(network: UNetBase) -> Rule:
 
 
 def _places(network: UNetBase) -> Iterator[tuple[str, str]]:
-    """Their name and ours of everything but the embedding, in their order."""
+    """Yield their name and ours of everything but the embedding, in their order."""
     size = network.shape[1]
     block = 0
     yield f"enc.{size}x{size}_conv", "stem"
@@ -121,90 +192,44 @@ def _places(network: UNetBase) -> Iterator[tuple[str, str]]:
         else:
             yield f"{part[:3]}.{size}x{size}_block{block}", ours
             block += 1
-    head = (
-        ("out_norm", "out_conv")
-        if isinstance(network, ADM)
-        else (f"dec.{size}x{size}_aux_norm", f"dec.{size}x{size}_aux_conv")
-    )
-    yield from zip(head, ("head_norm", "head"), strict=True)
+    head = "out" if isinstance(network, ADM) else f"dec.{size}x{size}_aux"
+    yield from ((f"{head}_norm", "head_norm"), (f"{head}_conv", "head"))
 
 
 def _stage(ours: str, theirs: str, stage: Stage) -> list[Rule]:
     layers = {layer: layer for layer in ("norm0", "conv0", "affine", "norm1", "conv1", "skip")}
-    found = same_layers(stage.block, f"{ours}.block", theirs, layers)
+    rules = same_layers(stage.block, f"{ours}.block", theirs, layers)
     heads: Any = getattr(stage.attention, "heads", 0)
-    return found + (_attention(f"{ours}.attention", theirs, heads) if heads else [])
+    return rules + (_attention(f"{ours}.attention", theirs, heads) if heads else [])
 
 
 def _attention(ours: str, theirs: str, heads: int) -> list[Rule]:
-    """Their 1×1 convolutions are our Linears; their q, k and v take turns channel by channel."""
+    """Return the rules of attention: 1×1 convolutions there, Linears here.
+
+    Their q, k and v take turns channel by channel.
+    """
 
     def read(tensors: list[Tensor]) -> Tensor:
-        return rearrange(
-            tensors[0].squeeze((-1, -2)) if tensors[0].ndim == 4 else tensors[0],
-            "(h c three) ... -> (three h c) ...",
-            h=heads,
-            three=3,
-        )
+        rows = tensors[0].squeeze((-1, -2)) if tensors[0].ndim == 4 else tensors[0]
+        return rearrange(rows, "(h c three) ... -> (three h c) ...", h=heads, three=3)
 
     def write(tensor: Tensor) -> list[Tensor]:
         theirs = rearrange(tensor, "(three h c) ... -> (h c three) ...", h=heads, three=3)
         return [theirs[..., None, None] if theirs.ndim == 2 else theirs]
 
-    out = Rule(
-        f"{ours}.out.weight",
-        (f"{theirs}.proj.weight",),
-        lambda ts: ts[0].flatten(1),
-        lambda t: [t[..., None, None]],
-    )
+    def convolution(tensor: Tensor) -> list[Tensor]:
+        return [tensor[..., None, None]]
+
+    out = Rule(f"{ours}.out.weight", (f"{theirs}.proj.weight",), lambda ts: ts[0].flatten(1), convolution)
     qkv = [Rule(f"{ours}.qkv.{part}", (f"{theirs}.qkv.{part}",), read, write) for part in ("weight", "bias")]
-    return [
-        *same(f"{ours}.norm", f"{theirs}.norm2"),
-        *qkv,
-        out,
-        *same(f"{ours}.out", f"{theirs}.proj", "bias"),
-    ]
-
-
-def with_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add the filters that their resampling layers carry: a mean over 2×2."""
-    filled: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        filled[name] = tensor
-        if found := re.fullmatch(r"(.+_(?:down|up))\.conv0\.bias", name):
-            filled[f"{found[1]}.conv0.resample_filter"] = torch.full((1, 1, 2, 2), 0.25)
-        if found := re.fullmatch(r"(.+_(?:down|up))\.conv1\.bias", name):
-            filled[f"{found[1]}.skip.resample_filter"] = torch.full((1, 1, 2, 2), 0.25)
-    return filled
-
-
-def infer(state: Mapping[str, Tensor], velocity: bool, file: str) -> dict[str, Any]:
-    """Tell how a network is built from names and shapes; a denoiser's is surrounded by ``EDM``.
-
-    Raises:
-        FlowlitError: for what cannot be told.
-    """
-    try:
-        adm = is_adm(state)
-        network = {
-            "class_path": f"flowlit.networks.{'ADM' if adm else 'UNet'}",
-            "init_args": _arguments(state, adm, velocity),
-        }
-    except (KeyError, ValueError, ZeroDivisionError, StopIteration) as error:
-        raise FlowlitError(
-            f"{file}: its architecture cannot be told from its weights ({type(error).__name__}: {error}); "
-            "give it as network"
-        ) from error
-    return network if velocity else {"class_path": "flowlit.networks.EDM", "init_args": {"network": network}}
+    bias = same(f"{ours}.out", f"{theirs}.proj", "bias")
+    return [*same(f"{ours}.norm", f"{theirs}.norm2"), *qkv, out, *bias]
 
 
 def _arguments(state: Mapping[str, Tensor], adm: bool, velocity: bool) -> dict[str, Any]:
-    sizes = sorted(
-        {int(found[1]) for name in state if (found := re.match(r"enc\.(\d+)x", name))}, reverse=True
-    )
-    blocks = len(
-        {found[1] for name in state if (found := re.match(rf"enc\.{sizes[0]}x{sizes[0]}_(block\d+)\.", name))}
-    )
+    sizes = sorted({int(size) for size in re.findall(r"^enc\.(\d+)x", "\n".join(state), re.MULTILINE)})[::-1]
+    first = rf"^enc\.{sizes[0]}x{sizes[0]}_(block\d+)\."
+    blocks = len(set(re.findall(first, "\n".join(state), re.MULTILINE)))
     width = state["map_layer0.weight"].shape[1]
     label = state.get("map_label.weight")
     return {
@@ -215,7 +240,7 @@ def _arguments(state: Mapping[str, Tensor], adm: bool, velocity: bool) -> dict[s
         "blocks": blocks,
         "attention_resolutions": [size for size in sizes if f"enc.{size}x{size}_block0.qkv.weight" in state],
         "num_classes": 0 if label is None else label.shape[1],
-        "dropout": 0.13 if velocity or not adm else 0.1,  # as its papers train it; weights do not tell
+        "dropout": 0.13 if velocity or not adm else 0.1,  # of its paper; weights do not show it
         "time_scale": 999.0 if velocity else 1.0,
         **({} if adm else {"early_label": True}),
     }

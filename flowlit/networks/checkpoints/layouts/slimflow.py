@@ -7,17 +7,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....errors import FlowlitError
 from ...unet import UNet
-from .base import Rule, has_parameters, same, same_layers
+from ...wrappers.preconditioning import EDM
+from .base import Layout
+from .rules import Rule, State, has_parameters, same, same_layers
 
 ATTENTION_RESOLUTION = 16
-"""Where their networks have attention; the only way to tell the resolution of a network from its weights."""
+"""Where their networks have attention, which shows the resolution of a network; nothing else does."""
 
 
 _BLOCK = {
@@ -30,34 +33,76 @@ _BLOCK = {
 }
 
 
-def is_slimflow(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("all_modules.") for name in state)
+@dataclass(frozen=True)
+class SlimFlowLayout(Layout):
+    """Unconditional DDPM++ of Rectified Flow and SlimFlow, which predicts a velocity."""
 
+    @staticmethod
+    def matches(state: Mapping[str, Tensor]) -> bool:
+        """Return whether the names of a state dict, tensors of any shape, count modules."""
+        return any(name.startswith("all_modules.") for name in state)
 
-def rules(network: UNet) -> list[Rule]:
-    """One rule for each tensor of the network, in the order of their ``model.parameters()``.
+    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec of the network, from the shapes of its tensors (any shape).
 
-    Raises:
-        FlowlitError: if the network has what the layout cannot hold (labels, another scale of times).
-    """
-    if network.label is not None or network.time.scale != 999:
-        raise FlowlitError(
-            "the layout of SlimFlow holds unconditional networks with time_scale 999; this one is another"
-        )
-    found: list[Rule] = []
-    for place, (kind, ours) in enumerate(_parts(network)):
-        theirs = f"all_modules.{place}"
-        if kind == "layer":
-            found += same(ours, theirs)
-        elif kind == "block":
-            found += same_layers(network.get_submodule(ours), ours, theirs, _BLOCK)
-        else:
-            found += _attention(ours, theirs)
-    return found
+        Raises:
+            FlowlitError: if they do not determine it, saying what to give.
+        """
+        parts: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in state.items():
+            numbered = re.fullmatch(r"all_modules\.(\d+)\.(.+)", name)
+            if numbered:
+                parts[int(numbered[1])][numbered[2]] = tensor
+        try:
+            return {
+                "class_path": "flowlit.networks.UNet",
+                "init_args": _arguments([parts[i] for i in sorted(parts)]),
+            }
+        except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
+            raise FlowlitError(
+                f"checkpoint {self.file}: its architecture cannot be told from its weights "
+                f"({type(error).__name__}: {error}); give it as network (convert: --network YAML), a UNet of "
+                "its resolution and attention_resolutions"
+            ) from error
+
+    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network, an unconditional UNet that fits a state dict, tensors of any shape."""
+        inside = network.network if isinstance(network, EDM) else network
+        if isinstance(inside, UNet) and inside.label is not None:
+            raise FlowlitError(
+                f"checkpoint {self.file} is of an unconditional network, the one given has classes; "
+                "num_classes: 0"
+            )
+        return self.check(network, UNet, state)
+
+    def rules(self, network: UNet) -> list[Rule]:
+        """Return one rule for each tensor of a network, in the order of their ``model.parameters()``.
+
+        Raises:
+            FlowlitError: if the network has what the layout cannot hold (labels, another scale of times).
+        """
+        if network.label is not None or network.time.scale != 999:
+            raise FlowlitError(
+                "the layout of SlimFlow holds unconditional networks with time_scale 999; this one is another"
+            )
+        rules: list[Rule] = []
+        for place, (kind, ours) in enumerate(_parts(network)):
+            theirs = f"all_modules.{place}"
+            if kind == "layer":
+                rules += same(ours, theirs)
+            elif kind == "block":
+                rules += same_layers(network.get_submodule(ours), ours, theirs, _BLOCK)
+            else:
+                rules += _attention(ours, theirs)
+        return rules
+
+    def written(self, network: nn.Module) -> State:
+        """Return the state dict in their names, tensors of any shape, after noise levels, which are zeros."""
+        return {"sigmas": torch.zeros(1000), **super().written(network)}
 
 
 def _parts(network: UNet) -> Iterator[tuple[str, str]]:
-    """Kind and name of each part in the order of construction."""
+    """Yield kind and name of each part in the order of construction."""
     yield from (("layer", "time.layers.0"), ("layer", "time.layers.2"), ("layer", "stem"))
     for name, stage in network.named_stages():
         yield "block", f"{name}.block"
@@ -67,12 +112,16 @@ def _parts(network: UNet) -> Iterator[tuple[str, str]]:
 
 
 def _attention(ours: str, theirs: str) -> list[Rule]:
-    """Their four NINs hold W (in, out) and b; ours are one Linear for q, k and v, and one for the output."""
+    """Return the rules of attention: four NINs with W (in, out) and b there, two Linears here.
+
+    The first of ours has q, k and v, the second the output.
+    """
 
     def nins(*numbers: int) -> list[tuple[str, ...]]:
         return [tuple(f"{theirs}.NIN_{i}.{part}" for i in numbers) for part in "Wb"]
 
-    (qkv_w, qkv_b), (out_w, out_b) = nins(0, 1, 2), nins(3)
+    qkv_w, qkv_b = nins(0, 1, 2)
+    out_w, out_b = nins(3)
     wb = [
         Rule(f"{ours}.qkv.weight", qkv_w, _stacked, lambda t: [part.T for part in t.chunk(3)]),
         Rule(f"{ours}.qkv.bias", qkv_b, torch.cat, lambda t: list(t.chunk(3))),
@@ -84,28 +133,6 @@ def _attention(ours: str, theirs: str) -> list[Rule]:
 
 def _stacked(matrices: list[Tensor]) -> Tensor:
     return torch.cat([matrix.transpose(0, 1) for matrix in matrices])
-
-
-def infer(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
-    """Tell how a network is built from the shapes of its weights.
-
-    Raises:
-        FlowlitError: if that cannot be told, saying what to give.
-    """
-    parts: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in state.items():
-        if found := re.fullmatch(r"all_modules\.(\d+)\.(.+)", name):
-            parts[int(found[1])][found[2]] = tensor
-    try:
-        return {
-            "class_path": "flowlit.networks.UNet",
-            "init_args": _arguments([parts[i] for i in sorted(parts)]),
-        }
-    except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
-        raise FlowlitError(
-            f"{file}: its architecture cannot be told from its weights ({type(error).__name__}: {error}); "
-            "give it as network (convert: --network YAML), a UNet of its resolution and attention_resolutions"
-        ) from error
 
 
 def _arguments(parts: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -123,8 +150,8 @@ def _arguments(parts: list[dict[str, Tensor]]) -> dict[str, Any]:
         if "Conv_2.weight" in part and _width(part) == part["Conv_2.weight"].shape[1]
     ]
     levels = len(resampling) // 2 + 1
-    per_level, rest = divmod(len(blocks) - 2 - 2 * (levels - 1) - levels, 2 * levels)
-    if rest or per_level < 1:
+    per_level, left_over = divmod(len(blocks) - 2 - 2 * (levels - 1) - levels, 2 * levels)
+    if left_over or per_level < 1:
         raise ValueError(f"{len(blocks)} residual blocks on {levels} levels")
     first = [level * (per_level + 1) for level in range(levels)]  # a level's blocks, and one that halves
     followed = [

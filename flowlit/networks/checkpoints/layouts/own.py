@@ -1,0 +1,49 @@
+"""The layout of flowlit's own files, which have our names and the spec of their network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ....errors import FlowlitError
+from .base import Layout
+from .rules import Rule, State, Translated
+
+
+@dataclass(frozen=True)
+class OwnLayout(Layout):
+    """Checkpoints of ``flowlit fit``, and safetensors of ``flowlit convert`` and ``flowlit average``.
+
+    Args:
+        facts: what the file says of its network, solver, codec and average.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def matches(state: Mapping[str, Tensor]) -> bool:
+        """Return False: our files are recognised by what stands beside the state dict (any shape)."""
+        return False
+
+    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec that the file holds; the state dict (any shape) is not used."""
+        if self.facts.get("network") is None:
+            raise FlowlitError(
+                f"checkpoint {self.file} does not tell how its network is built; give it as network"
+            )
+        return self.facts["network"]
+
+    def rules(self, network: nn.Module) -> list[Rule]:
+        """Return a rule of equal names for each tensor."""
+        return [Rule(name, (name,)) for name in network.state_dict()]
+
+    def wrap(self, network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network: our files hold velocities. The state dict (any shape) is compared later."""
+        return network
+
+    def translate(self, network: nn.Module, state: State) -> tuple[Translated, list[str]]:
+        """Return the state dict as it is, tensors of any shape and type."""
+        return Translated(state, [name for name in network.state_dict() if name not in state], [], []), []
