@@ -15,8 +15,8 @@ from .._support.cuda_graphs import check_device, replayed
 from ..couplings import SeededNoise
 from ..data import Pixels
 from ..errors import FlowlitError
-from ..networks.checkpoints.load import take
 from ..networks.checkpoints.contents import Weights
+from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, shape_of
