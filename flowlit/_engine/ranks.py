@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..errors import FlowlitError
 
@@ -47,6 +50,27 @@ def on_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T | None:
     if told[0] is not None:
         raise FlowlitError(f"rank 0: {told[0]}")
     return found
+
+
+def without_synchronisation(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Keep ``ddp`` from averaging gradients in the backward passes that follow (``average_gradients`` does).
+
+    DDP waits for the gradients of all parameters, and so for ever where networks are trained in turns.
+    """
+    strategy = trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def average_gradients(trainer: pl.Trainer, parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients of parameters by their means over the ranks, unless a sharded network did."""
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    if trainer.world_size == 1 or not dist.is_initialized() or not gradients:
+        return
+    joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(joined)
+    means = (joined / trainer.world_size).split([gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def gathered(trainer: pl.Trainer, tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -55,12 +56,23 @@ class Sharded(ModelParallelStrategy):
         options = StateDictOptions(full_state_dict=True, strict=strict)
         set_model_state_dict(self.lightning_module, dict(checkpoint["state_dict"]), options=options)
 
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return a whole state on rank 0, with the numbers that its parameters have without sharding."""
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state: Any = get_optimizer_state_dict(self.model, bare(optimizer), options=options)
+        if self.global_rank != 0:
+            return state
+        return FullyShardedDataParallel.rekey_optim_state_dict(
+            state, OptimStateKeyType.PARAM_ID, self.model, optim=bare(optimizer)
+        )
+
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         module = self.lightning_module
         assert module is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             named = FullyShardedDataParallel.rekey_optim_state_dict(
-                state, OptimStateKeyType.PARAM_NAME, module
+                state, OptimStateKeyType.PARAM_NAME, module, optim=bare(optimizer)
             )
             bare(
                 optimizer

@@ -1,8 +1,18 @@
 """LightningModules, one for each kind of network that is trained, and their data."""
 
 from .classifier import Classifier
+from .critic import Critic, CriticModule
 from .datamodule import FlowDataModule
 from .flow import FlowModule
 from .stages import OneStepStudent, ReflowStudent, Teacher
 
-__all__ = ["Classifier", "FlowDataModule", "FlowModule", "OneStepStudent", "ReflowStudent", "Teacher"]
+__all__ = [
+    "Classifier",
+    "Critic",
+    "CriticModule",
+    "FlowDataModule",
+    "FlowModule",
+    "OneStepStudent",
+    "ReflowStudent",
+    "Teacher",
+]

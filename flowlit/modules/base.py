@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ from .._version import __version__
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
-from .overrides import override_optimizer, override_scheduler
+from .overrides import override
 
 
 class CheckpointedModule(pl.LightningModule):
@@ -41,25 +42,24 @@ class CheckpointedModule(pl.LightningModule):
         self.network = network
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
-        self._parts: list[Tensor] = []
+        self._losses: dict[str, list[Tensor]] = {}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        return [optimizer_of(player) for player in self.players()]
+
+    def players(self) -> list[Any]:
+        """Return what has a ``network`` to train, its ``make_optimizer`` and ``make_scheduler``."""
+        return [self]
 
     def setup(self, stage: str) -> None:
         """Train mode in fit, also for a network that came from ``pretrained``, which gives it in eval
         mode.
         """
-        self._parts = []
+        self._losses = {}
         if stage == "fit":
             count_first_optimizer(self.trainer)
-            self.network.train()
+            for player in self.players():
+                player.network.train()
 
     def networks(self) -> list[nn.Module]:
         """All that is trained or averaged."""
@@ -81,23 +81,25 @@ class CheckpointedModule(pl.LightningModule):
     def on_validation_end(self) -> None:
         scatter(self.velocity())
 
-    def log_training(self, parts: dict[str, Tensor], rows: int) -> None:
+    def log_training(self, losses: dict[str, Tensor], rows: int) -> None:
         """Log the means of a step over its accumulated batches and, where a logger takes them, over all
         devices.
         """
         trainer = self.trainer
-        self._parts.append(torch.stack([value.detach().float() for value in parts.values()]))
+        for name, value in losses.items():
+            self._losses.setdefault(name, []).append(value.detach().float())
         if is_accumulating(trainer):
             return
-        means = torch.stack(self._parts).mean(0)
-        self._parts = []
+        names = list(self._losses)
+        means = torch.stack([torch.stack(values).mean() for values in self._losses.values()])
+        self._losses = {}
         if trainer.world_size > 1 and is_logging_step(trainer):
             means = trainer.strategy.reduce(means, reduce_op="mean")
         bar = trainer.progress_bar_callback
         foreign = bar is not None and not getattr(
             bar, "reads_loss", False
         )  # Lightning's are handed numbers, in every step
-        for name, value in zip(parts, means, strict=True):
+        for name, value in zip(names, means, strict=True):
             self.log(f"train/{name}", value, prog_bar=foreign and name == "loss", batch_size=rows)
 
     def facts(self) -> dict[str, Any]:
@@ -117,13 +119,26 @@ class CheckpointedModule(pl.LightningModule):
                 "config.yaml beside it, or start afresh without --ckpt_path"
                 + (f". It holds {summarise(network)}" if network else "")
             )
-        before = flatten(checkpoint.get("hyper_parameters", {}))
+        old = flatten(checkpoint.get("hyper_parameters", {}))
         now = flatten(dict(self.hparams))
-        for key in sorted(before.keys() & now.keys()):
-            if before[key] != now[key]:
-                rank_zero_info(f"flowlit: {key}: the checkpoint had {before[key]}, now {now[key]} (used)")
-        override_optimizer(checkpoint, self.hparams.get("optimizer"))
-        override_scheduler(checkpoint, self.hparams.get("lr_scheduler"))
+        for key in sorted(old.keys() & now.keys()):
+            if old[key] != now[key]:
+                rank_zero_info(f"flowlit: {key}: the checkpoint had {old[key]}, now {now[key]} (used)")
+        before = checkpoint.get("hyper_parameters", {})
+        override(checkpoint, self.configurations(before), self.configurations(self.hparams))
+
+    def configurations(self, hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the hyper-parameters of each of the ``players``."""
+        return [hparams]
+
+
+def optimizer_of(player: Any) -> Any:
+    """Return the optimizer and scheduler of a network, as Lightning takes them."""
+    optimizer = player.make_optimizer(player.network.parameters())
+    if player.make_scheduler is None:
+        return {"optimizer": optimizer}
+    scheduler = {"scheduler": player.make_scheduler(optimizer), "interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 def _configured(hparams: Any, name: str) -> dict[str, Any] | None:

@@ -195,13 +195,17 @@ class FlowModule(CheckpointedModule):
         """Integrate the velocity from a batch of noise (in reverse: of data) with a named solver."""
         return self.solvers[solver](BatchInvariant(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
-    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+    def check_pair(self, pair: Pair) -> None:
+        """Refuse a pair without what the network reads."""
         if classes_of(self.network) and "label" not in pair.cond:
             raise FlowlitError(
                 f"{type(self.network).__name__} knows {self.network.num_classes} classes, but the training "
                 "data brings no "
                 "labels; give them (labels: true for images), or num_classes: 0"
             )
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        self.check_pair(pair)
         parts = self.objective(self.network, pair)
         self.log_training(parts, len(pair.x1))
         return parts["loss"]

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .._engine.loops import scale_learning_rate
 from ..errors import FlowlitError
+
+
+def override(checkpoint: dict[str, Any], before: list[Mapping[str, Any]], now: list[Any]) -> None:
+    """Write what the configuration says of each network's optimizer and scheduler into a checkpoint.
+
+    ``before`` and ``now`` are the configurations of the trained networks, in the order of their optimizers.
+    """
+    schedulers = iter(checkpoint.get("lr_schedulers", []))
+    for state, old, new in zip(checkpoint.get("optimizer_states", []), before, now, strict=False):
+        scheduled = [next(schedulers)] if old.get("lr_scheduler") else []
+        part = {"hyper_parameters": old, "optimizer_states": [state], "lr_schedulers": scheduled}
+        override_optimizer(part, new.get("optimizer"))
+        override_scheduler(part, new.get("lr_scheduler"))
 
 
 def override_optimizer(checkpoint: dict[str, Any], now: Any) -> None:

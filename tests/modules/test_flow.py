@@ -64,7 +64,8 @@ def test_each_stage_has_its_objective():
 
 def test_the_optimizer_gets_the_network_and_nothing_else(tmp_path):
     module = Teacher(tiny.Affine())
-    optimizer = module.configure_optimizers()
+    (player,) = module.configure_optimizers()
+    optimizer = player["optimizer"]
     ours = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in ours} == {id(p) for p in module.network.parameters()}
 

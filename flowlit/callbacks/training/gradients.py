@@ -76,6 +76,7 @@ class Gradients(Callback):
         self.nonfinite = nonfinite
         self.bad_entries: Tensor | int = 0
         self.bad_steps: Tensor | int = 0
+        self._norms: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"bad_entries": int(self.bad_entries), "bad_steps": int(self.bad_steps)}
@@ -96,17 +97,19 @@ class Gradients(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             bad = bad * 0  # overflows of float16: the loss scaler skips these steps, and looks for a scale
         self.bad_entries, self.bad_steps = bad + self.bad_entries, (bad > 0) + self.bad_steps
+        norm = "gradients/norm" if optimizer is trainer.optimizers[0] else "gradients/critic_norm"
         if self.nonfinite == "skip" and bad > 0:
+            self._norms.pop(norm, None)
             for parameter in parameters:
                 parameter.grad = None
         else:
             entries.repair()
-            norm = self._clip(parameters, gradients)
-            if is_logging_step(trainer):
-                pl_module.log("gradients/norm", norm, batch_size=1)
+            self._norms[norm] = self._clip(parameters, gradients)
         if is_logging_step(trainer):
-            pl_module.log("gradients/bad_entries", float_of(self.bad_entries), batch_size=1)
-            pl_module.log("gradients/bad_steps", float_of(self.bad_steps), batch_size=1)
+            counts = {"bad_entries": self.bad_entries, "bad_steps": self.bad_steps}
+            values = {f"gradients/{name}": float_of(count) for name, count in counts.items()}
+            for name, value in {**self._norms, **values}.items():
+                pl_module.log(name, value, batch_size=1)
 
     def _clip(self, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
         """Clip; the norm before that."""

@@ -99,9 +99,10 @@ class Rollback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self._sum = self._sum + loss.detach()
-        self._count = self._count + 1
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:  # or it was a critic's turn
+            self._sum = self._sum + loss.detach()
+            self._count = self._count + 1
         if not is_accumulating(trainer) and optimizer_steps(trainer) % self.window == 0:
             self._judge(trainer)
         if is_logging_step(trainer):
@@ -142,6 +143,7 @@ class Rollback(Callback):
                 "from an older one "
                 "(--ckpt_path), with a lower learning rate (--model.optimizer.lr)"
             ) from why
+        trainer.lightning_module.teardown("fit")  # Lightning calls it only after a fit that succeeds
         self._attempts = self._attempts + 1
         self.rollbacks = self.rollbacks + 1
         self._going_back = True

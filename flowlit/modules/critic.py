@@ -1,0 +1,179 @@
+"""A second trained network: a generator and its critic, which are trained in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from .. import rng
+from .._engine.lightning import accumulated_batches
+from .._engine.ranks import average_gradients, without_synchronisation
+from .._engine.sharding import scatter
+from ..errors import FlowlitError
+from ..types import Objective, Pair, TwoPlayerObjective
+from .flow import FlowModule
+
+
+class Critic(nn.Module):
+    """A network that is trained beside the generator, and follows what the generator makes.
+
+    In score distillation it is a velocity of the generator's samples, in a game against real images their
+    discriminator.
+
+    Args:
+        network: called by the module's objective, or as a velocity (x, t, cond) if ``objective`` is given; a
+            copy of the guide (``flowlit.networks.pretrained``) in score distillation.
+        objective: trains the network as a velocity on pairs of fresh noise and the generator's samples:
+            ``RectifiedFlow`` in score distillation. None leaves it to the ``critic_loss`` of the module's
+            objective.
+        optimizer: called with the network's parameters.
+        lr_scheduler: called with the optimizer, stepped after each update of the critic.
+        updates: of the critic for each update of the generator, which comes last: 5 in DMD2, 1 in SiD. Each
+            takes a batch of its own.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        updates: int = 1,
+    ):
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = lr_scheduler
+        self.updates = updates
+
+
+class CriticModule(FlowModule):
+    """Train a generator against a critic, by turns: some updates of the critic, then one of the generator.
+
+    A step is an update of the generator, for ``max_steps``, ``val_check_interval`` and all callbacks; the
+    averages are those of the generator. Each update takes ``data.batch_size`` rows of its own, over all
+    devices, in parts if ``data.device_batch_size`` says so. The network whose turn it is not gets no
+    gradients, and any strategy serves: ``ddp`` without a search for unused parameters, and ``sharded``.
+
+    ``train/loss`` is the generator's loss, ``train/critic_loss`` the mean of the critic's in the step. Clip
+    and repair gradients with the ``Gradients`` callback, which sees one network at a time.
+
+    Args:
+        network: the generator.
+        objective: what both are trained for.
+        critic: the second network, and how it is trained.
+        options: as ``FlowModule``.
+    """
+
+    objective: TwoPlayerObjective
+
+    def __init__(self, network: nn.Module, objective: TwoPlayerObjective, critic: Critic, **options: Any):
+        super().__init__(network, objective, **options)
+        self.automatic_optimization = False
+        self.critic = critic
+        self._counts_in_steps = False
+
+    @property
+    def global_batches(self) -> int:
+        """Batches of ``data.batch_size`` that a step takes."""
+        return self.critic.updates + 1
+
+    def players(self) -> list[Any]:
+        return [self, self.critic]
+
+    def configurations(self, hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [hparams, (hparams.get("critic") or {}).get("init_args", {})]
+
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks(), self.critic.network]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            if self.critic.updates < 1:
+                raise FlowlitError(f"critic.updates is {self.critic.updates}; expected at least 1")
+            count_in_steps(self.trainer, self.global_batches)
+            self._counts_in_steps = True
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit" and self._counts_in_steps:
+            count_in_batches(self.trainer)
+            self._counts_in_steps = False
+
+    def training_step(self, pair: Pair, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the loss of the network whose turn it is, ()."""
+        self.check_pair(pair)
+        parts = accumulated_batches(self.trainer)
+        turn, part = divmod(batch_idx % (parts * self.global_batches), parts)
+        critics_turn = turn < self.critic.updates
+        optimizer = self.optimizers()[critics_turn]  # type: ignore[index]
+        if part == 0:
+            self.zero_grad()
+        with self._training_only(optimizer):
+            losses = self.critic_losses(pair) if critics_turn else self.generator_losses(pair)
+            with without_synchronisation(self.trainer):
+                self.manual_backward(losses["loss"] / parts)
+        if part == parts - 1:
+            self._update(optimizer)
+        prefix = "critic_" if critics_turn else ""
+        self.log_training({f"{prefix}{name}": value for name, value in losses.items()}, len(pair.x1))
+        return {f"{prefix}loss": losses["loss"].detach()}
+
+    def generator_losses(self, pair: Pair) -> dict[str, Tensor]:
+        """Losses () of the generator by name."""
+        return self.objective.student_loss(self.network, self.critic.network, pair)
+
+    def critic_losses(self, pair: Pair) -> dict[str, Tensor]:
+        """Losses () of the critic by name."""
+        if self.critic.objective is None:
+            return self.objective.critic_loss(self.network, self.critic.network, pair)
+        with torch.no_grad():
+            samples = self.objective.sample(self.network, pair)
+        return self.critic.objective(self.critic.network, Pair(rng.randn_like(samples), samples, pair.cond))
+
+    @contextmanager
+    def _training_only(self, optimizer: Any) -> Iterator[None]:
+        """Let only the parameters of one optimizer get gradients."""
+        for player in self.players():
+            scatter(player.network)  # a gathered network would not notice
+        self.toggle_optimizer(optimizer)
+        try:
+            yield
+        finally:
+            self.untoggle_optimizer(optimizer)
+
+    def _update(self, optimizer: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        average_gradients(self.trainer, parameters)
+        optimizer.step()
+        for config in self.trainer.lr_scheduler_configs:
+            if config.scheduler.optimizer is optimizer.optimizer:
+                config.scheduler.step()
+
+
+def count_in_steps(trainer: pl.Trainer, global_batches: int) -> None:
+    """Let the intervals and limits of a trainer be in steps of several global batches, and not in batches.
+
+    Lightning refuses accumulation with manual optimisation when a fit begins, so it is set up later.
+    """
+    trainer.accumulate_grad_batches *= global_batches
+    if isinstance(trainer.val_check_interval, int):
+        trainer.val_check_interval *= global_batches  # the data module did so for accumulated batches
+    if isinstance(trainer.limit_train_batches, int):
+        trainer.limit_train_batches *= trainer.accumulate_grad_batches
+
+
+def count_in_batches(trainer: pl.Trainer) -> None:
+    """Take back ``count_in_steps``, and the accumulation that the data module set up."""
+    if isinstance(trainer.val_check_interval, int):
+        trainer.val_check_interval //= trainer.accumulate_grad_batches
+    if isinstance(trainer.limit_train_batches, int):
+        trainer.limit_train_batches //= trainer.accumulate_grad_batches
+    trainer.accumulate_grad_batches = 1
