@@ -1,4 +1,4 @@
-"""What can go wrong, for users: one clear sentence each."""
+"""Errors for users: one clear sentence each."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import signal
 
 
 class FlowlitError(Exception):
-    """Tell a user what was found, what was expected, and the command that mends it; shown without a
-    traceback.
+    """Error that a user can mend: what was found, what was expected, and the command that mends it.
+
+    Shown without a traceback.
     """
 
 
 class NotFinite(FlowlitError):
-    """A network gives numbers that are not finite."""
+    """Output of a network that is not finite."""
 
 
 class Diverged(FlowlitError):
-    """Training has gone wrong; ``Rollback`` goes back to where it had not."""
+    """Divergence of a training run; ``Rollback`` goes back to where it had not diverged."""
 
 
 class Stopped(BaseException):
-    """Training was told to stop by a signal, and everything is saved. ``code`` is what a process that it
-    ended would return.
+    """End of training by a signal, with everything saved.
+
+    ``code`` is the exit status of a process that the signal ends.
     """
 
     def __init__(self, signum: int):

@@ -1,4 +1,4 @@
-"""Hold a network that must never be trained, saved or averaged."""
+"""Networks that are never trained, saved or averaged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Frozen:
     """Hide a teacher, guide or perceptual network from everything that walks over modules.
 
     It is not an ``nn.Module``, so the network is absent from ``state_dict``, optimizers, averages and DDP
-    buckets; it stays in eval mode for ever, its parameters take no gradient (gradients still flow *through*
-    it), it follows its input to the input's device, and a deep copy shares it.
+    buckets. It stays in eval mode. Its parameters take no gradient, but gradients flow *through* it. It
+    follows its input to the input's device, and a deep copy shares it.
     """
 
     def __init__(self, network: nn.Module):

@@ -1,4 +1,4 @@
-"""The words of the house: records that travel between floors, and the abstract classes that YAML names."""
+"""Records that travel between packages, protocols, and the abstract classes that YAML names."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ Cond = Mapping[str, Tensor]
 
 
 Observer = Callable[[Tensor, Tensor, Tensor], None]
-"""Called by a solver as ``observe(t, x, v)`` with t (B,), x and v (B, C, H, W), at the start of every
-accepted step.
-"""
+"""Called by a solver as ``observe(t, x, v)``, t (B,), x and v (B, C, H, W), where an accepted step starts."""
 
 
 class Pair(NamedTuple):
@@ -53,7 +51,7 @@ class Pair(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """A batch of seeded noise; row i is a function of (seed, index[i]) alone."""
+    """Batch of seeded noise; row i is a function of (seed, index[i]) alone."""
 
     index: Tensor  # type: ignore[assignment]  # (B,) int64
     x0: Tensor  # (B, C, H, W) float32
@@ -61,14 +59,14 @@ class Noise(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Where a solver arrived, and what it cost."""
+    """Result of a solver, and its cost."""
 
     x1: Tensor  # (B, C, H, W): the far end (t = 1, or t = 0 if the solver ran in reverse)
     nfe: Tensor  # (B,) int64: network evaluations per sample, counted at the call
 
 
 class VelocityField(Protocol):
-    """A callable (x, t, cond) -> dx/dt; any network, guide, oracle or wrapper. See ``DescribesItself``."""
+    """Callable (x, t, cond) -> dx/dt: any network, guide, oracle or wrapper. See ``DescribesItself``."""
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor: ...
 
@@ -185,12 +183,10 @@ class TwoPlayerObjective(Objective):
 
 
 class Coupling(ABC):
-    """The joint law of (x0, x1), in two halves: one for data workers, one for the device.
-
-    One whose half on the device is work worth overlapping with training says ``simulates``.
-    """
+    """Joint law of (x0, x1), in two halves: one for data workers, one for the device."""
 
     simulates: bool = False
+    """Whether its half on the device is work worth overlapping with training."""
 
     @abstractmethod
     def dataset(self) -> Dataset:
@@ -202,9 +198,7 @@ class Coupling(ABC):
 
     @abstractmethod
     def complete(self, batch: Any, device: torch.device) -> Pair:
-        """Finish a collated batch on its device: draw noise, integrate a teacher, flip. Called under
-        no_grad.
-        """
+        """Finish a collated batch on its device, without gradients: draw noise, integrate a teacher, flip."""
 
     def check_codec(self, codec: Codec) -> None:  # noqa: B027
         """Refuse the codec of a model if these x1 are of another; called once the data are open.
@@ -215,12 +209,12 @@ class Coupling(ABC):
 
     @property
     def source(self) -> str:
-        """Name what is read, for messages."""
+        """Name of the data that are read, for messages."""
         return type(self).__name__
 
 
 class Solver(ABC):
-    """Integrate dx/dt = v(x, t) from t = 0 to t = 1 (or back, with ``reverse``)."""
+    """Integrator of dx/dt = v(x, t) from t = 0 to t = 1 (or back, with ``reverse``)."""
 
     @abstractmethod
     def __call__(
@@ -235,9 +229,7 @@ class Solver(ABC):
 
 
 class Schedule(ABC):
-    """A scalar as a function of the optimizer step (not to be confused with the scheduler of the learning
-    rate).
-    """
+    """Scalar as a function of the optimizer step; not to be confused with a learning-rate scheduler."""
 
     @abstractmethod
     def __call__(self, step: int) -> float: ...
@@ -252,19 +244,19 @@ class TimeDistribution(ABC):
 
 
 class LossWeighting(ABC):
-    """A weight per sample as a function of its time."""
+    """Weight of a sample's loss as a function of its time."""
 
     @abstractmethod
     def __call__(self, t: Tensor) -> Tensor:
-        """(B,) in [0, 1] -> (B,), positive."""
+        """Return positive weights (B,) for times (B,) in [0, 1]."""
 
 
 class Distance(nn.Module, ABC):
-    """A discrepancy per sample; zero for equal arguments."""
+    """Discrepancy of two images or velocities, per sample; zero for equal arguments."""
 
     @abstractmethod
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """(B, C, H, W), (B, C, H, W) -> (B,)."""
+        """Return the discrepancies (B,) of a and b, (B, C, H, W)."""
 
 
 class Codec(ABC):
@@ -276,18 +268,18 @@ class Codec(ABC):
     """
 
     rounding: str = "as its class does"
-    """How ``decode`` rounds, for reports."""
+    """Rule by which ``decode`` rounds, for reports."""
 
     pixels: bool = False
     """Whether x1 is the image on another scale, [-1, 1]; only such x1 may be stored as uint8."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 x1 (B, c, h, w)."""
+        """Return x1 (B, c, h, w) float32 of images (B, C, H, W) uint8."""
 
     @abstractmethod
     def decode(self, x1: Tensor) -> Tensor:
-        """float32 x1 (B, c, h, w) -> uint8 (B, C, H, W)."""
+        """Return images (B, C, H, W) uint8 of x1 (B, c, h, w) float32."""
 
     def encoded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape (c, h, w) of x1 for images of a shape (C, H, W)."""
@@ -299,7 +291,7 @@ class Codec(ABC):
 
 
 class Source(Dataset, ABC):
-    """Where generation starts: x0, and what it is conditioned on.
+    """Start of generation: x0 and its conditions.
 
     Row i is a function of the source and i alone, whatever the batch, worker, rank or order: validation
     always starts from the same rows, and any number of processes makes the same pairs.
@@ -314,7 +306,7 @@ class Source(Dataset, ABC):
     """Classes of ``cond["label"]``; 0 without labels."""
 
     seed: int = 0
-    """Of all draws; recorded for every stored pair, so that none is made twice."""
+    """Seed of all draws; recorded for every stored pair, so that none is made twice."""
 
     standard_normal: bool = False
     """Whether x0 ~ N(0, I); stores are then checked for it before training."""
@@ -336,14 +328,10 @@ class Source(Dataset, ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Describe what decides about every row, as plain data for reports and manifests; the number of rows
-        does not.
-        """
+        """Return plain data that decide about every row, for reports and manifests; not the number of rows."""
 
     def labels_of(self, counts: Sequence[int]) -> dict[str, Any] | None:
-        """Describe the labels for the manifest of a store that has ``counts`` rows after each growth; None
-        without labels.
-        """
+        """Return facts about the labels of a store with ``counts`` rows after each growth; None without."""
         return {"num_classes": self.num_classes, "law": "of the source"} if self.num_classes else None
 
     def __getitem__(self, index: int) -> Noise:
@@ -352,7 +340,7 @@ class Source(Dataset, ABC):
 
 
 class ImageDataset(Dataset, ABC):
-    """Real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
+    """Set of real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -363,61 +351,57 @@ class ImageDataset(Dataset, ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Name the content, for caches: two sets with the same fingerprint hold the same images."""
+        """Name of the content, for caches: two sets with the same fingerprint have the same images."""
 
 
 class FeatureBatch(NamedTuple):
-    """What was extracted from images, in their order."""
+    """Features of images, in their order."""
 
     features: Tensor  # (N, d) float32
     logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
 
 
 class FeatureExtractor(ABC):
-    """A feature extractor for Fréchet distances and their relatives.
-
-    ``name`` becomes part of every tag and table: a distance in other features than Inception's is not an FID.
-    ``resize`` says what it does to the size of images, ``classifies`` whether ``extract`` gives logits.
-    """
+    """Features of images for Fréchet distances and their relatives."""
 
     name: str
+    """Part of every tag and table: a distance in other features than Inception's is not an FID."""
     resize: str = "none"
+    """Change of the size of images, for reports."""
     classifies: bool = False
+    """Whether ``extract`` returns logits, too."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, d)."""
+        """Return features (B, d) float32 of images (B, C, H, W) uint8."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash the weights: two extractors with the same fingerprint compute the same features."""
+        """Return a hash of the weights: extractors with the same fingerprint compute the same features."""
 
     def extract(self, images: Tensor) -> FeatureBatch:
-        """Features, and logits if there are any, in one pass."""
+        """Return features, and logits if there are any, of images (B, C, H, W) uint8 in one pass."""
         return FeatureBatch(self(images))
 
 
 class Estimate(NamedTuple):
-    """A number, and the standard deviation of its estimate where that is defined."""
+    """Measured number, and the standard deviation of its estimate where that is defined."""
 
     value: float
     spread: float | None = None
 
 
 class FeatureMetric(ABC):
-    """What else features tell about generated images: kernel distance, precision, …; the features are
-    extracted once for all.
-
-    ``needs_real`` says that it compares with the features of real images (their mean and covariance are not
-    enough), ``needs_logits`` that it needs an extractor that classifies.
-    """
+    """Another measure of generated images by the same features: kernel distance, precision, …."""
 
     needs_real: bool = False
+    """Whether it compares with the features of real images: their mean and covariance are not enough."""
     needs_logits: bool = False
+    """Whether it needs an extractor that classifies."""
 
     @abstractmethod
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
-        """Features of generated images and (N, d) of real ones -> numbers by name."""
+        """Return numbers by name, from features of generated images and (N, d) of real ones."""
 
     def check(self, generated: int, real: int | None) -> None:  # noqa: B027
         """Refuse, before any work, counts of images with which it is not defined.
@@ -428,10 +412,13 @@ class FeatureMetric(ABC):
 
 
 class EMAProfile(ABC):
-    """How fast an average of weights forgets."""
+    """Decay of an average of weights."""
 
     @abstractmethod
     def __call__(self, updates: int, batch_size: int) -> float:
-        """Number of the update, from 1, and images of an optimizer step -> the share of the average that
-        stays, in [0, 1].
+        """Return the share of the average that stays, in [0, 1].
+
+        Args:
+            updates: number of this update, from 1.
+            batch_size: images of an optimizer step.
         """

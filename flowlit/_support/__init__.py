@@ -1,1 +1,1 @@
-"""What has no place in the method: files, formatting, timers, permutations, names."""
+"""Machinery without a place in the method: files, formatting, timers, permutations, names."""

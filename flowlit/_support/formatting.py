@@ -12,17 +12,15 @@ def aligned(rows: list[list[str]]) -> list[str]:
     rk45    20.1
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
     return [lines[0], "─" * len(lines[0]), *lines[1:]]
 
 
 def size(count: float) -> str:
-    """Tell bytes in decimal units.
+    """Write a number of bytes in decimal units.
 
     >>> size(999), size(1_200_000), size(25e9)
     ('999 B', '1.2 MB', '25 GB')
@@ -35,7 +33,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Tell how long something takes.
+    """Write seconds in the unit that fits.
 
     >>> duration(0.0042), duration(75), duration(36_000)
     ('4.2 ms', '75 s', '10.0 h')

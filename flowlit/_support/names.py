@@ -41,7 +41,7 @@ RENAMED: dict[str, str] = {
 
 
 class MovedModule:
-    """Stands for a module of before: ``flowlit.images.Digits`` is looked up where it is now."""
+    """Stand-in for a module of before: ``flowlit.images.Digits`` is looked up where it is now."""
 
     def __init__(self, name: str):
         self._name = name
@@ -51,10 +51,10 @@ class MovedModule:
 
 
 def renamed(module: str, name: str) -> Any:
-    """Return what a name of before is now, for the ``__getattr__`` of a package.
+    """Return the class that had a name before, for the ``__getattr__`` of a package.
 
     Raises:
-        AttributeError: if it never was one.
+        AttributeError: if no class had it.
     """
     now = RENAMED.get(f"{module}.{name}".removeprefix("flowlit."))
     if now is None:
@@ -73,8 +73,9 @@ def resolve(path: str) -> Any:
     below = module.removeprefix("flowlit.")
     places = [f"flowlit.{place}" for place in MOVED[below]] if below in MOVED else [module]
     for place in places[:-1]:
-        if hasattr(found := import_module(place), name):
-            return getattr(found, name)
+        candidate = import_module(place)
+        if hasattr(candidate, name):
+            return getattr(candidate, name)
     return getattr(import_module(places[-1]), name)
 
 
@@ -96,7 +97,7 @@ def public_path(thing: Any) -> str:
 
 
 def current(path: str) -> str:
-    """Return the public path of what a stored path names; the path itself if nothing has that name here.
+    """Return the public path of today for a stored path; the path itself if nothing here has that name.
 
     Only flowlit is imported for it: a stored name must not choose what runs.
 

@@ -1,6 +1,4 @@
-"""Which rows, in which order: functions of (seed, place) that take constant memory, however many rows there
-are.
-"""
+"""Permutations of any number of rows in constant memory, as functions of (seed, place)."""
 
 from __future__ import annotations
 
@@ -35,12 +33,16 @@ def shuffled(places: np.ndarray, rows: int, key: int, rounds: int = 8) -> np.nda
         left = x >> half
         right = x & mask
         for k in keys:
-            left, right = right, left ^ (_hash(right ^ k) & mask)
+            mixed = left ^ (_hash(right ^ k) & mask)
+            left = right
+            right = mixed
         return left << half | right
 
     x = permute(places.astype(np.uint64))
-    while (outside := x >= rows).any():
+    outside = x >= rows
+    while outside.any():
         x[outside] = permute(x[outside])
+        outside = x >= rows
     return x.astype(np.int64)
 
 

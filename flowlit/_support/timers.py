@@ -1,4 +1,4 @@
-"""Make the next pair while a network trains on this one, and know what that takes."""
+"""Time that a device spends on a piece of work, measured without waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class DeviceTimer:
-    """Seconds spent in a piece of work, on the device that does it; reading it waits for that device once."""
+    """Mean seconds of a repeated piece of work on its device; only ``read`` waits for the device."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -21,7 +21,7 @@ class DeviceTimer:
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """Measure what happens inside."""
+        """Measure the work inside."""
         if device.type == "cuda":
             begin = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
@@ -29,7 +29,7 @@ class DeviceTimer:
             yield
             end.record()
             self._events.append((begin, end))
-            self._add_up(wait=False)  # nobody may ever read it
+            self._add_up(wait=False)  # or events would pile up where ``read`` is never called
         else:
             start = time.perf_counter()
             yield
@@ -37,7 +37,7 @@ class DeviceTimer:
         self._times += 1
 
     def read(self) -> float:
-        """Mean seconds a time since it was last read; 0 if there was none."""
+        """Return the mean seconds a time since the last reading; 0 if there was none."""
         self._add_up(wait=True)
         mean = self._seconds / max(1, self._times)
         self._seconds = 0.0
@@ -45,7 +45,7 @@ class DeviceTimer:
         return mean
 
     def _add_up(self, wait: bool) -> None:
-        """Add what is over, or all. Another thread may do so at the same time."""
+        """Add finished measurements, or wait for all. Another thread may do so at the same time."""
         with suppress(IndexError):
             while wait or self._events[0][1].query():
                 begin, end = self._events.popleft()
@@ -54,16 +54,15 @@ class DeviceTimer:
 
 
 class StepTimer:
-    """Seconds of each part of what a device does, one after the other: no time is lost between two parts, and
-    none counted twice.
+    """Seconds of consecutive parts of a device's work: no time is lost between two, and none counted twice.
 
     On a GPU the borders are events in the current stream, and a part lasts as long as that stream takes for
-    it, waiting included. Nobody waits for them but ``read``.
+    it, waiting included. Only ``read`` waits for them.
     """
 
     def __init__(self) -> None:
         self.part: str | None = None
-        """What is going on now; None before ``begin``."""
+        """Name of the part that is going on; None before ``begin``."""
         self._seconds: dict[str, float] = {}
         self._marks: deque[tuple[str, float | torch.cuda.Event]] = deque()
         self._on_gpu = False
@@ -88,10 +87,12 @@ class StepTimer:
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """What happens inside is a part of its own; the one that it interrupts goes on afterwards. Nothing
-        before ``begin``.
+        """Count the work inside as a part of its own; the one that it interrupts goes on afterwards.
+
+        Does nothing before ``begin``.
         """
-        if (before := self.part) is None:
+        before = self.part
+        if before is None:
             yield
             return
         self.mark(part)
@@ -99,10 +100,9 @@ class StepTimer:
         self.mark(before)
 
     def read(self) -> dict[str, float]:
-        """Seconds of each part since it was last read, up to the last mark; waits for the device to have got
-        there.
-        """
-        if self._marks and isinstance(last := self._marks[-1][1], torch.cuda.Event):
+        """Wait for the device; return the seconds of each part from the last reading to the last mark."""
+        last = self._marks[-1][1] if self._marks else None
+        if isinstance(last, torch.cuda.Event):
             last.synchronize()
         self._add_up()
         seconds = self._seconds
@@ -111,16 +111,17 @@ class StepTimer:
 
     def _add_up(self) -> None:
         """Add the parts whose ends have happened, so that few events are kept."""
-        while len(self._marks) > 1 and happened(end := self._marks[1][1]):
+        while len(self._marks) > 1 and happened(self._marks[1][1]):
             part, start = self._marks.popleft()
+            end = self._marks[0][1]
             self._seconds[part] = self._seconds.get(part, 0.0) + between(start, end)
 
 
 def happened(mark: float | torch.cuda.Event) -> bool:
-    """Whether a moment is over; one of the clock always is."""
+    """Return whether the device has reached a mark; one of the clock is always reached."""
     return True if isinstance(mark, float) else mark.query()
 
 
 def between(start: Any, end: Any) -> float:
-    """Seconds between two moments of one kind."""
+    """Return the seconds between two marks of one kind."""
     return end - start if isinstance(end, float) else start.elapsed_time(end) / 1000

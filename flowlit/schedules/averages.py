@@ -1,8 +1,7 @@
-"""Averages of weights: how fast they forget, and how averages that were kept combine to one that was not; see
-docs/averaging.md.
+"""Averages of weights: their decay, and the combination of stored averages to another one.
 
-A profile says which share d of the average survives the n-th update: average <- d · average + (1 - d) ·
-weights.
+A profile gives the share d of the average that stays at the n-th update:
+average <- d · average + (1 - d) · weights. See docs/averaging.md.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ WIDEST = 12**-0.5
 def ema_decay(decay: float, updates: int, warmup: bool = True) -> float:
     """Return min(decay, (1 + n) / (10 + n)) for the n-th update, n from 1; without warm-up, decay.
 
-    The rule of the papers' reference code: with decay 0.999999 it is in effect a power-law average over the
+    The rule of the papers' reference code. With decay 0.999999 it is in effect a power-law average over the
     last n / 9 steps.
 
     >>> ema_decay(0.999, 1)
@@ -36,7 +35,7 @@ def ema_decay(decay: float, updates: int, warmup: bool = True) -> float:
 
 @dataclass
 class Constant(EMAProfile):
-    """Forget at a constant rate; the rule of Rectified Flow and SlimFlow.
+    """Decay at a constant rate; the rule of Rectified Flow and SlimFlow.
 
     Args:
         decay: 0.999999 in SlimFlow and Rectified Flow on CIFAR-10; shorter for short runs.
@@ -52,8 +51,9 @@ class Constant(EMAProfile):
 
 @dataclass
 class HalfLife(EMAProfile):
-    """Forget half within so many training images, whatever the batch; the rule of EDM (Karras et al. 2022,
-    appendix F.2).
+    """Halve old weights within a number of training images, for any batch; the rule of EDM.
+
+    Karras et al. 2022 (2206.00364), appendix F.2.
 
     Args:
         images: after which a weight has halved; 500,000 for EDM on CIFAR-10.
@@ -76,11 +76,10 @@ class HalfLife(EMAProfile):
 
 @dataclass
 class PowerLaw(EMAProfile):
-    """Weigh step τ by τ^γ, so that the window grows with the run; Karras et al. 2024 (2312.02696), section
-    3.1.
+    """Weigh step τ by τ^γ, so that the window grows with the run.
 
-    The only profile whose averages can be combined after training (``flowlit average``). No length of the run
-    has to be known.
+    Karras et al. 2024 (2312.02696), section 3.1. The only profile whose averages can be combined after
+    training (``flowlit average``). It needs no length of the run.
 
     >>> PowerLaw()(1, 512)
     0.0
@@ -124,7 +123,7 @@ def exponent(std: float) -> float:
 
 
 class Tracked(NamedTuple):
-    """A power-law average as it was at a step."""
+    """Power-law average after a number of updates."""
 
     step: int  # updates, from 1
     std: float
@@ -144,30 +143,28 @@ def inner_product(a: Tracked, b: Tracked) -> float:
 
 
 class Combination(NamedTuple):
-    """How averages that were kept combine to another."""
+    """Coefficients that combine stored averages to another one."""
 
     coefficients: list[float]  # of the given averages, in their order; their sum is 1
     residual: float  # ‖target - combination‖ / ‖target‖ of the densities in L2: 0 is exact
 
 
 def combine(given: Sequence[Tracked], target: Tracked) -> Combination:
-    """Find the combination of power-law averages whose density is nearest to that of another one.
+    """Return the combination of power-law averages whose density is nearest to that of another one.
 
     Algorithm 3 of Karras et al. 2024: least squares with A_ij = ⟨p_i, p_j⟩ and b_i = ⟨p_i, p_target⟩. Here
-    under the condition that the coefficients add up to 1, without which weights that never change would be
-    scaled.
+    the coefficients must add up to 1, or weights that never change would be scaled.
 
     Args:
-        given: averages that were kept, at least one.
-        target: the average that is wanted.
+        given: stored averages, at least one.
+        target: average to approximate.
     """
-    size = (
-        np.array([inner_product(p, p) for p in given]) ** -0.5
-    )  # of the same norm, or late averages would hardly count
+    # densities of the same norm, or late averages would hardly count
+    size = np.array([inner_product(p, p) for p in given]) ** -0.5
     gram = np.array([[inner_product(p, q) for q in given] for p in given]) * np.outer(size, size)
     against = np.array([inner_product(p, target) for p in given]) * size
     system = np.block([[gram, size[:, None]], [size[None, :], np.zeros((1, 1))]])
-    found = np.linalg.lstsq(system, np.append(against, 1.0), rcond=1e-12)[0][:-1]
-    whole = inner_product(target, target)
-    missed = max(0.0, whole - 2 * found @ against + found @ gram @ found)
-    return Combination((found * size).tolist(), math.sqrt(missed / whole))
+    solution = np.linalg.lstsq(system, np.append(against, 1.0), rcond=1e-12)[0][:-1]
+    norm = inner_product(target, target)
+    missed = max(0.0, norm - 2 * solution @ against + solution @ gram @ solution)
+    return Combination((solution * size).tolist(), math.sqrt(missed / norm))

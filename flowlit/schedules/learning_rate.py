@@ -11,11 +11,11 @@ from ..errors import FlowlitError
 
 
 class WarmUp(LambdaLR):
-    """Learning rate: rise linearly over ``steps``, then stay, or fall along half a cosine to ``floor`` of it
-    at step ``total``.
+    """Learning rate that rises linearly over ``steps``, then stays.
 
-    The first step has 1 / steps of the full rate. A learning-rate scheduler for ``model.lr_scheduler``,
-    stepped after every optimizer step; not a ``Schedule``.
+    With ``total`` it falls along half a cosine, to ``floor`` of the full rate at that step. The first step
+    has 1 / steps of the full rate. A learning-rate scheduler for ``model.lr_scheduler``, stepped after every
+    optimizer step; not a ``Schedule``.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, total: int | None = None, floor: float = 0.0):
@@ -25,11 +25,10 @@ class WarmUp(LambdaLR):
             )
 
         def factor(step: int) -> float:
-            fade = (
-                1.0
-                if total is None
-                else floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
-            )
-            return min(1.0, (step + 1) / max(1, steps)) * fade
+            rise = min(1.0, (step + 1) / max(1, steps))
+            if total is None:
+                return rise
+            cosine = (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+            return rise * (floor + (1 - floor) * cosine)
 
         super().__init__(optimizer, factor)

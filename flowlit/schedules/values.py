@@ -1,4 +1,4 @@
-"""Numbers that move during training: values as functions of the optimizer step."""
+"""Values as functions of the optimizer step."""
 
 from __future__ import annotations
 
