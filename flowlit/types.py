@@ -175,7 +175,7 @@ class TwoPlayerObjective(Objective):
         return pair.x0 + generator(pair.x0, pair.x0.new_zeros(len(pair.x0)), pair.cond)
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
-        """Refuse to train one network alone."""
+        """Refuse to train one network alone; never returns scalars."""
         raise FlowlitError(
             f"{type(self).__name__} trains a generator and a critic; expected the model "
             "flowlit.modules.CriticModule"
@@ -328,7 +328,7 @@ class Source(Dataset, ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return plain data that decide about every row, for reports and manifests; not the number of rows."""
+        """Return plain data that decide about every row, without their number, for reports and manifests."""
 
     def labels_of(self, counts: Sequence[int]) -> dict[str, Any] | None:
         """Return facts about the labels of a store with ``counts`` rows after each growth; None without."""
