@@ -92,6 +92,8 @@ class DescribesItself(Protocol):
     """How to build it: ``class_path`` and ``init_args``, which make its checkpoints stand alone."""
     loaded: dict[str, Any] | None
     """File that the weights were read from, its hash and which of its weights, until training begins."""
+    codec: dict[str, Any] | None
+    """How to build the codec that it was trained with: the default of its modules and generators."""
 
     def checkpointable(self) -> list[nn.Module]:
         """Return the parts whose activations can be computed again for the gradient."""
@@ -125,6 +127,11 @@ def evaluations_of(network: Any) -> int:
 def loaded_of(network: Any) -> dict[str, Any] | None:
     """Return which file a network was read from; None for a fresh or trained one."""
     return getattr(network, "loaded", None)
+
+
+def codec_of(network: Any) -> dict[str, Any] | None:
+    """Return how to build the codec that a network was trained with; None if it does not say."""
+    return getattr(network, "codec", None)
 
 
 class Objective(nn.Module, ABC):

@@ -7,9 +7,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..frozen import Frozen
-from ..types import Codec, Coupling, Noise, Pair, Solver, Source
+from ..networks.checkpoints.spec import build
+from ..types import Codec, Coupling, Noise, Pair, Solver, Source, codec_of
 from .flip import check_flip, random_flip
 from .noise import SeededNoise
+from .store.encoding import check_codec, codec_facts
 
 
 class Simulated(Coupling):
@@ -37,6 +39,9 @@ class Simulated(Coupling):
         return self.noise
 
     def check_codec(self, codec: Codec) -> None:
+        described = codec_of(self.teacher.network)
+        if described is not None:
+            check_codec(codec_facts(build(described, Codec)), codec, self.source)
         check_flip(self.flip, codec)
 
     def complete(self, batch: Noise, device: torch.device) -> Pair:

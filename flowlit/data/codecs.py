@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ..errors import FlowlitError
 from ..types import Codec
 
 
@@ -56,6 +57,10 @@ class Patches(Codec):
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, 4 C, H/2, W/2) in [-2, 2]."""
+        if images.shape[-2] % 2 or images.shape[-1] % 2:
+            raise FlowlitError(
+                f"Patches: images of shape {tuple(images.shape[1:])}; expected an even height and width"
+            )
         return haar(pixel_unshuffle(from_levels(images), 2))
 
     def decode(self, x1: Tensor) -> Tensor:

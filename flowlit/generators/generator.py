@@ -19,7 +19,7 @@ from ..networks.checkpoints.contents import Weights
 from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
-from ..types import Codec, Cond, Solver, Source, classes_of, shape_of
+from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
 
 Precision = Literal["float32", "bf16"]
 
@@ -157,5 +157,6 @@ def load(
                 "solver=flowlit.solvers.Euler(1)"
             )
         solver = build(facts["solver"], Solver)
-    codec = build(facts["codec"], Codec) if facts.get("codec") else Pixels()
+    described = codec_of(net)
+    codec = build(described, Codec) if described else Pixels()
     return Generator(net, solver, codec, shape_of(net), classes_of(net) or 0)

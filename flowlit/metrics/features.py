@@ -17,7 +17,8 @@ from ..errors import FlowlitError
 from ..frozen import Frozen, FrozenLayers
 from ..networks import pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
-from ..types import FeatureBatch, FeatureExtractor
+from ..networks.checkpoints.spec import build
+from ..types import Codec, FeatureBatch, FeatureExtractor, codec_of
 
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of the weights of 2015, as torch-fidelity publishes them; with any others a distance is no FID."""
@@ -138,7 +139,7 @@ class NetworkFeatures(FeatureExtractor):
     Distances in these features are no FIDs, and mean nothing beside those in another network's.
 
     Args:
-        network: takes images (B, C, H, W) in [-1, 1]; frozen here, and evaluated in float32.
+        network: takes images (B, C, H, W) in [-1, 1], or x1 of the codec of its checkpoint; frozen here, and evaluated in float32.
         layer: name as in ``network.named_modules()``; "" is the network's own output. One in the middle: the
             last ones of a classifier collapse to the classes, and hardly see blur or artefacts.
         name: appears in every tag and table, so that the number is not taken for an FID.
@@ -154,6 +155,7 @@ class NetworkFeatures(FeatureExtractor):
         self.name = name
         self.resize = "none" if resize is None else f"bilinear to {resize}×{resize}"
         self.classifies = classifies
+        self._codec = _codec_for(network)
         self._layers: FrozenLayers | None = FrozenLayers(
             network, [layer, ""] if classifies else [layer], resize
         )
@@ -168,7 +170,8 @@ class NetworkFeatures(FeatureExtractor):
 
     def extract(self, images: Tensor) -> FeatureBatch:
         """Return features (B, d), and of a classifier logits (B, classes), of uint8 images (B, C, H, W)."""
-        outputs = self._load()(Pixels().encode(images))
+        network = self._load()
+        outputs = network(self._codec.encode(images))
         features = outputs[self.layer]
         if features.dim() > 2:
             features = features.mean(tuple(range(2, features.dim())))
@@ -201,11 +204,18 @@ class ClassifierFeatures(NetworkFeatures):
 
     def _load(self) -> FrozenLayers:
         if self._layers is None:
-            self._layers = FrozenLayers(_Classifier(pretrained(self.checkpoint, "raw")), [self.layer, ""])
+            network = pretrained(self.checkpoint, "raw")
+            self._codec = _codec_for(network)
+            self._layers = FrozenLayers(_Classifier(network), [self.layer, ""])
         return self._layers
 
     def fingerprint(self) -> str:
         return fingerprint(self._load().network)
+
+
+def _codec_for(network: nn.Module) -> Codec:
+    described = codec_of(network)
+    return build(described, Codec) if described else Pixels()
 
 
 class _Classifier(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -10,17 +12,19 @@ from torch import Tensor, nn
 from .. import rng
 from ..data import Pixels
 from ..errors import FlowlitError
-from ..types import Cond, Pair
-from .base import CheckpointedModule
+from ..networks.checkpoints.spec import spec
+from ..types import Codec, Cond, Pair
+from .base import CheckpointedModule, _configured
 
 
 class Classifier(CheckpointedModule):
     """Classify x1 of a pair by its label; validation reports accuracy on held-out images.
 
     Args:
-        network: images (B, C, H, W) in [-1, 1] -> logits; with a method ``features``.
+        network: x1 (B, C, H, W) -> logits (B, classes); with a method ``features``.
         optimizer, lr_scheduler: as ``FlowModule``.
         noise: standard deviation of Gaussian noise on the training images, so that features are smooth.
+        codec: images to x1, the same as that of the coupling; None is ``Pixels``.
     """
 
     def __init__(
@@ -29,9 +33,14 @@ class Classifier(CheckpointedModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         noise: float = 0.0,
+        codec: Codec | None = None,
     ):
         super().__init__(network, optimizer, lr_scheduler)
         self.noise = noise
+        self.codec = codec or Pixels()
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "codec": spec(self.codec) or _configured(self.hparams, "codec")}
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         x = pair.x1 + self.noise * rng.randn_like(pair.x1)
@@ -40,7 +49,7 @@ class Classifier(CheckpointedModule):
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        right = self.network(Pixels().encode(batch["x1"])).argmax(1) == self._labels(batch["cond"])
+        right = self.network(self.codec.encode(batch["x1"])).argmax(1) == self._labels(batch["cond"])
         self.log("val/accuracy", right.float().mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
 
     test_step = validation_step

@@ -18,7 +18,7 @@ from .._support.files import file_hash
 from ..data import Pixels
 from ..errors import Diverged, FlowlitError, NotFinite
 from ..networks.checkpoints.fingerprint import fingerprint, identity
-from ..networks.checkpoints.spec import spec
+from ..networks.checkpoints.spec import build, spec
 from ..solvers import RK45, Euler
 from ..types import (
     Codec,
@@ -28,6 +28,7 @@ from ..types import (
     Solution,
     Solver,
     classes_of,
+    codec_of,
     label_dropout_of,
     loaded_of,
     shape_of,
@@ -70,7 +71,8 @@ class FlowModule(CheckpointedModule):
         optimizer: called with the network's parameters; Adam with the papers' settings by default.
         lr_scheduler: called with the optimizer, stepped after each optimizer step.
         solvers: by name, for validation; ``predict``, ``couple`` and ``flowlit.load`` use the first.
-        codec: between x1 and images; None is ``Pixels``.
+        codec: between x1 and images; None is that of the checkpoint that the network was read from, or
+            ``Pixels``.
         weights: which ones generate: "ema", "raw", or the name of another ``EMA`` callback.
     """
 
@@ -87,7 +89,8 @@ class FlowModule(CheckpointedModule):
         super().__init__(network, optimizer, lr_scheduler)
         self.objective = objective
         self.solvers = self._first_solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
-        self.codec = codec or Pixels()
+        described = codec_of(network)
+        self.codec = codec or (build(described, Codec) if described else Pixels())
         self.ema = deepcopy(network).requires_grad_(False).eval()
         self.averages = nn.ModuleDict()  # others than "ema", by name, while training
         self.averaged: dict[
@@ -279,7 +282,7 @@ class FlowModule(CheckpointedModule):
             "ema": self.average_facts("ema"),
             "averages": {name: self.average_facts(name) for name in self.averages},
             "solver": self._solver_spec(),
-            "codec": spec(self.codec) or _configured(self.hparams, "codec"),
+            "codec": spec(self.codec) or _configured(self.hparams, "codec") or codec_of(self.network),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

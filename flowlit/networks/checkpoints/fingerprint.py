@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from ..._support.names import public_path
 
-_PASSING = ("training", "loaded", "report")  # attributes of networks that do not change what they compute
+_PASSING = (
+    "training",
+    "loaded",
+    "codec",
+    "report",
+)  # attributes of networks that do not change what they compute
 
 
 def fingerprint(network: nn.Module) -> str:

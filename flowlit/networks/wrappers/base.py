@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..._support.names import public_path
-from ...types import evaluations_of, loaded_of, reads_of
+from ...types import codec_of, evaluations_of, loaded_of, reads_of
 from ..checkpoints.spec import spec
 
 
@@ -50,3 +50,11 @@ class VelocityWrapper(nn.Module):
     @loaded.setter
     def loaded(self, told: dict[str, Any] | None) -> None:
         self.network.loaded = told  # type: ignore[assignment]
+
+    @property
+    def codec(self) -> dict[str, Any] | None:
+        return codec_of(self.network)
+
+    @codec.setter
+    def codec(self, described: dict[str, Any] | None) -> None:
+        self.network.codec = described  # type: ignore[assignment]
