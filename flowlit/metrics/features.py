@@ -139,7 +139,8 @@ class NetworkFeatures(FeatureExtractor):
     Distances in these features are no FIDs, and mean nothing beside those in another network's.
 
     Args:
-        network: takes images (B, C, H, W) in [-1, 1], or x1 of the codec of its checkpoint; frozen here, and evaluated in float32.
+        network: takes images (B, C, H, W) in [-1, 1], or x1 of the codec that its checkpoint names; frozen
+            here, and evaluated in float32.
         layer: name as in ``network.named_modules()``; "" is the network's own output. One in the middle: the
             last ones of a classifier collapse to the classes, and hardly see blur or artefacts.
         name: appears in every tag and table, so that the number is not taken for an FID.
