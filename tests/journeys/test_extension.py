@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from flowlit.types import Coupling, Images, Objective, Pair, Solution, Solver
+from flowlit.types import Coupling, ImageDataset, Objective, Pair, Solution, Solver
 
 
 class Plane(nn.Module):
@@ -36,7 +36,7 @@ class Plane(nn.Module):
         return self.layers(x) + shift
 
 
-class Bars(Images):
+class Bars(ImageDataset):
     """A data set with a condition that flowlit does not know."""
 
     def __init__(self, count: int = 40):
@@ -75,7 +75,7 @@ class Absolute(Objective):
 class Mirrored(Coupling):
     """A coupling: each image with its own negative plus noise."""
 
-    def __init__(self, images: Images):
+    def __init__(self, images: ImageDataset):
         self.images = images
 
     def dataset(self) -> Dataset:
