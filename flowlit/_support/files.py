@@ -9,9 +9,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ..errors import FlowlitError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def file_hash(path: str | Path) -> str:
@@ -52,6 +55,22 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         raise FlowlitError(
             f"{path} cannot be written ({error}); free some space and run the same command again"
         ) from error
+
+
+def write_figure(path: Path, figure: Figure, dpi: float | str = "figure") -> None:
+    """Write a figure, whole or not at all, in the format of the file's ending (PNG without one).
+
+    Args:
+        path: of the file.
+        figure: to write.
+        dpi: pixels an inch; as the figure has it unless given.
+
+    Raises:
+        ValueError: for an ending that names no format.
+        FlowlitError: if the disk is full or cannot be written.
+    """
+    kind = path.suffix.removeprefix(".") or "png"
+    write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=dpi))
 
 
 @contextmanager

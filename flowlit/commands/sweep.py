@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torchmetrics import MeanMetric
 
 from .._support.batch_invariance import BatchInvariant
-from .._support.files import write_atomically
+from .._support.files import write_atomically, write_figure
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import boards, check_noise, folder_for
 from ..types import Solver
@@ -74,9 +74,7 @@ class Sweep(Evaluation):
         rows = sweep_rows(numbers(trainer), pl_module.solvers)
         write_atomically(place / "sweep.csv", as_csv(rows).encode())
         figure = plot(rows)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        write_atomically(place / "sweep.png", picture.getvalue())
+        write_figure(place / "sweep.png", figure, dpi=120)
         for board in boards(trainer):
             board.add_figure("sweep", figure, trainer.global_step)
         print(f"\n{place / 'sweep.csv'}  {place / 'sweep.png'}", flush=True)

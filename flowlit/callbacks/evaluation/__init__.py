@@ -1,1 +1,1 @@
-"""What looks at generated images and at flows."""
+"""Callbacks that measure and draw generated images, and what is known about the flow that generated them."""

@@ -1,4 +1,4 @@
-"""Lay a run out in TensorBoard, so that its story can be read."""
+"""Pages of a run in TensorBoard: charts by subject, a row in the table of runs, histograms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
         "gradients": ("Gradients", ["gradients/"]),
         "learning rate": ("LearningRateMonitor", ["lr-"]),
     },
-    "ImageDataset": {
+    "Images": {
         "Fréchet distance": ("FID", ["fid/", "frechet_"]),
         "kernel distance": ("KID", ["kid/", "kernel_distance_"]),
         "classifier score": ("InceptionScore", ["inception_score/", "classifier_score_"]),
@@ -49,9 +49,8 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
         "fraction of the device's peak": ("Throughput", ["fraction_of_peak/"]),
     },
 }
-"""Category -> chart -> who logs it (a callback, a measure, or a command), and regular expressions of its
+"""Category -> chart -> what logs it (a callback, a measure, or a command), and regular expressions of its
 tags, which TensorBoard matches from their first letter (``re.match``)."""
-
 
 COURSE = (
     "train/",
@@ -63,7 +62,7 @@ COURSE = (
     "step_seconds/",
     "fraction_of_peak/",
 )
-"""Tags that tell the course of a training rather than its outcome."""
+"""Tags of the course of a training rather than its outcome."""
 
 
 class Dashboard(Evaluation):
@@ -105,9 +104,8 @@ class Dashboard(Evaluation):
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         for name in self._pixels:
             solution = outputs["solutions"][name]
-            self._pixels[name] += torch.bincount(
-                module.codec.decode(solution.x1).flatten().int(), minlength=256
-            )
+            values = module.codec.decode(solution.x1).flatten().int()
+            self._pixels[name] += torch.bincount(values, minlength=256)
             self._nfe[name].update(solution.nfe.float())
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
@@ -117,9 +115,8 @@ class Dashboard(Evaluation):
             if not trainer.is_global_zero:
                 continue
             for board in boards(trainer):
-                board.add_histogram_raw(
-                    f"pixels/{name}", global_step=trainer.global_step, **histogram(counts)
-                )
+                raw = histogram(counts)
+                board.add_histogram_raw(f"pixels/{name}", global_step=trainer.global_step, **raw)
                 if len(nfe) and nfe.min() < nfe.max():
                     board.add_histogram(f"nfe_per_sample/{name}", nfe, trainer.global_step)
 
@@ -142,31 +139,30 @@ class Dashboard(Evaluation):
 
 
 def layout(present: set[str]) -> dict[str, dict[str, list[Any]]]:
-    """Charts of what is present, by category, as ``SummaryWriter.add_custom_scalars`` takes them; none that
-    would stay empty.
-    """
+    """Return charts of what is present, by category, for ``SummaryWriter.add_custom_scalars``."""
     pages = {
-        title: {chart: ["Multiline", tags] for chart, (who, tags) in subjects.items() if who in present}
+        title: {chart: ["Multiline", tags] for chart, (source, tags) in subjects.items() if source in present}
         for title, subjects in LAYOUT.items()
     }
     return {title: charts for title, charts in pages.items() if charts}
 
 
 def present(trainer: pl.Trainer) -> set[str]:
-    """Who will log something in this run: callbacks and their measures by class, and the command."""
+    """Return what will log something in this run: classes of callbacks and measures, and the command."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     measures = [measure for callback in callbacks for measure in getattr(callback, "measures", [])]
     return {command_of(trainer), *(type(thing).__name__ for thing in [*callbacks, *measures])}
 
 
 def is_outcome(tag: str) -> bool:
-    """Whether a metric belongs into a table of runs."""
+    """Return whether a metric belongs into a table of runs."""
     return tag == "train/loss" or not tag.startswith(COURSE)
 
 
 def histogram(counts: Tensor) -> dict[str, Any]:
-    """Counts of the values 0, 1, … as ``SummaryWriter.add_histogram_raw`` takes them, value i between i - 1/2
-    and i + 1/2.
+    """Return counts (N,) of the values 0, 1, … N - 1 for ``SummaryWriter.add_histogram_raw``.
+
+    Value i is counted between i - 1/2 and i + 1/2.
     """
     values = torch.arange(len(counts), dtype=torch.float64)
     counts = counts.cpu().double()
@@ -183,9 +179,7 @@ def histogram(counts: Tensor) -> dict[str, Any]:
 
 
 def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
-    """What a run was configured with, flat: the module's arguments, the data's batch size and seeds, and the
-    steps.
-    """
+    """Return the configuration of a run, flat: the module's arguments, batch size, seeds, steps."""
     data = getattr(trainer, "datamodule", None)
     noise = getattr(data, "noise", None)
     facts = {

@@ -1,4 +1,4 @@
-"""Write generated images."""
+"""Generated images as files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from ...types import Noise, Solution
 
 
 class ImageWriter(BasePredictionWriter):
-    """Write what ``flowlit predict`` generates as PNG files ``00000000.png``, numbered by the index of their
-    noise.
+    """Write the images of ``flowlit predict`` as ``00000000.png``, numbered by the index of their noise.
 
     Args:
-        folder: where to; images that are there already are overwritten.
+        folder: of the images; those that are there already are overwritten.
     """
 
     def __init__(self, folder: str):

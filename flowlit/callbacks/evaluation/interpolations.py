@@ -1,4 +1,4 @@
-"""Show what lies between two samples."""
+"""Images between two samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .grids import check_noise, evaluates, first_noises, generate, show
 
 
 class Interpolations(Evaluation):
-    """Draw what solvers make of noise between the noises 2k and 2k + 1 of validation, one pair a row.
+    """Draw the images that solvers make of noise between the noises 2k and 2k + 1, one pair a row.
 
     Each row goes from the first to the second on a quarter of a circle, so that all its noise is as likely as
     theirs, under the condition of the first. As ``interpolations/<solver>`` in TensorBoard, and as PNG in the
@@ -55,7 +55,7 @@ class Interpolations(Evaluation):
         return Noise(index.repeat_interleave(self.steps), interpolate_noise(a, b, alpha), every)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         noise = self._between(first_noises(trainer, module, 2 * self.num))
         for name in module.solvers if self.solver is None else [self.solver]:
             images = generate(trainer, module, name, noise)

@@ -1,4 +1,4 @@
-"""Show the training images that are nearest to generated ones."""
+"""Training images that are nearest to generated ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ from .base import Evaluation
 from .grids import FirstImages, check_noise, evaluates, show
 
 _BLOCK = 1000  # training images in memory at a time
-
-
 _AMONG = 1000  # training images whose own neighbours are sought, at most
 
 
 class NearestNeighbours(Evaluation):
-    """Draw the first images of validation beside their nearest training images, and log whether they are
-    copies.
+    """Draw the first images of validation beside their nearest training images, and log how near they are.
 
     ``neighbours/<solver>``, in TensorBoard and as PNG, has a row for each: the sample, then its neighbours,
     nearest first, by root mean square difference of pixels. ``memorisation/<solver>`` is the median distance
@@ -55,17 +52,16 @@ class NearestNeighbours(Evaluation):
         if not 1 <= self.k < len(self.images):
             raise FlowlitError(
                 f"NearestNeighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} "
-                "images, "
-                f"found {self.k}"
+                f"images, found {self.k}"
             )
         real = tuple(self.images[0]["x1"].shape)
-        made = tuple(pl_module.codec.decode(torch.zeros(1, *noise.shape, device=pl_module.device)).shape[1:])
-        if made != real:
+        blank = torch.zeros(1, *noise.shape, device=pl_module.device)
+        generated = tuple(pl_module.codec.decode(blank).shape[1:])
+        if generated != real:
             raise FlowlitError(
                 f"NearestNeighbours: its images have shape {real}, but those made from data.noise have "
-                f"{made}; "
-                "give the images that the "
-                "model was trained on (images), or make data.noise.shape equal"
+                f"{generated}; give the images that the model was trained on (images), or make "
+                "data.noise.shape equal"
             )
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
@@ -75,22 +71,21 @@ class NearestNeighbours(Evaluation):
         self._first.keep(module, outputs["noise"], outputs["solutions"])
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
         among = self._among_training(module, quiet)
         for name, samples in self._first.gather().items():
-            found, where = nearest(
-                samples.to(module.device), self._blocks(f"NearestNeighbours of {name}", quiet), self.k
-            )
-            module.log(f"memorisation/{name}", memorisation(found[:, 0], among), rank_zero_only=True)
+            blocks = self._blocks(f"NearestNeighbours of {name}", quiet)
+            distances, indices = nearest(samples.to(module.device), blocks, self.k)
+            module.log(f"memorisation/{name}", memorisation(distances[:, 0], among), rank_zero_only=True)
             if trainer.is_global_zero:
-                rows = [self._read([index]) for index in where.flatten().tolist()]
+                rows = [self._read([index]) for index in indices.flatten().tolist()]
                 near = torch.cat(rows).unflatten(0, (len(samples), self.k))
                 table = torch.cat([samples[:, None], near], 1).flatten(0, 1)
                 show(trainer, log_dir, f"neighbours/{name}", table, self.k + 1)
 
     def _among_training(self, module: Any, quiet: bool) -> Tensor:
-        """Distances of some training images, evenly chosen, to their nearest other one; computed once."""
+        """Return the distances of evenly chosen training images to their nearest other one; computed once."""
         if self._among is None:
             own = torch.arange(0, len(self.images), -(-len(self.images) // _AMONG), device=module.device)
             blocks = self._blocks("NearestNeighbours of training images", quiet)
@@ -101,9 +96,7 @@ class NearestNeighbours(Evaluation):
         return torch.stack([self.images[index]["x1"] for index in indices])
 
     def _blocks(self, what: str, quiet: bool) -> Iterator[Tensor]:
-        """All images in order, a block at a time, under a bar that appears if it takes longer than two
-        seconds.
-        """
+        """Yield all images in order, a block at a time, under a bar that appears after two seconds."""
         starts = range(0, len(self.images), _BLOCK)
         for start in tqdm(starts, desc=what, unit=" blocks", leave=False, disable=quiet, delay=2):
             yield self._read(range(start, min(start + _BLOCK, len(self.images))))

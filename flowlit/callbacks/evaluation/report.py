@@ -1,6 +1,4 @@
-"""A table, and one file that holds the numbers of a validation or test run with everything that they depend
-on.
-"""
+"""Numbers of a validation or test run, in a table and in one file with everything that they depend on."""
 
 from __future__ import annotations
 
@@ -26,14 +24,12 @@ from .base import command_of, numbers, protocols
 FORMAT = "flowlit-metrics"
 VERSION = 2
 
-
 FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
-"""What each command writes, so that the regular numbers and the published ones stand side by side."""
+"""Files of the commands: regular numbers and published ones stand side by side."""
 
 
 class Report(Callback):
-    """Print a table and write ``metrics.json`` (``test``: ``metrics_test.json``) into the run's folder after
-    validate or test.
+    """Print a table and write ``metrics.json`` (``test``: ``metrics_test.json``) into the run's folder.
 
     It holds every logged number with its spread, and the protocol: see docs/protocol.md.
     """
@@ -46,7 +42,7 @@ class Report(Callback):
         self._start = time.monotonic()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Note who generates while the files that were read still hold what was read."""
+        """Record the weights while the files that were read still hold what was read."""
         if trainer.state.fn != "fit" and trainer.is_global_zero:
             known = hasattr(pl_module, "generation")
             self._generation = (
@@ -54,7 +50,7 @@ class Report(Callback):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        folder = trainer.log_dir  # on every rank, since Lightning broadcasts it
         if trainer.state.fn == "fit" or not trainer.is_global_zero:
             return
         report = self._report(trainer, pl_module)
@@ -63,7 +59,8 @@ class Report(Callback):
             path = Path(folder) / FILES[report["command"]]
             write_atomically(path, json.dumps(plain(report), indent=1, default=str, allow_nan=False).encode())
             print(f"\n{path}", flush=True)
-        if bad := [name for name, value in report["metrics"].items() if not math.isfinite(value)]:
+        bad = [name for name, value in report["metrics"].items() if not math.isfinite(value)]
+        if bad:
             raise FlowlitError(f"{', '.join(bad)} could not be computed: not finite")
 
     on_test_start = on_validation_start
@@ -88,9 +85,7 @@ class Report(Callback):
 
 
 def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
-    """Tell how images were made: from which noise, by which weights of which checkpoint, with which solvers,
-    and rounded how.
-    """
+    """Return how images were made: noise, checkpoint and its weights, solvers, codec and its rounding."""
     data = getattr(trainer, "datamodule", None)
     loaded = module.loaded_from(trainer.ckpt_path)
     noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
@@ -111,7 +106,7 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Replace what JSON has no word for (NaN, infinity) by null."""
+    """Replace numbers that JSON lacks (NaN, infinity) by null."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -120,9 +115,7 @@ def plain(value: Any) -> Any:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Set the numbers as a table, solvers across or down, whatever is narrower; then what does not belong to
-    a solver.
-    """
+    """Set numbers of solvers as a table, solvers across or down, whatever is narrower; then all others."""
     metrics = report["metrics"]
     spread = report.get("spread", {})
     solvers = list(report.get("solvers", {}))
@@ -138,9 +131,9 @@ def table(report: dict[str, Any]) -> str:
     rows = [["", *solvers], *([name, *(cell(f"{name}/{solver}") for solver in solvers)] for name in names)]
     turned = [list(column) for column in zip(*rows, strict=True)]
     text = min(aligned(rows), aligned(turned), key=lambda lines: len(lines[0])) if names else []
-    rest = [tag for tag in metrics if tag.rpartition("/")[2] not in solvers]
-    width = max(map(len, rest), default=0)
-    text += [""] * bool(text and rest) + [f"{tag.ljust(width)}  {cell(tag)}" for tag in rest]
+    others = [tag for tag in metrics if tag.rpartition("/")[2] not in solvers]
+    width = max(map(len, others), default=0)
+    text += [""] * bool(text and others) + [f"{tag.ljust(width)}  {cell(tag)}" for tag in others]
     return "\n".join([_caption(report), "", *text])
 
 
@@ -148,10 +141,10 @@ def _caption(report: dict[str, Any]) -> str:
     facts = [
         f"{report['command']}: {report['images']:,} images" if report.get("images") else report["command"]
     ]
-    for name, told in report.get("features", {}).items():
-        count = told["reference"].get("count")
+    for name, features in report.get("features", {}).items():
+        count = features["reference"].get("count")
         facts.append(
-            f"{name} features ({told['sha256'][:8]}) against "
+            f"{name} features ({features['sha256'][:8]}) against "
             f"{f'{count:,}' if count else 'an unknown number of'} real ones"
         )
     if report.get("checkpoint"):
@@ -163,7 +156,7 @@ def _caption(report: dict[str, Any]) -> str:
 
 
 def _place(name: str) -> tuple[bool, bool, bool, str]:
-    """Distances first, their halves beside them; then what it cost."""
+    """Return a key that sorts distances first, their halves beside them, and costs last."""
     return (
         name.startswith(("nfe", "images")),
         not name.startswith(("fid", "frechet")),

@@ -1,4 +1,4 @@
-"""Show what each solver makes of the same noise."""
+"""Grids of the images that each solver makes of the same noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Samples(Evaluation):
         self._first.keep(module, outputs["noise"], outputs["solutions"])
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         images = self._first.gather()
         if trainer.is_global_zero:
             for name, first in images.items():

@@ -1,9 +1,7 @@
-"""Watch a flow become straight."""
+"""Geometry of a flow during training: straightness, transport cost, curvature."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -11,18 +9,18 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from ..._support.batch_invariance import BatchInvariant
+from ..._support.files import write_atomically
 from ...errors import FlowlitError
 from ...metrics.geometry import Curves, MeanMotion, motion
 from .base import Evaluation
-from .grids import boards, check_noise, evaluates, first_noises, folder_for, in_parts
+from .grids import boards, check_noise, evaluates, first_noises, in_parts, show_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Straightness(Evaluation):
-    """Log the geometry of the flow from the first noises of validation, all from one simulation with Euler
-    steps.
+    """Log the geometry of the flow from the first noises of validation, simulated once with Euler steps.
 
     ``straightness/sum`` is summed over pixels, as Rectified Flow defines it; ``straightness/per_dimension``
     is divided by C·H·W, and ``straightness/per_sample`` is a histogram of the sums. ``transport_cost/sum``
@@ -34,7 +32,7 @@ class Straightness(Evaluation):
     at t = 0 only.
 
     Args:
-        steps: Euler steps of the estimate.
+        steps: Euler steps of the estimate; 100 give two digits.
         num: at most so many samples, over all ranks.
     """
 
@@ -55,16 +53,16 @@ class Straightness(Evaluation):
             check_noise(trainer, "Straightness", 1)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         num = self._samples = min(self.num, len(trainer.datamodule.noise))  # type: ignore[attr-defined]
         mean = MeanMotion(self.steps).to(module.device)
         sums = CatMetric().to(module.device)
         noise = first_noises(trainer, module, num, stripe=True)
         for part in in_parts(trainer, noise):
             with trainer.precision_plugin.val_step_context():
-                found = motion(BatchInvariant(module.velocity()), part.x0, part.cond, self.steps)
-            mean.update(found)
-            sums.update(found.deviation.mean(1).float() * part.x0[0].numel())
+                part_motion = motion(BatchInvariant(module.velocity()), part.x0, part.cond, self.steps)
+            mean.update(part_motion)
+            sums.update(part_motion.deviation.mean(1).float() * part.x0[0].numel())
         curves = mean.compute()
         every = sums.compute()
         for name, value in scalars(curves, noise.x0.shape[1:].numel()).items():
@@ -73,17 +71,15 @@ class Straightness(Evaluation):
             self._show(trainer, log_dir, curves, every)
 
     def _show(self, trainer: pl.Trainer, log_dir: str | None, curves: Curves, sums: Tensor) -> None:
-        figure = draw(curves)
         for board in boards(trainer):
             board.add_histogram("straightness/per_sample", sums, trainer.global_step)
-            board.add_figure("curves/straightness", figure, trainer.global_step)
-        if (folder := folder_for(trainer, log_dir, "curves/straightness")) is not None:
-            figure.savefig(folder / "straightness.png")
-            write_curves(folder / "straightness.csv", curves)
+        folder = show_figure(trainer, log_dir, "curves/straightness", draw(curves))
+        if folder is not None:
+            write_atomically(folder / "straightness.csv", as_csv(curves).encode())
 
 
 def scalars(curves: Curves, dimensions: int) -> dict[str, Tensor]:
-    """The numbers of a flow's geometry by their tags."""
+    """Return the numbers of a flow's geometry by their tags, each ()."""
     return {
         "straightness/sum": curves.straightness * dimensions,
         "straightness/per_dimension": curves.straightness,
@@ -96,7 +92,7 @@ def scalars(curves: Curves, dimensions: int) -> dict[str, Tensor]:
 
 def draw(curves: Curves) -> Figure:
     """Draw deviation and curvature over t, side by side, 800×320 pixels."""
-    from matplotlib.figure import Figure  # not pyplot, which keeps figures and wants a display
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
 
     figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
     named = (("E ‖(Z1 - Z0) - v‖² / d", curves.deviation), ("root mean square of d²Z/dt²", curves.curvature))
@@ -107,12 +103,10 @@ def draw(curves: Curves) -> Figure:
     return figure
 
 
-def write_curves(path: Path, curves: Curves) -> None:
-    """Write the curves as CSV: curve, t, value."""
-    with open(path, "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["curve", "t", "value"])
-        for name, curve in (("deviation", curves.deviation), ("curvature", curves.curvature)):
-            table.writerows(
-                zip([name] * len(curve), curves.times(curve).tolist(), curve.tolist(), strict=True)
-            )
+def as_csv(curves: Curves) -> str:
+    """Return the curves as CSV: curve, t, value."""
+    rows = ["curve,t,value"]
+    for name, curve in (("deviation", curves.deviation), ("curvature", curves.curvature)):
+        points = zip(curves.times(curve).tolist(), curve.tolist(), strict=True)
+        rows += [f"{name},{t},{value}" for t, value in points]
+    return "\r\n".join([*rows, ""])

@@ -1,4 +1,4 @@
-"""Show how noise becomes an image."""
+"""Pictures of noise on its way to an image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from .grids import check_noise, evaluates, first_noises, show
 
 
 class Trajectories(Evaluation):
-    """Draw trajectories of the first noises of validation, one a row: where they are, and where they would
-    arrive.
+    """Draw trajectories of the first noises of validation, one a row: states, and where they would arrive.
 
     ``trajectories/x_t`` is the state at t = 0, 1/steps, …, 1, ``trajectories/endpoint`` the prediction x_t +
     (1 - t) v(x_t, t); of a straight flow all predictions in a row are equal. Images in TensorBoard, and PNG
@@ -41,16 +40,12 @@ class Trajectories(Evaluation):
             check_noise(trainer, "Trajectories", self.num)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         noise = first_noises(trainer, module, self.num)
         with trainer.precision_plugin.val_step_context():
-            found = snapshots(BatchInvariant(module.velocity()), noise.x0, noise.cond, self.steps, self.euler)
+            velocity = BatchInvariant(module.velocity())
+            states = snapshots(velocity, noise.x0, noise.cond, self.steps, self.euler)
         if trainer.is_global_zero:
-            for name, pictures in found._asdict().items():
-                show(
-                    trainer,
-                    log_dir,
-                    f"trajectories/{name}",
-                    module.codec.decode(pictures.flatten(0, 1)),
-                    self.steps + 1,
-                )
+            for name, pictures in states._asdict().items():
+                images = module.codec.decode(pictures.flatten(0, 1))
+                show(trainer, log_dir, f"trajectories/{name}", images, self.steps + 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._support.files import write_atomically
+from ..._support.files import write_figure
 from ...types import evaluations_of
 from .models import Model, kinds_of
 from .records import Kind, Record, RecordedDistance
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
 
 def draw(models: Sequence[Model], into: Path) -> None:
     """Write the picture of ``plot``."""
-    picture = io.BytesIO()
-    plot(models).savefig(picture, format="png", dpi=120)
-    write_atomically(into, picture.getvalue())
+    write_figure(into, plot(models), dpi=120)
 
 
 def plot(models: Sequence[Model]) -> Figure:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._support.files import write_figure
 from ..._support.permutation import shuffled
 from ...data import Pixels
 from ...errors import FlowlitError
@@ -49,7 +50,8 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
             axes.axvline(x0[0].numel() ** 0.5, color="black", label="√d, expected of noise")
             axes.legend()
     try:
-        figure.savefig(into, dpi=120)
+        Path(into).parent.stat()  # a folder that is missing is likely a slip
+        write_figure(Path(into), figure, dpi=120)
     except (OSError, ValueError) as error:
         raise FlowlitError(
             f"{into} cannot be written ({error}); choose another --into, ending in .png"
