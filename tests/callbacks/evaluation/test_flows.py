@@ -303,7 +303,7 @@ def cells(path, rows, columns):
 
 def shown(folder, tag, rows, columns):
     """The one image of a tag in TensorBoard is as large as the file."""
-    (image,) = read(folder).ImageDataset(tag)
+    (image,) = read(folder).Images(tag)
     assert (image.height, image.width) == (rows * 9 + 1, columns * 9 + 1)
 
 
@@ -350,7 +350,7 @@ def test_the_geometry_of_a_run_is_that_of_its_first_noises(tmp_path):
 
 def test_curves_are_drawn_and_written(tmp_path):
     validate(tmp_path, [Straightness(20, 10)])
-    (image,) = read(tmp_path).ImageDataset("curves/straightness")
+    (image,) = read(tmp_path).Images("curves/straightness")
     drawn = Image.open(tmp_path / "curves" / "straightness.png")
     assert (image.width, image.height) == drawn.size == (800, 320)
     with open(tmp_path / "curves" / "straightness.csv", newline="") as file:
