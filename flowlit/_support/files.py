@@ -28,6 +28,25 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
+def check_room(folder: Path, needed: int, what: str, mend: str) -> None:
+    """Refuse before any work what a disk cannot hold.
+
+    Args:
+        folder: on that disk; it need not exist yet.
+        needed: bytes.
+        what: that needs them, in the plural.
+        mend: what to do about it.
+
+    Raises:
+        FlowlitError: if they are more than is free.
+    """
+    free = shutil.disk_usage(existing(folder)).free
+    if needed > free:
+        raise FlowlitError(
+            f"{folder}: {what} need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; {mend}"
+        )
+
+
 def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write a file so that it is either absent or whole, also after a power cut.
 

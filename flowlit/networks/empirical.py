@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from ..errors import FlowlitError
 from ..paths.straight import expand
-from ..types import Cond
+from ..types import Codec, Cond
 
 
 class EmpiricalFlow(nn.Module):
@@ -21,12 +21,15 @@ class EmpiricalFlow(nn.Module):
 
     Args:
         images: items {"x1": uint8 (C, H, W), "cond"}; read at the first call. Or a float tensor (N, C, H, W).
+        eps: distance to t = 1 at which times stop.
+        codec: images to x1; None scales their pixels to [-1, 1].
     """
 
-    def __init__(self, images: Dataset | Tensor, eps: float = 1e-3):
+    def __init__(self, images: Dataset | Tensor, eps: float = 1e-3, codec: Codec | None = None):
         super().__init__()
         self.images = images
         self.eps = eps
+        self.image_codec = codec
         self._x1: Tensor | None = None
         self._label: Tensor | None = None
 
@@ -51,7 +54,12 @@ class EmpiricalFlow(nn.Module):
                 self._x1 = self.images
             else:
                 items = [self.images[i] for i in range(len(self.images))]  # type: ignore[arg-type]
-                self._x1 = torch.stack([item["x1"] for item in items]).float() / 127.5 - 1
+                stacked = torch.stack([item["x1"] for item in items])
+                self._x1 = (
+                    stacked.float() / 127.5 - 1
+                    if self.image_codec is None
+                    else self.image_codec.encode(stacked)
+                )
                 if items and "label" in items[0]["cond"]:
                     self._label = torch.stack([torch.as_tensor(item["cond"]["label"]) for item in items])
         if self._x1.device != like.device or self._x1.dtype != like.dtype:

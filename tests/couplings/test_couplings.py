@@ -14,7 +14,7 @@ from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.couplings import cached as cached_module
 from flowlit.couplings.flip import flip, random_flip
 from flowlit.couplings.origins import FromNoise
-from flowlit.data import Digits, Pixels
+from flowlit.data import Digits, Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.modules.datamodule import collate
@@ -262,3 +262,15 @@ def test_resident_pairs_follow_a_store_that_grew(tmp_path):
         coupling.complete(batch(coupling, range(30, 50)), CPU).x0,
         torch.stack([NOISE[i].x0 for i in range(30, 50)]),
     )
+
+
+def test_images_are_mirrored_before_they_are_encoded():
+    """A mirrored latent is not that of the mirrored image."""
+    images = Digits(limit=64).data[0]
+    batch = {"x1": images, "cond": {}}
+    torch.manual_seed(0)
+    latents = Independent(Digits(), flip=True, codec=Patches()).complete(batch, torch.device("cpu")).x1
+    decoded = Patches().decode(latents)
+    kept = (decoded == images).flatten(1).all(1)
+    mirrored = (decoded == images.flip(-1)).flatten(1).all(1)
+    assert (kept | mirrored).all() and 16 < kept.sum() < 48

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ..._engine.ranks import on_rank_zero
-from ..._support.files import existing, short_hash
+from ..._support.files import check_room, short_hash
 from ..._support.machine import hardware
 from ..._version import __version__
 from ...errors import FlowlitError
@@ -108,13 +108,9 @@ class GeneratedFeatures:
         num = len(noise_of(trainer))
         missing = num - self.reused(num)
         needed = 4 * (len(module.solvers) * missing * (dim + classes) + num * dim)
-        place = existing(self.cache.folder.parent)
-        free = shutil.disk_usage(place).free
-        if trainer.is_global_zero and needed > free:
-            raise FlowlitError(
-                f"{place}: features of {missing:,} images need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} "
-                "GB are free; free some, or evaluate fewer images or solvers"
-            )
+        if trainer.is_global_zero:
+            mend = "free some, or evaluate fewer images or solvers"
+            check_room(self.cache.folder.parent, needed, f"features of {missing:,} images", mend)
         if num <= dim:
             rank_zero_warn(
                 f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the "

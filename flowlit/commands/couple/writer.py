@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
+from ..._support.files import check_room
 from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
@@ -98,14 +98,10 @@ class PairWriter(BasePredictionWriter):
         missing = sum(shard.rows for shard in shards if not (self.store.folder / shard.file).exists())
         conditions = sum(value.nbytes for value in self.origin.rows([0])[3].values())
         needed = missing * pair_bytes(self.origin.shape, self.x0, self.x1, conditions)
-        free = shutil.disk_usage(self.store.folder).free
-        if needed > free:
-            raise FlowlitError(
-                f"{self.store.folder}: {missing} pairs need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB "
-                "are free; "
-                "make fewer (--num), store them smaller (--x0 seed --x1 float16), or choose another disk "
-                "(--store)"
-            )
+        smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
+        check_room(
+            self.store.folder, needed, f"{missing} pairs", f"{smaller}, or choose another disk (--store)"
+        )
 
     def write_on_batch_end(
         self,

@@ -187,6 +187,8 @@ def some_images(pairs: Any, most: int = MOST) -> Tensor | None:
         return None
     rows = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)).tolist()
     if isinstance(source, StoredPairs):
+        if source.codec is not None:  # no pixels, which flips would mirror
+            return None
         return encoding.restored(source.__getitems__(rows).x1)
     return torch.stack([source[row]["x1"] for row in rows]).float()
 

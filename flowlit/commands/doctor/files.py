@@ -13,6 +13,7 @@ import torch
 from ..._support.files import existing
 from ...callbacks.evaluation.fid import FID
 from ...couplings.origins import make_origin
+from ...couplings.store.encoding import codec_facts
 from ...couplings.store.manifest import differences, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
@@ -105,6 +106,7 @@ def check_same_pairs(store: Store, patient: Any, order: CoupleOptions) -> None:
         "x1": order.x1,
         "shard_size": order.shard_size,
         "teacher": teacher,
+        "codec": codec_facts(patient.codec),
     }
     if different := differences(store.manifest(), ours, tuple(ours), ("there", "now")):
         raise FlowlitError(

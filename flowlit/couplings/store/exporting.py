@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..._support.files import building
+from ..._support.files import building, check_room
 from ...errors import FlowlitError
 from ...types import Codec, Pair
 from .encoding import codec_of, restored
 from .reader import StoredPairs
+
+ELSEWHERE = "free some, or choose another --into"
 
 
 class Block(NamedTuple):
@@ -52,7 +54,7 @@ def export_folder(folder: str | Path, into: str | Path) -> None:
     for name, (dtype, size) in pairs.conditions.items():
         names[f"{name}.npy"] = (np.dtype(dtype), (len(pairs), *size))
     with building(Path(into)) as target:
-        _check_space(target, 2 * 4 * int(np.prod(shape)))
+        check_room(target.parent, 2 * 4 * math.prod(shape), "the arrays", ELSEWHERE)
         arrays = {name: _array(target / name, dtype, size) for name, (dtype, size) in names.items()}
         for start, pair in blocks(pairs, "Exporting"):
             cond = [pair.cond[name] for name in pairs.conditions]
@@ -88,7 +90,7 @@ def export_zip(folder: str | Path, into: str | Path) -> None:
             f"{folder}: a PNG has 1 or 3 channels, these images {shape[0]}; export a folder instead"
         )
     with building(Path(into), "images.zip") as temporary:
-        _check_space(temporary, len(pairs) * (int(np.prod(shape)) + 300))
+        check_room(temporary.parent, len(pairs) * (math.prod(shape) + 300), "the images", ELSEWHERE)
         _write_zip(pairs, codec, temporary / "images.zip")
 
 
@@ -104,11 +106,3 @@ def _write_zip(pairs: StoredPairs, codec: Codec, path: Path) -> None:
                 if "label" in pair.cond:
                     labels.append([name, int(pair.cond["label"][i - start])])
         archive.writestr("dataset.json", json.dumps({"labels": labels or None}))
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FlowlitError(
-            f"{folder.parent}: the export needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
-        )
