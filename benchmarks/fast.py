@@ -106,10 +106,12 @@ def fit(
     schedule = partial(WarmUp, steps=WARM_UP)
     model: Any
     if guide is None:
-        model = ReflowStudent(network, AnnealedReflow(times=Uniform(low=1e-3)), fused, schedule)
+        model = ReflowStudent(
+            network, AnnealedReflow(times=Uniform(low=1e-3)), optimizer=fused, lr_scheduler=schedule
+        )
     else:
         objective = Combined({"distillation": Distillation(), "two_step": FlowGuided(guide)})
-        model = OneStepStudent(network, objective, fused, schedule)
+        model = OneStepStudent(network, objective, optimizer=fused, lr_scheduler=schedule)
     data = FlowDataModule(Cached(str(store), flip=True, resident=True), batch_size=batch)
     trainer = quiet_trainer(
         accelerator=device,

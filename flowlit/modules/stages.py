@@ -1,37 +1,15 @@
-"""Teacher, reflow student and one-step student."""
+"""The three stages of a one-step generator: teacher, reflow student and one-step student."""
 
 from __future__ import annotations
 
-import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from typing import Any
+
 from torch import nn
 
 from ..objectives import AnnealedReflow, Distillation, RectifiedFlow
 from ..solvers import Euler
-from ..types import Codec, Objective, Solver
+from ..types import Objective, Solver
 from .flow import FlowModule
-
-
-class ReflowStudent(FlowModule):
-    """A small network trained on a teacher's pairs by annealing reflow, from random initialisation.
-
-    Arguments as ``FlowModule``; the objective is ``AnnealedReflow`` unless given. Needs the ``Anneal``
-    callback, which moves ``objective.beta`` from 1 to 0.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        objective: Objective | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        solvers: dict[str, Solver] | None = None,
-        codec: Codec | None = None,
-        weights: str = "ema",
-    ):
-        super().__init__(
-            network, objective or AnnealedReflow(), optimizer, lr_scheduler, solvers, codec, weights
-        )
 
 
 class Teacher(FlowModule):
@@ -41,19 +19,19 @@ class Teacher(FlowModule):
     Arguments as ``FlowModule``; the objective is ``RectifiedFlow`` unless given.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        objective: Objective | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        solvers: dict[str, Solver] | None = None,
-        codec: Codec | None = None,
-        weights: str = "ema",
-    ):
-        super().__init__(
-            network, objective or RectifiedFlow(), optimizer, lr_scheduler, solvers, codec, weights
-        )
+    def __init__(self, network: nn.Module, objective: Objective | None = None, **kwargs: Any):
+        super().__init__(network, objective or RectifiedFlow(), **kwargs)
+
+
+class ReflowStudent(FlowModule):
+    """A small network trained on a teacher's pairs by annealing reflow, from random initialisation.
+
+    Arguments as ``FlowModule``; the objective is ``AnnealedReflow`` unless given. Needs the ``Anneal``
+    callback, which moves ``objective.beta`` from 1 to 0.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective | None = None, **kwargs: Any):
+        super().__init__(network, objective or AnnealedReflow(), **kwargs)
 
 
 class OneStepStudent(FlowModule):
@@ -68,11 +46,8 @@ class OneStepStudent(FlowModule):
         self,
         network: nn.Module,
         objective: Objective | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
-        lr_scheduler: LRSchedulerCallable | None = None,
         solvers: dict[str, Solver] | None = None,
-        codec: Codec | None = None,
-        weights: str = "ema",
+        **kwargs: Any,
     ):
-        first = solvers or {"euler1": Euler(1)}
-        super().__init__(network, objective or Distillation(), optimizer, lr_scheduler, first, codec, weights)
+        one_step = solvers or {"euler1": Euler(1)}
+        super().__init__(network, objective or Distillation(), solvers=one_step, **kwargs)
