@@ -13,6 +13,7 @@ from ..couplings.store.encoding import X0, X1
 from ..couplings.store.writer import Store
 from ..errors import Diverged, FlowlitError
 from ..modules import FlowDataModule, FlowModule
+from ..modules.flow import check_rows
 from ..networks.checkpoints.read import read_checkpoint
 from ..solvers import RK45
 from ..types import Solver
@@ -195,7 +196,7 @@ class FlowTrainer(pl.Trainer):
             content = read_checkpoint(ckpt_path)
             model.on_load_checkpoint(content)
             model.load_state_dict(content["state_dict"])
-        model.check_rows(template.shape, template.num_classes, "data.noise")
+        check_rows(model.network, template.shape, template.num_classes, "data.noise")
         images = getattr(datamodule.coupling, "images", None)
         begin = make_origin(origin, template, num, seed, images, labels, model.codec)
         if begin.shape != template.shape:

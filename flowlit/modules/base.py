@@ -23,6 +23,7 @@ from .._version import __version__
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
+from .averages import without_averages
 from .overrides import override
 
 
@@ -104,7 +105,7 @@ class CheckpointedModule(pl.LightningModule):
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
-        network = spec(self.network) or _configured(self.hparams, "network")
+        network = spec(self.network) or configured(self.hparams, "network")
         return {"version": __version__, "network": network}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -141,12 +142,7 @@ def optimizer_of(player: Any) -> Any:
     return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
-def _configured(hparams: Any, name: str) -> dict[str, Any] | None:
+def configured(hparams: Any, name: str) -> dict[str, Any] | None:
     """Find how the command line's configuration built an argument of the module."""
     given = hparams.get(name)
     return dict(given) if isinstance(given, dict) and "class_path" in given else None
-
-
-def without_averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without averages other than ``ema``, which a module has only while it keeps them."""
-    return {key: value for key, value in state.items() if not key.startswith("averages.")}

@@ -14,7 +14,7 @@ from ..data import Pixels
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import spec
 from ..types import Codec, Cond, Pair
-from .base import CheckpointedModule, _configured
+from .base import CheckpointedModule, configured
 
 
 class Classifier(CheckpointedModule):
@@ -40,7 +40,7 @@ class Classifier(CheckpointedModule):
         self.codec = codec or Pixels()
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "codec": spec(self.codec) or _configured(self.hparams, "codec")}
+        return {**super().facts(), "codec": spec(self.codec) or configured(self.hparams, "codec")}
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         x = pair.x1 + self.noise * rng.randn_like(pair.x1)

@@ -80,7 +80,7 @@ def test_the_average_never_trains():
 def test_generation_uses_the_average_once_there_is_one():
     module = Teacher(tiny.Affine())
     assert module.velocity() is module.network
-    module.ema_updates = 1
+    module.averages.record("ema", {"updates": 1})
     assert module.velocity() is module.ema
 
 

@@ -250,17 +250,18 @@ def test_several_averages_are_their_closed_forms(tmp_path, accumulate):
     for name, profile in PROFILES.items():
         share = weighting(profile, 6, batch_size=12)
         expected = (1 - share.sum()) * start + sum(w * notes.seen[n] for n, w in enumerate(share, 1))
-        torch.testing.assert_close(module.average(name).drift.double(), expected, rtol=1e-5, atol=1e-6)
-        assert module.averaged[name]["updates"] == 6
+        average = module.averages.average(name)
+        torch.testing.assert_close(average.drift.double(), expected, rtol=1e-5, atol=1e-6)
+        assert module.averages.updates(name) == 6
         tag = "anneal/ema_decay" if name == "ema" else f"anneal/ema_decay_{name}"
         assert math.isclose(float(logged[tag]), profile(6, 12), rel_tol=1e-6)
-        assert int(module.average(name).calls) == int(module.network.calls) == 6 * accumulate
-    assert module.averaged["power"] == {
+        assert int(average.calls) == int(module.network.calls) == 6 * accumulate
+    assert module.averages.metadata["power"] == {
         "profile": "flowlit.schedules.averages.PowerLaw",
         "std": 0.1,
         "updates": 6,
     }
-    assert module.averaged["ema"] == {"decay": 0.4, "warmup": True, "updates": 6}
+    assert module.averages.metadata["ema"] == {"decay": 0.4, "warmup": True, "updates": 6}
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -272,15 +273,15 @@ def test_an_average_moved_rarely_forgets_as_much_as_one_moved_often(tmp_path, pr
         stays = math.prod(decays[step - 3 : step])
         expected = stays * expected + (1 - stays) * notes.seen[step]
     torch.testing.assert_close(module.ema.drift.double(), expected, rtol=1e-5, atol=1e-6)
-    assert module.averaged["ema"]["every"] == 3 and module.ema_updates == 6
+    assert module.averages.metadata["ema"]["every"] == 3 and module.averages.updates() == 6
     assert math.isclose(float(trainer.callback_metrics["anneal/ema_decay"]), decays[-1], rel_tol=1e-6)
 
 
 def test_before_its_first_move_an_average_does_not_generate(tmp_path):
     module, *_ = trained(tmp_path, [EMA(0.9, every=4)], steps=3)
-    assert module.generating() == "raw" and module.average_facts("ema") == {}
+    assert module.averages.generating() == "raw" and module.averages.describe("ema") == {}
     module, *_ = trained(tmp_path / "on", [EMA(0.9, every=4)], steps=4)
-    assert module.generating() == "ema" and module.average_facts("ema")["updates"] == 4
+    assert module.averages.generating() == "ema" and module.averages.describe("ema")["updates"] == 4
 
 
 @pytest.mark.parametrize("half", [1, 3, 6, 8])
@@ -295,7 +296,10 @@ def test_a_run_resumed_between_two_moves_has_the_same_average(tmp_path, half):
     whole, *_ = rare(tmp_path / "whole", 9)
     rare(tmp_path / "half", half)[2].save_checkpoint(tmp_path / "half.ckpt")
     resumed, *_ = rare(tmp_path / "rest", 9, ckpt_path=tmp_path / "half.ckpt")
-    assert tiny.same(whole.state_dict(), resumed.state_dict()) and whole.averaged == resumed.averaged
+    assert (
+        tiny.same(whole.state_dict(), resumed.state_dict())
+        and whole.averages.metadata == resumed.averages.metadata
+    )
 
 
 def test_the_short_form_is_the_constant_profile(tmp_path):
@@ -310,7 +314,7 @@ def test_the_short_form_is_the_constant_profile(tmp_path):
 def test_the_chosen_weights_generate(tmp_path, weights):
     module, *_ = trained(tmp_path, [EMA(0.4), EMA(profile=PowerLaw(0.1), name="power")], weights=weights)
     expected = {"ema": module.ema, "raw": module.network, "power": module.averages["power"]}[weights]
-    assert module.velocity() is expected and module.generating() == weights
+    assert module.velocity() is expected and module.averages.generating() == weights
 
 
 def test_other_averages_do_not_train(tmp_path):
@@ -325,7 +329,7 @@ def test_an_average_counts_afresh_in_a_run_of_its_own(tmp_path):
     tiny.trainer(tmp_path, 2, [EMA(profile=PowerLaw(0.1))], limit_val_batches=0).fit(
         module, FlowDataModule(Independent(Digits(limit=64, labels=False)), 12)
     )
-    assert module.ema_updates == 2
+    assert module.averages.updates() == 2
 
 
 @pytest.mark.parametrize(
@@ -582,7 +586,8 @@ def test_load_from_checkpoint_takes_the_chosen_average(run):
         last(run), network=network, weights="narrow", optimizer=torch.optim.Adam
     )
     assert (
-        tiny.same(module.velocity().state_dict(), stored(run, "narrow")) and module.generating() == "narrow"
+        tiny.same(module.velocity().state_dict(), stored(run, "narrow"))
+        and module.averages.generating() == "narrow"
     )
     assert not module.averages
 

@@ -90,12 +90,13 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     loaded = module.loaded_from(trainer.ckpt_path)
     noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
     facts = module.generation()
+    weights = module.averages.generating()
     return {
         "sha256": facts["network"]["weights"],
         "built": {key: value for key, value in facts["network"].items() if key != "weights"},
         "checkpoint": loaded,
-        "weights": (loaded or {}).get("weights", module.generating()),
-        "ema": (loaded or {}).get("ema", module.average_facts(module.generating())) or None,
+        "weights": (loaded or {}).get("weights", weights),
+        "ema": (loaded or {}).get("ema", module.averages.describe(weights)) or None,
         "solvers": facts["solvers"],
         "codec": facts["codec"],
         "rounding": facts["rounding"],

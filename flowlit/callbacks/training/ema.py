@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,7 @@ class EMA(Callback):
         if stage != "fit":
             return
         self._check(trainer)
-        pl_module.averaged.setdefault(self.name, {"updates": 0})
-        if self.name != "ema" and self.name not in pl_module.averages:
-            pl_module.averages[self.name] = deepcopy(pl_module.network).requires_grad_(False).eval()
+        pl_module.averages.begin(self.name, pl_module.network)
 
     def _check(self, trainer: Any) -> None:
         """Refuse what could not be done as it is written."""
@@ -134,14 +131,13 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count on where the checkpoint stopped, by the profile that is configured now."""
-        updates = pl_module.averaged[self.name]["updates"] if optimizer_steps(trainer) else 0
+        averages = pl_module.averages
+        updates = averages.updates(self.name) if optimizer_steps(trainer) else 0
         self._waiting = self._waiting if optimizer_steps(trainer) else PendingUpdate()
         rarely = {"every": self.every} if self.every > 1 else {}
-        pl_module.averaged[self.name] = {**described(self.rule), **rarely, "updates": updates}
-        self._step, self._twins = (
-            optimizer_steps(trainer),
-            AveragedWeights(pl_module.average(self.name), pl_module.network),
-        )
+        averages.record(self.name, {**described(self.rule), **rarely, "updates": updates})
+        self._step = optimizer_steps(trainer)
+        self._twins = AveragedWeights(averages.average(self.name), pl_module.network)
         if self.snapshots and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._begin(trainer, updates)
 
@@ -160,9 +156,9 @@ class EMA(Callback):
         if optimizer_steps(trainer) == self._step:
             return  # no optimizer step: gradients are still accumulating
         self._step = optimizer_steps(trainer)
-        told = pl_module.averaged[self.name]
+        averages = pl_module.averages
         waiting = self._waiting
-        update = told["updates"] + waiting.steps + 1
+        update = averages.updates(self.name) + waiting.steps + 1
         images = len(batch.x1) * trainer.world_size * accumulated_batches(trainer)
         decay = self.rule(update, images)
         waiting.add(decay)
@@ -174,7 +170,7 @@ class EMA(Callback):
             return
         with self.measured():
             self._twins.move(waiting.decay)
-        told["updates"] = update
+        averages.record(self.name, {**averages.metadata[self.name], "updates": update})
         self._waiting = PendingUpdate()
         if self.snapshots and update % self.snapshots == 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module)
@@ -189,7 +185,7 @@ class EMA(Callback):
             return
         prefix = "ema." if self.name == "ema" else f"averages.{self.name}."
         told = {key: value for key, value in module.facts().items() if key not in ("averages", "network")}
-        average = module.averaged[self.name]
+        average = module.averages.metadata[self.name]
         facts = {
             **told,
             "weights": self.name,

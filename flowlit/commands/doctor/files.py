@@ -18,6 +18,7 @@ from ...couplings.store.manifest import differences, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...metrics.reference import check_dimension, check_reference, read_reference
+from ...modules.flow import check_rows
 from ...networks.checkpoints.read import read_checkpoint
 from ..couple.options import CoupleOptions
 from .plan import output_folder, steps_of, validations_of
@@ -73,7 +74,7 @@ def open_order(subject: Subject, patient: Any, order: CoupleOptions) -> Looked:
         raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
     if min(order.num, order.shard_size, order.batch_size) < 1:
         raise FlowlitError(f"couple: num, shard_size and batch_size must be at least 1, found {order}")
-    subject.model.check_rows(noise.shape, noise.num_classes, "data.noise")
+    check_rows(subject.model.network, noise.shape, noise.num_classes, "data.noise")
     images = getattr(subject.data.coupling, "images", None)
     begin = make_origin(order.origin, noise, order.num, order.seed, images, order.labels, subject.model.codec)
     begin.check(order.x0, order.x1)

@@ -94,7 +94,7 @@ def test_the_average_is_its_closed_form(tmp_path, warmup, accumulate):
         expected = d * expected + (1 - d) * weights[n]
     assert len(notes.seen) == steps * accumulate
     torch.testing.assert_close(module.ema.drift.double(), expected, rtol=1e-5, atol=1e-6)
-    assert module.ema_updates == steps
+    assert module.averages.updates() == steps
     assert (module.ema.drift - module.network.drift).abs().max() > 1e-3
 
 
