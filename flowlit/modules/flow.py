@@ -218,7 +218,8 @@ def check_rows(network: nn.Module, shape: tuple[int, ...], num_classes: int, sou
         classes = num_classes
     if tuple(own) != shape:
         raise FlowlitError(
-            f"{name} takes images of shape {tuple(own)}, but the shape of {source} is {shape}; make them equal"
+            f"{name} takes images of shape {tuple(own)}, but the shape of {source} is {shape}; make them "
+            "equal"
         )
     unlabelled = classes and not num_classes and not label_dropout_of(network)
     if unlabelled or (num_classes and classes != num_classes):
