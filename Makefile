@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-slow test-all bench bench-all lint types clean
+.PHONY: help setup demo test test-slow test-all bench bench-all lint types help-texts clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --editable '.[dev]'
-	$(BIN)/flowlit fit --help > /dev/null  # Python compiles what it imports once, and the help is remembered
+	$(BIN)/python -c 'import flowlit.commands.lightning'  # Python compiles what it imports once
 	touch $@
 
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores
@@ -44,6 +44,9 @@ lint: $(READY)  ## style and floors
 
 types: $(READY)  ## static types
 	$(BIN)/mypy
+
+help-texts: $(READY)  ## write the packaged help of the commands that take seconds to import
+	$(BIN)/python tests/helpers/help_texts.py
 
 clean:  ## remove results (runs/), not the installation
 	rm -rf runs lightning_logs

@@ -24,7 +24,7 @@ from .report import Claim
 from .statistics import features, flowlit_statistics
 from .timing import median, spread, wall
 
-HELP = {"--help": 0.3, "fit --help": 4.0}
+HELP = {"--help": 0.3, "fit --help": 0.3}
 
 
 def average_figures(

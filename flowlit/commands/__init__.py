@@ -1,4 +1,4 @@
-"""The door: ``flowlit <command>``. Commands import what they need, so that help is instant."""
+"""Every ``flowlit <command>`` in one table. Nothing here imports torch, so that help is instant."""
 
 from __future__ import annotations
 
@@ -6,10 +6,62 @@ import errno
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import FlowlitError, Stopped
-from .pipeline.children import leave_with_parent
+
+
+class Command(NamedTuple):
+    """A row of the table.
+
+    ``help`` is what the command does, ``example`` what is typed after its name, and ``run`` a
+    ``module:function`` of this package, imported when the command runs. ``lightning:main`` parses all words
+    by itself; for any other function ``_function`` makes the parser.
+    """
+
+    help: str
+    example: str
+    run: str = "lightning:main"
+
+
+COMMANDS = {
+    "fit": Command("train what a YAML describes", "-c experiments/slimflow_cifar.yaml"),
+    "doctor": Command("look at a YAML before a long fit", "-c experiments/slimflow_cifar.yaml"),
+    "couple": Command("make couplings (noise, image)", "-c experiments/couple_cifar.yaml --num 100000"),
+    "validate": Command("generate images, and measure them", "-c experiments/evaluate_digits.yaml"),
+    "test": Command("the same on 50,000 images, to publish", "-c experiments/evaluate_digits.yaml"),
+    "sweep": Command("quality against cost of many solvers", "-c experiments/sweep_digits.yaml"),
+    "cost": Command(
+        "what networks cost, as table and plot",
+        "experiments/parts/networks/unet_7m_32.yaml --into cost.png",
+        "cost:cost",
+    ),
+    "reference": Command(
+        "statistics of real images", "-c experiments/reference_digits.yaml", "reference:reference"
+    ),
+    "convert": Command(
+        "weights of other projects, and back", "slimflow.pth --into student.safetensors", "convert:convert"
+    ),
+    "average": Command(
+        "averages of any width, after training",
+        "runs/teacher/snapshots --std 0.08 --into ema.safetensors",
+        "average:average",
+    ),
+    "predict": Command("generate, and write the images", "-c experiments/generate_digits.yaml"),
+    "couplings": Command(
+        "info, verify, merge, import, export, show",
+        "info runs/slimflow_digits/couplings",
+        "couplings:COMMANDS",
+    ),
+    "pipeline": Command(
+        "run a recipe of stages, resumable",
+        "-c experiments/recipes/slimflow_digits.yaml --dry-run",
+        "pipeline:pipeline",
+    ),
+}
 
 USAGE = """\
 usage: flowlit <command> [options]
@@ -17,71 +69,42 @@ usage: flowlit <command> [options]
 small, one-step image generators: teacher → couplings → annealing reflow → flow-guided distillation
 
 commands
-  fit        train what a YAML describes             flowlit fit -c experiments/slimflow_cifar.yaml
-  doctor     look at a YAML before a long fit        flowlit doctor -c experiments/slimflow_cifar.yaml
-  couple     make couplings (noise, image)           flowlit couple -c experiments/couple_cifar.yaml --num 100000
-  validate   generate, and measure what was made     flowlit validate -c experiments/evaluate_digits.yaml
-  test       the same on 50,000 images, to publish   flowlit test -c experiments/evaluate_digits.yaml
-  sweep      quality against cost of many solvers    flowlit sweep -c experiments/sweep_digits.yaml
-  cost       what networks cost, as table and plot   flowlit cost experiments/parts/networks/unet_7m_32.yaml --into cost.png
-  reference  statistics of real images               flowlit reference -c experiments/reference_digits.yaml
-  convert    other people's weights, and back        flowlit convert slimflow.pth --into student.safetensors
-  average    averages of any width, after training   flowlit average runs/teacher/snapshots --std 0.08 --into ema.safetensors
-  predict    generate, and write the images          flowlit predict -c experiments/generate_digits.yaml
-  couplings  info, verify, merge, import, export, show   flowlit couplings info runs/slimflow_digits/couplings
-  pipeline   run a recipe of stages, resumable       flowlit pipeline -c experiments/recipes/slimflow_digits.yaml --dry-run
+{commands}
 
 options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
-"""  # noqa: E501
+"""
 
 
-LIGHTNING = ("fit", "validate", "test", "predict", "couple", "doctor", "sweep")
+def usage() -> str:
+    """Return the help of flowlit: a line for each command."""
+    width = max(len(command.help) for command in COMMANDS.values())
+    rows = [
+        f"  {name:<9}  {command.help:<{width}}  flowlit {name} {command.example}"
+        for name, command in COMMANDS.items()
+    ]
+    return USAGE.format(commands="\n".join(rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 fine, 1 it failed, 2 it was called wrongly."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    command = argv[0] if argv else "--help"
-    if command in ("-h", "--help", "help"):
-        print(USAGE, end="")
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help", "help"):
+        print(usage(), end="")
         return 0
-    if command == "--version":
+    if name == "--version":
         print(f"flowlit {__version__}")
         return 0
+    if name not in COMMANDS:
+        print(f"flowlit: error: unknown command {name!r}; see flowlit --help", file=sys.stderr)
+        return 2
+    help_text = help_file(name)
+    if words[1:] in (["--help"], ["-h"]) and help_text.exists():
+        print(help_text.read_text(encoding="utf-8"), end="")
+        return 0
     try:
-        leave_with_parent()
-        if command == "pipeline":
-            from .pipeline import main as pipeline
-
-            return pipeline(argv[1:])
-        if command == "couplings":
-            from .couplings import main as couplings
-
-            return couplings(argv[1:])
-        if command == "convert":
-            from .convert import main as convert
-
-            return convert(argv[1:])
-        if command == "average":
-            from .average import main as average
-
-            return average(argv[1:])
-        if command == "reference":
-            from .reference import main as reference
-
-            return reference(argv[1:])
-        if command == "cost":
-            from .cost import main as cost
-
-            return cost(argv[1:])
-        if command in LIGHTNING and argv[1:] in (["--help"], ["-h"]):
-            from .help_text import remembered
-
-            print(remembered(command, lambda: run_lightning([command, "--help"])), end="")
-            return 0
-        if command in LIGHTNING:
-            return run_lightning(argv)
+        return run(name, words[1:])
     except KeyboardInterrupt:
         return 130
     except Stopped as stopped:
@@ -91,56 +114,48 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         raise
     except Exception as error:
-        if (known := _told(error)) is None:
+        known = for_user(error)
+        if known is None:
             raise
         print(f"flowlit: error: {known}", file=sys.stderr)
         return 1
-    print(f"flowlit: error: unknown command {command!r}; see flowlit --help", file=sys.stderr)
-    return 2
 
 
-def _told(error: BaseException | None) -> BaseException | None:
-    """Find the error meant for the user (ours, or Lightning's about its options) among what was raised
-    because of it.
+def help_file(name: str) -> Path:
+    """Return the packaged help of a command whose parser takes seconds of imports (``make help-texts``)."""
+    return Path(__file__).parent / "help" / f"{name}.txt"
+
+
+def run(name: str, words: Sequence[str]) -> int:
+    """Import the function of a command, and call it with the words after the name; return the exit code."""
+    from .pipeline.children import leave_with_parent
+
+    leave_with_parent()
+    module, _, attribute = COMMANDS[name].run.partition(":")
+    target = getattr(import_module(f"{__name__}.{module}"), attribute)
+    if module == "lightning":
+        return target([name, *words])
+    from ._function import run as run_function
+
+    return run_function(target, words, f"flowlit {name}")
+
+
+def for_user(error: BaseException | None) -> BaseException | None:
+    """Return the error meant for the user (ours, or Lightning's about its options) among the causes of one.
+
+    A full disk and a lost process become such errors; None if there is nothing of the kind.
     """
-    while (
-        error is not None
-        and not isinstance(error, FlowlitError)
-        and type(error).__name__ != "MisconfigurationException"
-    ):
+    while error is not None:
+        if isinstance(error, FlowlitError) or type(error).__name__ == "MisconfigurationException":
+            return error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return FlowlitError(
                 f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)"
             )
-        if isinstance(error, RuntimeError) and re.search(
-            r"gloo|NCCL|Connection (closed|reset) by peer", str(error)
-        ):
+        lost = r"gloo|NCCL|Connection (closed|reset) by peer"
+        if isinstance(error, RuntimeError) and re.search(lost, str(error)):
             return FlowlitError(
                 "another process of this run was lost; start it again (fit: with --resume auto)"
             )
         error = error.__cause__ or error.__context__
-    return error
-
-
-def run_lightning(argv: list[str]) -> int:
-    """Parse and run a command of ``LIGHTNING`` with LightningCLI."""
-    import jsonargparse
-    from omegaconf.errors import OmegaConfBaseException
-
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    from .lightning import FlowCLI
-
-    try:
-        FlowCLI.run(argv)
-    except OmegaConfBaseException as error:
-        print(
-            f"flowlit: error: interpolation in the configuration: {str(error).splitlines()[0]}",
-            file=sys.stderr,
-        )
-        return 2
-    finally:
-        import torch.distributed as dist
-
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-    return 0
+    return None

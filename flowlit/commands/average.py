@@ -1,8 +1,7 @@
-"""The door to averages of any width, made after training: ``flowlit average``."""
+"""``flowlit average``: averages of any width, made after training from snapshots."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,31 +34,16 @@ class Snapshot(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Combine snapshots to an average, and write it; return the exit code."""
-    print("\n".join(average(**vars(make_parser().parse_args(argv)))))
-    return 0
+def average(snapshots: list[Path], *, std: float, into: Path, at: int | None = None) -> list[str]:
+    """Combine snapshots of power-law averages (callback EMA, snapshots) to the average of another width.
 
+    The average is written, and read back.
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="flowlit average",
-        description=(
-            "Combine snapshots of power-law averages (callback EMA, snapshots) to the average of another "
-            "width."
-        ),
-    )
-    parser.add_argument(
-        "snapshots", type=Path, nargs="+", help="files, or the folder that holds them: <run>/snapshots"
-    )
-    parser.add_argument("--std", type=float, required=True, help="relative width of the average, e.g. 0.08")
-    parser.add_argument("--at", type=int, help="its optimizer step (default: that of the last snapshot)")
-    parser.add_argument("--into", type=Path, required=True, help="the file to write, .safetensors")
-    return parser
-
-
-def average(snapshots: Sequence[Path], std: float, into: Path, at: int | None = None) -> list[str]:
-    """Combine snapshots, write the average, and read it back; return what to tell the user.
+    Args:
+        snapshots: files, or the folder that has them: <run>/snapshots
+        std: relative width of the average, e.g. 0.08
+        into: the file to write, .safetensors
+        at: its optimizer step; that of the last snapshot by default
 
     Raises:
         FlowlitError: if snapshots are missing, torn or of different networks, width or step cannot be had, or

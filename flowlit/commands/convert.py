@@ -1,56 +1,36 @@
-"""The door to other people's checkpoints: ``flowlit convert``."""
+"""``flowlit convert``: weights of other projects become ours, and ours theirs."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .._version import __version__
 from ..errors import FlowlitError
 
-
-def main(argv: Sequence[str]) -> int:
-    """Read a file of weights, write it as another; return the exit code."""
-    print("\n".join(convert(**vars(make_parser().parse_args(argv)))))
-    return 0
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="flowlit convert",
-        description=(
-            "Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or "
-            "back."
-        ),
-    )
-    parser.add_argument("file", type=Path, help="a checkpoint: .ckpt, .pth, .pt or .safetensors")
-    parser.add_argument("--into", type=Path, required=True, help="the file to write")
-    parser.add_argument("--weights", default="ema", help="ema (default), raw, or the name of another average")
-    parser.add_argument(
-        "--layout", choices=("safetensors", "slimflow"), default="safetensors", help="what to write"
-    )
-    parser.add_argument(
-        "--network",
-        type=Path,
-        help="a YAML whose model.init_args.network the weights are of, if the file cannot tell",
-    )
-    parser.add_argument(
-        "--loose", action="store_true", help="take what fits, and leave the rest as it was initialised"
-    )
-    return parser
+Layout = Literal["safetensors", "slimflow"]
 
 
 def convert(
     file: Path,
+    *,
     into: Path,
     weights: str = "ema",
-    layout: str = "safetensors",
+    layout: Layout = "safetensors",
     network: Path | None = None,
     loose: bool = False,
 ) -> list[str]:
-    """Convert a file, read the new one, and compare; return what to tell the user.
+    """Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.
+
+    The new file is read again and compared.
+
+    Args:
+        file: a checkpoint: .ckpt, .pth, .pt or .safetensors
+        into: the file to write
+        weights: ema, raw, or the name of another average
+        layout: what to write
+        network: a YAML whose model.init_args.network the weights are of, if the file does not say
+        loose: take what fits, and leave the remainder as it was initialised
 
     Raises:
         FlowlitError: as ``pretrained``; if the new file exists, or does not give the same network back.

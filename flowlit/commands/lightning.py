@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonargparse
 import lightning.pytorch as pl
+import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
 
 from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
 from .._engine.checkpoint_files import AtomicIO, check_whole, newest
@@ -28,6 +32,21 @@ from ..networks import dit  # noqa: F401 - likewise
 from ..networks.checkpoints.read import read_checkpoint
 from ._yaml import read_yaml
 from .trainer import FlowTrainer
+
+
+def main(argv: list[str]) -> int:
+    """Parse and run a command that Lightning runs; return its exit code."""
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        FlowCLI.run(argv)
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        print(f"flowlit: error: interpolation in the configuration: {first}", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
 
 
 def fixed(trainer: pl.Trainer) -> bool:

@@ -1,40 +1,28 @@
-"""The door to reference statistics: ``flowlit reference``."""
+"""``flowlit reference``: statistics of real images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import wraps
+from inspect import Signature, signature
 from typing import Any
-
-import jsonargparse
 
 from .. import data, networks  # noqa: F401 - short class names resolve
 from ..metrics.reference import make_reference
 
 
-def main(argv: Sequence[str]) -> int:
-    """Make statistics as a YAML and options say; return the exit code."""
-    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="flowlit reference",
-        description=(
-            "Take the mean and covariance of the features of real images, and keep them with their "
-            "protocol as npz."
-        ),
-        parser_mode="omegaconf+",
-    )
-    parser.add_argument("-c", "--config", action="config", help="a YAML with these options")
-    parser.add_argument(
-        "--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML."
-    )
-    parser.add_function_arguments(make_reference, as_positional=False)
-    given = parser.instantiate_classes(parser.parse_args(list(argv))).as_dict()
-    arguments = {key: value for key, value in given.items() if key not in ("config", "vars")}
-    reference = make_reference(**arguments)
-    told = reference.protocol
-    shape = "×".join(map(str, told["shape"]))
-    print(
-        f"{reference.path}: {told['count']:,} images of {shape} in {len(reference.mean)} "
-        f"{told['features']['name']} features"
-    )
-    print(f"SHA-256 of mean and covariance: {reference.sha256()}")
-    return 0
+@wraps(make_reference)
+def reference(**options: Any) -> Iterator[str]:
+    result = make_reference(**options)
+    protocol = result.protocol
+    shape = "×".join(map(str, protocol["shape"]))
+    features = f"{len(result.mean)} {protocol['features']['name']} features"
+    yield f"{result.path}: {protocol['count']:,} images of {shape} in {features}"
+    yield f"SHA-256 of mean and covariance: {result.sha256()}"
+
+
+_PARAMETERS = signature(make_reference, eval_str=True).parameters.values()
+reference.__signature__ = Signature(  # type: ignore[attr-defined]
+    [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in _PARAMETERS]
+)
+"""On the command line all of them are options."""

@@ -13,9 +13,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.core.mixins import hparams_mixin
 from PIL import Image
 
-from flowlit.commands.help_text import remembered
 from flowlit.commands.lightning import FlowCLI
-from flowlit.errors import FlowlitError
 
 
 def printed(outcome):
@@ -72,80 +70,19 @@ def test_an_unknown_command_is_two(cli):
     assert outcome.error.startswith("flowlit: error: unknown command 'fitt'")
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The user's folder for caches, empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "flowlit"
-
-
-def test_help_of_a_command_names_its_options(cli, cache):
+def test_help_of_a_command_names_its_options(cli):
     shown = cli("couple", "--help")
     assert shown.code == 0
     for option in ("--store", "--num", "--shard_size", "--x0", "--ckpt_path", "--vars"):
         assert option in shown.out
-    assert [path.read_text() for path in cache.iterdir()] == [shown.out]
+    assert cli("couple", "-h").out == shown.out
 
 
-def test_help_is_remembered_until_a_source_changes(cache, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    made = []
-
-    def help_of(text):
-        return remembered("fit", lambda: (made.append(text), print(text)))
-
-    assert help_of("one") == help_of("another") == "one\n" and made == ["one"]
-    monkeypatch.setattr("flowlit.commands.help_text.state", lambda: "of changed sources")
-    assert help_of("two") == help_of("three") == "two\n"
-    assert [path.name for path in cache.iterdir()] == [
-        "help-fit-80-of changed sources.txt"
-    ]  # no old text stays
-    monkeypatch.setenv("COLUMNS", "120")
-    assert help_of("wide") == "wide\n" and len(list(cache.iterdir())) == 2
-
-
-def test_help_needs_no_torch_once_it_is_known(cache):
-    code = (
-        "import sys; from flowlit.commands import help_text; import flowlit.commands as cli; "
-        "help_text.remembered('fit', lambda: "
-        "print('known')); "
-        "code = cli.main(['fit', '--help']); assert not {'torch', 'lightning'} & set(sys.modules); "
-        "sys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
-    assert (done.returncode, done.stdout) == (0, "known\n"), done.stderr
-
-
-def test_help_is_shown_where_no_cache_can_be_written(cache):
-    cache.parent.write_text("a file where the folder should be")
-    assert remembered("fit", lambda: print("made")) == "made\n"
-    assert remembered("fit", lambda: print("made again")) == "made again\n"
-
-
-def test_help_is_shown_where_there_is_no_home(monkeypatch):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr("pathlib.Path.home", homeless)
-    assert remembered("fit", lambda: print("made")) == "made\n"
-
-
-def test_help_names_the_command_however_it_was_called(cache):
+def test_help_names_the_command_however_it_was_called():
     shown = subprocess.run(
         [sys.executable, "-m", "flowlit", "predict", "--help"], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert shown.stdout.startswith("usage: flowlit "), shown.stderr
-
-
-def test_help_that_fails_is_not_remembered(cache):
-    def fails():
-        print("half of it")
-        raise FlowlitError("no")
-
-    with pytest.raises(FlowlitError):
-        remembered("fit", fails)
-    assert not cache.exists()
 
 
 def test_print_config_shows_the_file(cli, teacher):

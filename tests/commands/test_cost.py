@@ -450,7 +450,7 @@ def here(name):
     ids=str,
 )
 def test_errors_come_before_any_timing(network, words, message, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("flowlit.commands.cost.measure_speed", lambda *rest: pytest.fail("timed"))
+    monkeypatch.setattr("flowlit.commands.cost.measure.measure_speed", lambda *rest: pytest.fail("timed"))
     outcome = cli("cost", write_yaml(tmp_path / "wrong.yaml", network), *words)
     assert re.search(message, outcome.error, re.S), outcome.err
 

@@ -7,6 +7,9 @@ import shlex
 import pytest
 from commandline import REPOSITORY
 
+from flowlit.commands._function import parsed
+from flowlit.commands.couplings import COMMANDS as STORES
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = ("fit", "couple", "validate", "test", "predict", "sweep", "reference", "pipeline")
 
@@ -63,14 +66,16 @@ def test_every_command_parses(page, line, cli, tmp_path, monkeypatch):
 TOOLS = [
     (page, match.group(1), match.group(2))
     for page, line in ALL
-    if (match := re.search(r"(?:^|[ /])flowlit (convert|cost|average) (.*)", line))
+    if (match := re.search(r"(?:^|[ /])flowlit (convert|cost|average|couplings) (.*)", line))
 ]
 
 
 @pytest.mark.parametrize(("page", "tool", "line"), TOOLS, ids=lambda value: value[:70])
-def test_every_command_on_networks_parses(page, tool, line):
-    parser = importlib.import_module(f"flowlit.commands.{tool}").make_parser()
-    assert vars(parser.parse_args(shlex.split(line, comments=True)))
+def test_every_command_of_a_plain_function_parses(page, tool, line):
+    words = shlex.split(line, comments=True)
+    function = getattr(importlib.import_module(f"flowlit.commands.{tool}"), tool, None)
+    arguments, _ = parsed(function or STORES[words.pop(0)], words, f"flowlit {tool}")
+    assert arguments and all(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
