@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what is in them."""
+"""Files that are either whole or absent, their hashes, and the room that they need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there already."""
+    """Return the folder, or the nearest one above it that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
@@ -52,7 +52,7 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
 
     Args:
         path: of the file.
-        content: what it is to hold, or a function that writes that.
+        content: its bytes, or a function that writes them.
 
     Raises:
         FlowlitError: if the disk is full or cannot be written; nothing that was there before is lost.
@@ -94,8 +94,8 @@ def write_figure(path: Path, figure: Figure, dpi: float | str = "figure") -> Non
 
 @contextmanager
 def building(target: Path, file: str | None = None) -> Iterator[Path]:
-    """Fill a folder beside ``target``; when it is whole it, or this file in it, takes that place. Nothing
-    stays if that fails.
+    """Yield a folder beside ``target``, to be filled. It, or this file in it, becomes ``target`` at the end;
+    if anything fails, nothing of it stays.
 
     Raises:
         FlowlitError: if ``target`` exists, or the disk is full or cannot be written.

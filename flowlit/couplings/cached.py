@@ -25,9 +25,9 @@ class Cached(Coupling):
         store: folder made by ``flowlit couple`` or ``flowlit couplings import``; a list is read as one set.
         flip: mirror both ends of each pair with probability ½; right if the teacher was trained with flips.
         limit: use only the first pairs.
-        resident: hold all pairs on the device, in the dtypes of the store; only their row numbers travel
-            then.
-        checksums: verify each file when it is opened; ``flowlit couplings verify`` looks at all of them.
+        resident: keep all pairs on the device, in the dtypes of the store, so that only row numbers are
+            copied there; right where they fit into its memory.
+        checksums: verify each file when it is opened; ``flowlit couplings verify`` checks all of them.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
-"""Mirror pairs: if the flow commutes with a reflection, the mirrored pair is a pair too. SlimFlow, section
-3.1.
+"""Mirrored pairs: if the flow commutes with a reflection, they are pairs too.
+
+Source: SlimFlow (2407.12718), section 3.1.
 """
 
 from __future__ import annotations

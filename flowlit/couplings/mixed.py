@@ -49,7 +49,7 @@ class Mixture(NamedTuple):
 
 
 class MixedPairs(Dataset):
-    """Rows of several sets of pairs as one set, in which each row of part k stands ``repeats[k]`` times; in
+    """Rows of several sets of pairs as one set, in which each row of part k occurs ``repeats[k]`` times; in
     constant memory.
 
     An item is a ``Pair``, a batch a ``Mixture``.

@@ -23,7 +23,7 @@ class Simulated(Coupling):
     Args:
         teacher: a velocity, usually ``flowlit.networks.pretrained``.
         solver: of the teacher's ODE.
-        noise: which noise, and how many different pairs (an epoch).
+        noise: where x0 come from; its rows are the different pairs of an epoch.
         flip: mirror both ends of each pair with probability ½.
     """
 

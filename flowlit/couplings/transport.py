@@ -18,8 +18,8 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
     """Find the permutation p, (B,) int64, for which Σ ‖x0[p[i]] - x1[i]‖² is least.
 
     The squares of the lengths are the same for all permutations, so it is the one for which Σ ⟨x0[p[i]],
-    x1[i]⟩ is largest: the (B, B) matrix of these products is all that is held. They are taken in float64,
-    whatever the precision of training.
+    x1[i]⟩ is largest: only the (B, B) matrix of these products is stored. It is computed in float64, whatever
+    the precision of training.
 
     Args:
         x0: (B, …), finite.
@@ -34,21 +34,20 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
 
 
 class OptimalTransport(Independent):
-    """Images with noise dealt out within each batch, so that it is as near to its image as can be; otherwise
-    as ``Independent``.
+    """Images and noise, paired within each batch so that the sum of their squared distances is least;
+    otherwise as ``Independent``.
 
     Use it for teachers without classes: their flows are straighter from the start. Pooladian et al. 2023
-    (2304.14772), Tong et al. 2023 (2302.00482). Images are mirrored before the assignment, with noise that is
-    N(0, I) either way, so that each gets what is best for it as it is trained on. Noise and images keep their
-    laws, only who meets whom changes.
+    (2304.14772), Tong et al. 2023 (2302.00482). Images are mirrored before the assignment, which is then that
+    of the images trained on. The laws of noise and images stay; only their pairing changes.
 
     The batch is that of one device, and accumulated batches count as batches: the coupling, unlike all
     others, depends on their number, and tends to the independent one for batches of one. It costs time that
     grows as B³ at most: about 3 ms for 128 images of 3×32×32 on one CPU core, 50 ms for 512. On a GPU each
     step waits for it.
 
-    Labels are refused: the noise of one class would be what the other classes of the batch left over, which
-    is no longer N(0, I), but generation starts from N(0, I) in each class. Args as for ``Independent``.
+    Labels are refused: the noise of one class would be what the other classes of its batch leave, which is
+    not N(0, I), while generation starts from N(0, I) in each class. Args as for ``Independent``.
     """
 
     def dataset(self) -> Dataset:

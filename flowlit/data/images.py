@@ -1,4 +1,4 @@
-"""Small sets of real images, held in memory."""
+"""Small sets of real images, kept in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import _digest, _limited
 
 
 class _InMemory(ImageDataset):
-    """Shared by small sets: reads everything at the first access, then indexes tensors."""
+    """A set that is read as a whole at the first access, and indexed in memory from then on."""
 
     def __init__(self, limit: int | None, labels: bool):
         self.limit = limit

@@ -1,4 +1,4 @@
-"""A generator is a network, a solver and a codec: noise in, images out."""
+"""Generators: a network, a solver and a codec, which turn noise into images."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Generator:
         codec: from data to images.
         shape: (c, h, w) of noise and x1, which is that of an image unless the codec has another; for
             ``sample``.
-        num_classes: of the labels that ``sample`` gives.
-        precision: what the network computes in; "bf16" is PyTorch's autocast, and the solver stays as it is.
+        num_classes: of the labels under which ``sample`` generates.
+        precision: arithmetic of the network; "bf16" is PyTorch's autocast, the solver's state float32.
         blocks: evaluate whole blocks of 16 rows, so that an image is the same bits in any batch. Without it a
             batch of one costs one evaluation and not 16, and last bits depend on the batch.
 
@@ -121,7 +121,7 @@ class Generator:
         if source is None:
             if self.shape is None:
                 raise FlowlitError(
-                    "the network does not tell its image shape; call the generator with noise of your own"
+                    "the network has no attribute `shape`; call the generator with noise of your own"
                 )
             source = SeededNoise(self.shape, num, seed, self.num_classes)
         device = self.device
@@ -153,8 +153,7 @@ def load(
     if solver is None:
         if facts.get("solver") is None:
             raise FlowlitError(
-                f"checkpoint {checkpoint} does not tell its solver; give one, e.g. "
-                "solver=flowlit.solvers.Euler(1)"
+                f"checkpoint {checkpoint} names no solver; give one, e.g. solver=flowlit.solvers.Euler(1)"
             )
         solver = build(facts["solver"], Solver)
     described = codec_of(net)

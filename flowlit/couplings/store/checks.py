@@ -1,4 +1,4 @@
-"""Refusals of stores, files and pairs that are not what they should be."""
+"""Checks of stores, files and pairs before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]
 
 
 def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Compare a file with what the manifest says of it, and its noise with what the seed gives.
+    """Refuse a file that differs from its entry in the manifest, or whose seed gives other noise here.
 
     Raises:
         FlowlitError: if rows, shape or dtype differ, or the noise cannot be drawn again on this machine.

@@ -41,7 +41,7 @@ def pack(
         x0, x1: dtypes.
 
     Returns:
-        the arrays by name, and what the manifest says of this shard.
+        the arrays by name, and the facts of this shard for the manifest.
 
     Raises:
         FlowlitError: if the pairs are not finite.
@@ -99,7 +99,7 @@ def pair_bytes(shape: Sequence[int], x0: X0, x1: X1, conditions: int = 0) -> int
 
 def codec_facts(codec: Codec) -> dict[str, Any] | None:
     """Describe a codec for a manifest: equal for codecs that do the same, and enough to build most of them
-    again. None for ``Pixels``, of which manifests say nothing.
+    again. None for ``Pixels``, which manifests do not name.
     """
     if type(codec) is Pixels:
         return None

@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
 
 def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
-    """Walk through a store, with a bar."""
+    """Yield the rows of a store in blocks, under a progress bar: x0 and x1 are (rows, C, H, W) float32."""
     for start in tqdm(range(0, len(pairs), size), desc=desc, unit=" blocks"):
         pair = pairs.__getitems__(range(start, min(start + size, len(pairs))))
         yield Block(start, Pair(restored(pair.x0), restored(pair.x1), pair.cond))
@@ -65,8 +65,8 @@ def export_folder(folder: str | Path, into: str | Path) -> None:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """Make an array on disk whose space is taken now: a full disk is an error here, and a crash when pages
-    are written.
+    """Create an array on disk and reserve its space: a full disk is then an error here, and not a crash when
+    pages are written.
     """
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     with open(path, "r+b") as file:
@@ -75,8 +75,8 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
 
 
 def export_zip(folder: str | Path, into: str | Path) -> None:
-    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise stays
-    behind.
+    """Write the data ends as a zip of PNG files, with ``dataset.json`` if there are classes; the noise is
+    left out.
 
     Raises:
         FlowlitError: if ``into`` exists, the disk cannot hold it, or the data has neither one channel nor

@@ -48,7 +48,7 @@ class PairReader(ABC):
 
     @abstractmethod
     def num_classes(self) -> int:
-        """0 without labels."""
+        """Return the number of classes in the labels; 0 without labels."""
 
 
 class PairFolder(PairReader):
@@ -227,7 +227,7 @@ class SeededZip(PairReader):
 
 
 def _channels(path: Path, name: str) -> int:
-    """1 if this image of a zip is grey, 3 otherwise; ``ImageZip`` raises what is wrong with the image."""
+    """Number of channels of an image in a zip: 1 if it is grey, else 3. ``ImageZip`` refuses broken ones."""
     with zipfile.ZipFile(path) as archive, archive.open(name) as file:
         try:
             return 1 if Image.open(file).mode in ("1", "L", "LA", "I", "I;16") else 3

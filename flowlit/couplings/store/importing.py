@@ -1,4 +1,4 @@
-"""Take pairs from other projects into a store, of which they are never in memory as a whole."""
+"""Pairs of other projects, copied into a store. They are never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def import_pairs(
     num_classes: int | None = None,
     **remarks: Any,
 ) -> dict[str, Any]:
-    """Copy pairs into a store, shard by shard; goes on where it was interrupted.
+    """Copy pairs into a store, shard by shard; continue where that was interrupted.
 
     Args:
         sources: where from, each with a seed of its own.
         into: the store.
-        teacher: in words, for the manifest: who made them.
+        teacher: name of who made them, for the manifest.
         x0, x1: dtypes; noise of other projects has no seed that flowlit could draw from.
         shard_size: pairs per file; a shard never holds two sources.
         num_classes: if not all classes occur in the labels.

@@ -131,7 +131,7 @@ def _short(value: Any) -> str:
 
 
 def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
-    """Set the manifest as a table for people."""
+    """Format a manifest as a table."""
     shards = manifest["shards"]
     shape = "×".join(map(str, manifest["shape"]))
     expected = plan(manifest["counts"], manifest["shard_size"])
@@ -167,8 +167,8 @@ def _rounding_note(error: dict[str, float] | None) -> str:
 
 
 def identity_key(manifest: dict[str, Any]) -> str:
-    """Hash of whose pairs these are; every shard carries it, so that none is taken for a part of another
-    set.
+    """Hash of what must agree for shards to be parts of one set; each has it, so that a file of another set
+    is not taken for one of this.
     """
     facts = [manifest[key] for key in IDENTITY if key != "labels"]
     facts += [manifest[key] for key in OPTIONAL if key in manifest]

@@ -62,7 +62,9 @@ class StoredPairs(Dataset):
         self._open = self._opener()
 
     def _opener(self) -> Callable[[int], ShardFile]:
-        """Keep the last files open; holds no reference to self, so that they are closed with it."""
+        """Return a function that opens a shard, and keeps the last ones open. It has no reference to self, so
+        that they are closed with it.
+        """
         return lru_cache(OPEN_FILES)(partial(open_shard, self.entries, self.manifest, self.checksums, {}))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +136,7 @@ class StoredPairs(Dataset):
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def check(self, rows: int = 1024) -> None:
-        """Look at the first pairs of each store, see ``check_pairs``."""
+        """Check the first pairs of each store, see ``check_pairs``."""
         begin = 0
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
             pair = self.__getitems__(range(begin, min(begin + min(rows, manifest["count"]), self.count)))
@@ -179,7 +181,7 @@ def open_shard(
     known: dict[int, tuple[Path, Fields]],
     number: int,
 ) -> ShardFile:
-    """Open the file of a manifest entry, and verify it unless it is ``known`` from an earlier time."""
+    """Open the file of a manifest entry, and verify it unless it is ``known`` from before."""
     if number in known:
         path, fields = known[number]
         return ShardFile(path, fields=fields)

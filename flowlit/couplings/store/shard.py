@@ -1,5 +1,4 @@
-"""One file of pairs, and how it is read: row by row with ``pread``, so that no file is ever mapped or held in
-memory.
+"""One file of pairs, read row by row with ``pread``: no file is mapped, or in memory as a whole.
 
 A file is safetensors: x0 and x1 (rows, C, H, W), index (rows,), conditions such as label (rows,), and without
 x0 probe (1, C, H, W), the noise of the first row.
@@ -37,7 +36,7 @@ DTYPES = {
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading a shard into one clear error."""
+    """Raise whatever goes wrong while reading a shard as one clear error."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -106,7 +105,7 @@ class ShardFile:
         return array
 
     def content_hash(self) -> str:
-        """SHA-256 of all tensors, as ``Store.write_shard`` notes it in the header."""
+        """SHA-256 of all tensors, as ``Store.write_shard`` records it in the header."""
         digest = hashlib.sha256()
         place = min(self.begin.values())
         end = os.fstat(self.fd).st_size

@@ -1,4 +1,4 @@
-"""Look at every byte and the statistics of a store; one pass, one shard in memory at a time."""
+"""Verification of a store, every byte and the statistics; one pass, one shard in memory at a time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PairMoments:
             self.fourth[name] += float((x**4).sum())
 
     def mean_std_kurtosis(self, end: str) -> tuple[float, float, float]:
-        """Over all entries of all rows; (0, 1, 3) for standard normal noise."""
+        """Return the three over all entries of all rows; (0, 1, 3) for standard normal noise."""
         n = self.rows * self.entries
         first, second = (self.x0, self.x00) if end == "x0" else (self.x1, self.x11)
         mean = first.sum() / n
@@ -64,8 +64,7 @@ class PairMoments:
         )
 
     def correlation(self) -> tuple[float, float]:
-        """Correlation of the two ends of a pair, averaged over the entries that vary; and its standard
-        deviation if the rows of x0 and x1 did not belong together."""
+        """Mean correlation of x0 and x1 over the entries that vary, and its deviation for random pairs."""
         n = self.rows
         covariance = self.x01 / n - self.x0 * self.x1 / n**2
         variance = (self.x00 / n - (self.x0 / n) ** 2) * (self.x11 / n - (self.x1 / n) ** 2)
@@ -97,7 +96,7 @@ def verify(folder: str | Path, quiet: bool = False) -> list[Check]:
 
 
 class _Walk:
-    """One pass over the files, noting what is wrong with each."""
+    """One pass over the files, which collects what is wrong with each."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
@@ -209,7 +208,7 @@ def _files(bad: list[str], good: str) -> str:
 
 
 def _noise(moments: PairMoments, manifest: dict[str, Any]) -> Iterator[Check]:
-    """Mean, standard deviation and kurtosis of x0; noise that a flow found from data is so only roughly."""
+    """Mean, standard deviation and kurtosis of x0; noise that a flow made of data is so only roughly."""
     n = moments.rows * moments.entries
     slack = 0.3 if manifest["origin"] == "data" else 1e-3
     deviations = {

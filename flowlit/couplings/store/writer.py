@@ -36,7 +36,7 @@ from .shard import ShardFile
 
 
 class Store:
-    """One folder of pairs, to be written."""
+    """A folder of pairs that is being written."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -92,7 +92,7 @@ class Store:
         return not files
 
     def begin(self, identity: dict[str, Any], counts: list[int], remarks: dict[str, Any]) -> None:
-        """Start, continue or grow a store whose pairs are what ``identity`` says.
+        """Start, continue or grow a store of the pairs that ``identity`` describes.
 
         Args:
             identity: the facts of ``manifest.IDENTITY`` (and ``OPTIONAL``) that are known; they may not
