@@ -35,9 +35,7 @@ class AbsoluteError(Distance):
 
 
 class PseudoHuber(Distance):
-    """Mean of sqrt((a - b)² + c²) - c: squared for small differences, absolute for large ones, pixel by
-    pixel.
-    """
+    """Mean of sqrt((a - b)² + c²) - c over pixels: squared for small differences, absolute for large ones."""
 
     def __init__(self, c: float = 0.03):
         super().__init__()

@@ -1,6 +1,4 @@
-"""Distil a flow to one step: onto its precise endpoints, and onto its own rough two-step estimate (flow
-guidance).
-"""
+"""Distillation of a flow to one step: onto precise endpoints, and onto those of two steps (flow guidance)."""
 
 from __future__ import annotations
 
@@ -74,11 +72,10 @@ class Distillation(Objective):
 
 
 class KStepDistillation(RectifiedFlow):
-    """Distil to k Euler steps: rectified-flow loss on stored pairs at the times 0, 1/k, …, (k-1)/k that they
-    visit.
+    """Distil to k Euler steps: rectified-flow loss on stored pairs at the times 0, 1/k, …, (k-1)/k.
 
-    Rectified Flow's k-step distillation, in velocity form; for k = 1 with the squared error it is
-    ``Distillation``.
+    Rectified Flow's k-step distillation, in velocity form: these are the times that k Euler steps visit. For
+    k = 1 with the squared error it is ``Distillation``.
     """
 
     def __init__(self, k: int, distance: Distance | None = None):

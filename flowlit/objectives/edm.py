@@ -1,4 +1,4 @@
-"""Train a denoiser as EDM does. Karras et al. 2022 (2206.00364), section 5."""
+"""Training of a denoiser as in EDM. Karras et al. 2022 (2206.00364), section 5."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .weights import EDMWeight
 
 
 class EDMLoss(RectifiedFlow):
-    """E λ(σ) · mean (D(y, σ) - x)² with ln σ ~ N(mean, std²): EDM's loss, for a teacher whose network is
-    ``EDM``.
+    """EDM's loss E λ(σ) · mean (D(y, σ) - x)² with ln σ ~ N(mean, std²), for a network ``EDM``.
 
     It is a rectified-flow loss. With σ = (1 - t) / t and y = x_t / t, D - x = (1 - t) (v - (x1 - x0)); so the
     log-normal σ becomes a logit-normal t, and λ(σ) (1 - t)² the weight ``EDMWeight``.
 
     Args:
-        mean: of ln σ.
-        std: of ln σ.
-        sigma_data: standard deviation of the data, as in the network's preconditioning.
+        mean: of ln σ; -1.2 for CIFAR-10 in the paper.
+        std: of ln σ; 1.2 for CIFAR-10 in the paper.
+        sigma_data: standard deviation of the data, as in the network's preconditioning; 0.5 for images in
+            [-1, 1].
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5):

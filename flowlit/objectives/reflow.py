@@ -1,5 +1,6 @@
-"""Regress a velocity onto straight lines: rectified flow, reflow and annealed reflow are one loss over three
-couplings.
+"""Regression of a velocity onto straight lines.
+
+Rectified flow, reflow and annealed reflow are one loss over three couplings.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeighting | None) -> Tens
 
 
 class RectifiedFlow(Objective):
-    """Train on the coupling as it is: independent noise gives a 1-rectified flow (teacher), stored pairs give
-    reflow.
+    """Regress onto the coupling as it is.
 
-    With ``times: Grid(k)`` on stored pairs it is k-step distillation in velocity form.
+    Independent noise gives a 1-rectified flow (teacher), stored pairs give reflow. With ``times: Grid(k)`` on
+    stored pairs it is k-step distillation in velocity form.
 
     Args:
-        distance: between velocities; None is the mean squared error.
-        times: distribution of the training times; None is uniform on [0, 1).
+        distance: between velocities; None is the mean squared error, whose minimum is the mean velocity.
+        times: distribution of the training times; None is uniform on [0, 1). ``LogitNormal`` for teachers,
+            ``UShaped`` for reflow of a good teacher.
         weight: of each sample by its time; None is 1.
     """
 
@@ -74,7 +76,7 @@ class RectifiedFlow(Objective):
 
 
 class AnnealedReflow(RectifiedFlow):
-    """Annealing reflow: start from fresh noise (beta = 1), end at the stored pairs (beta = 0).
+    """Annealing reflow: from fresh noise (beta = 1) to the stored pairs (beta = 0).
 
     Use it to train a small network from random initialisation on a large teacher's pairs. ``beta`` is set
     before each step by the ``Anneal`` callback; left at 0 this is ``RectifiedFlow``.

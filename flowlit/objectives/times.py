@@ -36,9 +36,7 @@ class Fixed(TimeDistribution):
 
 @dataclass
 class Grid(TimeDistribution):
-    """Draw t uniformly from {0, 1/k, …, (k-1)/k}: the times that k Euler steps visit, for k-step
-    distillation.
-    """
+    """Draw t uniformly from {0, 1/k, …, (k-1)/k}, the times of k Euler steps, for k-step distillation."""
 
     k: int
 

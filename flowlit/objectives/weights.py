@@ -45,9 +45,7 @@ class SNRPlusOne(LossWeighting):
 
 @dataclass
 class Karras(LossWeighting):
-    """w = snr + 1 / sigma_data², sigma_data the standard deviation of the data (0.5 for images in [-1,
-    1]).
-    """
+    """w = snr + 1 / sigma_data², with sigma_data the standard deviation of the data; 0.5 for images."""
 
     sigma_data: float = 0.5
 
@@ -73,8 +71,7 @@ class Remaining(LossWeighting):
 
 @dataclass
 class EDMWeight(LossWeighting):
-    """w = ((1 - t)² + s² t²) / s², s = sigma_data: what EDM's λ(σ) = (σ² + s²) / (σ s)² is for the error of a
-    velocity.
+    """w = ((1 - t)² + s² t²) / s² with s = sigma_data: EDM's λ(σ) = (σ² + s²) / (σ s)² for velocities.
 
     Karras et al. 2022 (2206.00364), table 1; see ``EDMLoss``.
     """

@@ -84,16 +84,13 @@ def adams(
 
 
 def _advance(x: Tensor, weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    """x + Σ weight · value. Products and sums round one after the other, so that a sample's bits are its own
-    in any batch.
-    """
+    """x + Σ weight · value, rounded after each operation: a sample's bits are its own in any batch."""
     return x + sum(weight * value for weight, value in zip(weights, values, strict=True))
 
 
 @dataclass
 class Adams(GridSolver):
-    """Adams' predictor and corrector on a fixed grid, one evaluation a step: the cheapest way to pairs. NFE =
-    steps + 1.
+    """Adams' predictor and corrector on a fixed grid: the cheapest way to pairs. NFE = steps + 1.
 
     Use it where a trained teacher makes couplings: on the digits, 12 steps are as good as RK45 at 1e-3, and
     64 as good as RK45 at 1e-5, with a fifth of its evaluations (docs/performance.md). It has no estimate of
