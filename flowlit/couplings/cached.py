@@ -103,8 +103,7 @@ def copy_to(device: torch.device, pairs: StoredPairs, block: int = 4096) -> Pair
     if needed > free:
         raise FlowlitError(
             f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but "
-            f"{free / 1e9:.1f} GB are free; "
-            "set resident: false, or a limit"
+            f"{free / 1e9:.1f} GB are free; set resident: false, or a limit"
         )
     copies = {
         name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device)

@@ -35,6 +35,6 @@ def check_flip(flip: bool, codec: Codec) -> None:
     """
     if flip and not codec.pixels:
         raise FlowlitError(
-            f"flip: true mirrors pixels, but x1 of {type(codec).__name__} are none; set flip: false "
-            "(images are mirrored before they are encoded, by flowlit.couplings.Independent)"
+            f"flip: true mirrors pixels, but x1 of {type(codec).__name__} are none; set flip: false (images "
+            "are mirrored before they are encoded, by flowlit.couplings.Independent)"
         )

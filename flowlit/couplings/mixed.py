@@ -111,8 +111,8 @@ class Mixed(Coupling):
             if (other.shape, other.num_classes) != (stored[0].shape, stored[0].num_classes):
                 raise FlowlitError(
                     f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but "
-                    f"{stored[0].name} "
-                    f"{stored[0].shape} and {stored[0].num_classes}; only equal ones can be mixed"
+                    f"{stored[0].name} {stored[0].shape} and {stored[0].num_classes}; only equal ones can be "
+                    "mixed"
                 )
         return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
 

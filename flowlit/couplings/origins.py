@@ -17,6 +17,7 @@ from ..errors import FlowlitError
 from ..types import Codec, Cond, ImageDataset, Source
 from .noise import GENERATOR, SeededNoise
 from .store.encoding import X0, X1, codec_facts
+from .store.manifest import check_conditions
 
 From = Literal["noise", "data", "random"]
 
@@ -44,6 +45,7 @@ class Origin(ABC):
         neither.
         """
         cond = {name: value for name, value in self.rows([0])[3].items() if name != "label"}
+        check_conditions(cond, "couple")
         conditions = {
             name: [str(value.dtype).removeprefix("torch."), list(value.shape[1:])]
             for name, value in cond.items()
@@ -194,8 +196,8 @@ def make_origin(
         )
     if noise.num_classes and "label" not in images[0]["cond"]:
         raise FlowlitError(
-            f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels "
-            "(labels: true)"
+            f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels (labels: "
+            "true)"
         )
     if labels:
         raise FlowlitError(f"couple --origin {name} takes the labels of its images; drop --labels")

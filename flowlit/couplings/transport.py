@@ -55,8 +55,7 @@ class OptimalTransport(Independent):
         if self.images[0]["cond"]:
             raise FlowlitError(
                 f"OptimalTransport: {self.source} bring labels, but noise assigned across classes is not "
-                "N(0, I) within one; "
-                "set labels: false, or use flowlit.couplings.Independent"
+                "N(0, I) within one; set labels: false, or use flowlit.couplings.Independent"
             )
         return images
 

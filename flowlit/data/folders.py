@@ -179,8 +179,7 @@ class ImageZip(ImageDataset):
         except (KeyError, TypeError, ValueError) as error:
             raise FlowlitError(
                 f"{path}: labels asked for, but dataset.json is missing or has no label for every image "
-                f"({error}); "
-                "set labels: false or repair it"
+                f"({error}); set labels: false or repair it"
             ) from error
 
     def __len__(self) -> int:

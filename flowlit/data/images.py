@@ -104,7 +104,7 @@ class CIFAR10(_InMemory):
         except (OSError, RuntimeError) as error:
             raise FlowlitError(
                 f"CIFAR-10 is not in {self.root} and could not be downloaded ({error}). Put "
-                "cifar-10-python.tar.gz there, or "
-                "read your own copy with class_path: flowlit.data.ImageZip or flowlit.data.ImageFolder"
+                "cifar-10-python.tar.gz there, or read your own copy with class_path: flowlit.data.ImageZip "
+                "or flowlit.data.ImageFolder"
             ) from error
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)

@@ -74,11 +74,10 @@ def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any
                 raise ValueError(f"its probe has shape {probe.shape}, expected {again.shape}")
     if manifest["x0"] == "seed" and not np.allclose(probe, again, rtol=0, atol=PROBE_TOLERANCE):
         raise FlowlitError(
-            f"shard {shard.path}: seed {entry['seed']} gives other noise here than where the pairs were "
-            "made (up to "
-            f"{np.abs(probe - again).max():.3g} apart), so its x0 cannot be drawn again. NumPy "
-            f"{np.__version__} draws "
-            "differently; use the version that made them, or make them again with --x0 float16"
+            f"shard {shard.path}: seed {entry['seed']} gives other noise here than where the pairs were made "
+            f"(up to {np.abs(probe - again).max():.3g} apart), so its x0 cannot be drawn again. NumPy "
+            f"{np.__version__} draws differently; use the version that made them, or make them again with "
+            "--x0 float16"
         )
 
 
@@ -118,6 +117,5 @@ def _check_noise(x0: Tensor, x1: Tensor, where: str, exact: bool) -> None:
         )
         raise FlowlitError(
             f"{where}: x0 has mean {mean:.3f} and standard deviation {std:.3f}, expected 0 and 1 (noise). "
-            f"{hint}"
-            "Make the couplings again with `flowlit couple`"
+            f"{hint}Make the couplings again with `flowlit couple`"
         )

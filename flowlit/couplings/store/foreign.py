@@ -70,8 +70,8 @@ class PairFolder(PairReader):
         self.seed = int(name) if name.isdigit() else int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
         self.noise, self.data = ("z1.npy", "z0.npy") if swap else ("z0.npy", "z1.npy")
         self.generator = (
-            f"unknown: imported, noise from {self.noise}, data in {data_range[0]:g} … {data_range[1]:g} "
-            f"from {self.data}"
+            f"unknown: imported, noise from {self.noise}, data in {data_range[0]:g} … {data_range[1]:g} from "
+            f"{self.data}"
         )
         shapes = {name: self._map(name).shape for name in (self.noise, self.data)}
         if len(set(shapes.values())) > 1 or len(shapes[self.data]) != 4:
@@ -108,8 +108,7 @@ class PairFolder(PairReader):
         if label.ndim not in (1, 2) or len(label) != self.rows or not (integers or one_hot):
             raise FlowlitError(
                 f"{self.folder}: label.npy is {label.dtype} {label.shape} for {self.rows} pairs; expected "
-                "whole numbers (rows,), "
-                "or one-hot (rows, classes)"
+                "whole numbers (rows,), or one-hot (rows, classes)"
             )
 
     def _check_range(self) -> None:
@@ -122,9 +121,9 @@ class PairFolder(PairReader):
         narrow = most - least < 0.05 * width or (self.data_range == (-1.0, 1.0) and least >= -0.02)
         if outside or narrow:
             raise FlowlitError(
-                f"{self.folder / self.data}: values {least:.2f} … {most:.2f} do not look like data "
-                f"in {low:g} … {high:g}; "
-                "say which range it has (--data_range 0 1, or 0 255), or --swap if this is the noise"
+                f"{self.folder / self.data}: values {least:.2f} … {most:.2f} do not look like data in "
+                f"{low:g} … {high:g}; say which range it has (--data_range 0 1, or 0 255), or --swap if this "
+                "is the noise"
             )
 
     def __len__(self) -> int:

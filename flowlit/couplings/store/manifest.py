@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,10 @@ IDENTITY = (
 
 OPTIONAL = ("codec", "conditions")
 """Likewise, but absent where there is nothing to say: x1 are pixels, and labels are the only condition."""
+
+
+TENSORS = ("x0", "x1", "index", "label", "probe")
+"""Names in a shard that have a meaning of their own."""
 
 
 REQUIRED = (*IDENTITY, "seeds", "counts", "shards", "complete", "flowlit")
@@ -83,8 +88,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         kind = f"{manifest['format']} version {manifest['version']}"
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FlowlitError(
-            f"no couplings in {folder} (expected {NAME} and shards). Make them first: "
-            f"flowlit couple -c experiments/couple_….yaml --store {folder}"
+            f"no couplings in {folder} (expected {NAME} and shards). Make them first: flowlit couple -c "
+            f"experiments/couple_….yaml --store {folder}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FlowlitError(
@@ -104,7 +109,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise FlowlitError(
             f"{path} lacks {', '.join(missing)}; it is no whole manifest. Make the couplings again"
         )
+    check_conditions(manifest.get("conditions", {}), str(path))
     return manifest
+
+
+def check_conditions(names: Iterable[str], where: str) -> None:
+    """Refuse names of conditions that could not be those of tensors beside the others, or of files.
+
+    Raises:
+        FlowlitError: naming them.
+    """
+    if unfit := [name for name in names if not name.isidentifier() or name in TENSORS]:
+        raise FlowlitError(
+            f"{where}: conditions {unfit}; expected names of letters, digits and _, other than "
+            f"{', '.join(TENSORS)}"
+        )
 
 
 def differences(

@@ -154,8 +154,7 @@ def _finished(folder: Path) -> dict[str, Any]:
         done = sum(shard.rows for shard in shards if (folder / shard.file).exists())
         raise FlowlitError(
             f"{folder} is not finished ({done} of {manifest['counts'][-1]} pairs); run the `flowlit couple` "
-            "command that "
-            "began it again, it goes on from there"
+            "command that began it again, it goes on from there"
         )
     return manifest
 
@@ -165,8 +164,8 @@ def _limited(limit: int | None, count: int, folder: Path) -> int:
         raise FlowlitError(f"{folder}: limit is {limit}; expected at least 1, or none for all pairs")
     if limit is not None and limit > count:
         raise FlowlitError(
-            f"{folder}: limit is {limit}, but it holds {count} pairs; lower the limit, or make more: "
-            f"flowlit couple … --num {limit}"
+            f"{folder}: limit is {limit}, but it holds {count} pairs; lower the limit, or make more: flowlit "
+            f"couple … --num {limit}"
         )
     return limit or count
 

@@ -42,8 +42,8 @@ def reading(path: Path) -> Iterator[None]:
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise FlowlitError(
             f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` (or "
-            "import) command that "
-            "made the store: only this shard will be made again. A merged store is removed and merged again"
+            "import) command that made the store: only this shard will be made again. A merged store is "
+            "removed and merged again"
         ) from error
 
 

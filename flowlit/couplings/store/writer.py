@@ -71,9 +71,8 @@ class Store:
         known: list[int] = [] if self.empty() else self.manifest()["counts"]
         if known and num < known[-1]:
             raise FlowlitError(
-                f"{self.folder} holds, or is to hold, {known[-1]} pairs, and --num {num} would lose some; "
-                "to train on fewer, "
-                "give the coupling a limit"
+                f"{self.folder} holds, or is to hold, {known[-1]} pairs, and --num {num} would lose some; to "
+                "train on fewer, give the coupling a limit"
             )
         return known if known and num == known[-1] else [*known, num]
 
@@ -114,8 +113,7 @@ class Store:
             if different := _growth_differences(known, wanted):
                 raise FlowlitError(
                     f"{self.folder} already holds other pairs ({'; '.join(different)}). Choose another "
-                    "folder with --store, "
-                    "or remove it"
+                    "folder with --store, or remove it"
                 )
         shards = plan(counts, wanted["shard_size"])
         good = [entry for entry in known["shards"] if self._size(entry["file"]) == entry["bytes"]]

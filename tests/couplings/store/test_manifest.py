@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from stores import edit_manifest, fill
 
+from flowlit.couplings import SeededNoise
+from flowlit.couplings.origins import FromNoise
 from flowlit.couplings.store.manifest import (
     DIRECTION,
     FORMAT,
@@ -138,3 +141,22 @@ def test_a_store_that_was_only_begun_can_be_described(tmp_path):
     folder = fill(tmp_path, shards=[], finish=False)
     text = describe(folder, read_manifest(folder))
     assert "NOT FINISHED" in text and "0 of 3 listed" in text
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "x0", "index", "label", "probe"])
+def test_a_manifest_cannot_name_conditions_after_paths_or_other_tensors(name, tmp_path):
+    """An export writes a file for each."""
+    fill(tmp_path, num=5)
+    edit_manifest(tmp_path, lambda manifest: manifest.update(conditions={name: ["float32", []]}))
+    with pytest.raises(FlowlitError, match=r"conditions .*expected names of letters"):
+        read_manifest(tmp_path)
+
+
+def test_a_source_cannot_have_conditions_that_replace_other_tensors(tmp_path):
+    class Indexed(SeededNoise):
+        def batch(self, indices):
+            return super().batch(indices)._replace(cond={"index": torch.zeros(len(indices))})
+
+    with pytest.raises(FlowlitError, match=r"couple: conditions \['index'\]"):
+        fill(tmp_path, origin=FromNoise(Indexed((1, 4, 4), 5)), num=5)
+    assert not (tmp_path / "manifest.json").exists()
