@@ -143,12 +143,13 @@ def test_steps_and_rho_that_contradict_a_grid_are_refused():
 # descriptions
 
 
-@pytest.mark.parametrize("grid", [Given(SEARCHED), Power(0.5)], ids=repr)
+@pytest.mark.parametrize("grid", [Given(SEARCHED), Power(0.5), Smooth(0.3)], ids=repr)
 @pytest.mark.parametrize("kind", KINDS, ids=name)
 def test_a_grid_survives_its_description(kind, grid):
     solver = kind(4, grid=grid)
     written = yaml.safe_load(yaml.safe_dump(spec(solver)))
-    assert written["init_args"]["grid"]["class_path"] == f"flowlit.solvers.grids.{type(grid).__name__}"
+    module = __name__ if isinstance(grid, Smooth) else "flowlit.solvers.grids"
+    assert written["init_args"]["grid"]["class_path"] == f"{module}.{type(grid).__name__}"
     assert build(written, Solver) == solver != kind(4)
 
 
