@@ -1,4 +1,4 @@
-"""What solvers cost, and what they are worth."""
+"""``flowlit sweep``: quality of many solvers against their cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,35 @@ from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically, write_figure
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import boards, check_noise, folder_for
+from ..modules import FlowModule
+from ..solvers import RK45
 from ..types import Solver
+
+
+def sweep(
+    trainer: pl.Trainer,
+    model: FlowModule,
+    datamodule: pl.LightningDataModule | None,
+    ckpt_path: str | None,
+    weights_only: bool | None,
+    solvers: dict[str, Solver] | None,
+    exact: Solver | None,
+    num: int,
+) -> None:
+    """Validate a model with other solvers than its own, and with ``Sweep`` among the callbacks."""
+    own = model.solvers
+    model.solvers = solvers or own
+    trainer.command = "sweep"  # type: ignore[attr-defined]
+    callback = Sweep(exact or RK45(1e-6, 1e-6), num)
+    trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+    try:
+        trainer.validate(
+            model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False
+        )
+    finally:
+        model.solvers = own
+        trainer.command = None  # type: ignore[attr-defined]
+        trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
 
 
 class Sweep(Evaluation):

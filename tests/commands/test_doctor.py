@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import stores
 import tiny
 import torch
+import yaml
 from commandline import in_process
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tools import classifier_checkpoint, randomise, tiny_unet, write_checkpoint
@@ -194,11 +196,17 @@ def test_couplings_that_are_to_be_made(tmp_path):
     only(in_process("doctor", *words), "problem", "--num 300 would lose some")
 
 
-def test_orders_have_the_defaults_of_couple():
-    theirs = {name: known.default for name, known in inspect.signature(FlowTrainer.couple).parameters.items()}
-    ours = {field.name: field.default for field in dataclasses.fields(CoupleOptions)}
-    assert theirs == {**theirs, **ours}
-    assert set(theirs) - set(ours) == {"self", "model", "datamodule", "ckpt_path", "weights_only"}
+def test_doctor_has_the_options_of_couple_which_are_those_of_the_dataclass(cli):
+    fields = {field.name: field for field in dataclasses.fields(CoupleOptions)}
+    given = inspect.signature(FlowTrainer.doctor).parameters
+    assert {name: given[name].default for name in fields} == dict.fromkeys(fields)
+    assert set(given) - set(fields) == {"self", "model", "datamodule", "ckpt_path", "weights_only"}
+    printed = yaml.safe_load(cli("couple", "-c", "experiments/couple_digits.yaml", "--print_config").out)
+    assert set(fields) <= set(printed)
+    shown = cli("couple", "--help").out
+    for name, field in fields.items():
+        default = "null" if field.default is None else str(field.default)
+        assert re.search(rf"--{name} .*?default:\s+{default}[,)]", shown, re.S), name
 
 
 @pytest.mark.parametrize(
@@ -207,7 +215,7 @@ def test_orders_have_the_defaults_of_couple():
         (["--labels", "none.txt"], "labels none.txt cannot be read"),
         (["--origin", "data", "--data.noise.shape", "[1, 4, 4]"], "takes images of shape (1, 8, 8)"),
         (["--data.noise", "null"], "couple needs the shape of the noise"),
-        (["--num", 0], "must be at least 1"),
+        (["--num", 0], "couple: expected at least 1"),
     ],
 )
 def test_an_order_that_cannot_be_met(words, told, tmp_path):

@@ -1,1 +1,79 @@
-"""flowlit couple: carry noise through a teacher and write the pairs."""
+"""``flowlit couple``: carry noise through a model, and write the pairs."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+from ...couplings.origins import Origin, make_origin
+from ...couplings.store.writer import Store
+from ...errors import FlowlitError
+from ...modules import FlowDataModule, FlowModule
+from ...modules.flow import check_rows
+from ...networks.checkpoints.read import read_checkpoint
+from .options import CoupleOptions
+from .predict import PairPredictor, PartData, without_gradients
+from .writer import PairWriter
+
+__all__ = ["CoupleOptions", "couple", "origin_of"]
+
+
+def couple(
+    trainer: pl.Trainer,
+    model: FlowModule,
+    datamodule: pl.LightningDataModule | None,
+    ckpt_path: str | None,
+    weights_only: bool | None,
+    options: CoupleOptions,
+) -> None:
+    """Integrate a model with its first solver in Lightning's predict loop, and store the pairs.
+
+    Raises:
+        FlowlitError: if options, model and data do not fit, or a store already holds other pairs.
+    """
+    if weights_only is False:
+        raise FlowlitError("couple reads checkpoints as plain data only; drop --weights_only false")
+    if ckpt_path is not None:  # before the writer notes whose pairs these are
+        content = read_checkpoint(ckpt_path)
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    origin = origin_of(model, datamodule, options)
+    facts = model.provenance()
+    facts["solver"]["precision"] = str(trainer.precision)
+    remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": options.batch_size}
+    if options.origin == "random":
+        facts = {"teacher": None, "solver": None}
+        remarks = {}
+    store = Store(options.store)
+    writer = PairWriter(store, origin, options, facts, remarks)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    try:
+        with without_gradients(model):
+            data = PartData(origin, store, options.batch_size)
+            trainer.predict(PairPredictor(model), datamodule=data, return_predictions=False)
+    finally:
+        trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+
+
+def origin_of(model: FlowModule, datamodule: pl.LightningDataModule | None, options: CoupleOptions) -> Origin:
+    """Return the end of the pairs that a solver, or chance, starts from.
+
+    Raises:
+        FlowlitError: if options, model and data do not fit.
+    """
+    if min(options.num, options.shard_size, options.batch_size) < 1:
+        sizes = f"num={options.num}, shard_size={options.shard_size}, batch_size={options.batch_size}"
+        raise FlowlitError(f"couple: expected at least 1, found {sizes}")
+    noise = getattr(datamodule, "noise", None)
+    if not isinstance(datamodule, FlowDataModule) or noise is None:
+        raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
+    check_rows(model.network, noise.shape, noise.num_classes, "data.noise")
+    images = getattr(datamodule.coupling, "images", None)
+    origin = make_origin(
+        options.origin, noise, options.num, options.seed, images, options.labels, model.codec
+    )
+    if origin.shape != noise.shape:
+        raise FlowlitError(
+            f"couple: images of shape {origin.shape}, but data.noise.shape is {noise.shape}; make them equal"
+        )
+    origin.check(options.x0, options.x1)
+    return origin

@@ -1,8 +1,9 @@
-"""Couplings that are to be made: what ``flowlit couple`` would do with the same options."""
+"""The options of ``flowlit couple``, for the command, for doctor and for the writer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...couplings.origins import From
 from ...couplings.store.encoding import X0, X1
@@ -10,7 +11,20 @@ from ...couplings.store.encoding import X0, X1
 
 @dataclass(frozen=True)
 class CoupleOptions:
-    """Options of ``flowlit couple``."""
+    """Pairs to make.
+
+    Args:
+        store: folder for shards and manifest.
+        num: pairs in all.
+        seed: of their noise; differs from that of every other store and of evaluation.
+        origin: start from noise, from data (the solver runs in reverse), or put both together at random.
+        labels: file with the class of pair 0, 1, … (.npy, or text with one number a line); balanced if
+            not given.
+        x0: how noise is stored; "seed" stores none, and draws it again when read.
+        x1: how data is stored; "uint8" has 256 levels in [-1, 1].
+        shard_size: pairs per file.
+        batch_size: pairs solved at a time.
+    """
 
     store: str = "data/couplings/pairs"
     num: int = 10_000
@@ -21,3 +35,9 @@ class CoupleOptions:
     x1: X1 = "float16"
     shard_size: int = 1000
     batch_size: int = 500
+
+    @classmethod
+    def if_given(cls, **options: Any) -> CoupleOptions | None:
+        """Return the options that are not None, with defaults for the others; None if all are None."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(**given) if given else None

@@ -1,4 +1,4 @@
-"""Write couplings."""
+"""Write pairs to a store while Lightning predicts them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..._support.files import check_room
 from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
-from ...couplings.store.encoding import X0, X1, pack, pair_bytes
+from ...couplings.store.encoding import pack, pair_bytes
 from ...couplings.store.manifest import Shard, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair
+from .options import CoupleOptions
 
 
 class PairWriter(BasePredictionWriter):
@@ -32,9 +33,7 @@ class PairWriter(BasePredictionWriter):
     Args:
         store: where to.
         origin: where the pairs begin.
-        num: pairs in all.
-        shard_size: pairs per file.
-        x0, x1: dtypes on disk.
+        options: their number, dtypes on disk and division into files.
         facts: who makes the pairs, for the manifest.
         remarks: further facts that may differ when the same pairs are continued.
     """
@@ -43,20 +42,14 @@ class PairWriter(BasePredictionWriter):
         self,
         store: Store,
         origin: Origin,
-        num: int,
-        shard_size: int,
-        x0: X0,
-        x1: X1,
+        options: CoupleOptions,
         facts: dict[str, Any],
         remarks: dict[str, Any],
     ):
         super().__init__(write_interval="batch")
         self.store = store
         self.origin = origin
-        self.num = num
-        self.shard_size = shard_size
-        self.x0 = x0
-        self.x1 = x1
+        self.options = options
         self.facts = facts
         self.remarks = remarks
         self._parts: list[Solved] = []
@@ -78,14 +71,14 @@ class PairWriter(BasePredictionWriter):
         self._bar = tqdm(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
 
     def _begin(self) -> None:
-        counts = self.store.counts(self.num)
+        counts = self.store.counts(self.options.num)
         identity = {
             "origin": self.origin.name,
             "shape": list(self.origin.shape),
-            "x0": self.x0,
-            "x1": self.x1,
+            "x0": self.options.x0,
+            "x1": self.options.x1,
             "seeds": [self.origin.seed],
-            "shard_size": self.shard_size,
+            "shard_size": self.options.shard_size,
             **self.origin.facts(counts),
             **self.facts,
         }
@@ -94,10 +87,10 @@ class PairWriter(BasePredictionWriter):
 
     def _check_disk(self, counts: list[int]) -> None:
         """Refuse before the first batch if the disk cannot hold the missing pairs."""
-        shards = plan(counts, self.shard_size)
+        shards = plan(counts, self.options.shard_size)
         missing = sum(shard.rows for shard in shards if not (self.store.folder / shard.file).exists())
         conditions = sum(value.nbytes for value in self.origin.rows([0])[3].values())
-        needed = missing * pair_bytes(self.origin.shape, self.x0, self.x1, conditions)
+        needed = missing * pair_bytes(self.origin.shape, self.options.x0, self.options.x1, conditions)
         smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
         check_room(
             self.store.folder, needed, f"{missing} pairs", f"{smaller}, or choose another disk (--store)"
@@ -127,7 +120,9 @@ class PairWriter(BasePredictionWriter):
             {key: torch.cat([part.pair.cond[key] for part in parts]).cpu() for key in parts[0].pair.cond},
         )
         index, nfe = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("index", "nfe"))
-        self.store.write_shard(shard, *pack(index, pair, nfe, self.origin.seed, self.x0, self.x1))
+        self.store.write_shard(
+            shard, *pack(index, pair, nfe, self.origin.seed, self.options.x0, self.options.x1)
+        )
 
     def _wait(self) -> None:
         """Let the last shard reach the disk; what went wrong there is raised here."""
@@ -164,12 +159,14 @@ class PairWriter(BasePredictionWriter):
             if not manifest["complete"]:
                 manifest = self.store.finish()
             self._release()
-            nfe = manifest["nfe"]
-            error = manifest["rounding"]
-            rank_zero_info(
-                f"flowlit: {manifest['count']:,} pairs in {self.store.folder}; NFE {nfe['mean']:.1f} on "
-                f"average, {nfe['max']} at "
-                f"most; stored as {self.x0} and {self.x1}, which rounds x0 by {error['x0']['rms']:.2g} and "
-                "x1 by "
-                f"{error['x1']['rms']:.2g} (rms), {error['x1']['max']:.2g} at most"
-            )
+            rank_zero_info(f"flowlit: {self._summary(manifest)}")
+
+    def _summary(self, manifest: dict[str, Any]) -> str:
+        nfe = manifest["nfe"]
+        x0 = manifest["rounding"]["x0"]
+        x1 = manifest["rounding"]["x1"]
+        return (
+            f"{manifest['count']:,} pairs in {self.store.folder}; NFE {nfe['mean']:.1f} on average, "
+            f"{nfe['max']} at most; stored as {self.options.x0} and {self.options.x1}, which rounds x0 by "
+            f"{x0['rms']:.2g} and x1 by {x1['rms']:.2g} (rms), {x1['max']:.2g} at most"
+        )

@@ -1,7 +1,39 @@
-"""Look at a configuration before hours are spent on it: what it reads, what it needs, and what in it is
-suspicious.
+"""``flowlit doctor``: examine a configuration before hours are spent on it.
+
+What it reads, what it needs, and what in it is suspicious.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from ...errors import FlowlitError
+from ..couple import CoupleOptions
 from .examine import Report, examine
 
-__all__ = ["Report", "examine"]
+__all__ = ["Report", "doctor", "examine"]
+
+
+def doctor(
+    trainer: pl.Trainer,
+    model: Any,
+    datamodule: pl.LightningDataModule | None,
+    ckpt_path: str | None,
+    weights_only: bool | None,
+    options: CoupleOptions | None,
+) -> None:
+    """Print the report on what ``fit`` would do, or on what ``couple`` would do with options.
+
+    Raises:
+        FlowlitError: if there is a problem.
+    """
+    if weights_only is False:
+        raise FlowlitError("doctor reads checkpoints as plain data only; drop --weights_only false")
+    report = examine(trainer, model, datamodule, ckpt_path, options)
+    print(report.text, flush=True)
+    problems = report.problems
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}; first"
+        raise FlowlitError(f"doctor: {count}: {problems[0].what}")

@@ -237,8 +237,8 @@ def seen_noise(s: Subject) -> Finding | None:
     seeds = {seed for m in s.manifests for seed in m["seeds"]}
     if isinstance(s.data.coupling, Simulated):
         seeds.add(s.data.coupling.noise.seed)
-    if s.order is not None and s.order.origin != "data":
-        seeds.add(s.order.seed)
+    if s.options is not None and s.options.origin != "data":
+        seeds.add(s.options.seed)
     if s.data.noise is not None and s.data.noise.seed in seeds:
         what = (
             f"data.noise and the pairs have the same seed {s.data.noise.seed}: validation would show what "
@@ -361,13 +361,13 @@ def too_little_disk(s: Subject) -> Finding | None:
 
 
 def no_room_for_pairs(s: Subject) -> Finding | None:
-    if s.order is None:
+    if s.options is None:
         return None
-    place = existing(Path(s.order.store))
+    place = existing(Path(s.options.store))
     needed = s.missing * pair_bytes(s)
     if needed <= (free := shutil.disk_usage(place).free):
         return None
-    what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.order.store}"
+    what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
     return Finding(
         "problem", what, "free some, choose another --store, or store them smaller: --x0 seed --x1 uint8"
     )
@@ -376,10 +376,10 @@ def no_room_for_pairs(s: Subject) -> Finding | None:
 def pair_bytes(s: Subject) -> int:
     """Of the pairs that are to be made."""
     noise = s.data.noise
-    if s.order is None or noise is None:
+    if s.options is None or noise is None:
         return 0
     conditions = sum(value.nbytes for value in noise.batch([0]).cond.values())
-    return encoding.pair_bytes(noise.shape, s.order.x0, s.order.x1, conditions)
+    return encoding.pair_bytes(noise.shape, s.options.x0, s.options.x1, conditions)
 
 
 def files_kept(s: Subject) -> int:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from ...errors import FlowlitError
 from ...modules import FlowDataModule
-from ..couple.options import CoupleOptions
+from ..couple import CoupleOptions
 from . import checks
 from .files import look_at_files
 from .measure import measure
@@ -37,9 +37,9 @@ def examine(
     model: Any,
     datamodule: pl.LightningDataModule | None,
     ckpt_path: str | None = None,
-    order: CoupleOptions | None = None,
+    options: CoupleOptions | None = None,
 ) -> Report:
-    """Look at what ``fit`` would do, or ``couple`` if there is an order.
+    """Look at what ``fit`` would do, or ``couple`` with options.
 
     Trainer, model, data and all generators of random numbers are left as they were.
 
@@ -49,7 +49,7 @@ def examine(
     if not isinstance(datamodule, FlowDataModule):
         raise FlowlitError("doctor knows what flowlit.modules.FlowDataModule holds; give that as data")
     subject = Subject(
-        copy(trainer), model, datamodule, order
+        copy(trainer), model, datamodule, options
     )  # data that share a batch among devices change the trainer
     with isolate_rng():
         return copy_context().run(_examine, subject, ckpt_path)  # a step's draws are known to its context

@@ -12,15 +12,13 @@ import torch
 
 from ..._support.files import existing
 from ...callbacks.evaluation.fid import FID
-from ...couplings.origins import make_origin
 from ...couplings.store.encoding import codec_facts
 from ...couplings.store.manifest import differences, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...metrics.reference import check_dimension, check_reference, read_reference
-from ...modules.flow import check_rows
 from ...networks.checkpoints.read import read_checkpoint
-from ..couple.options import CoupleOptions
+from ..couple import CoupleOptions, origin_of
 from .plan import output_folder, steps_of, validations_of
 from .subject import Finding, Subject
 
@@ -67,45 +65,33 @@ def open_data(subject: Subject) -> Looked:
     subject.share = data.rows_at_a_time()
 
 
-def open_order(subject: Subject, patient: Any, order: CoupleOptions) -> Looked:
+def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked:
     """Look at what pairs begin from, and at what the store holds already."""
-    noise = subject.data.noise
-    if noise is None:
-        raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
-    if min(order.num, order.shard_size, order.batch_size) < 1:
-        raise FlowlitError(f"couple: num, shard_size and batch_size must be at least 1, found {order}")
-    check_rows(subject.model.network, noise.shape, noise.num_classes, "data.noise")
-    images = getattr(subject.data.coupling, "images", None)
-    begin = make_origin(order.origin, noise, order.num, order.seed, images, order.labels, subject.model.codec)
-    begin.check(order.x0, order.x1)
-    if begin.shape != noise.shape:
-        raise FlowlitError(
-            f"couple: images of shape {begin.shape}, but data.noise.shape is {noise.shape}; make them equal"
-        )
-    store = Store(order.store)
+    origin_of(subject.model, subject.data, options)
+    store = Store(options.store)
     check_writable(store.folder)
     if not store.empty():
-        check_same_pairs(store, patient, order)
-    shards = plan(store.counts(order.num), order.shard_size)
+        check_same_pairs(store, patient, options)
+    shards = plan(store.counts(options.num), options.shard_size)
     subject.missing = sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
-    told = f"{subject.missing:,} of {order.num:,} pairs are to be made, in files of {order.shard_size:,}"
-    yield File("store", f"{order.store}, {told}")
-    if order.origin == "random":
+    told = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
+    yield File("store", f"{options.store}, {told}")
+    if options.origin == "random":
         subject.validations = 0  # no flow is asked
 
 
-def check_same_pairs(store: Store, patient: Any, order: CoupleOptions) -> None:
+def check_same_pairs(store: Store, patient: Any, options: CoupleOptions) -> None:
     """Refuse to add to a store that holds other pairs, as far as that can be told without making some.
 
     Raises:
         FlowlitError: naming every difference.
     """
-    teacher = None if order.origin == "random" else patient.provenance()["teacher"]
+    teacher = None if options.origin == "random" else patient.provenance()["teacher"]
     ours = {
-        "origin": order.origin,
-        "x0": order.x0,
-        "x1": order.x1,
-        "shard_size": order.shard_size,
+        "origin": options.origin,
+        "x0": options.x0,
+        "x1": options.x1,
+        "shard_size": options.shard_size,
         "teacher": teacher,
         "codec": codec_facts(patient.codec),
     }
@@ -174,8 +160,9 @@ def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> tupl
     looks: list[tuple[str, Callable[[], Looked]]] = []
     if ckpt_path is not None:
         looks.append(("checkpoint", lambda: open_checkpoint(patient, ckpt_path)))
-    if (order := subject.order) is not None:
-        looks.append(("store", lambda: open_order(subject, patient, order)))
+    options = subject.options
+    if options is not None:
+        looks.append(("store", lambda: open_store(subject, patient, options)))
     else:
         looks.append(("data", lambda: open_data(subject)))
     for fid in subject.callbacks(FID):

@@ -113,7 +113,7 @@ def affordable(seconds: float, samples: int, most: int) -> int:
 def measure_images(subject: Subject, patient: Any) -> None:
     """Generate with every solver, as validation does."""
     solvers = getattr(patient, "solvers", {"": None})
-    if subject.order is not None:  # the first makes pairs
+    if subject.options is not None:  # the first makes pairs
         solvers = dict(list(solvers.items())[:1])
     for name, solver in solvers.items():
         if solver is not None:
@@ -130,8 +130,8 @@ def measure_images(subject: Subject, patient: Any) -> None:
 
 def images_at_a_time(subject: Subject) -> int:
     """Samples of a batch of validation."""
-    if subject.order is not None:
-        return min(subject.order.batch_size, max(1, subject.missing))
+    if subject.options is not None:
+        return min(subject.options.batch_size, max(1, subject.missing))
     rows = subject.data.noise if subject.data.validation is None else subject.data.validation
     return min(subject.data.noise_batch_size, 1 if rows is None else len(rows))  # type: ignore[arg-type]
 

@@ -89,9 +89,9 @@ def memory(s: Subject) -> Rows:
 
 def disk(s: Subject) -> Rows:
     """Bytes that the run writes."""
-    if s.order is not None:
+    if s.options is not None:
         pair = pair_bytes(s)
-        counts = sorted({10_000, 100_000, 1_000_000, s.order.num})
+        counts = sorted({10_000, 100_000, 1_000_000, s.options.num})
         return [
             ["pairs", "bytes"],
             ["1", size(pair)],
@@ -130,7 +130,7 @@ def times(s: Subject) -> Rows:
         told = f"{made.samples} samples, NFE {made.nfe:.1f}"
         rows.append(
             [
-                f"{num:,} {'pairs' if s.order else 'images'} by {name}",
+                f"{num:,} {'pairs' if s.options else 'images'} by {name}",
                 told,
                 duration(each),
                 f"{times:,}",

@@ -13,7 +13,7 @@ from ...couplings.mixed import MixedPairs
 from ...couplings.store.reader import StoredPairs
 from ...modules import FlowDataModule
 from ...objectives import FlowGuided
-from ..couple.options import CoupleOptions
+from ..couple import CoupleOptions
 from .measured import Measured
 
 Level = Literal["problem", "warning", "hint"]
@@ -39,7 +39,7 @@ class Subject:
     trainer: pl.Trainer
     model: Any
     data: FlowDataModule
-    order: CoupleOptions | None = None
+    options: CoupleOptions | None = None
     """Couplings that are to be made, instead of training."""
     missing: int = 0
     """Pairs of them that are not there yet."""
@@ -58,12 +58,12 @@ class Subject:
     @property
     def trains(self) -> bool:
         """Whether there is something to train on."""
-        return self.data.coupling is not None and self.order is None
+        return self.data.coupling is not None and self.options is None
 
     @property
     def images(self) -> int:
         """Samples that are generated at each validation, or pairs to make."""
-        if self.order is not None:
+        if self.options is not None:
             return self.missing
         return 0 if self.data.noise is None else len(self.data.noise)
 
