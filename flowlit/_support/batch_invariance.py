@@ -18,13 +18,10 @@ from torch import Tensor
 from ..types import Cond, VelocityField, evaluations_of, reads_of
 
 BLOCK = 16
-"""Rows that kernels take at a time, on every machine that we know."""
-
+"""Rows that kernels take at a time, on every machine where this was measured."""
 
 PIXELS = 2**14
-"""Height times width times images that a network works on at a time on a CPU, at most; see
-docs/performance.md.
-"""
+"""Height times width times images that a network computes at a time on a CPU; see docs/performance.md."""
 
 
 def whole_blocks(rows: int, device: torch.device | str = "cpu") -> Tensor:
@@ -37,8 +34,7 @@ def whole_blocks(rows: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def parts(images: Tensor) -> list[slice]:
-    """Rows of images (B, C, H, W) to work on at a time, in whole blocks: all on a GPU, some ``PIXELS`` on a
-    CPU.
+    """Return rows of images (B, C, H, W) to compute at a time: all on a GPU, about ``PIXELS`` on a CPU.
 
     >>> parts(torch.zeros(40, 3, 32, 32))
     [slice(0, 16, None), slice(16, 32, None), slice(32, 48, None)]
@@ -50,7 +46,7 @@ def parts(images: Tensor) -> list[slice]:
 
 
 class BatchInvariant:
-    """A velocity that is evaluated on whole blocks of rows only; at most 15 rows are computed in vain."""
+    """A velocity that is evaluated on whole blocks of rows only, of which at most 15 rows are in vain."""
 
     def __init__(self, velocity: VelocityField):
         self.velocity = velocity
@@ -65,15 +61,16 @@ class BatchInvariant:
         if len(x) % BLOCK:
             rows = whole_blocks(len(x), x.device)
             return self(x[rows], t[rows], {key: value[rows] for key, value in cond.items()})[: len(x)]
-        if len(some := parts(x)) < 2:
+        slices = parts(x)
+        if len(slices) < 2:
             return self.velocity(x, t, cond)
         return torch.cat(
-            [self.velocity(x[of], t[of], {key: value[of] for key, value in cond.items()}) for of in some]
+            [self.velocity(x[of], t[of], {key: value[of] for key, value in cond.items()}) for of in slices]
         )
 
 
 def in_blocks(function: Callable[[Tensor], tuple[Any, ...]], images: Tensor) -> tuple[Any, ...]:
     """Call a function of images (B, …) that returns tensors (B, …), or None, on whole blocks."""
-    whole = images[whole_blocks(len(images), images.device)]
-    found = zip(*(function(whole[some]) for some in parts(whole)), strict=True)
-    return tuple(None if values[0] is None else torch.cat(values)[: len(images)] for values in found)
+    padded = images[whole_blocks(len(images), images.device)]
+    results = zip(*(function(padded[part]) for part in parts(padded)), strict=True)
+    return tuple(None if values[0] is None else torch.cat(values)[: len(images)] for values in results)

@@ -1,6 +1,4 @@
-"""Velocities whose kernels are launched all at once: CUDA graphs of networks that generate, for batches of
-sizes that recur.
-"""
+"""CUDA graphs of networks that generate, for batches of sizes that recur: all kernels in one launch."""
 
 from __future__ import annotations
 
@@ -18,16 +16,15 @@ from ..types import Cond
 DEVICE = "cuda"
 """The kind of device that has graphs."""
 
-
 Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], Any], Tensor]]
-"""(work, device) -> (what does the same work once more, its result, which every replay overwrites)."""
+"""(work, device) -> (function that repeats the work, its result, which every replay overwrites)."""
 
 
 def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
-    """Warm up in a stream of its own, and record there what is launched; see ``Record``.
+    """Warm up work that returns (B, C, H, W) in a stream of its own, and record its kernels; see ``Record``.
 
     Raises:
-        FlowlitError: if the work waits for the device, or does something else that a graph cannot hold.
+        FlowlitError: if the work waits for the device, or does something else that no graph can repeat.
     """
     with torch.cuda.device(device):
         stream = torch.cuda.Stream(device)
@@ -38,46 +35,40 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
                 work()
         torch.cuda.current_stream().wait_stream(stream)
         try:
-            with torch.cuda.graph(
-                graph, stream=stream, capture_error_mode="thread_local"
-            ):  # data loaders go on meanwhile
+            # "thread_local", since data loaders work meanwhile
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 output = work()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise FlowlitError(
-                f"a CUDA graph of the network cannot be recorded ({error}); leave graphs out, or the "
-                "network must not look at "
-                "values of tensors on the GPU (.item(), a branch, an index of booleans)"
+                f"a CUDA graph of the network cannot be recorded ({error}); leave graphs out, or have the "
+                "network not look at values of tensors on the GPU (.item(), a branch, an index of booleans)"
             ) from error
     return graph.replay, output
 
 
 class CapturedGraph:
-    """The graph of one kind of batch: inputs are copied to where it reads them, and its output is copied
-    away.
-    """
+    """The graph of one kind of batch; inputs are copied to its memory, and its output is copied away."""
 
     def __init__(self, velocity: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond, record: Record):
         with torch.inference_mode(False), torch.no_grad(), uncached(x.device):
             self.inputs = [tensor.clone() for tensor in tensors(x, t, cond)]
-            at, when, *values = self.inputs
-            told = dict(zip(sorted(cond), values, strict=True))
-            self.replay, self.output = record(lambda: velocity(at, when, told), x.device)
+            own_x, own_t, *values = self.inputs
+            own_cond = dict(zip(sorted(cond), values, strict=True))
+            self.replay, self.output = record(lambda: velocity(own_x, own_t, own_cond), x.device)
         self._done: torch.cuda.Event | None = None
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         on_gpu = x.device.type == "cuda"
-        if self._done is not None:
-            torch.cuda.current_stream(x.device).wait_event(
-                self._done
-            )  # a call in another stream may still be under way
+        if self._done is not None:  # a call in another stream may still be under way
+            torch.cuda.current_stream(x.device).wait_event(self._done)
         for ours, theirs in zip(self.inputs, tensors(x, t, cond), strict=True):
             ours.copy_(theirs)
         self.replay()
-        found = self.output.clone()
+        output = self.output.clone()
         self._done = torch.cuda.current_stream(x.device).record_event() if on_gpu else None
-        return found
+        return output
 
 
 class CUDAGraphRunner:
@@ -86,14 +77,14 @@ class CUDAGraphRunner:
     A graph is recorded when a kind of batch (shapes, types, order in memory, autocast) comes for the second
     time. Usual are calls with gradients, in training mode, in a thread beside the main one before there is a
     graph, and of more kinds than ``most``. Graphs read the weights where they lie: training and averaging in
-    place are seen; if weights move, all are recorded anew. What a network keeps as plain numbers (the scale
-    of a guidance) is that of the recording, and forward hooks do not run.
+    place take effect; if weights move, all are recorded anew. Plain numbers of a network (the scale of a
+    guidance) are those of the recording, and forward hooks do not run.
 
     Args:
         velocity: called as (x, t, cond).
-        network: whose weights, buffers and mode it has.
+        network: its weights, buffers and mode are the velocity's.
         most: graphs that are kept; each holds the memory of one evaluation.
-        record: how one is made.
+        record: function that makes one.
     """
 
     def __init__(
@@ -115,13 +106,13 @@ class CUDAGraphRunner:
         if torch.is_grad_enabled() or self.network.training or not on_device(x, t, cond):
             return self.velocity(x, t, cond)
         with self._lock:  # another thread must not write to the inputs of a graph that is about to read them
-            found = self._graph(x, t, cond)
-            if found is not None:
-                return found(x, t, cond)
+            graph = self._graph(x, t, cond)
+            if graph is not None:
+                return graph(x, t, cond)
         return self.velocity(x, t, cond)
 
     def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> CapturedGraph | None:
-        """The graph for such a batch, recorded now if it is time."""
+        """Return the graph for such a batch, recorded now if it is time."""
         places = [
             tensor.data_ptr() for held in self._holders for tensor in held.values() if tensor is not None
         ]
@@ -133,8 +124,7 @@ class CUDAGraphRunner:
         if kind in self.graphs:
             return self.graphs[kind]
         self._seen[kind] += 1
-        # beside the main thread, recording would meet the random numbers that it draws meanwhile, which
-        # PyTorch refuses
+        # PyTorch refuses to record beside the main thread, which draws random numbers meanwhile
         alone = threading.current_thread() is threading.main_thread()
         if self._seen[kind] < 2 or len(self.graphs) >= self.most or not alone:
             return None
@@ -143,8 +133,7 @@ class CUDAGraphRunner:
 
 
 class FirstCallGraphed:
-    """A network of which the first call of a training step runs forward and backward by CUDA graphs of
-    ``torch.compile``.
+    """A network whose first call in a training step runs by CUDA graphs of ``torch.compile``, backward, too.
 
     All other calls are the usual ones: the second of a step (distillation), because gradients lie in the
     memory of the graph that made them, and PyTorch loses what was added there when it runs once more
@@ -163,7 +152,7 @@ class FirstCallGraphed:
         self.graphed = torch.compile(network._call_impl, mode=mode, dynamic=dynamic)
 
     def begin(self) -> None:
-        """A training step begins: what the graph returned in the one before may be overwritten."""
+        """Begin a training step: results of the graph in the step before may be overwritten."""
         torch.compiler.cudagraph_mark_step_begin()
         self.first = True
 
@@ -175,13 +164,14 @@ class FirstCallGraphed:
 
 
 def tensors(x: Tensor, t: Tensor, cond: Cond) -> Iterator[Tensor]:
-    """All inputs of a velocity, conditions by name."""
+    """Yield all inputs of a velocity, x (B, C, H, W), t (B,) and the conditions by name."""
     yield from (x, t, *(cond[name] for name in sorted(cond)))
 
 
 def on_device(x: Tensor, t: Tensor, cond: Cond) -> bool:
-    """Whether all inputs are where graphs are, and no graph is being recorded there, of a wrapper of this
-    network say.
+    """Return whether x (B, C, H, W), t (B,) and cond are where graphs are, and none is being recorded there.
+
+    A wrapper of this network may be recorded, for instance.
     """
     if any(tensor.device.type != DEVICE for tensor in tensors(x, t, cond)):
         return False
@@ -189,7 +179,7 @@ def on_device(x: Tensor, t: Tensor, cond: Cond) -> bool:
 
 
 def kind_of(x: Tensor, t: Tensor, cond: Cond) -> Hashable:
-    """What must be equal for batches to share a graph."""
+    """Return what must be equal for batches x (B, C, H, W), t (B,), cond to share a graph."""
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     products = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -198,9 +188,7 @@ def kind_of(x: Tensor, t: Tensor, cond: Cond) -> Hashable:
 
 
 def uncached(device: torch.device) -> torch.autocast:
-    """Autocast as it is, but for weights that were cast before: a graph must not read these, which are freed,
-    but cast anew.
-    """
+    """Return autocast as it is, without its cache: a graph must cast weights anew, not read freed copies."""
     kind = device.type
     return torch.autocast(
         kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
@@ -221,22 +209,19 @@ def check_device(device: torch.device) -> None:
 
 
 def replayed(network: nn.Module, most: int = 4) -> None:
-    """Let calls of a network, compiled or not, be replayed from CUDA graphs; copies and checkpoints know
-    nothing of it.
-    """
+    """Have calls of a network, compiled or not, replayed from CUDA graphs; copies and checkpoints are not."""
     if not isinstance(called(network), CUDAGraphRunner):
         network._compiled_call_impl = CUDAGraphRunner(called(network), network, most)  # type: ignore[assignment]
 
 
 def released(network: nn.Module) -> None:
-    """Take back ``replayed``, and with it the memory of the graphs."""
-    if isinstance(found := called(network), CUDAGraphRunner):
-        before = found.velocity
+    """Undo ``replayed``, and free the memory of the graphs."""
+    runner = called(network)
+    if isinstance(runner, CUDAGraphRunner):
+        before = runner.velocity
         network._compiled_call_impl = None if before == network._call_impl else before
 
 
 def called(network: nn.Module) -> Any:
-    """What PyTorch calls when a network is called; where ``nn.Module.compile`` puts what it made, which
-    copies leave behind.
-    """
+    """Return the function that a call of a network runs: where ``nn.Module.compile`` puts its result."""
     return network._compiled_call_impl or network._call_impl

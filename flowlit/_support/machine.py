@@ -1,4 +1,4 @@
-"""What this machine is made of, for reports."""
+"""Processor, devices, memory and versions of this machine, for reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._version import __version__
 
 
 def hardware(devices: int, device: torch.device) -> dict[str, Any]:
-    """Name the machine."""
+    """Describe the devices of a run, for reports."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "device": name,
@@ -25,7 +25,7 @@ def hardware(devices: int, device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor as the system calls it."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -34,7 +34,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
+    """Return the versions of packages that numbers depend on."""
     packages = ("torch", "torchvision", "lightning", "torchmetrics", "torch-fidelity", "numpy")
     return {
         "flowlit": __version__,
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; of the main memory what could be had without swapping."""
+    """Return bytes that are free on a device; of the main memory those that need no swapping."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -17,7 +17,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "diffusions": ("paths.diffusion", "types"),
     "distances": ("objectives.distances",),
     "draws": ("rng",),
-    "features": ("metrics.features",),
+    "features": ("metrics.features", "metrics.inception"),
     "images": ("data.images", "data.folders"),
     "multistep": ("solvers.multistep",),
     "networks.adapters": ("networks.wrappers.diffusion", "networks.wrappers.guidance"),

@@ -7,7 +7,7 @@ from typing import Any
 
 _HOMES = {
     "ClassifierFeatures": "features",
-    "Inception": "features",
+    "Inception": "inception",
     "InceptionScore": "fidelity",
     "KID": "fidelity",
     "NetworkFeatures": "features",

@@ -1,6 +1,4 @@
-"""Features of generated images on disk, by index: an interrupted evaluation goes on, and ranks and batches
-leave no trace.
-"""
+"""Features of generated images on disk, by index, so that neither ranks nor batches leave a trace."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ class FeatureCache:
     """A folder of files, each with an ``index`` (n,) and further tensors (n, …) by name.
 
     Args:
-        folder: of one set of images; others have others.
+        folder: of one set of images.
         rows: how many are gathered before a file is written.
-        device: what makes the rows that are added; noted in every file.
+        device: on which the rows are computed; noted in every file.
     """
 
     def __init__(self, folder: Path, rows: int = 1000, device: str = ""):
@@ -37,9 +35,7 @@ class FeatureCache:
         self._since = time.monotonic()
 
     def clean(self) -> None:
-        """Remove what a writer that was killed left unfinished, and damaged files, which are then made
-        again.
-        """
+        """Remove damaged files, and those that a killed writer left unfinished."""
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for path in self._paths():
@@ -53,7 +49,7 @@ class FeatureCache:
         return sorted(self.folder.glob("[!.]*.safetensors"))
 
     def files(self) -> dict[Path, Tensor]:
-        """Every file, and the indices that it holds.
+        """Return every file, and its indices (n,).
 
         Raises:
             FlowlitError: if one cannot be read.
@@ -61,63 +57,60 @@ class FeatureCache:
         return {path: _tensor(path, "index") for path in self._paths()}
 
     def stored(self) -> np.ndarray:
-        """Indices that are on disk, in ascending order."""
-        return np.unique(
-            np.concatenate([np.empty(0, np.int64), *(index.numpy() for index in self.files().values())])
-        )
+        """Return the indices that are on disk, in ascending order."""
+        parts = [index.numpy() for index in self.files().values()]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
     def made(self) -> tuple[list[str], float]:
-        """Tell on which machines the rows were made, and in how many seconds of all devices together."""
+        """Return the devices that computed the rows, and their seconds, summed."""
         devices = set()
         seconds = 0.0
         for path in self._paths():
             with safe_open(path, "pt") as file:
-                told = file.metadata() or {}
-            devices.add(told.get("device", "unknown"))
-            seconds += float(told.get("seconds", 0))
+                metadata = file.metadata() or {}
+            devices.add(metadata.get("device", "unknown"))
+            seconds += float(metadata.get("seconds", 0))
         return sorted(devices), seconds
 
     def add(self, rows: dict[str, Tensor]) -> None:
-        """Take some rows; they are on disk when enough have come, or after ``flush``."""
+        """Add rows (n, …) by name; they are on disk when enough have come, or after ``flush``."""
         self._waiting.append({name: tensor.cpu() for name, tensor in rows.items()})
         if sum(len(part["index"]) for part in self._waiting) >= self.rows:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the rows that were gathered."""
         if self._waiting:
-            whole = {
+            rows = {
                 name: torch.cat([part[name] for part in self._waiting]).contiguous()
                 for name in self._waiting[0]
             }
-            told = {"device": self.device, "seconds": f"{time.monotonic() - self._since:.3f}"}
-            # nobody else's, at work here, too
-            name = f"{int(whole['index'].min()):08d}-{secrets.token_hex(4)}.safetensors"
-            write_atomically(self.folder / name, save(whole, told))
+            metadata = {"device": self.device, "seconds": f"{time.monotonic() - self._since:.3f}"}
+            # random, since other ranks and processes write here, too
+            name = f"{int(rows['index'].min()):08d}-{secrets.token_hex(4)}.safetensors"
+            write_atomically(self.folder / name, save(rows, metadata))
             self._waiting = []
             self._since = time.monotonic()
 
     def read(self, name: str, num: int) -> tuple[Tensor, Tensor]:
-        """Read a small tensor: (indices below ``num``, rows), in the order of indices."""
+        """Read a small tensor: indices (n,) below ``num`` in ascending order, and its rows (n, …)."""
         parts = [(index, _tensor(path, name)) for path, index in self.files().items()]
         index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         index, first = _first_of_each(index)
         keep = index < num
         return index[keep], rows[first[keep]]
 
-    def some(self, name: str, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Read some rows of a tensor: those of ``wanted`` that are here, in ascending order."""
-        found = [(path, index, torch.isin(index, wanted)) for path, index in self.files().items()]
-        parts = [(index[mask], _tensor(path, name)[mask]) for path, index, mask in found if mask.any()]
+    def some(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the ``indices`` that are here, (n,) in ascending order, and their rows (n, …) of a tensor."""
+        masks = [(path, index, torch.isin(index, indices)) for path, index in self.files().items()]
+        parts = [(index[mask], _tensor(path, name)[mask]) for path, index, mask in masks if mask.any()]
         index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         index, first = _first_of_each(index)
         return index, rows[first]
 
     @contextmanager
     def gathered(self, name: str, num: int) -> Iterator[Tensor]:
-        """A large tensor with the rows of all indices below ``num`` in their order; it lives in a file, not
-        in memory.
-        """
+        """Yield a large tensor (n, …), the rows of indices below ``num`` in order, mapped from a file."""
         files = self.files()
         order, _ = _first_of_each(torch.cat(list(files.values())))
         order = order[order < num]
@@ -128,8 +121,8 @@ class FeatureCache:
                 rows = _tensor(file, name).numpy()
                 if out is None:
                     out = np.memmap(path, rows.dtype, "w+", shape=(len(order), *rows.shape[1:]))
-                wanted = index.numpy() < num
-                out[np.searchsorted(order.numpy(), index.numpy()[wanted])] = rows[wanted]
+                below = index.numpy() < num
+                out[np.searchsorted(order.numpy(), index.numpy()[below])] = rows[below]
             yield torch.from_numpy(out)
         finally:
             path.unlink(missing_ok=True)
@@ -146,6 +139,6 @@ def _tensor(path: Path, name: str) -> Tensor:
 
 
 def _first_of_each(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted indices without repetition, and where each stands first."""
+    """Return sorted indices without repetition, and where each stands first."""
     values, where = np.unique(index.numpy(), return_index=True)
     return torch.from_numpy(values), torch.from_numpy(where)

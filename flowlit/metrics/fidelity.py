@@ -1,6 +1,4 @@
-"""Kernel distance, Inception score, precision and recall: torch-fidelity's implementations on features of
-ours.
-"""
+"""Kernel distance, Inception score, precision and recall, in torch-fidelity's implementations."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ from ..types import Estimate, FeatureBatch, FeatureMetric
 
 @dataclass
 class KID(FeatureMetric):
-    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased: mean and deviation over
-    random subsets.
+    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³: mean and deviation over subsets.
 
-    Bińkowski et al. 2018 (1801.01401); it can be slightly negative. Unlike the Fréchet distance its
-    expectation does not depend on the number of images.
+    Bińkowski et al. 2018 (1801.01401); unbiased, so that it can be slightly negative. Unlike the Fréchet
+    distance its expectation does not depend on the number of images: use it where there are few.
 
     Args:
         subsets: how many.
@@ -35,29 +32,29 @@ class KID(FeatureMetric):
         if real is not None and self.subset_size > min(generated, real):
             raise FlowlitError(
                 f"KID: subsets of {self.subset_size} images, but there are {generated} generated and {real} "
-                "real ones; "
-                "lower subset_size (--vars.kid_subset in the shipped experiments), or generate more"
+                "real ones; lower subset_size (--vars.kid_subset in the shipped experiments), or generate "
+                "more"
             )
 
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
-        found = kid_features_to_metric(
+        values = kid_features_to_metric(
             generated.features,
             real,
             kid_subsets=self.subsets,
             kid_subset_size=self.subset_size,
             verbose=False,
         )
-        return {"kid": Estimate(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])}
+        return {"kid": Estimate(values[KEY_METRIC_KID_MEAN], values[KEY_METRIC_KID_STD])}
 
 
 @dataclass
 class InceptionScore(FeatureMetric):
-    """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits. Salimans et al.
-    2016 (1606.03498).
+    """exp E KL( p(y|x) ‖ p(y) ) of the extractor's classes: mean and deviation over splits.
 
-    It looks at generated images only, and is an Inception score only with Inception's classes.
+    Salimans et al. 2016 (1606.03498). It sees generated images only, and is an Inception score only with
+    Inception's classes.
 
     Args:
         splits: parts of the images, after a fixed shuffle.
@@ -77,14 +74,13 @@ class InceptionScore(FeatureMetric):
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-        found = isc_features_to_metric(generated.logits, self.splits)
-        return {"inception_score": Estimate(found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD])}
+        values = isc_features_to_metric(generated.logits, self.splits)
+        return {"inception_score": Estimate(values[KEY_METRIC_ISC_MEAN], values[KEY_METRIC_ISC_STD])}
 
 
 @dataclass
 class PrecisionRecall(FeatureMetric):
-    """Share of generated images among the real ones (precision), and of real ones among the generated
-    (recall).
+    """Shares of generated images among the real ones (precision), and of real among generated (recall).
 
     "Among" is nearer to one of them than its k-th neighbour of the same kind. Kynkäänniemi et al. 2019
     (1904.06991); compare only equal numbers of images. Its spread is not defined.
@@ -108,7 +104,7 @@ class PrecisionRecall(FeatureMetric):
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-        found = prc_features_to_metric(
+        values = prc_features_to_metric(
             generated.features,
             real,
             prc_neighborhood=self.neighbourhood,
@@ -117,13 +113,13 @@ class PrecisionRecall(FeatureMetric):
             verbose=False,
         )
         return {
-            "precision": Estimate(found[KEY_METRIC_PRECISION]),
-            "recall": Estimate(found[KEY_METRIC_RECALL]),
+            "precision": Estimate(values[KEY_METRIC_PRECISION]),
+            "recall": Estimate(values[KEY_METRIC_RECALL]),
         }
 
 
 OTHERWISE = {"fid": "frechet", "kid": "kernel_distance", "inception_score": "classifier_score"}
-"""What is named for Inception has another name in other features."""
+"""Names that are Inception's, and those of the same numbers in other features."""
 
 
 def tag(features: str, name: str = "fid") -> str:

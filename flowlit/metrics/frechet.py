@@ -1,5 +1,6 @@
-"""The Fréchet distance between Gaussians fitted to features. Heusel et al. 2017 (1706.08500); an FID only in
-Inception's.
+"""The Fréchet distance between Gaussians fitted to features, an FID only in Inception's.
+
+Heusel et al. 2017 (1706.08500).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def _root(cov: Tensor) -> Tensor:
-    """The symmetric C^½; half of the work of a distance."""
+    """Return the symmetric C^½, half of the work of a distance."""
     values, vectors = torch.linalg.eigh(cov)
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
@@ -89,11 +90,10 @@ def covariance(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Ten
 
 
 def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int = 10) -> dict[str, Estimate]:
-    """Distance of features (N, d) from a mean and a covariance: of all, and of the first half, which shows
-    its bias.
+    """Return the distance of features (N, d) from mean (d,) and cov (d, d), and that of the first half.
 
-    The spread of the first is the standard error of the jackknife over groups of consecutive features: what
-    leaving out one group after the other changes.
+    Their difference shows the bias. The spread of the first is the standard error of the jackknife over
+    groups of consecutive features, each of which is left out in turn.
 
     Raises:
         FlowlitError: for fewer than four features, or if one is not finite.
@@ -109,11 +109,9 @@ def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int =
     cov = cov.double()
     root = _root(cov)
 
-    def distance(kept: Iterable[int]) -> float:
-        parts = [sums[i] for i in kept]
-        return _distance(
-            *covariance(*(sum(part[1:], part[0]) for part in zip(*parts, strict=True))), mean, cov, root
-        )
+    def distance(some: Iterable[int]) -> float:
+        parts = zip(*(sums[i] for i in some), strict=True)
+        return _distance(*covariance(*(sum(part[1:], part[0]) for part in parts)), mean, cov, root)
 
     spread = None
     if groups > 2:

@@ -1,4 +1,4 @@
-"""How straight a flow is."""
+"""Geometry of a flow: straightness, transport cost, curvature, and pictures of its trajectories."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ _FLOATS = 1 << 25  # velocities kept at a time: 128 MiB
 
 
 class Motion(NamedTuple):
-    """What the trajectories of B samples of d entries did along N Euler steps, t_i = i / N; everything per
-    dimension.
-    """
+    """Trajectories of B samples of d entries along N Euler steps, t_i = i / N; everything per dimension."""
 
-    deviation: Tensor  # (B, N) float64: ‖(Z1 - Z0) - v(Z_t, t)‖² / d at t = t_i
-    acceleration: Tensor  # (B, N - 1) float64: ‖d²Z/dt²‖² / d at t = t_i + 1 / 2N
-    transport: Tensor  # (B,) float64: ‖Z1 - Z0‖² / d
+    deviation: Tensor
+    """(B, N) float64: ‖(Z1 - Z0) - v(Z_t, t)‖² / d at t = t_i."""
+    acceleration: Tensor
+    """(B, N - 1) float64: ‖d²Z/dt²‖² / d at t = t_i + 1 / 2N."""
+    transport: Tensor
+    """(B,) float64: ‖Z1 - Z0‖² / d."""
 
 
 def velocities(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 100) -> Tensor:
@@ -56,28 +57,29 @@ def displacement(v: Tensor) -> Tensor:
 
 
 def deviation(v: Tensor) -> Tensor:
-    """‖(Z1 - Z0) - v(Z_t, t)‖² / d at each step, (B, N). Its mean over t is S / d; Liu et al. 2022, section
-    2.1.
+    """‖(Z1 - Z0) - v(Z_t, t)‖² / d at each step, (B, N), for velocities (N, B, ...).
+
+    Its mean over t is S / d; Liu et al. 2022, section 2.1.
     """
-    whole = displacement(v)
-    return torch.stack([per_sample((whole - each) ** 2) for each in v], 1)
+    mean = displacement(v)
+    return torch.stack([per_sample((mean - each) ** 2) for each in v], 1)
 
 
 def acceleration(v: Tensor) -> Tensor:
-    """‖d²Z/dt²‖² / d, by differences of the velocity between steps, at the N - 1 times in their middle: (B, N
-    - 1).
-    """
+    """‖d²Z/dt²‖² / d, (B, N - 1), by differences of velocities (N, B, ...) at the times in their middle."""
     return torch.stack([per_sample(((b.double() - a) * len(v)) ** 2) for a, b in itertools.pairwise(v)], 1)
 
 
 def transport_cost(v: Tensor) -> Tensor:
-    """‖Z1 - Z0‖² / d, (B,). Reflow must not raise its mean: Liu et al. 2022, theorem 3.5."""
+    """‖Z1 - Z0‖² / d, (B,), for velocities (N, B, ...).
+
+    Reflow must not raise its mean: Liu et al. 2022, theorem 3.5.
+    """
     return per_sample(displacement(v) ** 2)
 
 
 def motion(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 100) -> Motion:
-    """Simulate once from x0, and say how its samples moved; a few samples at a time, so that memory is
-    bounded.
+    """Simulate once from x0 (B, ...), a few samples at a time, so that memory is bounded.
 
     Raises:
         FlowlitError: for fewer than three steps, whose acceleration is no curve.
@@ -96,24 +98,28 @@ def motion(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 10
 class Curves(NamedTuple):
     """A flow's geometry, averaged over samples; everything per dimension, float64."""
 
-    deviation: Tensor  # (N,): E ‖(Z1 - Z0) - v(Z_t, t)‖² / d
-    curvature: Tensor  # (N - 1,): root mean square of d²Z/dt²
-    transport: Tensor  # (): E ‖Z1 - Z0‖² / d
+    deviation: Tensor
+    """(N,): E ‖(Z1 - Z0) - v(Z_t, t)‖² / d."""
+    curvature: Tensor
+    """(N - 1,): root mean square of d²Z/dt²."""
+    transport: Tensor
+    """(): E ‖Z1 - Z0‖² / d."""
 
     def times(self, curve: Tensor) -> Tensor:
-        """Where the values of a curve stand: deviations at the steps, curvatures in their middle."""
+        """Return the times of a curve (K,), (K,): deviations at the steps, curvatures in their middle."""
         steps = len(self.deviation)
         return (torch.arange(len(curve), dtype=torch.float64) + (steps - len(curve)) / 2) / steps
 
     @property
     def straightness(self) -> Tensor:
-        """S / d, the integral of the deviation over t."""
+        """S / d, the integral of the deviation over t, ()."""
         return self.deviation.mean()
 
     @property
     def chord_error(self) -> Tensor:
-        """Root mean square of (x0 + v(x0, 0)) - Z1, what one Euler step misses: the root of the deviation at
-        t = 0.
+        """Root mean square of (x0 + v(x0, 0)) - Z1, the error of one Euler step, ().
+
+        It is the root of the deviation at t = 0.
         """
         return self.deviation[0].sqrt()
 
@@ -155,15 +161,16 @@ class MeanMotion(Metric):
 class Snapshots(NamedTuple):
     """Pictures of trajectories at K + 1 equally spaced times from 0 to 1."""
 
-    x_t: Tensor  # (B, K + 1, ...)
-    # (B, K + 1, ...): x_t + (1 - t) v(x_t, t), where it would arrive if it went straight on; x_1 at t = 1
+    x_t: Tensor
+    """(B, K + 1, ...)."""
     endpoint: Tensor
+    """(B, K + 1, ...): x_t + (1 - t) v(x_t, t), the end of a straight line from there; x_1 at t = 1."""
 
 
 def snapshots(
     velocity: VelocityField, x0: Tensor, cond: Cond = {}, k: int = 8, steps: int = 100
 ) -> Snapshots:
-    """Follow x0 along at least ``steps`` Euler steps, as few more as hit the times 0, 1/k, …, 1 exactly."""
+    """Follow x0 (B, ...) along ``steps`` Euler steps, or a few more to hit the times 0, 1/k, …, 1 exactly."""
     every = math.ceil(steps / k)
     seen: list[tuple[Tensor, Tensor]] = []
     count = 0
@@ -179,11 +186,10 @@ def snapshots(
 
 
 def interpolate_noise(a: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
-    """cos(π α / 2) a + sin(π α / 2) b for α (B,) in [0, 1]: N(0, I) for every α if a and b are, and
-    independent.
+    """cos(π α / 2) a + sin(π α / 2) b for α (B,) in [0, 1]: N(0, I) if a and b (B, ...) are independent so.
 
-    Not to be confused with ``path.interpolate``, whose straight line between two noises leaves the sphere
-    that noise lies on.
+    Not to be confused with ``flowlit.paths.interpolate``, whose straight line between two noises leaves the
+    sphere that noise lies on.
     """
     angle = expand(alpha, a) * (math.pi / 2)
     return torch.cos(angle) * a + torch.sin(angle) * b

@@ -22,6 +22,7 @@ BEFORE = {
     "flowlit.diffusions.DiscreteVP": "flowlit.paths.DiscreteVP",
     "flowlit.distances.PseudoHuber": "flowlit.objectives.distances.PseudoHuber",
     "flowlit.features.ClassifierFeatures": "flowlit.metrics.ClassifierFeatures",
+    "flowlit.features.Inception": "flowlit.metrics.Inception",
     "flowlit.images.ImageZip": "flowlit.data.ImageZip",
     "flowlit.images.Digits": "flowlit.data.Digits",
     "flowlit.metrics.fidelity.KID": "flowlit.metrics.KID",

@@ -12,7 +12,8 @@ from flowlit._support.files import file_hash
 from flowlit.data import Digits, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.metrics import ClassifierFeatures, Inception, NetworkFeatures
-from flowlit.metrics.features import INCEPTION, features_identity
+from flowlit.metrics.features import features_identity
+from flowlit.metrics.inception import INCEPTION
 
 ONE = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
 

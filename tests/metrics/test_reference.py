@@ -12,14 +12,8 @@ from tools import Mean, classifier_checkpoint
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import ClassifierFeatures, Inception
-from flowlit.metrics.reference import (
-    cached_reference,
-    check_dimension,
-    check_reference,
-    foreign_protocol,
-    make_reference,
-    read_reference,
-)
+from flowlit.metrics.protocol import check_dimension, check_reference, foreign_protocol
+from flowlit.metrics.reference import cached_reference, make_reference, read_reference
 from flowlit.types import FeatureExtractor, ImageDataset
 
 SHAPE = (1, 8, 8)

@@ -16,10 +16,11 @@ from torchmetrics import MeanMetric
 from ..._engine.ranks import on_rank_zero
 from ..._support.batch_invariance import BLOCK, in_blocks
 from ...errors import FlowlitError
-from ...metrics.features import Inception
+from ...metrics import Inception
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
-from ...metrics.reference import Reference, cached_reference, check_dimension, check_reference, read_reference
+from ...metrics.protocol import check_dimension, check_reference
+from ...metrics.reference import Reference, cached_reference, read_reference
 from ...types import Codec, FeatureBatch, FeatureExtractor, FeatureMetric, ImageDataset
 from .base import Evaluation, data_of, noise_of
 from .feature_metrics import FeatureMetrics, RealImages, check_metric

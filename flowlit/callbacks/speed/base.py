@@ -13,9 +13,7 @@ from ...types import Objective
 
 
 def networks(trainer: pl.Trainer, module: Any) -> Iterator[nn.Module]:
-    """The velocities at work: the trained network, its averages, and the frozen teachers and guides of
-    objective and coupling.
-    """
+    """Yield the velocities at work: trained network, averages, frozen guides of objective and coupling."""
     flow = getattr(module, "flow", module)  # that of a ``PairPredictor``
     yield flow.network
     yield from (

@@ -66,9 +66,9 @@ class Compile(Callback):
                 network.compile(mode=self.mode, dynamic=self.dynamic)
                 self._compiled.add(network)
         if self.graphs and trainer.state.fn == "fit":
-            self._ask_for_graphs(pl_module.network)  # type: ignore[arg-type]
+            self._use_graphs(pl_module.network)  # type: ignore[arg-type]
 
-    def _ask_for_graphs(self, network: nn.Module) -> None:
+    def _use_graphs(self, network: nn.Module) -> None:
         if self._trained is None or self._trained.network is not network:
             self._trained = FirstCallGraphed(network, GRAPHED[self.mode or "default"], self.dynamic)
             network._compiled_call_impl = self._trained  # type: ignore[assignment]
@@ -109,8 +109,8 @@ def check_accumulation(trainer: pl.Trainer) -> None:
     if trainer.accumulate_grad_batches > 1:
         raise FlowlitError(
             "Compile: graphs overwrite the gradients of the batch before, and "
-            f"{trainer.accumulate_grad_batches} batches are "
-            "accumulated; raise data.device_batch_size, or leave graphs out"
+            f"{trainer.accumulate_grad_batches} batches are accumulated; raise data.device_batch_size, or "
+            "leave graphs out"
         )
 
 
@@ -124,6 +124,5 @@ def check_compiler() -> None:
     if shutil.which(name) is None:
         raise FlowlitError(
             f"Compile: found no C++ compiler {name}, which torch.compile needs on a CPU; install it, name "
-            "another by the "
-            "environment's CXX, or leave the callback Compile out"
+            "another by the environment's CXX, or leave the callback Compile out"
         )

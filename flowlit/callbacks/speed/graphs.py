@@ -1,4 +1,4 @@
-"""Networks that generate are replayed from CUDA graphs."""
+"""CUDA graphs of networks that generate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CUDAGraphs(Callback):
         self.most = most
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Refuse what cannot be.
+        """Refuse graphs where they cannot be.
 
         Raises:
             FlowlitError: on a device without graphs, for sharded networks, or if ``Compile`` comes later.
@@ -45,7 +45,8 @@ class CUDAGraphs(Callback):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(later, Compile) for later in callbacks[callbacks.index(self) :]):
             raise FlowlitError(
-                "CUDAGraphs: put the callback Compile before Graphs, or compiling would throw the graphs away"
+                "CUDAGraphs: put the callback Compile before CUDAGraphs, or compiling would throw the graphs "
+                "away"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

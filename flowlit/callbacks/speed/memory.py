@@ -16,11 +16,11 @@ from .base import networks
 
 
 class ChannelsLast(Callback):
-    """Hold the weights of convolutions with their channels last, the order in which tensor cores take them.
+    """Store the weights of convolutions with their channels last, as tensor cores take them.
 
-    Images need no conversion: a convolution whose weights are so returns channels-last images, and the next
-    layers keep that. Made for GPUs under ``bf16-mixed``; on our CPU it changed nothing. Values are unchanged,
-    and so are checkpoints, which are written in the usual order.
+    Images need no conversion: a convolution with such weights returns channels-last images, and the next
+    layers keep that. Made for GPUs under ``bf16-mixed``; on a CPU we measured no difference. Values are
+    unchanged, and so are checkpoints, which are written in the usual order.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -28,7 +28,7 @@ class ChannelsLast(Callback):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A checkpoint will bring the optimizer's state in the order in which it was written."""
+        """Have a checkpoint's optimizer state, which comes in the usual order, follow the weights."""
         for optimizer in trainer.optimizers:
             optimizer.register_load_state_dict_post_hook(align)
 
@@ -36,12 +36,12 @@ class ChannelsLast(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["state_dict"] = contiguous(checkpoint["state_dict"])
-        for told in checkpoint["optimizer_states"]:
-            told["state"] = {number: contiguous(state) for number, state in told["state"].items()}
+        for saved in checkpoint["optimizer_states"]:
+            saved["state"] = {number: contiguous(state) for number, state in saved["state"].items()}
 
 
 def contiguous(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors in the usual order of memory, and everything else as it is."""
+    """Return tensors in the usual order of memory, and everything else as it is."""
     return {key: value.contiguous() if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
@@ -58,11 +58,10 @@ def align(optimizer: Optimizer) -> None:
 
 
 class ActivationCheckpointing(Callback):
-    """Keep only the inputs of each stage of the trained network for the gradient, and compute the stage again
-    in backward.
+    """Keep only the inputs of each stage of the trained network, and compute the stage again in backward.
 
-    Use it for networks, or batches, that do not fit in memory: what is kept of an image falls to a fraction,
-    and the step takes longer by about one evaluation of the network. Losses, gradients and weights are the
+    Use it for networks, or batches, that do not fit in memory: activations fall to a fraction, and the step
+    takes longer by about one evaluation of the network. Losses, gradients and weights are the
     same bits as without, also with dropout and under bf16. For UNet, ADM and DiT, also inside wrappers.
     Averages, guides and teachers keep nothing anyway.
     """

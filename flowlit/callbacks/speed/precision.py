@@ -13,7 +13,7 @@ class MatmulPrecision(Callback):
     """Choose how a GPU multiplies float32 numbers, in matrix products and convolutions; no effect on a CPU.
 
     Without it PyTorch takes float32 for products, but TF32 (10 bits of mantissa instead of 23) for
-    convolutions. Weights, averages and the optimizer stay float32. What was set before is set again
+    convolutions. Weights, averages and the optimizer stay float32. The setting of before is restored
     afterwards.
 
     Args:

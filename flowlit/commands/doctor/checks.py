@@ -21,7 +21,7 @@ from ...callbacks.training.ema import EMA
 from ...couplings import Cached, Simulated
 from ...couplings.store import encoding
 from ...couplings.store.reader import StoredPairs
-from ...metrics.features import Inception
+from ...metrics import Inception
 from ...modules import FlowModule, OneStepStudent, ReflowStudent
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...objectives import AnnealedReflow, FlowGuided

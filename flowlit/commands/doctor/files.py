@@ -16,7 +16,8 @@ from ...couplings.store.encoding import codec_facts
 from ...couplings.store.manifest import differences, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
-from ...metrics.reference import check_dimension, check_reference, read_reference
+from ...metrics.protocol import check_dimension, check_reference
+from ...metrics.reference import read_reference
 from ...networks.checkpoints.read import read_checkpoint
 from ..couple import CoupleOptions, origin_of
 from .plan import output_folder, steps_of, validations_of

@@ -424,7 +424,7 @@ class Fake:
 
 def test_what_cannot_be_is_refused_with_what_to_do():
     graphs = CUDAGraphs()
-    with pytest.raises(FlowlitError, match="put the callback Compile before Graphs"):
+    with pytest.raises(FlowlitError, match="put the callback Compile before CUDAGraphs"):
         graphs.setup(Fake([graphs, Compile()]), flow(), "fit")
     graphs.setup(Fake([Compile(), graphs]), flow(), "fit")
     with pytest.raises(FlowlitError, match="most is 0"):
