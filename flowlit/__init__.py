@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something of it is asked for, so that ``flowlit --help`` is instant."""
+    """Import a package at its first use: ``flowlit --help`` is instant, without torch."""
     if name in __all__:
         return getattr(import_module("flowlit.generators"), name)
     if name in PACKAGES:

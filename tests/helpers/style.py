@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIMITS = {"file": 250, "class": 150, "function": 50}
+VOCABULARY = 350
+"""Lines of ``types.py``, the one page of records and abstract classes."""
+
 PERSONAL = re.compile(
     r"\b(tells?|told|asks?|asked|asking|knows?|knew|hears?|heard|whoever|somebody|nobody|anybody|ears?|"
     r"wishes|wants?|wanted|remembers?|remembered|forgets?|forgot)\b",
@@ -38,7 +41,7 @@ def findings(path: Path) -> Iterator[str]:
     source = path.read_text()
     tree = ast.parse(source)
     for line, text in sorted(
-        [*_lengths(source, tree), *_docstrings(tree), *_comments(source), *_code(source, tree)]
+        [*_lengths(path, source, tree), *_docstrings(tree), *_comments(source), *_code(source, tree)]
     ):
         yield f"{path}:{line}: {text}"
 
@@ -48,10 +51,11 @@ def _length(node: Definition) -> int:
     return (node.end_lineno or first) - first + 1
 
 
-def _lengths(source: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _lengths(path: Path, source: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     lines = len(source.splitlines())
-    if lines > LIMITS["file"]:
-        yield 1, f"{lines} lines; at most {LIMITS['file']}"
+    limit = VOCABULARY if path.name == "types.py" else LIMITS["file"]
+    if lines > limit:
+        yield 1, f"{lines} lines; at most {limit}"
     for node in ast.walk(tree):
         if isinstance(node, Definition):
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
