@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or absent, read as plain data; and the newest of them that is good."""
+"""Checkpoint files that are complete or absent, read as plain data; and the newest of them that is good."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..networks.checkpoints.read import read_checkpoint
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's way of writing checkpoints, but synced to the disk before they take their name.
+    """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name.
 
-    While it is ``patient`` it remembers what went wrong as ``failed`` instead of raising it.
+    With ``patient`` set, an error is kept as ``failed`` and not raised: all ranks can then stop together.
     """
 
     patient = False
@@ -29,9 +29,7 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
-        buffer = (
-            io.BytesIO()
-        )  # on a full disk torch.save itself would raise a RuntimeError that tells nothing
+        buffer = io.BytesIO()  # on a full disk torch.save itself would raise an obscure RuntimeError
         torch.save(checkpoint, buffer)
         try:
             write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
@@ -42,10 +40,10 @@ class AtomicIO(TorchCheckpointIO):
 
 
 def check_whole(path: Path) -> dict[str, Any]:
-    """Open a checkpoint that training can go on from, after every byte of it was compared with its checksum.
+    """Return a checkpoint that training can go on from, after its checksums have been compared.
 
     Raises:
-        FlowlitError: if it is torn, corrupt, unsafe, or holds weights only.
+        FlowlitError: if it is torn, corrupt, unsafe, or has weights only.
     """
     checkpoint = read_checkpoint(path)
     try:
@@ -60,33 +58,29 @@ def check_whole(path: Path) -> dict[str, Any]:
     if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
         raise FlowlitError(
             f"checkpoint {path} holds weights only, so no run can go on from it; start one from its weights "
-            "(network: "
-            "flowlit.networks.pretrained)"
+            "(network: flowlit.networks.pretrained)"
         )
     return checkpoint
 
 
 def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
-    """Find the checkpoint that was written last among those that are good, and its step; say which are not.
+    """Return the good checkpoint that was written last, and its step; None if there are no checkpoints.
 
-    Returns:
-        None if there are no checkpoints.
+    Each one that is not good is reported.
 
     Raises:
-        FlowlitError: if there are, but none of them is good: to begin afresh would be no resuming.
+        FlowlitError: if there are checkpoints, but none is good: to begin afresh would be no resuming.
     """
-    files = {
-        path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt") if path.is_file()
-    }
+    present = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
+    files = {path for path in present if path.is_file()}
     refused = []
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             return path, check_whole(path)["global_step"]
         except (FlowlitError, OSError) as error:
             refused.append(str(error))
-            rank_zero_info(
-                f"flowlit: {error}" + ("; trying the one before it" if len(refused) < len(files) else "")
-            )
+            more = "; trying the one before it" if len(refused) < len(files) else ""
+            rank_zero_info(f"flowlit: {error}{more}")
     if refused:
         raise FlowlitError(
             f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh"

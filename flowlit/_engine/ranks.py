@@ -1,4 +1,4 @@
-"""Work that one rank does for all."""
+"""Work that one rank does for all, and numbers that all ranks share."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ def on_rank_zero(trainer: pl.Trainer, work: Callable[[], T]) -> T | None:
     failed.
 
     Raises:
-        FlowlitError: on every rank, if the work raises it; what else goes wrong is raised on rank 0, and told
-            on the others.
+        FlowlitError: on every rank, if the work raises it. Any other error is raised on rank 0, and its
+            message as a FlowlitError on the others.
     """
     if trainer.world_size == 1 or not dist.is_initialized():
         return work()
     group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    told: list[str | None] = [None]
-    found: T | None = None
+    message: list[str | None] = [None]
+    result: T | None = None
     caught: Exception | None = None
     try:
         if trainer.is_global_zero:
             try:
-                found = work()
+                result = work()
             except Exception as error:
                 caught = error
-                told = [str(error)]
-        dist.broadcast_object_list(told, src=0, group=group)
+                message = [str(error)]
+        dist.broadcast_object_list(message, src=0, group=group)
     finally:
         dist.destroy_process_group(group)
     if caught is not None:
         raise caught
-    if told[0] is not None:
-        raise FlowlitError(f"rank 0: {told[0]}")
-    return found
+    if message[0] is not None:
+        raise FlowlitError(f"rank 0: {message[0]}")
+    return result
 
 
 def without_synchronisation(trainer: pl.Trainer) -> AbstractContextManager[None]:
-    """Keep ``ddp`` from averaging gradients in the backward passes that follow (``average_gradients`` does).
+    """Keep ``ddp`` from averaging gradients in a backward pass; ``average_gradients`` does it afterwards.
 
     DDP waits for the gradients of all parameters, and so for ever where networks are trained in turns.
     """
@@ -62,7 +62,10 @@ def without_synchronisation(trainer: pl.Trainer) -> AbstractContextManager[None]
 
 
 def average_gradients(trainer: pl.Trainer, parameters: Iterable[Tensor]) -> None:
-    """Replace the gradients of parameters by their means over the ranks, unless a sharded network did."""
+    """Replace the gradients (any shape) of parameters by their means over the ranks.
+
+    Those of a sharded network are means already.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
     if trainer.world_size == 1 or not dist.is_initialized() or not gradients:
         return
@@ -74,9 +77,9 @@ def average_gradients(trainer: pl.Trainer, parameters: Iterable[Tensor]) -> None
 
 
 def gathered(trainer: pl.Trainer, tensor: Tensor) -> Tensor:
-    """One tensor of equal shape from every rank, on every rank: (world, …)."""
+    """Return the tensors (…) of all ranks, which have one shape, on every rank: (world, …)."""
     if trainer.world_size == 1 or not dist.is_initialized():
         return tensor[None]
-    everybody = [torch.empty_like(tensor) for _ in range(trainer.world_size)]
-    dist.all_gather(everybody, tensor)
-    return torch.stack(everybody)
+    tensors = [torch.empty_like(tensor) for _ in range(trainer.world_size)]
+    dist.all_gather(tensors, tensor)
+    return torch.stack(tensors)

@@ -1,6 +1,4 @@
-"""Sharding: weights, gradients, moments and averages divided among the devices, by PyTorch's FSDP2 in
-Lightning's engine.
-"""
+"""Sharding by PyTorch's FSDP2: weights, gradients, moments and averages are divided among the devices."""
 
 from __future__ import annotations
 
@@ -24,13 +22,12 @@ from .lightning import divide_among_all_devices
 
 
 class Sharded(ModelParallelStrategy):
-    """Train a network that does not fit on one device with its gradients, moments and averages; a device
-    computes its rows.
+    """Train a network that does not fit on one device with its gradients, moments and averages.
 
-    Not needed for small students: ``ddp`` is faster as long as everything fits. Checkpoints are the same
-    single files, and go on with any strategy on any number of devices. Only ``fit`` shards, and gathers the
-    network to generate in validation; other commands have it whole on every device, which then need not take
-    the same number of steps.
+    Each device computes its rows. Small students do not need it: ``ddp`` is faster as long as everything
+    fits. Checkpoints are the same single files, and go on with any strategy on any number of devices. Only
+    ``fit`` shards, and gathers the network to generate in validation; other commands have it whole on every
+    device, which then need not take the same number of steps.
     """
 
     def __init__(self) -> None:
@@ -74,9 +71,8 @@ class Sharded(ModelParallelStrategy):
             named = FullyShardedDataParallel.rekey_optim_state_dict(
                 state, OptimStateKeyType.PARAM_NAME, module, optim=bare(optimizer)
             )
-            bare(
-                optimizer
-            ).zero_grad()  # or PyTorch would make no moments to fill: gradients may be left of an earlier fit
+            # or PyTorch would make no moments to fill, where gradients are left of an earlier fit
+            bare(optimizer).zero_grad()
             set_optimizer_state_dict(
                 module, bare(optimizer), named, options=StateDictOptions(full_state_dict=True)
             )
@@ -88,13 +84,14 @@ StrategyRegistry.register(
 
 
 def bare(optimizer: Any) -> Optimizer:
-    """PyTorch's optimizer, without what Lightning puts around it."""
+    """Return PyTorch's optimizer, without what Lightning puts around it."""
     return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Divide the parameters of a network: each block of a list of blocks is gathered by itself, the rest
-    together.
+    """Divide the parameters of a network.
+
+    Each block of a list of blocks is gathered by itself, and all other parameters together.
     """
     for blocks in (module for module in network.modules() if isinstance(module, nn.ModuleList)):
         for block in blocks:
@@ -104,21 +101,19 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def gather(network: nn.Module) -> None:
-    """Have a sharded network whole on every device until it is ``scatter``ed: it then computes without the
-    others.
-    """
+    """Gather a sharded network on every device, which then computes alone, until ``scatter``."""
     for module in parts(network):
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
 
 
 def scatter(network: nn.Module) -> None:
-    """Divide a network again that was gathered."""
+    """Divide a gathered network again, if it is a sharded one."""
     for module in parts(network):
         module.reshard()
         module.set_reshard_after_forward(module is not network, recurse=False)
 
 
 def parts(network: nn.Module) -> list[FSDPModule]:
-    """The parts of a network that are gathered by themselves; none if it is not sharded."""
+    """Return the parts of a network that are gathered one by one; none if it is not sharded."""
     return [module for module in network.modules() if isinstance(module, FSDPModule)]

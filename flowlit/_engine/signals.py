@@ -1,4 +1,4 @@
-"""Be told to stop, and stop where nothing is lost."""
+"""Signals that stop a process where nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class SignalHandler:
-    """Remember the first signal; the second ends the process at once. Only in the process, and the thread,
-    that made it.
+    """Store the first signal as ``received``; the second one ends the process at once.
+
+    Works only in the process, and the thread, that created it.
     """
 
     def __init__(self) -> None:
-        self.heard = 0
+        self.received = 0
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def open(self) -> None:
-        """Take the signals over from whoever had them; may be called again, if somebody took them in
-        between.
-        """
+        """Take the signals over from other handlers; also again, if those came back in between."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in SIGNALS:
-            before = signal.signal(signum, self._hear)
+            before = signal.signal(signum, self._receive)
             self._before.setdefault(signum, before)
 
     def close(self) -> None:
-        """Give them back."""
+        """Give the signals back."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
     @staticmethod
     def stop_listening() -> None:
-        """Let SIGTERM end the process; Lightning would only remember it."""
+        """Let SIGTERM end the process; Lightning would only take a note of it."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _hear(self, signum: int, frame: FrameType | None) -> None:
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data worker, which ends with us
-        if self.heard:
+        if self.received:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-        self.heard = signum
+        self.received = signum
         if os.environ.get("LOCAL_RANK", "0") == "0":
             name = signal.Signals(signum).name
-            told = (
-                f"{name}: saving after this step (a validation needs none), then stopping; once more to "
-                "stop at once"
+            plan = (
+                "saving after this step (a validation needs none), then stopping; once more to stop at once"
             )
-            os.write(2, f"\nflowlit: {told}\n".encode())
+            os.write(2, f"\nflowlit: {name}: {plan}\n".encode())

@@ -1,1 +1,1 @@
-"""What moves, guards and records training."""
+"""Callbacks that move, guard and record training."""

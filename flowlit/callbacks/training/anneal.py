@@ -1,4 +1,4 @@
-"""Set a number of the module from the optimizer step."""
+"""Numbers that move during training."""
 
 from __future__ import annotations
 

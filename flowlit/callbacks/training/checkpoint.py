@@ -1,4 +1,4 @@
-"""Checkpoints to go on from."""
+"""Checkpoints that a run goes on from."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class LastCheckpoint(ModelCheckpoint):
             mark_validation_pending(checkpoint["loops"]["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # nothing of the paths that Lightning would remember: a run may be moved
+        return {}  # without the paths that Lightning has in it: a run may be moved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
@@ -151,15 +151,15 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def keeper_of(trainer: pl.Trainer) -> LastCheckpoint | None:
-    """The callback that keeps the last checkpoints, if there is one."""
-    return next(
-        (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)), None
-    )
+    """Return the callback that keeps the last checkpoints, if there is one."""
+    callbacks = trainer.checkpoint_callbacks
+    return next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
 
 
 def check_together(trainer: pl.Trainer) -> None:
-    """Refuse to train if the processes went on from different checkpoints, as they might where a shared disk
-    is slow to agree.
+    """Refuse to train if the processes went on from different checkpoints.
+
+    They might where a shared disk is slow to agree.
 
     Raises:
         FlowlitError: on every one of them.
@@ -174,7 +174,7 @@ def check_together(trainer: pl.Trainer) -> None:
 
 
 def keep(last: Path, previous: Path) -> None:
-    """Give a file a second name, which may have been another's, so that neither is missing at any moment."""
+    """Give a file a second name, which another file may have had; neither is missing at any moment."""
     if not last.exists():
         return
     spare = previous.with_suffix(".spare")
@@ -187,7 +187,7 @@ def keep(last: Path, previous: Path) -> None:
 
 
 def refuse_broken(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Never let weights that are not finite take the place of good ones.
+    """Refuse to save weights that are not finite in the place of good ones.
 
     Raises:
         Diverged: naming a tensor.
@@ -199,26 +199,24 @@ def refuse_broken(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     if broken := trainer.strategy.broadcast(broken):
         raise Diverged(
             f"step {optimizer_steps(trainer)}: {broken[0]} is not finite (and {len(broken) - 1} more), so "
-            "nothing was saved. Go on "
-            "from the last good checkpoint with a lower learning rate (--resume auto --model.optimizer.lr "
-            "…), or let "
-            "flowlit.callbacks.Rollback do that"
+            "nothing was saved. Go on from the last good checkpoint with a lower learning rate (--resume "
+            "auto --model.optimizer.lr …), or let flowlit.callbacks.Rollback do that"
         )
 
 
 def check_space(folder: Path, module: nn.Module, moments: int = 2) -> None:
-    """Refuse to begin where three checkpoints have no room: the last, the one before it, and the one being
-    written.
+    """Refuse to begin where three checkpoints have no room: the last two, and the one being written.
 
     Raises:
-        FlowlitError: saying how much is needed.
+        FlowlitError: with the bytes that are needed.
     """
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
     size = sum(p.nbytes for p in module.parameters()) + moments * trained
     there = sum(f.stat().st_size for f in (folder / LAST, folder / PREVIOUS) if f.exists())
-    if (free := shutil.disk_usage(existing(folder)).free + there) < 3 * size:
+    free = shutil.disk_usage(existing(folder)).free + there
+    if free < 3 * size:
         raise FlowlitError(
             f"{folder}: three checkpoints of {size / 1e6:.1f} MB have no room in the {free / 1e6:.1f} MB "
-            "that are free, or "
-            "taken by those that are there; free some space, or write elsewhere (--vars.root)"
+            "that are free, or taken by those that are there; free some space, or write elsewhere "
+            "(--vars.root)"
         )

@@ -1,4 +1,4 @@
-"""Keep one bad gradient from ruining a run."""
+"""Protection of a run from bad gradients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..._engine.lightning import is_logging_step
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that is here; any other tensor as it is."""
+    """Return this device's part of a sharded tensor of any shape, and any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Entries:
-    """The entries of gradients that are here, all shards' together if they are sharded.
+    """Entries of gradients on this device; sharded gradients are counted over all devices.
 
     Args:
-        gradients: dense tensors, changed in place by ``repair``.
-        joined: work on one copy of all of them, which on a GPU saves hundreds of kernels; None does so there.
+        gradients: dense tensors (…), changed in place by ``repair``.
+        joined: work on one copy of them all, which on a GPU saves hundreds of kernels; None does so there.
     """
 
     def __init__(self, gradients: list[Tensor], joined: bool | None = None):
@@ -37,7 +37,7 @@ class Entries:
 
     @torch.no_grad()
     def count_bad(self) -> Tensor:
-        """Count those that are not finite, which is where the difference from themselves is not zero."""
+        """Count the entries that are not finite, (): their difference from themselves is not zero."""
         bad = torch.stack([(piece - piece).count_nonzero() for piece in self.pieces]).sum()
         if self.sharded:
             dist.all_reduce(bad)
@@ -53,7 +53,7 @@ class Entries:
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """The entries of a dense tensor in the order in which they lie in memory: a view (n,)."""
+    """Return the entries of a dense tensor (…) in the order of memory: a view (n,)."""
     return tensor.detach().permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).view(-1)
 
 
@@ -62,13 +62,13 @@ class Gradients(Callback):
 
     The order matters: a single NaN would make the norm, and so every gradient, NaN. Use it instead of the
     trainer's ``gradient_clip_val``, which clips first (and does not go with fused optimizers under mixed
-    precision). ``Rollback`` goes back when it happens too often.
+    precision). ``Rollback`` goes back when it happens too often. With a critic, each network has its own norm
+    (``gradients/critic_norm``), and all bad entries count.
 
     Args:
         clip: largest global norm; None does not clip.
         nonfinite: "repair" puts 0 for NaN and ±1e5 for ±∞, as the papers' code means to. "skip" leaves
-            weights, optimizer and its moments as they are in this step; to know it, a GPU is waited for in
-            every step.
+            weights, optimizer and its moments as they are in this step, and waits for a GPU in every step.
     """
 
     def __init__(self, clip: float | None = 1.0, nonfinite: Literal["repair", "skip"] = "repair"):
@@ -96,7 +96,8 @@ class Gradients(Callback):
         bad = entries.count_bad()
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             bad = bad * 0  # overflows of float16: the loss scaler skips these steps, and looks for a scale
-        self.bad_entries, self.bad_steps = bad + self.bad_entries, (bad > 0) + self.bad_steps
+        self.bad_entries = bad + self.bad_entries
+        self.bad_steps = (bad > 0) + self.bad_steps
         norm = "gradients/norm" if optimizer is trainer.optimizers[0] else "gradients/critic_norm"
         if self.nonfinite == "skip" and bad > 0:
             self._norms.pop(norm, None)
@@ -112,7 +113,7 @@ class Gradients(Callback):
                 pl_module.log(name, value, batch_size=1)
 
     def _clip(self, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
-        """Clip; the norm before that."""
+        """Clip gradients; return their norm () before that."""
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
@@ -120,5 +121,5 @@ class Gradients(Callback):
 
 
 def float_of(count: Tensor | int) -> Tensor | float:
-    """A count as Lightning logs it, without waiting for the device."""
+    """Return a count () as Lightning logs it, without waiting for the device."""
     return count.float() if isinstance(count, Tensor) else float(count)

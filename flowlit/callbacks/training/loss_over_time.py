@@ -1,4 +1,4 @@
-"""Watch at which times a flow is hard to learn."""
+"""Loss by training time: the times at which a flow is hard to learn."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ...types import Objective
 
 
 class Binned:
-    """Sums of losses in equal bins of t, kept on the device: adding to them waits for nothing."""
+    """Sums of losses in equal bins of t, on the device, so that adding to them waits for nothing."""
 
     def __init__(self, bins: int, device: torch.device):
         self.bins = bins
         self.sums = torch.zeros(2, bins, device=device)  # of losses, and how many
-        self.told = False
+        self.empty = True
 
     def __call__(self, t: Tensor, loss: Tensor) -> None:
         """Add losses (B,) at times (B,) in [0, 1]."""
-        self.told = True
+        self.empty = False
         where = (t * self.bins).long().clamp(0, self.bins - 1)
         self.sums.index_add_(
             1, where, torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32)])
@@ -38,7 +38,7 @@ class LossOverTime(Callback):
     ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
     the trainer logs. Of ``Combined``, every part that draws times has its own,
     ``loss_over_t_<part>/0.0-0.1``. Bins without a sample are left out (Lightning's ``log`` would repeat their
-    last value). It reads what the objective tells and changes nothing.
+    last value). It reads what the objective reports and changes nothing.
 
     Args:
         bins: of [0, 1].
@@ -47,12 +47,12 @@ class LossOverTime(Callback):
     def __init__(self, bins: int = 10):
         self.bins = bins
         self._watched: dict[str, Objective] = {}
-        self._heard: dict[str, Binned] = {}
+        self._binned: dict[str, Binned] = {}
         self._saved: dict[str, Tensor] = {}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        sums = {name: gathered(trainer, heard.sums).cpu() for name, heard in self._heard.items()}
-        checkpoint["loss_over_time"] = sums  # (world, 2, bins): what was heard since it was last logged
+        sums = {name: gathered(trainer, binned.sums).cpu() for name, binned in self._binned.items()}
+        checkpoint["loss_over_time"] = sums  # (world, 2, bins) since they were last logged
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get("loss_over_time", {})
@@ -72,15 +72,15 @@ class LossOverTime(Callback):
                 )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._heard = {name: Binned(self.bins, pl_module.device) for name in self._watched}
+        self._binned = {name: Binned(self.bins, pl_module.device) for name in self._watched}
         for name, sums in self._saved.items():
-            if name in self._heard and sums.shape[1:] == self._heard[name].sums.shape:
-                self._heard[name].sums += own_part(sums, trainer.global_rank, trainer.world_size).to(
+            if name in self._binned and sums.shape[1:] == self._binned[name].sums.shape:
+                self._binned[name].sums += own_part(sums, trainer.global_rank, trainer.world_size).to(
                     pl_module.device
                 )
         self._saved = {}
         for name, objective in self._watched.items():
-            objective.observer = self._heard[name]
+            objective.observer = self._binned[name]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -88,20 +88,20 @@ class LossOverTime(Callback):
         if not is_logging_step(trainer):
             return
         means: dict[str, float] = {}
-        for name, heard in self._heard.items():
-            if not heard.told:
+        for name, binned in self._binned.items():
+            if binned.empty:
                 kind = type(self._watched[name]).__name__
                 raise FlowlitError(
                     f"LossOverTime: {kind} has times, but reports none; "
                     "call self.report(t, loss) in its forward"
                 )
-            total, count = trainer.strategy.reduce(heard.sums, reduce_op="sum").tolist()
+            total, count = trainer.strategy.reduce(binned.sums, reduce_op="sum").tolist()
             means |= {
                 f"loss_over_t{name}/{bin}": x / n
                 for bin, x, n in zip(labels(self.bins), total, count, strict=True)
                 if n
             }
-            heard.sums = torch.zeros_like(heard.sums)
+            binned.sums = torch.zeros_like(binned.sums)
         for logger in trainer.loggers:
             logger.log_metrics(means, step=logged_step(trainer))
 
@@ -112,19 +112,22 @@ class LossOverTime(Callback):
 
 
 def own_part(sums: Tensor, rank: int, world: int) -> Tensor:
-    """What a rank heard before; if there were more or fewer ranks then, the first one takes all."""
+    """Return this rank's part (2, bins) of saved sums (world, 2, bins).
+
+    If there were more or fewer ranks then, the first one takes the sums of all.
+    """
     return sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
 
 
 def with_times(objective: Any, name: str = "") -> dict[str, Objective]:
-    """The objectives that draw training times: the given one, or its parts by ``_<name>``."""
+    """Return the objectives that draw training times: the given one, or its parts by ``_<name>``."""
     if getattr(objective, "times", None) is not None:
         return {name: objective}
     parts = getattr(objective, "objectives", None) or {}
     return {
-        key: found
+        key: timed
         for part, child in parts.items()
-        for key, found in with_times(child, f"{name}_{part}").items()
+        for key, timed in with_times(child, f"{name}_{part}").items()
     }
 
 

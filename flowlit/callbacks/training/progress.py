@@ -11,11 +11,10 @@ from ..._engine.lightning import is_logging_step, optimizer_steps
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, called "Training": with ``max_steps`` it counts optimizer steps and shows the time
-    left.
+    """Lightning's bar, called "Training": it counts the optimizer steps of ``max_steps``, with the time left.
 
-    Numbers beside it are read in the first and the last step, and when the trainer logs: to read them a GPU
-    is waited for.
+    To read the numbers beside it is to wait for a GPU, so they are those of the first and the last step, and
+    of steps that the trainer logs.
     """
 
     reads_loss = True

@@ -1,4 +1,4 @@
-"""Go back when training goes wrong."""
+"""Return to a good checkpoint when training goes wrong."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ spike.
 
 
 class Rollback(Callback):
-    """Go back to the last good checkpoint, with a lower learning rate and other draws, when the loss leaves
-    its range.
+    """Go back to a good checkpoint, with a lower learning rate and other draws, when training goes wrong.
 
     Watched is the mean loss over windows of optimizer steps, on all devices: one that is not finite, or many
     times the median of the windows before it, is trouble; so are too many steps with non-finite gradients
@@ -52,9 +51,7 @@ class Rollback(Callback):
         self.most = most
         self.rollbacks = self._attempts = self._farthest = 0
         self.lowered = 1.0  # of the learning rate, by all rollbacks so far
-        self._windows: list[
-            tuple[float, int]
-        ] = []  # mean loss, and bad steps so far, of those that were fine
+        self._windows: list[tuple[float, int]] = []  # mean loss and bad steps so far of the good ones
         self._sum: Tensor | float = 0.0
         self._count = 0
         self._going_back = False
@@ -84,8 +81,8 @@ class Rollback(Callback):
         ):
             raise FlowlitError(
                 "Rollback: expected spike > 1, window, bad_steps and most > 0, 0 < factor <= 1, found "
-                f"spike={self.spike}, "
-                f"window={self.window}, bad_steps={self.bad_steps}, most={self.most}, factor={self.factor}"
+                f"spike={self.spike}, window={self.window}, bad_steps={self.bad_steps}, most={self.most}, "
+                f"factor={self.factor}"
             )
         if stage == "fit":
             keeper(trainer)
@@ -112,9 +109,9 @@ class Rollback(Callback):
         mean = float(trainer.strategy.reduce(torch.as_tensor(self._sum / self._count), reduce_op="mean"))
         bad = bad_steps(trainer)
         before = self._windows[0][1] if self._windows else 0
-        if reason := trouble(mean, [loss for loss, _ in self._windows], self.spike) or many(
-            bad - before, self.bad_steps
-        ):
+        usual = [loss for loss, _ in self._windows]
+        reason = trouble(mean, usual, self.spike) or many(bad - before, self.bad_steps)
+        if reason:
             raise Diverged(f"step {optimizer_steps(trainer)}: {reason}")
         self._windows = [*self._windows, (mean, bad)][-REMEMBERED:]
         self._sum = 0.0
@@ -138,10 +135,9 @@ class Rollback(Callback):
         if self._attempts >= self.most:
             raise FlowlitError(
                 f"{why}. Training went back {self._attempts} times and did not get past it. Look at the "
-                "data and the curves: the "
-                f"trouble may have begun before the checkpoints in {folder}. Then start afresh, or go on "
-                "from an older one "
-                "(--ckpt_path), with a lower learning rate (--model.optimizer.lr)"
+                f"data and the curves: the trouble may have begun before the checkpoints in {folder}. Then "
+                "start afresh, or go on from an older one (--ckpt_path), with a lower learning rate "
+                "(--model.optimizer.lr)"
             ) from why
         trainer.lightning_module.teardown("fit")  # Lightning calls it only after a fit that succeeds
         self._attempts = self._attempts + 1
@@ -150,10 +146,8 @@ class Rollback(Callback):
         self._farthest = max(self._farthest, optimizer_steps(trainer))
         self.lowered = self.lowered * self.factor
         target = Path(trainer.strategy.broadcast(str(files[min(self._attempts, len(files)) - 1])))
-        rank_zero_info(
-            f"flowlit: {why}: going back to {target}, learning rate × {self.lowered:g} ({self._attempts} of "
-            f"{self.most})"
-        )
+        count = f"{self._attempts} of {self.most}"
+        rank_zero_info(f"flowlit: {why}: going back to {target}, learning rate × {self.lowered:g} ({count})")
         return target
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -163,12 +157,12 @@ class Rollback(Callback):
 
 
 def many(bad: int, limit: int) -> str:
-    """Say that there were too many bad steps; '' if there were not."""
+    """Return the trouble that too many bad steps are; '' if there were not."""
     return f"{bad} steps had non-finite gradients" if bad >= limit else ""
 
 
 def trouble(mean: float, usual: list[float], spike: float) -> str:
-    """Say what is wrong with a window's mean loss; '' if nothing is.
+    """Return what is wrong with a window's mean loss; '' if nothing is.
 
     >>> trouble(1.1, [1.0] * 8, spike=5.0)
     ''
@@ -183,20 +177,21 @@ def trouble(mean: float, usual: list[float], spike: float) -> str:
 
 
 def bad_steps(trainer: pl.Trainer) -> int:
-    """Steps with non-finite gradients so far, if somebody counts them."""
+    """Return the steps with non-finite gradients so far, as far as ``Gradients`` counts them."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return sum(int(callback.bad_steps) for callback in callbacks if isinstance(callback, Gradients))
 
 
 def keeper(trainer: pl.Trainer) -> LastCheckpoint:
-    """The callback that keeps the last checkpoints.
+    """Return the callback that keeps the last checkpoints.
 
     Raises:
         FlowlitError: if there is none.
     """
-    if (found := keeper_of(trainer)) is None:
+    callback = keeper_of(trainer)
+    if callback is None:
         raise FlowlitError(
             "Rollback needs checkpoints to go back to; add flowlit.callbacks.LastCheckpoint to "
             "trainer.callbacks"
         )
-    return found
+    return callback

@@ -1,4 +1,4 @@
-"""Save and stop when told to."""
+"""A checkpoint and an orderly end on a signal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SaveOnSignal(Callback):
     """
 
     def __init__(self) -> None:
-        self._ears = SignalHandler()
+        self._handler = SignalHandler()
         self._agreed = self._shared = 0
         self._keeper: LastCheckpoint | None = None
 
@@ -39,26 +39,26 @@ class SaveOnSignal(Callback):
         if stage == "fit":
             self._agreed = 0
             self._keeper = keeper_of(trainer)
-            self._ears.open()
+            self._handler.open()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._ears.open()  # Lightning has put its own handlers before ours by now
+        self._handler.open()  # Lightning has put its own handlers before ours by now
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if is_accumulating(trainer):
             return
-        self._agreed = self._heard_anywhere(trainer)
+        self._agreed = self._received_anywhere(trainer)
         if self._agreed and self._keeper is not None:
             self._keeper.write(trainer)
 
-    def _heard_anywhere(self, trainer: pl.Trainer) -> int:
-        """The signal, on every rank, whichever heard it: they have to save after the same step."""
+    def _received_anywhere(self, trainer: pl.Trainer) -> int:
+        """Return on every rank the signal that any rank received: they save after the same step."""
         if trainer.world_size == 1:
-            return self._ears.heard
-        heard = torch.tensor(int(self._ears.heard), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(heard, reduce_op="max"))
+            return self._handler.received
+        received = torch.tensor(int(self._handler.received), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(received, reduce_op="max"))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._leave(trainer, self._agreed)
@@ -69,10 +69,10 @@ class SaveOnSignal(Callback):
             batches = torch.tensor(float(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
             self._shared = int(trainer.strategy.reduce(batches, reduce_op="min"))
         else:
-            self._ears.stop_listening()
+            self._handler.stop_listening()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._ears.stop_listening()
+        self._handler.stop_listening()
 
     on_predict_start = on_test_start
 
@@ -87,7 +87,7 @@ class SaveOnSignal(Callback):
     ) -> None:
         saved = trainer.state.fn == "fit" and (trainer.sanity_checking or not is_accumulating(trainer))
         if saved and batch_idx < self._shared:  # the last one of a rank may be without a counterpart
-            self._leave(trainer, self._heard_anywhere(trainer))
+            self._leave(trainer, self._received_anywhere(trainer))
 
     def _leave(self, trainer: pl.Trainer, signum: int) -> None:
         if not signum:
@@ -102,16 +102,16 @@ class SaveOnSignal(Callback):
         raise Stopped(signum)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._ears.close()
+        self._handler.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._ears.close()
+        self._handler.close()
 
 
 def requeue() -> None:
-    """Ask SLURM to run this job again; without SLURM, say that there is none."""
+    """Put this job back into SLURM's queue; without SLURM, report that there is none."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
     scontrol = shutil.which("scontrol")
@@ -119,8 +119,5 @@ def requeue() -> None:
         rank_zero_info("flowlit: this is no SLURM job, so nothing was put back into a queue")
         return
     code = subprocess.run([scontrol, "requeue", job], check=False).returncode
-    rank_zero_info(
-        f"flowlit: SLURM job {job} is requeued"
-        if code == 0
-        else f"flowlit: scontrol requeue {job} failed ({code})"
-    )
+    failure = f"scontrol requeue {job} failed ({code})"
+    rank_zero_info(f"flowlit: {failure if code else f'SLURM job {job} is requeued'}")

@@ -1,4 +1,4 @@
-"""Measure how fast a run trains, where its time goes, and how fast each solver generates."""
+"""Speed: images a second in training and by each solver, and the parts of a step's time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAUSE = "pause"
 
 
 class Throughput(Evaluation):
-    """Log how many images a second are trained on, where the time goes, and how many a second are generated.
+    """Log the images a second of training and of each solver, and the parts of a step's time.
 
     ``images_per_s/train`` during ``fit``: training images of all ranks by wall time since it was last logged,
     which is when the trainer logs; validation is left out, waiting for data and checkpoints are not.
@@ -64,7 +64,7 @@ class Throughput(Evaluation):
         self._paused = 0.0
         self._line = StepTimer()
         self._last: Last | None = None
-        self._peak = 0.0  # FLOP/s; 0 if it is not told
+        self._peak = 0.0  # FLOP/s; 0 if unknown
         self._work: int | None = None  # FLOPs of a batch; None before it was counted
         self._warm = False  # whether a batch has been trained on
 
@@ -128,7 +128,8 @@ class Throughput(Evaluation):
         log("step_seconds/all", seconds)
         for part in PARTS:
             log(f"step_seconds/{part}", parts.get(part, 0.0) / self._batches)
-        if (watch := getattr(getattr(trainer, "datamodule", None), "watch", None)) is not None:
+        watch = getattr(getattr(trainer, "datamodule", None), "watch", None)
+        if watch is not None:
             log("step_seconds/coupling", watch.read())
         if self._work:
             log("fraction_of_peak/train", self._work / seconds / self._peak)
@@ -170,7 +171,7 @@ class Throughput(Evaluation):
 
 
 class Last(Callback):
-    """Marks, behind all other callbacks, where the training step and the waiting for data begin."""
+    """Marks of a training step's begin and end, behind all other callbacks."""
 
     def __init__(self, line: StepTimer):
         self.line = line
@@ -183,13 +184,14 @@ class Last(Callback):
 
 
 def averages(trainer: pl.Trainer) -> list[EMA]:
-    """The callbacks that average weights."""
+    """Return the callbacks that average weights."""
     return [callback for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
 
 
 def peak(trainer: pl.Trainer) -> float:
-    """FLOP/s of products in the precision of training, in float32 with TF32 if convolutions may use it; 0 on
-    a CPU.
+    """FLOP/s of products in the precision of training; 0 on a CPU.
+
+    In float32 with TF32, if convolutions may use it.
     """
     device = trainer.strategy.root_device
     precision = str(trainer.precision)
@@ -203,7 +205,7 @@ def peak(trainer: pl.Trainer) -> float:
         return matmul_rate(device, kinds.get(precision.split("-")[0], torch.float32))
     except torch.OutOfMemoryError:
         rank_zero_info(
-            "flowlit: the fraction of the device's peak is not told: too little memory is free to measure "
+            "flowlit: the fraction of the device's peak is unknown: too little memory is free to measure "
             "the peak"
         )
         return 0.0
@@ -212,8 +214,9 @@ def peak(trainer: pl.Trainer) -> float:
 
 
 def work(trainer: pl.Trainer, module: Any, batch: Any) -> int:
-    """FLOPs of a batch's objective, with its frozen networks, and of the gradients; 0, saying so, if they
-    cannot be counted.
+    """FLOPs of a batch's objective, with its frozen networks, and of the gradients.
+
+    If they cannot be counted that is reported, and they are 0.
     """
     if getattr(module, "objective", None) is None:
         return 0
@@ -227,5 +230,5 @@ def work(trainer: pl.Trainer, module: Any, batch: Any) -> int:
         return copy_context().run(count_flops, loss, module.objective, module.network)
     except Exception as error:  # whatever it is, a number beside the training must not end it
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        rank_zero_info(f"flowlit: the fraction of the device's peak is not told: {reason}")
+        rank_zero_info(f"flowlit: the fraction of the device's peak is unknown: {reason}")
         return 0

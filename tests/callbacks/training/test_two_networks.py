@@ -1,0 +1,169 @@
+"""A generator and its critic: killed and taken up again, to the bit, and divided among devices."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import runs
+import tiny
+import torch
+from commandline import in_process
+from forks import killed, left
+from games import duel
+from interrupted import assert_equal
+
+pytestmark = pytest.mark.journey
+STEPS = 6
+BATCHES = 6
+"""A step's: two updates of the critic and one of the generator, in two parts each."""
+
+
+def configuration(root, strike=None, **arguments):
+    """A run with everything that counts steps."""
+    schedule = {"class_path": "flowlit.schedules.Linear", "init_args": {"steps": 5, "start": 0.5}}
+    noise = {"schedule": schedule, "attribute": "objective.strength"}
+    callbacks = [
+        {"class_path": "flowlit.callbacks.Anneal", "init_args": noise},
+        tiny.EMA,
+        {"class_path": "flowlit.callbacks.EMA", "init_args": {"decay": 0.8, "name": "rare", "every": 2}},
+        {"class_path": "flowlit.callbacks.Gradients"},
+        {"class_path": "flowlit.callbacks.Rollback", "init_args": {"window": 2}},
+        {"class_path": "flowlit.callbacks.Straightness"},
+        tiny.checkpoints(2),
+    ]
+    if strike:
+        hook, count, signum = strike
+        struck = {"hook": hook, "count": count, "once": f"{root}.struck", "signum": int(signum)}
+        callbacks.append({"class_path": "interrupted.Strike", "init_args": struck})
+    warm = {"class_path": "flowlit.schedules.WarmUp", "init_args": {"steps": 4, "total": 12}}
+    settings = {"limit_val_batches": 1.0, "val_check_interval": 3, "check_val_every_n_epoch": None}
+    content = duel(
+        root,
+        critic={"lr_scheduler": warm},
+        callbacks=callbacks,
+        steps=STEPS,
+        data={"device_batch_size": 4, "noise": tiny.noise(6), "noise_batch_size": 3},
+        **{**settings, **arguments},
+    )
+    content["model"]["init_args"]["lr_scheduler"] = warm
+    return tiny.write(root.with_suffix(".yaml"), content)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = in_process("fit", "-c", configuration(root))
+    assert done.code == 0, done.err
+    return root
+
+
+def test_everything_moves_at_the_pace_of_the_generator(undisturbed):
+    logged = runs.logged(undisturbed)
+    for tag in (
+        "train/loss",
+        "train/critic_loss",
+        "gradients/norm",
+        "gradients/critic_norm",
+        "anneal/ema_decay",
+    ):
+        assert sorted(logged[tag]) == list(range(STEPS)), tag
+    assert [logged["anneal/strength"][step] for step in range(STEPS)] == pytest.approx(
+        [0.5, 0.4, 0.3, 0.2, 0.1, 0]
+    )
+    assert len(logged["straightness/sum"]) == STEPS // 3
+    content = torch.load(undisturbed / "checkpoints/last.ckpt", weights_only=True)
+    before = torch.load(undisturbed / "checkpoints/previous.ckpt", weights_only=True)
+    assert (content["global_step"], before["global_step"]) == (STEPS, STEPS)
+    assert [state["state"][0]["step"] for state in content["optimizer_states"]] == [STEPS, 2 * STEPS]
+    assert [state["last_epoch"] for state in content["lr_schedulers"]] == [STEPS, 2 * STEPS]
+    assert content["flowlit"]["ema_updates"] == STEPS
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == STEPS * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("hook", "count"),
+    [
+        ("on_train_batch_start", 1 + 2 * BATCHES + 1),  # in the middle of an update of the critic
+        ("on_before_optimizer_step", 3 * 3 + 2),  # after one of its updates
+        ("on_train_batch_end", 4 * BATCHES),
+        ("on_validation_batch_end", 1),
+        ("on_train_end", 1),
+    ],
+)
+def test_killed_at_any_moment(tmp_path, undisturbed, hook, count):
+    root = tmp_path / "run"
+    path = configuration(root, strike=(hook, count, signal.SIGKILL))
+    killed("fit", "-c", path, "--resume", "auto")
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert_equal(undisturbed, root)
+
+
+def test_a_signal_waits_for_the_update_of_the_generator(tmp_path, undisturbed):
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 2 + 2 * BATCHES, signal.SIGTERM))
+    assert left("fit", "-c", path) == 143
+    content = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 3
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 3 * BATCHES
+    assert in_process("fit", "-c", path, "--resume", "auto").code == 0
+    assert_equal(undisturbed, root)
+
+
+def test_batches_that_are_divided_otherwise_are_counted_otherwise(tmp_path, undisturbed):
+    """Taken up with other parts: the same steps, and the same numbers up to the order of sums."""
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 2 + 2 * BATCHES, signal.SIGTERM))
+    assert left("fit", "-c", path) == 143
+    resumed = in_process("fit", "-c", path, "--resume", "auto", "--data.device_batch_size", "8")
+    assert resumed.code == 0, resumed.err
+    assert_close(undisturbed, root)
+
+
+def assert_close(one, other):
+    a, b = runs.logged(one), runs.logged(other)
+    assert {tag: sorted(values) for tag, values in a.items()} == {
+        tag: sorted(values) for tag, values in b.items()
+    }
+    for tag in (
+        "train/loss",
+        "train/critic_loss",
+        "gradients/norm",
+        "gradients/critic_norm",
+        "straightness/sum",
+    ):
+        x, y = (torch.tensor([run[tag][step] for step in sorted(a[tag])]) for run in (a, b))
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=lambda text, tag=tag: f"{tag}: {text}")
+    x, y = (tiny.weights(root / "checkpoints/last.ckpt") for root in (one, other))
+    for key in x:
+        torch.testing.assert_close(x[key], y[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_two_processes_train_as_one_and_go_on(tmp_path, undisturbed, flowlit, strategy):
+    """The same numbers up to the order of sums; killed in the middle, they go on to the same bits."""
+    root = tmp_path / "run"
+    two = ("--trainer.devices", "2", "--trainer.strategy", strategy)
+    environment = {"PYTHONPATH": f"{runs.HELPERS}:{runs.HELPERS.parents[1]}"}
+    done = flowlit("fit", "-c", configuration(root), *two, **environment)
+    assert done.code == 0, done.err
+    assert_close(undisturbed, root)
+    again = tmp_path / "again"
+    path = configuration(again, strike=("on_before_optimizer_step", 8, signal.SIGKILL))
+    assert flowlit("fit", "-c", path, *two, "--resume", "auto", **environment).code != 0
+    done = flowlit("fit", "-c", path, *two, "--resume", "auto", **environment)
+    assert done.code == 0, done.err
+    assert_equal(root, again)
+
+
+def test_a_sharded_run_goes_on_in_one_process(tmp_path, undisturbed, flowlit):
+    """Optimizers of both networks are whole in the file, with the numbers of their own parameters."""
+    root = tmp_path / "run"
+    path = configuration(root, strike=("on_train_batch_start", 1 + 3 * BATCHES // 2, signal.SIGTERM))
+    two = ("--trainer.devices", "2", "--trainer.strategy", "sharded")
+    environment = {"PYTHONPATH": f"{runs.HELPERS}:{runs.HELPERS.parents[1]}"}
+    done = flowlit("fit", "-c", path, *two, **environment)
+    assert done.code == 143, done.err
+    assert in_process("fit", "-c", path, "--resume", "auto").code == 0
+    assert_close(undisturbed, root)
