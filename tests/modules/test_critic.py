@@ -83,9 +83,7 @@ def test_a_step_is_an_update_of_the_generator(tmp_path):
 
     class Record(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            seen.append(
-                (trainer.global_step, pl_module.objective.strength, pl_module.averaged["ema"]["updates"])
-            )
+            seen.append((trainer.global_step, pl_module.objective.strength, pl_module.averages.updates()))
 
     often = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
     second = Critic(Discriminator(), None, lambda p: SGD(p, lr=0.1), lambda o: StepLR(o, 1, 0.5), updates=2)

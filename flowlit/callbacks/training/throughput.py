@@ -83,14 +83,14 @@ class Throughput(Evaluation):
         if self._last in callbacks:
             callbacks.remove(self._last)
         for average in averages(trainer):
-            average.measured = nullcontext
+            average.measure(nullcontext)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._peak = peak(trainer)
         self._work = None
         self._warm = False
         for average in averages(trainer):
-            average.measured = partial(self._line.during, "ema")
+            average.measure(partial(self._line.during, "ema"))
         self._line.begin("data", trainer.strategy.root_device)
         self._images = 0
         self._batches = 0
