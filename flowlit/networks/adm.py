@@ -72,7 +72,9 @@ class ADMAttention(Attention):
 
 
 class ADM(UNetBase):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
+    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+
+    Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 
     A fresh network returns 0. The defaults are SlimFlow's student for ImageNet at 64 pixels (80,685,315
     parameters).
@@ -107,6 +109,7 @@ class ADM(UNetBase):
         num_classes: int = 1000,
         label_dropout: float = 0.0,
         time_scale: float = 999.0,
+        second_time: bool = False,
     ):
         described = own_spec("ADM", locals())
         super().__init__()
@@ -130,3 +133,4 @@ class ADM(UNetBase):
         channels = self.assemble(stem, [width * m for m in multipliers], blocks, attends, stage, last=False)
         self.head_norm = norm(channels, 1e-5)
         self.head = zero(nn.Conv2d(channels, in_channels, 3, padding=1))
+        self.add_second_time(width, 4 * width, second_time)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal, cast
 
-import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import (
     AttentionRope,
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 from ..errors import FlowlitError
 from ..types import Cond
 from .activation_checkpointing import recomputed
+from .base import ConditionalNetwork
 from .checkpoints.spec import own_spec
 from .layers import LabelEmbedding, TimeEmbedding, full_precision
-from .unet_base import check_input
 
 
 class Modulation(nn.Module):
@@ -70,8 +69,10 @@ class Block(nn.Module):
         return h + mlp_gate * self.mlp(modulated(self.norm(h), mlp_shift, mlp_scale))
 
 
-class DiT(nn.Module):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
+class DiT(ConditionalNetwork):
+    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+
+    Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 
     A fresh network returns 0. The defaults are DiT-S/2 for CIFAR-10; DiT-B/2 has width 768 and 12 heads.
 
@@ -90,6 +91,7 @@ class DiT(nn.Module):
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
         time_scale: what times are multiplied by before their sines are taken.
+        second_time: read ``cond["r"]``, as a flow map u(x, t, r) does; see ``ConditionalNetwork``.
 
     Raises:
         FlowlitError: if patch, heads or positions do not fit the size.
@@ -111,6 +113,7 @@ class DiT(nn.Module):
         num_classes: int = 0,
         label_dropout: float = 0.0,
         time_scale: float = 999.0,
+        second_time: bool = False,
     ):
         described = own_spec("DiT", locals())
         super().__init__()
@@ -135,6 +138,7 @@ class DiT(nn.Module):
         self.norm = LayerNormFp32(width, affine=False)
         self.head = nn.Linear(width, patch**2 * in_channels)
         self._initialise()
+        self.add_second_time(256, width, second_time)
 
     def _initialise(self) -> None:
         """Xavier-uniform linear layers, embeddings of σ = 0.02; modulation, head and all biases 0."""
@@ -161,21 +165,13 @@ class DiT(nn.Module):
         self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
         return self
 
-    @property
-    def reads(self) -> frozenset[str]:
-        """Names of the conditions that the network reads."""
-        return frozenset() if self.label is None else frozenset({"label"})
-
     def checkpointable(self) -> list[nn.Module]:
         """Return the blocks, which can be computed again for the gradient."""
         return list(self.blocks)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input("DiT", self.shape, self.reads, x, t, cond)
-        embedding = self.time(t)
-        if self.label is not None:
-            embedding = embedding + self.label(cond.get("label"), x.shape[0], x.device)
-        embedding = F.silu(embedding)
+        """Return the velocity (B, C, R, R) at x (B, C, R, R) and t (B,), under conditions (B, …)."""
+        embedding = self.embed(x, t, cond)
         h = self.stem(x)
         h = h if self.positions is None else h + self.positions
         rotation = None if self.rotary is None else self.rotary.get_embed()

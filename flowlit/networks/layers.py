@@ -91,6 +91,17 @@ class TimeEmbedding(nn.Module):
             return self.layers((sines if early is None else sines + early.to(kind)).to(weights))
 
 
+class SecondTime(TimeEmbedding):
+    """Embedding of the second time r of a flow map, in [0, 1]: (B,) -> (B, dim), zeros when fresh.
+
+    Its scale is 1, so that derivatives by r are as smooth as those by x; first times may be scaled by 999.
+    """
+
+    def __init__(self, width: int, dim: int):
+        super().__init__(width, dim, scale=1.0)
+        nn.init.zeros_(self.layers[2].weight)  # type: ignore[arg-type]
+
+
 class LabelEmbedding(nn.Module):
     """One vector per class, added to the time embedding: (B,) int64 -> (B, dim).
 

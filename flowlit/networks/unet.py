@@ -11,7 +11,9 @@ from .unet_base import Stage, UNetBase, check_size
 
 
 class UNet(UNetBase):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond {"label": (B,)} or {} -> (B, C, R, R).
+    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+
+    Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 
     A fresh network returns almost 0. The defaults are SlimFlow's 15.7M student for CIFAR-10 (15,707,235
     parameters).
@@ -29,6 +31,7 @@ class UNet(UNetBase):
         time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives
             ln σ / 4.
         early_label: add the class vector to these sines, as EDM's networks do, instead of to the embedding.
+        second_time: read ``cond["r"]``, as a flow map u(x, t, r) does; see ``ConditionalNetwork``.
 
     Source: Song et al. 2021 (2011.13456) with Rectified Flow's settings; sizes in SlimFlow (2407.12718),
         table 1.
@@ -47,6 +50,7 @@ class UNet(UNetBase):
         label_dropout: float = 0.0,
         time_scale: float = 999.0,
         early_label: bool = False,
+        second_time: bool = False,
     ):
         described = own_spec("UNet", locals())
         super().__init__()
@@ -69,3 +73,4 @@ class UNet(UNetBase):
         channels = self.assemble(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
         self.head_norm = norm(channels)
         self.head = conv3x3(channels, in_channels, scale=0)
+        self.add_second_time(width, 4 * width, second_time)

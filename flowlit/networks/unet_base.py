@@ -1,6 +1,4 @@
-"""The U shape that DDPM++ and ADM share: an encoder, a bottleneck, and a decoder that takes up what the
-encoder left.
-"""
+"""The U shape that DDPM++ and ADM share: an encoder, a bottleneck, and a decoder with skip connections."""
 
 from __future__ import annotations
 
@@ -14,13 +12,11 @@ from torch import Tensor, nn
 from ..errors import FlowlitError
 from ..types import Cond
 from .activation_checkpointing import recomputed
-from .layers import LabelEmbedding, TimeEmbedding
+from .base import ConditionalNetwork
 
 
 class Stage(nn.Module):
-    """A residual block, with attention after it where asked. ``resample`` is -1, 0 or 1: halve, keep or
-    double.
-    """
+    """A residual block, then attention if given. ``resample`` is -1, 0 or 1: halve, keep or double."""
 
     def __init__(self, block: nn.Module, attention: nn.Module | None = None, resample: int = 0):
         super().__init__()
@@ -29,8 +25,9 @@ class Stage(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, i, H, W), (B, e) -> (B, o, H', W'); what the encoder left, if given, is joined to the channels
-        of x.
+        """Compute (B, i, H, W), (B, e) -> (B, o, H', W').
+
+        ``skip`` (B, s, H, W), which the encoder left, is joined to the channels of x.
         """
         return recomputed(self, self._compute, x, embedding, skip)
 
@@ -70,51 +67,12 @@ def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int
         raise FlowlitError(f"{name}: width {width} must be a multiple of 4, at least 8")
 
 
-def check_input(
-    name: str, shape: Sequence[int], reads: frozenset[str], x: Tensor, t: Tensor, cond: Cond
-) -> None:
-    """Refuse what a network was not built for, and conditions that it would not look at.
-
-    Args:
-        name: of the network, for messages.
-        shape: (C, R, R) of its images.
-        reads: names of the conditions that it reads.
-        x: images, (B, C, R, R).
-        t: times, (B,).
-        cond: conditions by name, each (B, …).
-
-    Raises:
-        FlowlitError: saying what was found, and what was expected.
-    """
-    if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
-        shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
-        raise FlowlitError(f"{name}: expected times (B,), one for each image of {x.shape[0]}, found {shown}")
-    unknown = sorted(set(cond) - reads - {"label"})
-    if unknown:
-        names = " and ".join(map(repr, sorted(reads | {"label"})))
-        raise FlowlitError(
-            f"{name}: cond has {', '.join(unknown)}, but this network looks at nothing but {names}"
-        )
-    if tuple(x.shape[1:]) != tuple(shape):
-        raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
-    if "label" in cond and "label" not in reads:
-        raise FlowlitError(
-            f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop the "
-            "labels: "
-            "labels: false for the images, num_classes: 0 for the noise"
-        )
-
-
-class UNetBase(nn.Module):
-    """What ``UNet`` and ``ADM`` have in common; they say how stages, embedding and ends are made.
+class UNetBase(ConditionalNetwork):
+    """The common part of ``UNet`` and ``ADM``, which make their own stages, embeddings and ends.
 
     Levels halve the resolution; ``blocks`` residual blocks a level in the encoder, one more in the decoder.
     """
 
-    shape: tuple[int, int, int]
-    time: TimeEmbedding
-    label: LabelEmbedding | None
-    early_label: bool = False
     stem: nn.Module
     head_norm: nn.Module
     head: nn.Module
@@ -128,14 +86,14 @@ class UNetBase(nn.Module):
         stage: MakeStage,
         last: bool,
     ) -> int:
-        """Make encoder, bottleneck and decoder; return the channels that leave the decoder.
+        """Build encoder, bottleneck and decoder; return the channels that leave the decoder.
 
         Args:
             stem: channels that enter the encoder.
             widths: channels of each level.
             blocks: of each level in the encoder.
             attends: which levels have attention.
-            stage: makes one.
+            stage: builds one.
             last: attention in the decoder only after the last block of a level, not after each.
         """
         channels = stem
@@ -163,27 +121,18 @@ class UNetBase(nn.Module):
         return channels
 
     def named_stages(self) -> Iterator[tuple[str, Stage]]:
-        """All stages with their names, in the order in which they are run."""
+        """Yield all stages with their names, in the order in which they are run."""
         for part in ("encoder", "bottleneck", "decoder"):
             for i, stage in enumerate(getattr(self, part)):
                 yield f"{part}.{i}", cast(Stage, stage)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """Names of the conditions that the network reads."""
-        return frozenset() if self.label is None else frozenset({"label"})
 
     def checkpointable(self) -> list[nn.Module]:
         """Return the stages, which can be computed again for the gradient."""
         return [stage for _, stage in self.named_stages()]
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        check_input(type(self).__name__, self.shape, self.reads, x, t, cond)
-        label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
-        embedding = self.time(t, label if self.early_label else None)
-        if label is not None and not self.early_label:
-            embedding = embedding + label
-        return self._run(x, F.silu(embedding))
+        """Return the velocity (B, C, R, R) at x (B, C, R, R) and t (B,), under conditions (B, …)."""
+        return self._run(x, self.embed(x, t, cond))
 
     def _run(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(x)

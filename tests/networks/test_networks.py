@@ -54,6 +54,10 @@ VELOCITIES = {
     "edm": lambda: EDM(tiny_unet(num_classes=3, time_scale=1.0, early_label=True)),
     "edm of adm": lambda: EDM(adm(time_scale=1.0)),
     "diffusion": diffusion,
+    "unet, second time": lambda: tiny_unet(num_classes=3, second_time=True),
+    "adm, second time": lambda: adm(second_time=True),
+    "dit, second time": lambda: dit(second_time=True),
+    "edm, second time": lambda: EDM(tiny_unet(time_scale=1.0, second_time=True)),
     "guidance": lambda: ClassifierFreeGuidance(tiny_unet(num_classes=3, label_dropout=0.1), 2.0),
 }
 
@@ -61,7 +65,8 @@ VELOCITIES = {
 def inputs(network, batch=4):
     generator = torch.Generator().manual_seed(0)
     x, t = torch.randn(batch, 1, 8, 8, generator=generator), torch.linspace(0.03, 0.97, batch)
-    return x, t, {"label": torch.arange(batch) % 3} if network.num_classes else {}
+    cond = {"label": torch.arange(batch) % 3} if network.num_classes else {}
+    return x, t, {**cond, "r": 1 - 0.1 * t} if "r" in network.reads else cond
 
 
 @pytest.fixture(params=VELOCITIES, ids=str)
@@ -92,7 +97,7 @@ def test_compiled_by_inductor(kind):
 
 def test_exported(network):
     batch = torch.export.Dim("batch")
-    cond = {"label": {0: batch}} if network.num_classes else {}
+    cond = {name: {0: batch} for name in network.reads}
     with torch.no_grad():
         program = torch.export.export(network, inputs(network), dynamic_shapes=({0: batch}, {0: batch}, cond))
         for rows in (4, 7):
@@ -155,16 +160,17 @@ def test_labels_out_of_range_are_refused(network):
     x, t, cond = inputs(network)
     for label in (5, -1):
         with pytest.raises(
-            FlowlitError, match=r"labels run from .*knows 3 classes" if cond else "unconditional"
+            FlowlitError, match=r"labels run from .*knows 3 classes" if "label" in cond else "unconditional"
         ):
             network(x, t, {"label": torch.full((4,), label)})
 
 
 def test_labels_where_none_belong_and_the_reverse(network):
     x, t, cond = inputs(network)
-    expected = "cond has no 'label'|cond is empty" if cond else "unconditional"
+    conditional = "label" in cond
+    expected = "cond has no 'label'|cond is empty" if conditional else "unconditional"
     with pytest.raises(FlowlitError, match=expected):
-        network(x, t, {} if cond else {"label": torch.zeros(4, dtype=torch.int64)})
+        network(x, t, {} if conditional else {"label": torch.zeros(4, dtype=torch.int64)})
 
 
 def test_images_of_another_shape_are_refused(network):

@@ -21,13 +21,15 @@ MOST = 20
 
 
 class LoadReport(NamedTuple):
-    """Account of the tensors of a file, by their names there; of the network, in ``loaded``."""
+    """Account of the tensors of a file, by their names there; in ``loaded`` and ``new``, by ours."""
 
     loaded: list[str]
     missing: list[str]
     unexpected: list[str]
     mismatched: list[str]
     unused: list[str] = []
+    new: list[str] = []
+    """Tensors of a second time, in a network that takes the weights of a velocity; which of them are zero."""
 
     def differences(self, most: int = 3) -> str:
         """Return what does not fit, the first names of each kind; '' if all does."""
@@ -44,7 +46,7 @@ class LoadReport(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
-        for what in ("missing", "unexpected", "mismatched", "unused"):
+        for what in ("missing", "unexpected", "mismatched", "unused", "new"):
             names = getattr(self, what)
             lines += [f"{what}: {name}" for name in names[:MOST]]
             lines += [f"{what}: {len(names) - MOST} more"] * (len(names) > MOST)
@@ -123,7 +125,14 @@ def fill(velocity: nn.Module, layout: Layout, contents: Contents, state: State, 
         FlowlitError: if they do not fit (unless ``strict`` is false), or are not finite.
     """
     translated, unused = layout.translate(velocity, state)
-    report = compare(velocity.state_dict(), translated, unused)
+    report = without_second_time(compare(velocity.state_dict(), translated, unused), velocity, translated)
+    if report.new:
+        logging.getLogger("flowlit").warning(
+            "checkpoint %s is of a velocity without a second time; these tensors of the network are not in "
+            "it, and stay as they are: %s. Those of zeros make u(x, t, r) = v(x, t) until they are trained",
+            layout.file,
+            ", ".join(report.new),
+        )
     if report.differences():
         why = f"{type(velocity).__name__}: {report.differences()}"
         if strict or 10 * len(report.loaded) < len(velocity.state_dict()):
@@ -138,6 +147,18 @@ def fill(velocity: nn.Module, layout: Layout, contents: Contents, state: State, 
         )
     velocity.load_state_dict({key: translated.state[key] for key in report.loaded}, strict=False)
     return report
+
+
+def without_second_time(report: LoadReport, network: nn.Module, found: Translated) -> LoadReport:
+    """Count the second time of a network as new, and not as missing, where a file has no tensor of it.
+
+    With its last layer of zeros, as it is when fresh, the network is then exactly the velocity in the file.
+    """
+    second = {name: value for name, value in network.state_dict().items() if "second_time." in name}
+    if any(name in found.state for name in second):
+        return report
+    new = [name if value.any() else f"{name} (zeros)" for name, value in second.items()]
+    return report._replace(missing=[name for name in report.missing if name not in second], new=new)
 
 
 def rebuilt(description: dict[str, Any]) -> nn.Module:

@@ -42,15 +42,19 @@ def spec(thing: Any) -> dict[str, Any] | None:
     return {"class_path": path, "init_args": arguments}
 
 
+_LATER = {"second_time": False}
+"""Arguments that older files lack. A spec has them with another value only, so as to equal older ones."""
+
+
 def own_spec(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The description of a class of ``flowlit.networks``, from the ``locals()`` at the beginning of its
-    constructor.
-    """
+    """Return the spec of a class of ``flowlit.networks``, from ``locals()`` as its constructor begins."""
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
-    return {
-        "class_path": f"flowlit.networks.{name}",
-        "init_args": {k: v for k, v in plain.items() if k not in ("self", "__class__")},
+    recorded = {
+        key: value
+        for key, value in plain.items()
+        if key not in ("self", "__class__") and not (key in _LATER and value == _LATER[key])
     }
+    return {"class_path": f"flowlit.networks.{name}", "init_args": recorded}
 
 
 def build(description: dict[str, Any], base: type) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..._support.names import public_path
-from ...types import codec_of, evaluations_of, loaded_of, reads_of
+from ...types import Cond, codec_of, evaluations_of, loaded_of, reads_of
 from ..checkpoints.spec import spec
 
 
@@ -33,6 +33,14 @@ class VelocityWrapper(nn.Module):
         for name in ("shape", "num_classes", "label_dropout"):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
+
+    def with_second_time(self, t: Tensor, cond: Cond) -> Cond:
+        """Add the second time r = t (B,) to conditions (B, …) where the network reads one, and there is none.
+
+        For wrappers that give the network another time than t, which it could not take for r.
+        """
+        reads = reads_of(self.network) or frozenset()
+        return {**cond, "r": t} if "r" in reads and "r" not in cond else cond
 
     @property
     def reads(self) -> frozenset[str] | None:

@@ -63,7 +63,7 @@ class DiffusionVelocity(VelocityWrapper):
             near_noise, sigma / to_data, alpha / to_noise
         )  # so that the noise, or the data, has the right size
         noisy = (level * x).to(x.dtype)
-        answer = self.network(noisy, self.diffusion.told(ratio), cond).to(x.dtype)
+        answer = self.network(noisy, self.diffusion.told(ratio), self.with_second_time(t, cond)).to(x.dtype)
         data, noise = self._believed(noisy, answer, alpha, sigma)
         return torch.where(near_noise, (data - x) / to_data, (x - noise) / to_noise).to(x.dtype)
 

@@ -11,11 +11,12 @@ from .base import VelocityWrapper
 
 
 class ClassifierFreeGuidance(VelocityWrapper):
-    """Guide a conditional velocity by itself without its condition: v(∅) + scale · (v(cond) - v(∅)), ∅ = {}.
+    """Guide a conditional velocity by itself without its label: v(∅) + scale · (v(label) - v(∅)).
 
-    scale 0 is unconditional, 1 conditional, above 1 guided. Two evaluations a call, counted as such in NFE.
-    The network must have been trained to do without its condition (``label_dropout``). Ho and Salimans 2022
-    (2207.12598), with their 1 + w = scale.
+    scale 0 is unconditional, 1 conditional, above 1 guided: more alike to the class, and less varied. Two
+    evaluations a call, counted as such in NFE. Only the label is dropped: other conditions, such as a second
+    time, hold for both evaluations. The network must have been trained to do without its label
+    (``label_dropout``). Ho and Salimans 2022 (2207.12598), with their 1 + w = scale.
     """
 
     evaluations_of_network = 2
@@ -35,10 +36,12 @@ class ClassifierFreeGuidance(VelocityWrapper):
         self.scale = scale
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        if not cond:
+        """Return the guided velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under conditions (B, …)."""
+        if "label" not in cond:
+            missing = "cond has no 'label'" if cond else "cond is empty"
             raise FlowlitError(
-                "ClassifierFreeGuidance: nothing to guide with, cond is empty; give labels "
+                f"ClassifierFreeGuidance: nothing to guide with, {missing}; give labels "
                 "(data.noise.num_classes)"
             )
-        free = self.network(x, t, {})
+        free = self.network(x, t, {name: value for name, value in cond.items() if name != "label"})
         return torch.lerp(free, self.network(x, t, cond), self.scale)

@@ -59,6 +59,7 @@ class EDM(VelocityWrapper):
         given = x.dtype
         x = x.to(kind)
         level = ((1 - t) / t).clamp(self.sigma_min, self.sigma_max)
+        cond = self.with_second_time(t, cond)
         t = expand(t, x)
         s = self.sigma_data
         q = (1 - t) ** 2 + s**2 * t**2
@@ -76,6 +77,7 @@ class EDM(VelocityWrapper):
         sigma = torch.as_tensor(sigma, dtype=kind, device=y.device).reshape(-1).expand(y.shape[0])
         y, level, s = y.to(kind), expand(sigma, y), self.sigma_data
         total = level**2 + s**2
+        cond = self.with_second_time(1 / (1 + sigma), cond)
         prediction = self._predict(y / total.sqrt(), sigma, cond)
         return (s**2 / total * y + level * s / total.sqrt() * prediction).to(given)
 

@@ -1,0 +1,106 @@
+"""The inputs of networks: times and conditions, refused or embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import FlowlitError
+from ..types import Cond
+from .layers import LabelEmbedding, SecondTime, TimeEmbedding
+
+
+class ConditionalNetwork(nn.Module):
+    """A network of a time, and of the conditions in ``reads``: a label, and the second time of a flow map.
+
+    A flow map u(x, t, r) is the average velocity from t to r: the flow that passes x at time t arrives at
+    x + (r - t) u at time r. A network with a second time reads r in ``cond["r"]``; without it r = t, and u is
+    the velocity. A fresh second time adds nothing: with the weights of a velocity, u(x, t, r) = v(x, t).
+    """
+
+    shape: tuple[int, int, int]
+    time: TimeEmbedding
+    label: LabelEmbedding | None
+    second_time: SecondTime | None
+    early_label: bool = False
+
+    def add_second_time(self, width: int, dim: int, on: bool) -> None:
+        """Add the embedding of r, of ``width`` sines and ``dim`` numbers, if it is on.
+
+        Call it last in a constructor: the random draws of all other layers are the same with and without.
+        """
+        self.register_module("second_time", SecondTime(width, dim) if on else None)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the conditions that the network reads."""
+        parts = {"label": self.label, "r": self.second_time}
+        return frozenset(name for name, part in parts.items() if part is not None)
+
+    def embed(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Check the inputs x (B, C, R, R), t (B,) and cond; embed times and label, after a SiLU: (B, e).
+
+        Raises:
+            FlowlitError: as ``check_input``.
+        """
+        check_input(type(self).__name__, self.shape, self.reads, x, t, cond)
+        label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
+        embedding = self.time(t, label if self.early_label else None)
+        if label is not None and not self.early_label:
+            embedding = embedding + label
+        if self.second_time is not None:
+            embedding = embedding + self.second_time(cond.get("r", t))
+        return F.silu(embedding)
+
+
+def check_input(
+    name: str, shape: Sequence[int], reads: frozenset[str], x: Tensor, t: Tensor, cond: Cond
+) -> None:
+    """Refuse images that a network was not built for, and conditions that it does not read.
+
+    Args:
+        name: of the network, for messages.
+        shape: (C, R, R) of its images.
+        reads: names of the conditions that it reads.
+        x: images, (B, C, R, R).
+        t: times, (B,).
+        cond: conditions by name, each (B, …).
+
+    Raises:
+        FlowlitError: saying what was found, and what was expected.
+    """
+    check_times(name, "times", t, x.shape[0])
+    unknown = sorted(set(cond) - reads - {"label"})
+    if unknown:
+        raise FlowlitError(
+            f"{name}: cond has {', '.join(unknown)}, but this network {_reading(reads, unknown)}"
+        )
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
+    if "label" in cond and "label" not in reads:
+        raise FlowlitError(
+            f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop the "
+            "labels: labels: false for the images, num_classes: 0 for the noise"
+        )
+    if "r" in cond:
+        check_times(name, "second times r", cond["r"], x.shape[0])
+
+
+def check_times(name: str, what: str, t: Tensor, batch: int) -> None:
+    """Refuse times that are not (B,).
+
+    Raises:
+        FlowlitError: saying what was found.
+    """
+    if not isinstance(t, Tensor) or t.shape != (batch,):
+        shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+        raise FlowlitError(f"{name}: expected {what} (B,), one for each image of {batch}, found {shown}")
+
+
+def _reading(reads: frozenset[str], unknown: list[str]) -> str:
+    """Say what a network reads, and what makes it read a second time."""
+    names = " and ".join(map(repr, sorted(reads | {"label"})))
+    mend = "; give it second_time: true" if "r" in unknown else ""
+    return f"looks at nothing but {names}{mend}"
