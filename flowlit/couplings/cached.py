@@ -14,7 +14,7 @@ from .._support.machine import free_memory
 from ..errors import FlowlitError
 from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
-from .store.encoding import check_codec, restored
+from .store.encoding import check_codec, restored_pair
 from .store.reader import StoredPairs
 
 
@@ -64,7 +64,7 @@ class Cached(Coupling):
             every = self._resident
             cond = {name: value[batch] for name, value in every.cond.items()}
             batch = Pair(every.x0[batch], every.x1[batch], cond)
-        pair = Pair(restored(batch.x0), restored(batch.x1), batch.cond)
+        pair = restored_pair(batch)
         return random_flip(pair) if self.flip else pair
 
     @property

@@ -15,15 +15,19 @@ from ..types import Codec, Pair
 
 
 def flip(pair: Pair, mask: Tensor) -> Pair:
-    """Mirror both ends, (B, C, H, W), of the samples where mask (B,) is true along the width; labels stay."""
-    mask = expand(mask, pair.x0)
-    x0 = torch.where(mask, pair.x0.flip(-1), pair.x0)
-    x1 = torch.where(mask, pair.x1.flip(-1), pair.x1)
-    return pair._replace(x0=x0, x1=x1)
+    """Mirror both ends, (B, C, H, W), of the samples where mask (B,) is true, along the width. Conditions of
+    four dimensions are images, and mirrored too; others, such as labels, stay.
+    """
+    cond = {name: _mirrored(value, mask) if value.dim() == 4 else value for name, value in pair.cond.items()}
+    return Pair(_mirrored(pair.x0, mask), _mirrored(pair.x1, mask), cond)
+
+
+def _mirrored(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(expand(mask, x), x.flip(-1), x)
 
 
 def random_flip(pair: Pair) -> Pair:
-    """Mirror each sample, (C, H, W), with probability ½, a coin of its own for each."""
+    """Mirror each sample, (C, H, W), with probability ½, independently of the others."""
     return flip(pair, rng.rand(len(pair.x0), pair.x0.device) < 0.5)
 
 

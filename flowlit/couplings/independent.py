@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..data import Pixels
-from ..paths.straight import expand
 from ..types import Codec, Coupling, ImageDataset, Pair
 from .flip import random_flip
 from .store.encoding import check_codec, codec_facts
@@ -38,11 +37,11 @@ class Independent(Coupling):
 
     def complete(self, batch: Any, device: torch.device) -> Pair:
         images = batch["x1"]
+        cond = batch["cond"]
         if self.flip and not self.codec.pixels:  # a mirrored latent is not that of the mirrored image
-            mask = rng.rand(len(images), images.device) < 0.5
-            images = torch.where(expand(mask, images), images.flip(-1), images)
+            _, images, cond = random_flip(Pair(images, images, cond))
         x1 = self.codec.encode(images)
-        pair = Pair(rng.randn_like(x1), x1, batch["cond"])
+        pair = Pair(rng.randn_like(x1), x1, cond)
         return random_flip(pair) if self.flip and self.codec.pixels else pair
 
     @property

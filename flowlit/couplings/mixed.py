@@ -15,7 +15,7 @@ from ..errors import FlowlitError
 from ..types import Codec, Coupling, Pair
 from .cached import Cached
 from .flip import flip
-from .store.encoding import restored
+from .store.encoding import restored_pair
 from .store.reader import StoredPairs
 
 TOLERANCE = 0.01
@@ -107,12 +107,17 @@ class Mixed(Coupling):
 
     def dataset(self) -> Dataset:
         stored = [_opened(part) for part in self.parts]
+        first = stored[0]
         for other in stored[1:]:
-            if (other.shape, other.num_classes) != (stored[0].shape, stored[0].num_classes):
+            if (other.shape, other.num_classes) != (first.shape, first.num_classes):
                 raise FlowlitError(
                     f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but "
-                    f"{stored[0].name} {stored[0].shape} and {stored[0].num_classes}; only equal ones can be "
-                    "mixed"
+                    f"{first.name} {first.shape} and {first.num_classes}; only equal ones can be mixed"
+                )
+            if other.conditions != first.conditions:
+                raise FlowlitError(
+                    f"Mixed: {other.name} have the conditions {', '.join(other.conditions) or 'none'}, but "
+                    f"{first.name} {', '.join(first.conditions) or 'none'}; only equal ones can be mixed"
                 )
         return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
 
@@ -121,15 +126,16 @@ class Mixed(Coupling):
             part.check_codec(codec)
 
     def complete(self, batch: Mixture, device: torch.device) -> Pair:
-        x0 = torch.cat([restored(pair.x0) for pair in batch.pairs])
-        x1 = torch.cat([restored(pair.x1) for pair in batch.pairs])
-        cond = {key: torch.cat([pair.cond[key] for pair in batch.pairs]) for key in batch.pairs[0].cond}
-        pair = Pair(
-            x0[batch.place], x1[batch.place], {key: value[batch.place] for key, value in cond.items()}
-        )
+        pairs = [restored_pair(pair) for pair in batch.pairs]
+
+        def mixed(tensors: list[Tensor]) -> Tensor:
+            return torch.cat(tensors)[batch.place]
+
+        cond = {name: mixed([pair.cond[name] for pair in pairs]) for name in pairs[0].cond}
+        pair = Pair(mixed([pair.x0 for pair in pairs]), mixed([pair.x1 for pair in pairs]), cond)
         if not any(part.flip for part in self.parts):
             return pair
-        return flip(pair, batch.mirrored & (rng.rand(len(x0), x0.device) < 0.5))
+        return flip(pair, batch.mirrored & (rng.rand(len(pair.x0), pair.x0.device) < 0.5))
 
     @property
     def source(self) -> str:

@@ -38,7 +38,8 @@ def batch(coupling, indices):
 def aligned_pair(batch=200):
     """x1 is a function of x0, pixel by pixel, and the label tells the sample."""
     x0 = torch.randn(batch, 2, 3, 4)
-    return Pair(x0, 2 * x0 + 1, {"label": torch.arange(batch)})
+    cond = {"label": torch.arange(batch), "lr": x0[:, :1, ::3], "text": torch.randn(batch, 5, 6)}
+    return Pair(x0, 2 * x0 + 1, cond)
 
 
 def test_flip_mirrors_both_ends_of_the_chosen_samples_along_the_width():
@@ -47,7 +48,9 @@ def test_flip_mirrors_both_ends_of_the_chosen_samples_along_the_width():
     for i, mirrored in enumerate([True, False, True]):
         assert torch.equal(flipped.x0[i], pair.x0[i].flip(2) if mirrored else pair.x0[i])
         assert torch.equal(flipped.x1[i], pair.x1[i].flip(2) if mirrored else pair.x1[i])
+        assert torch.equal(flipped.cond["lr"][i], flipped.x0[i][:1, ::3]), "an image, too"
     assert torch.equal(flipped.cond["label"], pair.cond["label"])
+    assert torch.equal(flipped.cond["text"], pair.cond["text"])
 
 
 def test_random_flip_throws_a_coin_per_sample_and_keeps_pairs_aligned():

@@ -9,10 +9,11 @@ import tiny
 import torch
 from commandline import in_process
 from sources import LowResolution, Sharpen
-from stores import content
+from stores import content, fill
 
 import flowlit
-from flowlit.couplings import Cached, SeededNoise
+from flowlit.couplings import Cached, Mixed, SeededNoise
+from flowlit.couplings.origins import FromNoise
 from flowlit.couplings.store.manifest import read_manifest
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.couplings.store.writer import Store
@@ -152,3 +153,21 @@ def test_noise_without_a_class_is_seeded_noise(words, tmp_path):
     assert outcome.code == 0, outcome.err
     noise = json.loads((tmp_path / "metrics.json").read_text())["noise"]
     assert noise == SeededNoise(tiny.SHAPE, 4, seed=4 if words else 0).identity()
+
+
+def test_pairs_with_other_conditions_are_not_mixed(store, tmp_path):
+    plain = fill(tmp_path / "plain", origin=FromNoise(SeededNoise(tiny.SHAPE, 20)), num=20)
+    mixed = Mixed([Cached(str(store)), Cached(plain)], [0.5, 0.5])
+    with pytest.raises(FlowlitError, match=r"have the conditions none, but .* lr; only equal ones"):
+        mixed.dataset()
+    noise = LowResolution(Digits(limit=12), 20, seed=6)
+    other = fill(tmp_path / "other", origin=FromNoise(noise), teacher=Sharpen(), num=20)
+    both = Mixed([Cached(str(store)), Cached(other)], [0.5, 0.5])
+    pairs = both.complete(both.dataset().__getitems__([0, 70, 3]), torch.device("cpu"))
+    expected = LowResolution(Digits(limit=12), 60, seed=5).batch([0, 3])
+    assert torch.equal(pairs.cond["lr"][[0, 2]], expected.cond["lr"]) and pairs.cond["lr"].shape == (
+        3,
+        1,
+        4,
+        4,
+    )

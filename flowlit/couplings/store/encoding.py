@@ -81,6 +81,11 @@ def restored(x: Tensor) -> Tensor:
     return from_levels(x) if x.dtype == torch.uint8 else x.float()
 
 
+def restored_pair(pair: Pair) -> Pair:
+    """Return a batch of stored pairs with both ends (B, C, H, W) as float32."""
+    return pair._replace(x0=restored(pair.x0), x1=restored(pair.x1))
+
+
 def rounding_error(x: Tensor, stored: Tensor) -> dict[str, Any]:
     """Return sum of squares and maximum of what rounding changed in x (B, …), to be summed up over shards."""
     error = (restored(stored) - x).double()

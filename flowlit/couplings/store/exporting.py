@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..._support.files import building, check_room
 from ...errors import FlowlitError
 from ...types import Codec, Pair
-from .encoding import codec_of, restored
+from .encoding import codec_of, restored_pair
 from .reader import StoredPairs
 
 ELSEWHERE = "free some, or choose another --into"
@@ -35,7 +35,7 @@ def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
     """Yield the rows of a store in blocks, under a progress bar: x0 and x1 are (rows, C, H, W) float32."""
     for start in tqdm(range(0, len(pairs), size), desc=desc, unit=" blocks"):
         pair = pairs.__getitems__(range(start, min(start + size, len(pairs))))
-        yield Block(start, Pair(restored(pair.x0), restored(pair.x1), pair.cond))
+        yield Block(start, restored_pair(pair))
 
 
 def export_folder(folder: str | Path, into: str | Path) -> None:

@@ -13,7 +13,7 @@ from ..._support.permutation import shuffled
 from ...data import Pixels
 from ...errors import FlowlitError
 from ...types import Codec, Pair
-from .encoding import codec_of, restored
+from .encoding import codec_of, restored_pair
 from .reader import StoredPairs
 
 
@@ -32,9 +32,7 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
 
     pairs = StoredPairs([folder], checksums=False)  # `verify` reads every byte
     drawn = shuffled(np.arange(min(rows, len(pairs))), len(pairs), seed)
-    pair = pairs.__getitems__(drawn)  # type: ignore[arg-type]
-    x0 = restored(pair.x0)
-    x1 = restored(pair.x1)
+    x0, x1, _ = restored_pair(pairs.__getitems__(drawn))  # type: ignore[arg-type]
     figure = Figure(figsize=(12, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(3, 2))  # type: ignore[misc]
     picture = left.subplots()
