@@ -1,14 +1,16 @@
-"""Which rows of the data a step, a rank and a worker read."""
+"""Rows of the data that a step, a rank and a worker read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import cast
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
 from .._support.permutation import mix, shuffled
+from ..errors import FlowlitError
 
 
 class ShuffledSampler(DistributedSampler):
@@ -61,3 +63,27 @@ class StridedSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         return map(int, self.rows)
+
+
+def check_enough(rows: int, world: int) -> None:
+    """Refuse fewer samples than processes, some of which would wait for the others in vain.
+
+    Raises:
+        FlowlitError: saying how many of both there are.
+    """
+    if rows < world:
+        raise FlowlitError(f"{rows} samples cannot be divided among {world} processes; use fewer devices")
+
+
+def missing_rows(num: int, measured: list[np.ndarray], required: int) -> np.ndarray:
+    """Return which of num samples to generate: the first ``required``, and those that any has not measured.
+
+    Args:
+        measured: indices (N,) int64 that each callback has from an earlier run.
+
+    >>> missing_rows(6, [np.array([0, 1, 2, 4]), np.array([2, 3, 4])], required=1).tolist()
+    [0, 1, 3, 5]
+    """
+    by_all = reduce(np.intersect1d, measured)
+    first = np.arange(min(required, num))
+    return np.concatenate([first, np.setdiff1d(np.arange(len(first), num), by_all)])

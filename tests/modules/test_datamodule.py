@@ -43,14 +43,14 @@ def as_if(**facts):
 def test_the_batch_size_is_that_of_one_optimizer_step():
     data = FlowDataModule(batch_size=24)
     data.trainer = as_if(world_size=2, accumulate_grad_batches=3)
-    assert data.rows_at_a_time() == 4
+    assert data.global_batch().rows == 4
 
 
 def test_a_batch_size_that_cannot_be_divided_is_refused():
     data = FlowDataModule(batch_size=10)
     data.trainer = as_if(world_size=4)
     with pytest.raises(FlowlitError, match=r"batch_size 10.*4 devices × 1 accumulated"):
-        data.rows_at_a_time()
+        _ = data.global_batch().rows
 
 
 def test_fit_without_a_coupling_is_refused():
@@ -166,7 +166,8 @@ def test_validation_noise_is_the_same_for_one_and_for_more_processes():
 def test_samples_that_somebody_knows_are_not_generated_again(world):
     """But the first batch of every rank, which callbacks look at, and what they ask for beyond."""
     data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 20, seed=3), noise_batch_size=2, test_num=24)
-    data.stored = {"a": lambda: np.array([*range(9), 12, 40]), "b": lambda: np.array([1, 3, 5, 7, 8, 12, 13])}
+    data.skip("a", lambda: np.array([*range(9), 12, 40]))
+    data.skip("b", lambda: np.array([1, 3, 5, 7, 8, 12, 13]))
 
     def indices(loader):
         made = []
@@ -179,9 +180,11 @@ def test_samples_that_somebody_knows_are_not_generated_again(world):
     assert indices("val_dataloader") == sorted(unknown & {*range(20)} | {*range(2 * world)})
     assert indices("test_dataloader") == sorted(unknown | {*range(2 * world)})
     assert indices("predict_dataloader") == list(range(20)), "whoever writes images wants all of them"
-    data.watched = 13
+    data.require(13)
+    data.require(5)
     assert indices("val_dataloader") == list(range(20))
-    data.stored = {}
+    data.skip_none("a")
+    data.skip_none("b")
     assert indices("val_dataloader") == list(range(20))
 
 

@@ -24,8 +24,8 @@ class Evaluation(Callback):
         Call it in ``setup``.
         """
         data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "watched"):
-            data.watched = max(data.watched, num)
+        if hasattr(data, "require"):
+            data.require(num)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
         """Prepare, before the first batch."""

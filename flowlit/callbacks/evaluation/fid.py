@@ -85,7 +85,7 @@ class FID(Evaluation):
                 f"two FID callbacks measure {self.features.name} features; leave one out, or name them apart"
             )
         if stage in ("validate", "test"):
-            data_of(trainer).stored[self.state_key] = lambda: self._open(trainer, pl_module)
+            data_of(trainer).skip(self.state_key, lambda: self._open(trainer, pl_module))
 
     def _open(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
         self._generated = GeneratedFeatures(self.features)
@@ -157,7 +157,9 @@ class FID(Evaluation):
         self.teardown(trainer, pl_module, "")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        getattr(trainer.datamodule, "stored", {}).pop(self.state_key, None)  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "skip_none"):
+            data.skip_none(self.state_key)
         if self._generated is not None:
             self._generated.close(trainer)
             self._generated = None

@@ -90,8 +90,8 @@ class Rollback(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._going_back = False
         data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "attempt"):
-            data.attempt = self.rollbacks
+        if hasattr(data, "restart"):
+            data.restart(self.rollbacks)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

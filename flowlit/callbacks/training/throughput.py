@@ -128,9 +128,9 @@ class Throughput(Evaluation):
         log("step_seconds/all", seconds)
         for part in PARTS:
             log(f"step_seconds/{part}", parts.get(part, 0.0) / self._batches)
-        watch = getattr(getattr(trainer, "datamodule", None), "watch", None)
-        if watch is not None:
-            log("step_seconds/coupling", watch.read())
+        data: Any = getattr(trainer, "datamodule", None)
+        if hasattr(data, "coupling_seconds"):
+            log("step_seconds/coupling", data.coupling_seconds())
         if self._work:
             log("fraction_of_peak/train", self._work / seconds / self._peak)
         self._images = 0

@@ -63,7 +63,7 @@ def open_data(subject: Subject) -> Looked:
         yield File(
             "run", f"{subject.steps:,} steps of {data.batch_size} samples, {told} passes over the data"
         )
-    subject.share = data.rows_at_a_time()
+    subject.share = data.global_batch().rows
 
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked:

@@ -98,7 +98,7 @@ def time_steps(subject: Subject, patient: Any, samples: int, steps: int = 4) -> 
     if cuda:
         subject.measured.peak = samples, torch.cuda.max_memory_allocated(device)
     each = [end - begin for begin, end in pairwise(watch.times)]
-    return Step(samples, statistics.median(each), data.watch.read())
+    return Step(samples, statistics.median(each), data.coupling_seconds())
 
 
 def affordable(seconds: float, samples: int, most: int) -> int:

@@ -50,7 +50,7 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._note(pl_module)
         if len(self.times) == 1:  # pairs of the first step may have been read to the device
-            trainer.datamodule.watch.read()  # type: ignore[attr-defined]
+            trainer.datamodule.coupling_seconds()  # type: ignore[attr-defined]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.weights = nbytes([*pl_module.parameters(), *pl_module.buffers()])
