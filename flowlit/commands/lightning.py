@@ -245,6 +245,7 @@ def quiet() -> None:
     Lightning.
     """
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*no pre-optimization state was saved.*")  # nor should it be
     warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")

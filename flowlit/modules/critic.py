@@ -141,8 +141,9 @@ class CriticModule(FlowModule):
     @contextmanager
     def _training_only(self, optimizer: Any) -> Iterator[None]:
         """Let only the parameters of one optimizer get gradients."""
-        for player in self.players():
-            scatter(player.network)  # a gathered network would not notice
+        if self.device_mesh is not None:
+            for player in self.players():
+                scatter(player.network)  # what is still gathered has parameters of its own
         self.toggle_optimizer(optimizer)
         try:
             yield

@@ -270,6 +270,19 @@ def test_checkpoints_load_as_generators_and_the_configuration_wins(tmp_path):
     assert [group["lr"] for group in groups] == [1e-3, 1e-3]
 
 
+def test_a_run_goes_on_with_another_number_of_updates(tmp_path):
+    """Batches are counted as if there had been so many from the start, and steps stay steps."""
+    root = tmp_path / "run"
+    assert in_process("fit", "-c", tiny.write(tmp_path / "run.yaml", duel(root, steps=3))).code == 0
+    path = tiny.write(tmp_path / "run.yaml", duel(root, updates=1, steps=5))
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    content = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 5
+    assert [state["state"][0]["step"] for state in content["optimizer_states"]] == [5, 3 * 2 + 2]
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 5 * 2
+
+
 def module_part(state, prefix):
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 

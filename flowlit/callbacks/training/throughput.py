@@ -216,9 +216,9 @@ def peak(trainer: pl.Trainer) -> float:
 def work(trainer: pl.Trainer, module: Any, batch: Any) -> int:
     """FLOPs of a batch's objective, with its frozen networks, and of the gradients.
 
-    If they cannot be counted that is reported, and they are 0.
+    If they cannot be counted that is reported, and they are 0; also where two networks are trained in turns.
     """
-    if getattr(module, "objective", None) is None:
+    if getattr(module, "objective", None) is None or len(trainer.optimizers) > 1:
         return 0
 
     def loss(objective: Any, network: Any) -> torch.Tensor:
