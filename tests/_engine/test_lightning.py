@@ -14,16 +14,21 @@ from pathlib import Path
 import lightning
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
-from tiny import trainer
+from tiny import Affine, trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import SequentialLR
 
 import flowlit
 from flowlit._engine import lightning as engine
+from flowlit.couplings import Independent
+from flowlit.data import Digits
+from flowlit.modules import FlowDataModule, FlowModule
+from flowlit.objectives import RectifiedFlow
 
 HOME = Path(flowlit.__file__).parent
 HOOKS = {"_parse_ckpt_path", "_instantiate_trainer"}
@@ -109,6 +114,31 @@ def test_each_private_name_exists(tmp_path):
     assert engine.trainer_of(module) is made
     assert engine.is_built_from_configuration() is False
     assert inspect.ismethod(made.fit_loop.epoch_loop._should_check_val_fx)
+
+
+class Alternating(FlowModule):
+    """A module of a user with two optimizers, of which the first one steps every third time."""
+
+    automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.network.parameters(), lr=1e-3) for _ in range(2)]
+
+    def training_step(self, pair, batch_idx):
+        first, second = self.optimizers()
+        self.manual_backward(self.objective(self.network, pair)["loss"])
+        second.step()
+        if batch_idx % 3 == 2:
+            first.step()
+
+
+def test_steps_are_the_updates_of_the_first_optimizer(tmp_path):
+    """Lightning by itself adds up those of all."""
+    module = Alternating(Affine(), RectifiedFlow())
+    made = trainer(tmp_path, limit_val_batches=0)
+    data = FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
+    made.fit(module, datamodule=data)
+    assert engine.optimizer_steps(made) == made.global_step == 1
 
 
 def test_names_of_callbacks_loggers_and_strategies_exist(tmp_path):

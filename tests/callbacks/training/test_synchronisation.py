@@ -150,7 +150,9 @@ def everybody(**gradients):
     ]
 
 
-def watched(tmp_path, module="ReflowStudent", objective=None, coupling=None, callbacks=None, **trainer):
+def watched(
+    tmp_path, module="ReflowStudent", objective=None, coupling=None, callbacks=None, critic=None, **trainer
+):
     """Train, and tell who would have waited."""
     content = tiny.fit(
         tmp_path / "run", module, tiny.unet(dropout=0.1), coupling, callbacks or everybody(), STEPS
@@ -158,6 +160,8 @@ def watched(tmp_path, module="ReflowStudent", objective=None, coupling=None, cal
     content["trainer"].update(log_every_n_steps=LOGGED, enable_progress_bar=True, **trainer)
     if objective is not None:
         content["model"]["init_args"]["objective"] = objective
+    if critic is not None:
+        content["model"]["init_args"]["critic"] = critic
     if coupling is not None:
         content["data"]["init_args"]["noise"] = tiny.noise()
     path = tiny.write(tmp_path / "run.yaml", content)
@@ -203,6 +207,16 @@ def test_a_step_of_distillation_waits_for_nothing(tmp_path, store, first_step):
     waits = watched(
         tmp_path, "OneStepStudent", objective("Combined", objectives=parts), tiny.cached(store), callbacks
     )
+    assert waits.in_steps(QUIET) == [] != waits.in_steps([LOGGED - 1])
+
+
+def test_a_step_of_two_networks_waits_for_nothing(tmp_path):
+    """The critic's updates are batches of the step."""
+    skipped = ("Anneal", "LossOverTime")
+    callbacks = [each for each in everybody() if not each["class_path"].endswith(skipped)]
+    second = {"class_path": "games.Discriminator"}
+    critic = {"class_path": "flowlit.modules.Critic", "init_args": {"network": second, "updates": 2}}
+    waits = watched(tmp_path, "CriticModule", {"class_path": "games.Game"}, None, callbacks, critic)
     assert waits.in_steps(QUIET) == [] != waits.in_steps([LOGGED - 1])
 
 
