@@ -16,21 +16,21 @@ from .errors import NotFinite as NotFinite
 
 
 class Diffusion(ABC):
-    """How a diffusion scales data and noise, and what its networks are told of it."""
+    """Scales of data and noise in a diffusion, α x + σ ε, and the time input of its networks."""
 
     preserves_variance: ClassVar[bool] = True
 
     @property
     @abstractmethod
     def range(self) -> tuple[float, float]:
-        """Smallest and largest σ / α that its networks know."""
+        """Smallest and largest σ / α that its networks are trained on."""
 
     @abstractmethod
-    def told(self, ratio: Tensor) -> Tensor:
-        """The time that a network is given for σ / α (B,) in ``range``, (B,)."""
+    def time_input(self, ratio: Tensor) -> Tensor:
+        """Return what networks take as time at σ / α (B,) in ``range``, (B,)."""
 
     def alpha(self, ratio: Tensor) -> Tensor:
-        """α at σ / α (B,)."""
+        """Return α at σ / α (B,), (B,)."""
         return (1 + ratio**2).rsqrt() if self.preserves_variance else torch.ones_like(ratio)
 
 

@@ -39,6 +39,9 @@ RENAMED: dict[str, str] = {
 }
 """Classes of before by their public path below ``flowlit``, and their names now, in the same package."""
 
+ARGUMENTS: dict[str, dict[str, str]] = {"paths.VE": {"tells": "conditioning"}}
+"""Arguments of before, by the public path of their class below ``flowlit``, and their names now."""
+
 
 class MovedModule:
     """Stand-in for a module of before: ``flowlit.images.Digits`` is looked up where it is now."""
@@ -114,12 +117,21 @@ def current(path: str) -> str:
 
 
 def in_current_names(data: Any) -> Any:
-    """Return plain data with every name of a class as its public path of today."""
+    """Return plain data with every name of a class as its public path of today, and arguments likewise."""
     if isinstance(data, dict):
-        return {key: in_current_names(value) for key, value in data.items()}
+        renewed = {key: in_current_names(value) for key, value in data.items()}
+        path = renewed.get("class_path") or renewed.get("class")
+        arguments = ARGUMENTS.get(str(path).removeprefix("flowlit."), {})
+        if arguments and isinstance(renewed.get("init_args"), dict):
+            renewed["init_args"] = _renamed_keys(renewed["init_args"], arguments)
+        return _renamed_keys(renewed, arguments)
     if isinstance(data, (list, tuple)):
         return [in_current_names(value) for value in data]
     return current(data) if isinstance(data, str) and _is_path(data) else data
+
+
+def _renamed_keys(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in data.items()}
 
 
 def _is_path(text: str) -> bool:

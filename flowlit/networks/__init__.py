@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import timm, which takes two seconds, only for those who want a transformer."""
+    """Import timm, which takes two seconds, only where a transformer is used."""
     if name == "DiT":
         from .dit import DiT
 

@@ -22,7 +22,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def zero(layer: Layer) -> Layer:
-    """Start at 0, weights and biases."""
+    """Set weights and biases of a layer to 0; return it."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
@@ -47,6 +47,7 @@ class ADMBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Compute (B, i, H, W), (B, e) -> (B, o, H', W')."""
         h = self.conv0(resampled(F.silu(self.norm0(x)), self.resample))
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.norm1(h) * (1 + scale) + shift
@@ -92,6 +93,7 @@ class ADM(UNetBase):
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
         time_scale: what times are multiplied by before their sines are taken; 1 inside ``EDM``, which gives
             ln σ / 4.
+        second_time: read ``cond["r"]``, as a flow map u(x, t, r) does; see ``ConditionalNetwork``.
 
     Source: Dhariwal and Nichol 2021 (2105.05233), as Karras et al. 2022 (2206.00364) and SlimFlow
         (2407.12718) use it.

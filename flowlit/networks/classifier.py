@@ -1,6 +1,4 @@
-"""A small convolutional classifier, whose features serve a Fréchet distance where Inception makes no
-sense.
-"""
+"""A small convolutional classifier, whose features serve where Inception's make no sense."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from ..errors import FlowlitError
 
 
 class SmallClassifier(nn.Module):
-    """Classify images (B, C, R, R) in [-1, 1] -> logits (B, classes); ``features`` gives (B, dim).
+    """Classify images (B, C, R, R) in [-1, 1] -> logits (B, classes); ``features`` are (B, dim).
 
     Three levels of two 3×3 convolutions with batch normalisation, halving the resolution in between. The
     features are those of the second level, averaged over positions: the last level's collapse to the classes
@@ -42,12 +40,14 @@ class SmallClassifier(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
+        """Compute images (B, C, R, R) -> features (B, dim)."""
         return self.body(x).mean((2, 3))
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in one pass."""
+        """Compute features (B, dim) and logits (B, classes) of images (B, C, R, R) in one pass."""
         body = self.body(x)
         return body.mean((2, 3)), self.head(self.top(body).mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute images (B, C, R, R) -> logits (B, classes)."""
         return self.features_and_logits(x)[1]

@@ -26,10 +26,9 @@ from .layers import LabelEmbedding, TimeEmbedding, full_precision
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates of adaLN-zero: (B, w) -> ``count`` of (B, 1, w), in full precision also under
-    autocast.
+    """Shifts, scales and gates of adaLN-zero: (B, w) -> ``count`` of (B, 1, w). A fresh one returns 0.
 
-    ``embedding`` comes after its SiLU, once for all blocks. A fresh one returns 0.
+    ``embedding`` comes after its SiLU, once for all blocks. Computed in full precision also under autocast.
     """
 
     def __init__(self, width: int, count: int):
@@ -38,19 +37,18 @@ class Modulation(nn.Module):
         self.layer = nn.Linear(width, count * width)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        """Compute (B, w) -> ``count`` of (B, 1, w)."""
         with full_precision(embedding.device):
             return self.layer(embedding)[:, None].chunk(self.count, dim=-1)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Tokens (B, N, w), both others (B, 1, w)."""
+    """Scale and shift tokens (B, N, w) by (B, 1, w) each."""
     return x * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """Attention, then an MLP: tokens (B, N, w), embedding (B, w) -> (B, N, w). A fresh one is the
-    identity.
-    """
+    """Attention, then an MLP: tokens (B, N, w), embedding (B, w) -> (B, N, w); the identity when fresh."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float):
         super().__init__()
@@ -60,7 +58,10 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELUTanh, drop=dropout)
 
     def forward(self, h: Tensor, embedding: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """``rotation`` (N, 2 · w / heads): sines and cosines that turn queries and keys, if any."""
+        """Compute (B, N, w), (B, w) -> (B, N, w).
+
+        ``rotation`` (N, 2 · w / heads) has the sines and cosines that turn queries and keys, if any.
+        """
         return recomputed(self, self._compute, h, embedding, rotation)
 
     def _compute(self, h: Tensor, embedding: Tensor, rotation: Tensor | None) -> Tensor:
@@ -79,14 +80,14 @@ class DiT(ConditionalNetwork):
     Args:
         resolution: R in pixels; divisible by ``patch``.
         in_channels: C.
-        patch: pixels a side of what becomes one token; halving it makes four times the tokens.
+        patch: side of the square of pixels that becomes one token; half of it makes four times the tokens.
         width: channels of a token.
         depth: blocks.
         heads: of attention; they divide ``width``.
         mlp_ratio: hidden channels of the MLPs, in units of ``width``.
-        positions: learned, added to the tokens, starting from sines and cosines; or rotary, turning queries
-            and keys by angles in proportion to row and column (of base 100, for grids as small as ours: Heo
-            et al. 2024, 2403.13298).
+        positions: "learned" vectors are added to the tokens, and start from sines and cosines; "rotary" turns
+            queries and keys by angles in proportion to row and column (of base 100, for grids as small as
+            ours: Heo et al. 2024, 2403.13298).
         dropout: in the MLPs, and of what attention and MLP add.
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
@@ -141,7 +142,7 @@ class DiT(ConditionalNetwork):
         self.add_second_time(256, width, second_time)
 
     def _initialise(self) -> None:
-        """Xavier-uniform linear layers, embeddings of σ = 0.02; modulation, head and all biases 0."""
+        """Draw linear layers Xavier-uniformly, embeddings with σ 0.02; modulation, head and biases are 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -158,9 +159,7 @@ class DiT(ConditionalNetwork):
             nn.init.zeros_(zero.weight)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DiT:
-        """Make the angles anew: they are not in the state dict, and a network that was built without memory
-        has none.
-        """
+        """Compute the angles again: the state dict lacks them, and so does a network built on "meta"."""
         super()._apply(fn, recurse)
         self.rotary = None if self.rotary is None else self._make_rotary(device=self.head.weight.device)
         return self

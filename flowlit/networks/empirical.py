@@ -25,6 +25,8 @@ class EmpiricalFlow(nn.Module):
         codec: images to x1; None scales their pixels to [-1, 1].
     """
 
+    reads = frozenset({"label"})
+
     def __init__(self, images: Dataset | Tensor, eps: float = 1e-3, codec: Codec | None = None):
         super().__init__()
         self.images = images
@@ -34,10 +36,11 @@ class EmpiricalFlow(nn.Module):
         self._label: Tensor | None = None
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), of all images or of a label (B,)."""
         x1, label = self._data(x)
         t = t.to(x.dtype).clamp_max(1 - self.eps)
         scale = (1 - t)[:, None]
-        # ‖x - t x_i‖², up to the term ‖x‖² that the softmax does not see
+        # ‖x - t x_i‖², up to the term ‖x‖², which the softmax cancels
         flat = x.flatten(1)
         square = t[:, None] ** 2 * x1.flatten(1).square().sum(1) - 2 * t[:, None] * (flat @ x1.flatten(1).T)
         logits = -square / (2 * scale**2)
@@ -55,11 +58,8 @@ class EmpiricalFlow(nn.Module):
             else:
                 items = [self.images[i] for i in range(len(self.images))]  # type: ignore[arg-type]
                 stacked = torch.stack([item["x1"] for item in items])
-                self._x1 = (
-                    stacked.float() / 127.5 - 1
-                    if self.image_codec is None
-                    else self.image_codec.encode(stacked)
-                )
+                codec = self.image_codec
+                self._x1 = stacked.float() / 127.5 - 1 if codec is None else codec.encode(stacked)
                 if items and "label" in items[0]["cond"]:
                     self._label = torch.stack([torch.as_tensor(item["cond"]["label"]) for item in items])
         if self._x1.device != like.device or self._x1.dtype != like.dtype:

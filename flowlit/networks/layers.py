@@ -1,4 +1,4 @@
-"""The parts of the U-Nets: time and class embedding, norm, attention, and DDPM++'s residual block.
+"""Parts of networks: embeddings of times and classes, attention, and DDPM++'s residual block.
 
 Song et al. 2021 (2011.13456), appendix H.
 """
@@ -21,7 +21,7 @@ SQRT_HALF = math.sqrt(0.5)
 
 
 def initialise(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | nn.Linear:
-    """Variance scaling by the mean of fan-in and fan-out, uniform; biases 0; scale 0 stands for 1e-10."""
+    """Draw weights uniformly, scaled by the mean of fan-in and fan-out; biases are 0, scale 0 means 1e-10."""
     receptive = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
     fan = receptive * (layer.weight.shape[0] + layer.weight.shape[1]) / 2
     bound = math.sqrt(3 * (scale or 1e-10) / fan)
@@ -33,8 +33,8 @@ def initialise(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Switch autocast off for what must stay accurate."""
-    known = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
@@ -42,7 +42,7 @@ def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
 
 
 def frequencies(num: int, endpoint: bool) -> Tensor:
-    """10,000^(-i / (num - 1)), or 10,000^(-i / num) without endpoint, (num,) float32.
+    """Return 10,000^(-i / (num - 1)), or 10,000^(-i / num) without endpoint, (num,) float32.
 
     Rounded as DDPM++ and ADM round them: at 999 t, the last bit of a frequency is the fifth digit of an
     output.
@@ -52,13 +52,15 @@ def frequencies(num: int, endpoint: bool) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim). In float32 at least, also
-    under autocast.
+    """Sines and cosines of scale · t, then two linear layers: (B,) -> (B, dim).
+
+    Computed in float32 at least, also under autocast.
 
     Args:
         width: number of sines and cosines, half of each.
         dim: of the embedding; None is 4 · width.
-        scale: 999 for times in [0, 1]; 1 where the network is told something else, as EDM's ln σ / 4.
+        scale: 999 for times in [0, 1]; 1 for other inputs, such as EDM's ln σ / 4, and where derivatives by
+            the time must be smooth.
         endpoint: frequencies run from 1 to 1 / 10,000; without it they stop one short of that.
     """
 
@@ -81,7 +83,7 @@ class TimeEmbedding(nn.Module):
         return self
 
     def forward(self, t: Tensor, early: Tensor | None = None) -> Tensor:
-        """Embed times; ``early`` (B, width) is added to the sines."""
+        """Embed times (B,); ``early`` (B, width) is added to the sines."""
         weights: Any = self.layers[0].weight.dtype
         kind = torch.promote_types(weights, torch.float32)
         with full_precision(t.device):
@@ -106,7 +108,8 @@ class LabelEmbedding(nn.Module):
     """One vector per class, added to the time embedding: (B,) int64 -> (B, dim).
 
     With ``dropout`` > 0 a further vector stands for "no label": each label is replaced by it with that
-    probability during training, and it is used when ``cond`` has no label (for classifier-free guidance).
+    probability during training, and it is used when ``cond`` has no label. 0.1 is usual for classifier-free
+    guidance.
     """
 
     def __init__(self, num_classes: int, dim: int, dropout: float = 0.0):
@@ -120,13 +123,14 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(num_classes + (dropout > 0), dim)
 
     def forward(self, label: Tensor | None, batch: int, device: torch.device) -> Tensor:
+        """Return vectors (batch, dim) of labels (batch,), or of "no label" where there are none."""
         if label is None:
             if not self.dropout:
                 raise FlowlitError(
                     f"the network is conditional on {self.num_classes} classes, but cond has no 'label'. "
                     "Give labels (data.noise.num_classes), or train with label_dropout > 0 to allow none "
-                    "(EDM's networks, which "
-                    "take zeros for none, are read with network=… of label_dropout > 0)"
+                    "(EDM's networks, which take zeros for none, are read with network=… of label_dropout > "
+                    "0)"
                 )
             label = torch.full((batch,), self.num_classes, device=device)
         else:
@@ -137,9 +141,7 @@ class LabelEmbedding(nn.Module):
         return self.table(label.long())
 
     def _check(self, label: Tensor, batch: int) -> None:
-        """Look at values only where that costs no synchronisation, and at nothing where it would break a
-        compiled graph.
-        """
+        """Check values where that needs no synchronisation, and nothing in a compiled graph."""
         if torch.compiler.is_compiling():
             return
         if tuple(label.shape) != (batch,) or label.is_floating_point() or label.is_complex():
@@ -159,17 +161,16 @@ class LabelEmbedding(nn.Module):
 
 
 def resampled(x: Tensor, how: int) -> Tensor:
-    """Double (+1) H and W by repeating pixels, halve (-1) them by averaging, or keep (0) them."""
+    """Double (+1) H and W of (B, C, H, W) by repeating pixels, halve (-1) by averaging, or keep (0) them."""
     if how > 0:
         return F.interpolate(x, scale_factor=2, mode="nearest")
     return F.avg_pool2d(x, 2) if how < 0 else x
 
 
 class ResBlock(nn.Module):
-    """Residual block of BigGAN shape: (B, i, H, W), (B, e) -> (B, o, H', W'); resample -1 halves, +1 doubles
-    H and W.
+    """Residual block of BigGAN shape: (B, i, H, W), (B, e) -> (B, o, H', W'). The sum is divided by √2.
 
-    ``embedding`` comes after its SiLU, once for all blocks. The sum is divided by √2.
+    resample -1 halves, +1 doubles H and W. ``embedding`` comes after its SiLU, once for all blocks.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: int = 0):
@@ -185,6 +186,7 @@ class ResBlock(nn.Module):
         self.skip = initialise(nn.Conv2d(inputs, outputs, 1)) if changes else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Compute (B, i, H, W), (B, e) -> (B, o, H', W')."""
         h = resampled(F.silu(self.norm0(x)), self.resample)
         h = self.conv0(h) + self.affine(embedding)[:, :, None, None]
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
@@ -207,6 +209,7 @@ class Attention(nn.Module):
         self.out = initialise(nn.Linear(channels, channels), scale=0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (B, C, H, W) -> (B, C, H, W)."""
         h = rearrange(self.norm(x), "b c h w -> b (h w) c")
         q, k, v = rearrange(
             self.qkv(h), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads

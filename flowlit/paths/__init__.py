@@ -1,4 +1,4 @@
-"""How noise becomes data: the straight line, and other diffusions on it."""
+"""Paths from noise to data: the straight line, and other diffusions on it."""
 
 from .diffusion import VE, ContinuousVP, DiscreteVE, DiscreteVP
 from .straight import anneal, endpoint, expand, interpolate

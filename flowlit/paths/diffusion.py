@@ -1,6 +1,4 @@
-"""Diffusions α x + σ ε, by their ratio of noise to signal σ / α, which is (1 - t) / t on the straight
-line.
-"""
+"""Diffusions α x + σ ε, by the ratio of noise to signal σ / α; it is (1 - t) / t on the straight line."""
 
 from __future__ import annotations
 
@@ -18,29 +16,30 @@ from ..types import Diffusion
 
 
 class Tabulated(Diffusion):
-    """A diffusion in discrete steps: networks are told the index of one, or, with ``whole`` false, a place
-    between two.
+    """A diffusion in discrete steps, whose networks take the index of a step as time.
+
+    With ``whole`` false it may be a place between two steps.
     """
 
     whole: bool
 
     @abstractmethod
     def ratios(self) -> np.ndarray:
-        """σ / α of step 0, 1, …, growing."""
+        """Return σ / α of step 0, 1, …, growing, (steps,)."""
 
     @property
     def range(self) -> tuple[float, float]:
         ratios = self.ratios()
         return float(ratios[0]), float(ratios[-1])
 
-    def told(self, ratio: Tensor) -> Tensor:
-        """Find the index by linear interpolation of log(σ / α)."""
+    def time_input(self, ratio: Tensor) -> Tensor:
+        """Return the index at σ / α (B,), (B,), by linear interpolation of log(σ / α)."""
         levels = torch.as_tensor(self.ratios(), device=ratio.device).log()
-        wanted = ratio.double().log()
-        upper = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
+        level = ratio.double().log()
+        upper = torch.searchsorted(levels, level).clamp(1, len(levels) - 1)
         low = levels[upper - 1]
         high = levels[upper]
-        place = upper - 1 + (wanted - low) / (high - low)
+        place = upper - 1 + (level - low) / (high - low)
         return (place.round() if self.whole else place).to(torch.promote_types(ratio.dtype, torch.float32))
 
 
@@ -52,7 +51,7 @@ class DiscreteVP(Tabulated):
     Args:
         schedule: "linear" in β (DDPM, 1e-4 to 0.02), "scaled_linear" in √β (Stable Diffusion, 0.00085 to
             0.012), or "cosine" in α (2102.09672; beta_min and beta_max are not used).
-        whole: round to a whole step, for networks that know nothing in between.
+        whole: round to a whole step, for networks that are not defined in between.
     """
 
     steps: int = 1000
@@ -90,7 +89,7 @@ class ContinuousVP(Diffusion):
     33.
 
     Args:
-        scale: networks are told scale · τ; 999 in the score SDE's code.
+        scale: networks take scale · τ as time; 999 in the score SDE's code.
     """
 
     beta_min: float = 0.1
@@ -111,8 +110,8 @@ class ContinuousVP(Diffusion):
     def _ratio(self, tau: float) -> float:
         return math.sqrt(math.expm1(self.beta_min * tau + (self.beta_max - self.beta_min) * tau**2 / 2))
 
-    def told(self, ratio: Tensor) -> Tensor:
-        """Solve ln(1 + (σ / α)²) = β_min τ + (β_max - β_min) τ² / 2 for τ."""
+    def time_input(self, ratio: Tensor) -> Tensor:
+        """Return scale · τ at σ / α (B,), (B,), where ln(1 + (σ / α)²) = β_min τ + (β_max - β_min) τ² / 2."""
         total = torch.log1p(ratio**2)
         growth = self.beta_max - self.beta_min
         return self.scale * 2 * total / (self.beta_min + (self.beta_min**2 + 2 * growth * total).sqrt())
@@ -123,30 +122,33 @@ class VE(Diffusion):
     """Variance exploding, α = 1: y = x + σ ε. Song et al. 2021, eq. 31; Karras et al. 2022.
 
     Args:
-        tells: networks are told "sigma" (denoisers), "log_sigma", or "time" in [0, 1], in which log σ is
-            linear.
+        conditioning: networks take as time "sigma" (denoisers), "log_sigma", or "time" in [0, 1], in which
+            log σ is linear.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-    tells: Literal["sigma", "log_sigma", "time"] = "sigma"
+    conditioning: Literal["sigma", "log_sigma", "time"] = "sigma"
 
     preserves_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise FlowlitError(f"VE: expected 0 < sigma_min < sigma_max, found {self}")
-        if self.tells not in ("sigma", "log_sigma", "time"):
-            raise FlowlitError(f"VE: tells is {self.tells!r}; expected sigma, log_sigma or time")
+        if self.conditioning not in ("sigma", "log_sigma", "time"):
+            raise FlowlitError(
+                f"VE: conditioning is {self.conditioning!r}; expected sigma, log_sigma or time"
+            )
 
     @property
     def range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max
 
-    def told(self, ratio: Tensor) -> Tensor:
-        if self.tells == "sigma":
+    def time_input(self, ratio: Tensor) -> Tensor:
+        """Return σ, log σ or a time for σ / α = σ (B,), (B,)."""
+        if self.conditioning == "sigma":
             return ratio
-        if self.tells == "log_sigma":
+        if self.conditioning == "log_sigma":
             return ratio.log()
         return (ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
 
@@ -157,7 +159,7 @@ class DiscreteVE(Tabulated):
 
     Args:
         descending: networks count from the largest level, as NCSN's do.
-        whole: round to a whole step, for networks that know nothing in between.
+        whole: round to a whole step, for networks that are not defined in between.
     """
 
     steps: int = 1000
@@ -175,6 +177,7 @@ class DiscreteVE(Tabulated):
     def ratios(self) -> np.ndarray:
         return np.geomspace(self.sigma_min, self.sigma_max, self.steps)
 
-    def told(self, ratio: Tensor) -> Tensor:
-        place = super().told(ratio)
+    def time_input(self, ratio: Tensor) -> Tensor:
+        """Return the index at σ / α (B,), (B,), counted from the largest level if ``descending``."""
+        place = super().time_input(ratio)
         return self.steps - 1 - place if self.descending else place

@@ -1,6 +1,4 @@
-"""The straight line between noise (t = 0) and data (t = 1). Liu et al. 2022, "Flow Straight and Fast", eq.
-1.
-"""
+"""The straight line between noise (t = 0) and data (t = 1). Liu et al. 2022 (2209.03003), eq. 1."""
 
 from __future__ import annotations
 
@@ -20,20 +18,21 @@ def expand(t: Tensor, like: Tensor) -> Tensor:
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-    """Return x_t = (1 - t) x0 + t x1 for t (B,)."""
+    """Return x_t = (1 - t) x0 + t x1, (B, C, H, W), for t (B,)."""
     t = expand(t, x0)
     return (1 - t) * x0 + t * x1
 
 
 def endpoint(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """Follow v in a straight line from (x, t) to the data end: x + (1 - t) v."""
+    """Follow v (B, C, H, W) in a straight line from x at t (B,) to the data end: x + (1 - t) v."""
     return x + (1 - expand(t, x)) * v
 
 
 def anneal(x0: Tensor, noise: Tensor, beta: float) -> Tensor:
-    """Mix fresh noise into the noise end: sqrt(1 - beta²) x0 + beta noise. SlimFlow, section 3.1.
+    """Mix fresh noise into the noise end, both (B, C, H, W): sqrt(1 - beta²) x0 + beta noise.
 
     The result is exactly N(0, I) for every beta in [0, 1] if both arguments are; beta = 0 returns x0 itself.
+    SlimFlow (2407.12718), section 3.1.
     """
     if beta == 0:
         return x0

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import tiny
+from torch import nn
 
 import flowlit
 from flowlit._support.names import MOVED, RENAMED, current, in_current_names, public_path, resolve
 from flowlit.callbacks import CUDAGraphs
 from flowlit.networks import UNet, pretrained
+from flowlit.networks.checkpoints.spec import build
 from flowlit.networks.unet_base import UNetBase
 from flowlit.objectives.times import Uniform
+from flowlit.paths import VE
 from flowlit.solvers import RK45, Adams
 
 BEFORE = {
@@ -124,3 +127,20 @@ def test_old_names_are_written_in_one_place():
         *(root / "docs").rglob("*.md"),
     ]
     assert [str(file) for file in files if file.name != "names.py" and old.search(file.read_text())] == []
+
+
+def test_arguments_of_before_are_found_in_specs_and_in_identities():
+    """VE's ``tells`` is now its ``conditioning``."""
+    before = {"class_path": "flowlit.diffusions.VE", "init_args": {"sigma_max": 50.0, "tells": "time"}}
+    now = {"class_path": "flowlit.paths.VE", "init_args": {"sigma_max": 50.0, "conditioning": "time"}}
+    wrapped = {"class_path": "flowlit.networks.DiffusionVelocity", "init_args": {"predicts": "x0"}}
+    network = {"network": tiny.unet(), "diffusion": before}
+    described = {**wrapped, "init_args": {**wrapped["init_args"], **network}}
+    assert in_current_names(described)["init_args"]["diffusion"] == now
+    assert in_current_names({"class": "flowlit.diffusions.VE", "tells": "time"}) == {
+        "class": "flowlit.paths.VE",
+        "conditioning": "time",
+    }
+    assert build(described, nn.Module).diffusion == VE(sigma_max=50.0, conditioning="time")
+    unrelated = {"class_path": "flowlit.paths.DiscreteVE", "init_args": {"tells": 1}}
+    assert in_current_names(unrelated) == unrelated

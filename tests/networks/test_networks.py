@@ -400,6 +400,6 @@ def test_double_precision_is_double():
 
 
 def test_unknown_words_of_diffusions_are_refused():
-    for wrong in (lambda: DiscreteVP(schedule="foo"), lambda: VE(tells="foo")):
+    for wrong in (lambda: DiscreteVP(schedule="foo"), lambda: VE(conditioning="foo")):
         with pytest.raises(FlowlitError, match="foo"):
             wrong()

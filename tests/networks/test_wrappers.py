@@ -25,7 +25,7 @@ DIFFUSIONS = [
     DiscreteVP(schedule="cosine"),
     ContinuousVP(),
     VE(),
-    VE(tells="time"),
+    VE(conditioning="time"),
     DiscreteVE(),
 ]
 CASES = [(d, p) for d in DIFFUSIONS for p in ("epsilon", "x0", "v") if p != "v" or d.preserves_variance]
@@ -54,7 +54,7 @@ class Perfect(nn.Module):
             torch.log10(torch.tensor(low)), torch.log10(torch.tensor(high)), 40_001, dtype=torch.float64
         )
         self.levels = self.levels.clamp(low, high)
-        self.told = diffusion.told(self.levels)
+        self.told = diffusion.time_input(self.levels)
 
     def level(self, tau):
         order = self.told.argsort()

@@ -15,8 +15,8 @@ EVERY = [
     DiscreteVP(schedule="cosine"),
     ContinuousVP(),
     VE(),
-    VE(tells="time"),
-    VE(tells="log_sigma"),
+    VE(conditioning="time"),
+    VE(conditioning="log_sigma"),
     DiscreteVE(),
     DiscreteVE(descending=False),
 ]
@@ -35,7 +35,7 @@ def test_alpha_and_sigma(diffusion):
 @pytest.mark.parametrize("diffusion", EVERY, ids=repr)
 def test_what_is_told_moves_one_way(diffusion):
     low, high = diffusion.range
-    told = diffusion.told(torch.tensor(np.geomspace(low, high, 50)).clamp(low, high))
+    told = diffusion.time_input(torch.tensor(np.geomspace(low, high, 50)).clamp(low, high))
     steps = told.diff()
     assert (steps > 0).all() or (steps < 0).all()
 
@@ -45,8 +45,8 @@ def test_ddpm_steps_are_told_as_they_are():
     signal = np.cumprod(1 - betas)
     step = torch.tensor([0, 1, 500, 998, 999])
     ratio = torch.tensor(np.sqrt((1 - signal) / signal))[step]
-    assert torch.allclose(DiscreteVP().told(ratio), step.double(), atol=1e-9)
-    assert DiscreteVP(whole=True).told(ratio * 1.0001).tolist() == step.tolist()
+    assert torch.allclose(DiscreteVP().time_input(ratio), step.double(), atol=1e-9)
+    assert DiscreteVP(whole=True).time_input(ratio * 1.0001).tolist() == step.tolist()
 
 
 def test_the_cosine_schedule_is_that_of_its_paper():
@@ -64,19 +64,20 @@ def test_the_variance_preserving_sde_solves_its_integral(tau):
     beta = 0.1 + grid * 19.9
     integral = float(((beta[1:] + beta[:-1]) / 2 * np.diff(grid)).sum())
     ratio = torch.tensor([math.sqrt(math.expm1(integral))], dtype=torch.float64)
-    assert float(ContinuousVP().told(ratio)) / 999 == pytest.approx(tau, rel=1e-6)
+    assert float(ContinuousVP().time_input(ratio)) / 999 == pytest.approx(tau, rel=1e-6)
 
 
 def test_variance_exploding():
     ratio = torch.tensor([0.01, math.sqrt(0.5), 50.0], dtype=torch.float64)
     settings = {"sigma_min": 0.01, "sigma_max": 50.0}
-    assert torch.equal(VE(**settings).told(ratio), ratio)
-    assert torch.allclose(VE(**settings, tells="log_sigma").told(ratio), ratio.log())
+    assert torch.equal(VE(**settings).time_input(ratio), ratio)
+    assert torch.allclose(VE(**settings, conditioning="log_sigma").time_input(ratio), ratio.log())
     assert torch.allclose(
-        VE(**settings, tells="time").told(ratio), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+        VE(**settings, conditioning="time").time_input(ratio),
+        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64),
     )
     assert torch.allclose(
-        DiscreteVE(1000).told(ratio), torch.tensor([999.0, 499.5, 0.0], dtype=torch.float64)
+        DiscreteVE(1000).time_input(ratio), torch.tensor([999.0, 499.5, 0.0], dtype=torch.float64)
     )
 
 

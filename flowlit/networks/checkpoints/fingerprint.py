@@ -1,4 +1,4 @@
-"""Who an object is: what decides what it computes, as plain data."""
+"""Identity of an object: all that decides what it computes, as plain data."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ _PASSING = (
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Hash names, shapes and bytes of all weights (SHA-256), wherever they came from."""
+    """Hash names, shapes and bytes of all weights (SHA-256), independently of their file."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
-def identity(thing: Any) -> Any:
-    """Describe an object by its class, its public attributes and, of networks, its weights; equal for objects
-    that do the same.
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
-    Two networks with equal weights and another guidance scale differ in it, and so do solvers of one class
-    with other fields.
+
+def identity(thing: Any) -> Any:
+    """Describe an object by its class, its public attributes and, of networks, its weights.
+
+    Descriptions are equal for objects that compute the same. Two networks with equal weights and another
+    guidance scale differ, and so do solvers of one class with other fields.
 
     >>> identity((1, "two", None))
     [1, 'two', None]
@@ -53,19 +56,16 @@ def _describe(thing: Any, above: tuple[int, ...]) -> Any:
     if isinstance(thing, (list, tuple, set, frozenset)):
         return [_describe(value, above) for value in thing]
     if isinstance(thing, (Tensor, np.ndarray)):
-        array = (
-            thing.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-            if isinstance(thing, Tensor)
-            else thing
-        )
-        return {"shape": list(thing.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+        content = _bytes(thing) if isinstance(thing, Tensor) else thing.tobytes()
+        return {"shape": list(thing.shape), "sha256": hashlib.sha256(content).hexdigest()}
     if isinstance(thing, nn.Module):
         return {"weights": fingerprint(thing), **_structure(thing, above)}
     if hasattr(thing, "__qualname__"):  # a class or a function
         return public_path(thing)
     name = public_path(type(thing))
-    if isinstance(told := getattr(thing, "fingerprint", None), str):
-        return {"class": name, "fingerprint": told}
+    own = getattr(thing, "fingerprint", None)
+    if isinstance(own, str):
+        return {"class": name, "fingerprint": own}
     return {"class": name, **dict(_attributes(thing, above))}
 
 

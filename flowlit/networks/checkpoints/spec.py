@@ -1,4 +1,4 @@
-"""How an object is built, as plain data that a checkpoint can hold."""
+"""The spec of an object: how it is built, as plain data that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from ..._support.names import public_path, resolve
+from ..._support.names import in_current_names, public_path, resolve
 from ...errors import FlowlitError
 from ...solvers.grids import TimeGrid
 from ...types import Codec, Diffusion, Solver
@@ -58,11 +58,10 @@ def own_spec(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(description: dict[str, Any], base: type) -> Any:
-    """Build an object from its spec; only a subclass of ``base``, of parts that are networks, diffusions,
-    solvers or codecs.
+    """Build an object from its spec, also from one with names of before.
 
-    A spec comes with a file of weights, which must not choose what is called: functions are refused, also
-    inside.
+    A spec comes with a file of weights, which must not choose what is called. So it may name a subclass of
+    ``base``, with networks, diffusions, solvers, grids and codecs inside; functions are refused.
 
     Raises:
         FlowlitError: if a class cannot be imported, is of another kind, or takes other arguments.
@@ -75,7 +74,7 @@ def build(description: dict[str, Any], base: type) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=base)
     try:
-        parsed = parser.parse_object({"it": description})
+        parsed = parser.parse_object({"it": in_current_names(description)})
         for path in _class_paths(parsed.as_dict()):
             _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
         return parser.instantiate(parsed).it
@@ -86,7 +85,7 @@ def build(description: dict[str, Any], base: type) -> Any:
 
 
 def _class_paths(parsed: Any) -> Iterator[str]:
-    """Every class that a parsed configuration names, also inside others."""
+    """Yield every class that a parsed configuration names, also inside others."""
     if isinstance(parsed, dict):
         if "class_path" in parsed:
             yield str(parsed["class_path"])
@@ -112,12 +111,12 @@ _TRAINING = ("dropout", "label_dropout")  # arguments that do not change weights
 
 
 def structure(description: Any) -> Any:
-    """A description without what only matters in training."""
+    """Return a spec without the arguments that only matter in training."""
     if isinstance(description, dict):
         return {key: structure(value) for key, value in description.items() if key not in _TRAINING}
-    return (
-        [structure(value) for value in description] if isinstance(description, (list, tuple)) else description
-    )
+    if isinstance(description, (list, tuple)):
+        return [structure(value) for value in description]
+    return description
 
 
 def summarise(description: Any) -> str:

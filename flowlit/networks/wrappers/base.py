@@ -12,7 +12,7 @@ from ..checkpoints.spec import spec
 
 
 class VelocityWrapper(nn.Module):
-    """Hold a network and tell of it what others ask: shape, classes, and the file that it was read from.
+    """A network inside, whose shape, classes, conditions and file are also those of the wrapper.
 
     Args:
         network: the network inside.
@@ -20,12 +20,13 @@ class VelocityWrapper(nn.Module):
     """
 
     evaluations_of_network = 1
-    """How often a call asks the network inside."""
+    """Evaluations of the network inside in one call."""
 
     def __init__(self, network: nn.Module, **arguments: Any):
         super().__init__()
         self.network = network
-        if (inner := spec(network)) is not None:
+        inner = spec(network)
+        if inner is not None:
             self.spec = {
                 "class_path": public_path(type(self)),
                 "init_args": {"network": inner, **arguments},
@@ -49,15 +50,17 @@ class VelocityWrapper(nn.Module):
 
     @property
     def evaluations(self) -> int:
+        """Network evaluations a call, those of a wrapper inside included."""
         return self.evaluations_of_network * evaluations_of(self.network)
 
     @property
     def loaded(self) -> dict[str, Any] | None:
+        """File that the network inside was read from."""
         return loaded_of(self.network)
 
     @loaded.setter
-    def loaded(self, told: dict[str, Any] | None) -> None:
-        self.network.loaded = told  # type: ignore[assignment]
+    def loaded(self, source: dict[str, Any] | None) -> None:
+        self.network.loaded = source  # type: ignore[assignment]
 
     @property
     def codec(self) -> dict[str, Any] | None:

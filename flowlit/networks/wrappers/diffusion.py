@@ -19,18 +19,17 @@ Predicts = Literal["epsilon", "x0", "v"]
 class DiffusionVelocity(VelocityWrapper):
     """The velocity of a diffusion network, by the exact change of variables: (x, t, cond) -> (B, C, H, W).
 
-    The network is called as (α x1 + σ ε, τ, cond), at the noise level where σ / α = (1 - t) / t, and its
-    answer is turned into the data x̂ and the noise ε̂ that it believes in; v = x̂ - ε̂. Before and after the
-    levels that the diffusion knows the network is asked at the first or the last one, and v is (x̂ - x) / (1
-    - t) near noise, (x - ε̂) / t near data.
+    The network is called as (α x1 + σ ε, τ, cond), at the noise level where σ / α = (1 - t) / t. Its output
+    determines the data x̂ and the noise ε̂, and v = x̂ - ε̂. Outside of the levels of the diffusion it is
+    evaluated at the nearest one; v is then (x̂ - x) / (1 - t) near noise, and (x - ε̂) / t near data.
 
     Use it for ε-, x0- and v-prediction networks (DDPM, score SDE, Stable Diffusion), and for a denoiser D(y,
-    σ, cond): ``predicts: x0`` with ``flowlit.paths.VE(tells="sigma")``. EDM's own networks are better
+    σ, cond): ``predicts: x0`` with ``flowlit.paths.VE(conditioning="sigma")``. EDM's own networks are better
     served by ``EDM``.
 
     Args:
         network: the diffusion network.
-        diffusion: its α, σ and what it is told instead of them.
+        diffusion: its α, σ, and the time input that stands for them.
         predicts: "epsilon" the noise, "x0" the data (as diffusion papers call it), "v" = α ε - σ x
             (2202.00512).
     """
@@ -50,27 +49,32 @@ class DiffusionVelocity(VelocityWrapper):
         self.predicts = predicts
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under conditions (B, …)."""
         t = t.to(torch.promote_types(t.dtype, x.dtype))
         ratio = ((1 - t) / t).clamp(*self.diffusion.range)
         near_noise = expand(t < 0.5, x)
         alpha = expand(self.diffusion.alpha(ratio), x)
         sigma = alpha * expand(ratio, x)
         t_ = expand(t, x)
-        # clamped where they are not used
+        # each is clamped only where the other is used
         to_data = (1 - t_).clamp_min(0.5)
         to_noise = t_.clamp_min(0.5)
         level = torch.where(
             near_noise, sigma / to_data, alpha / to_noise
         )  # so that the noise, or the data, has the right size
         noisy = (level * x).to(x.dtype)
-        answer = self.network(noisy, self.diffusion.told(ratio), self.with_second_time(t, cond)).to(x.dtype)
-        data, noise = self._believed(noisy, answer, alpha, sigma)
+        output = self.network(noisy, self.diffusion.time_input(ratio), self.with_second_time(t, cond)).to(
+            x.dtype
+        )
+        data, noise = self._data_and_noise(noisy, output, alpha, sigma)
         return torch.where(near_noise, (data - x) / to_data, (x - noise) / to_noise).to(x.dtype)
 
-    def _believed(self, noisy: Tensor, answer: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Data and noise that an answer means."""
+    def _data_and_noise(
+        self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the data and the noise that an output of the network stands for."""
         if self.predicts == "epsilon":
-            return (noisy - sigma * answer) / alpha, answer
+            return (noisy - sigma * output) / alpha, output
         if self.predicts == "x0":
-            return answer, (noisy - alpha * answer) / sigma
-        return alpha * noisy - sigma * answer, sigma * noisy + alpha * answer
+            return output, (noisy - alpha * output) / sigma
+        return alpha * noisy - sigma * output, sigma * noisy + alpha * output

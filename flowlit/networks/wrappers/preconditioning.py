@@ -1,6 +1,4 @@
-"""EDM's preconditioned network, as a velocity and as the denoiser that it is. Karras et al. 2022
-(2206.00364).
-"""
+"""EDM's preconditioned network, as a velocity and as a denoiser. Karras et al. 2022 (2206.00364)."""
 
 from __future__ import annotations
 
@@ -25,14 +23,14 @@ class EDM(VelocityWrapper):
 
         v(x, t) = (s² t - (1 - t)) / q · x + s / √q · F(x / √q, ln σ / 4),     q = (1 - t)² + s² t².
 
-    Only the noise level that F is told is kept in the range that EDM trains, t in [1/81, 1/1.002] with the
+    Only the noise level that F takes is clamped to the range that EDM trains, t in [1/81, 1/1.002] with the
     defaults.
 
     Args:
         network: F, called as (x, ln σ / 4, cond): ``UNet(time_scale=1, early_label=True)`` or
             ``ADM(time_scale=1)``.
         sigma_data: standard deviation of the data.
-        sigma_min: smallest noise level that F is told.
+        sigma_min: smallest noise level that F takes.
         sigma_max: largest.
     """
 
@@ -54,6 +52,7 @@ class EDM(VelocityWrapper):
         self.sigma_max = sigma_max
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under conditions (B, …)."""
         kind = torch.promote_types(torch.promote_types(t.dtype, x.dtype), torch.float32)
         t = t.to(kind)
         given = x.dtype
@@ -67,21 +66,23 @@ class EDM(VelocityWrapper):
         return ((s**2 * t - (1 - t)) / q * x + s / q.sqrt() * prediction).to(given)
 
     def denoiser(self, y: Tensor, sigma: Tensor | float, cond: Cond = {}) -> Tensor:
-        """D(y, σ): the mean of the data x, given y = x + σ · noise (B, C, H, W); σ is (B,), (B, 1, 1, 1) or
-        one number.
+        """Return D(y, σ), the mean of the data x given y = x + σ · noise, (B, C, H, W).
 
-        σ is not clamped. Computed in float32 at least; returns the type of y.
+        σ is (B,), (B, 1, 1, 1) or one number, and is not clamped. Computed in float32 at least; the result
+        has the type of y.
         """
         kind = torch.promote_types(y.dtype, torch.float32)
         given = y.dtype
         sigma = torch.as_tensor(sigma, dtype=kind, device=y.device).reshape(-1).expand(y.shape[0])
-        y, level, s = y.to(kind), expand(sigma, y), self.sigma_data
+        y = y.to(kind)
+        level = expand(sigma, y)
+        s = self.sigma_data
         total = level**2 + s**2
         cond = self.with_second_time(1 / (1 + sigma), cond)
         prediction = self._predict(y / total.sqrt(), sigma, cond)
         return (s**2 / total * y + level * s / total.sqrt() * prediction).to(given)
 
     def _predict(self, scaled: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        """Ask F in the precision of its weights; it is told a noise level of full precision."""
+        """Evaluate F in the precision of its weights, at a noise level of full precision."""
         weights = next((parameter.dtype for parameter in self.network.parameters()), scaled.dtype)
         return self.network(scaled.to(weights), sigma.log() / 4, cond).to(scaled.dtype)
