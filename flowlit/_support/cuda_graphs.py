@@ -102,8 +102,13 @@ class CUDAGraphRunner:
         ]
         self._lock = threading.Lock()
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        if torch.is_grad_enabled() or self.network.training or not on_device(x, t, cond):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or self.network.training:  # also of a critic that is no velocity
+            return self.velocity(*args, **kwargs)
+        return self._replayed(*args, **kwargs)
+
+    def _replayed(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        if not on_device(x, t, cond):
             return self.velocity(x, t, cond)
         with self._lock:  # another thread must not write to the inputs of a graph that is about to read them
             graph = self._graph(x, t, cond)

@@ -13,16 +13,10 @@ from ...types import Objective
 
 
 def networks(trainer: pl.Trainer, module: Any) -> Iterator[nn.Module]:
-    """Yield the velocities at work: trained network, averages, frozen guides of objective and coupling."""
+    """Yield the networks at work: trained ones, averages, frozen guides of objective and coupling."""
     flow = getattr(module, "flow", module)  # that of a ``PairPredictor``
-    yield flow.network
-    yield from (
-        average
-        for average in (getattr(flow, "ema", None), *getattr(flow, "averages", {}).values())
-        if average is not None
-    )
+    yield from flow.networks()
     coupling = getattr(getattr(trainer, "datamodule", None), "coupling", None)
     for holder in (coupling, *(part for part in flow.modules() if isinstance(part, Objective))):
-        yield from (
-            held.network for held in getattr(holder, "__dict__", {}).values() if isinstance(held, Frozen)
-        )
+        values = getattr(holder, "__dict__", {}).values()
+        yield from (value.network for value in values if isinstance(value, Frozen))

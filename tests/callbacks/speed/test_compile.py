@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from commandline import REPOSITORY
+from games import Game
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tools import randomise, tiny_unet
@@ -19,13 +20,13 @@ from torch.nn import functional as F
 
 import flowlit
 from flowlit._support.cuda_graphs import FirstCallGraphed
-from flowlit.callbacks import EMA, ActivationCheckpointing, ChannelsLast, Compile, MatmulPrecision
+from flowlit.callbacks import EMA, ActivationCheckpointing, ChannelsLast, Compile, CUDAGraphs, MatmulPrecision
 from flowlit.callbacks.speed.compile import GRAPHED
 from flowlit.callbacks.speed.memory import align
 from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
-from flowlit.modules import FlowDataModule, FlowModule
+from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
 from flowlit.networks import ADM, EDM, DiT, fingerprint
 from flowlit.networks.activation_checkpointing import recompute
 from flowlit.networks.checkpoints.fingerprint import identity
@@ -300,6 +301,21 @@ def test_all_networks_are_compiled(eager, tmp_path):
     for network in (module.network, module.ema, module.averages["slow"], guide, teacher):
         assert network._compiled_call_impl is not None
     assert eager
+
+
+@pytest.mark.parametrize("callback", [Compile, ChannelsLast, CUDAGraphs], ids=lambda kind: kind.__name__)
+def test_a_critic_is_as_fast_as_its_generator(callback, eager, cpu_graphs, tmp_path):
+    """Also one that is no velocity, and takes images alone."""
+    critic = Critic(nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 1, 6), nn.Flatten(0)))
+    module = CriticModule(tiny.Affine(), Game(), critic, solvers={"euler1": Euler(1)})
+    data = FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
+    trainer = tiny.trainer(tmp_path, 2, [callback()], limit_val_batches=0)
+    trainer.fit(module, data)
+    compiled = callback is Compile
+    assert (module.network._compiled_call_impl is not None) == compiled
+    assert (critic.network._compiled_call_impl is not None) == compiled
+    last = critic.network[2].weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == (callback is ChannelsLast)
 
 
 def test_compiled_networks_stay_what_they_are(eager):
