@@ -34,7 +34,7 @@ def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str =
     shape = shape_of(network)
     if shape is None:
         raise FlowlitError(
-            f"{type(network).__name__} does not tell the shape of its images; give it an attribute "
+            f"{type(network).__name__} does not state the shape of its images; give it an attribute "
             "shape = (C, H, W)"
         )
     classes = classes_of(network)

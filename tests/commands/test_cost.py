@@ -22,10 +22,8 @@ from flowlit.couplings import SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics.cost import count_macs, count_parameters
-from flowlit.metrics.speed import measure_speed
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ADM, ClassifierFreeGuidance
-from flowlit.networks.layers import Attention
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler, Heun
 
@@ -111,73 +109,6 @@ def test_a_fragment_replaces_a_network_of_any_class(below, cli):
     assert outcome.code == 0 and not outcome.err, outcome.err
     network = yaml.safe_load(outcome.out)["model"]["init_args"]["network"]
     assert network == network_in(PARTS / "unet_7m_32.yaml")
-
-
-# -----------------------------------------------------------------------------------------------------------
-# counting
-
-
-class Told(nn.Module):
-    """A network of parts that are applied one after another."""
-
-    def __init__(self, *parts, shape=(4, 6, 6), look=False):
-        super().__init__()
-        self.parts, self.shape, self.look = nn.ModuleList(parts), shape, look
-
-    def forward(self, x, t, cond={}):
-        if self.look and float(t.max()) > 2:
-            raise AssertionError
-        for part in self.parts:
-            x = part(x)
-        return x
-
-
-def test_macs_by_hand():
-    macs = count_macs(Told(nn.Conv2d(4, 8, 3, padding=1), Attention(8), nn.Conv2d(8, 4, 1)))
-    assert macs.layers == 36 * (4 * 8 * 9 + 8 * 4)
-    assert macs.projections == 36 * 4 * 8 * 8
-    assert macs.products == 2 * 36 * 36 * 8
-    assert macs.all == sum(macs)
-
-
-def test_macs_of_a_network_that_looks_at_values():
-    parts = nn.Conv2d(4, 8, 3, padding=1), Attention(8)
-    assert count_macs(Told(*parts, look=True)) == count_macs(Told(*parts))
-
-
-def test_nothing_to_multiply_is_nothing_counted():
-    assert count_macs(Told(nn.SiLU())) == (0, 0, 0)
-
-
-def test_counting_leaves_the_network_as_it_was():
-    network = tiny_unet(num_classes=3).train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert count_macs(network) == count_macs(tiny_unet(num_classes=3))
-    assert network.training and tiny.same(before, network.state_dict())
-    assert {tensor.device.type for tensor in [*network.parameters(), *network.buffers()]} == {"cpu"}
-
-
-def test_an_image_costs_the_same_with_classes_but_for_its_label():
-    assert count_macs(tiny_unet(num_classes=3)) == count_macs(tiny_unet())
-
-
-def test_speed_is_the_median_after_a_warm_up(monkeypatch):
-    network, sizes, clock = tiny_unet().train(), [], [0.0]
-    times = iter([50, 4, 1, 3, 60, 2, 10, 5])  # the first of each four warms up
-    forward = network.forward
-
-    def slow(x, t, cond):
-        assert torch.is_inference_mode_enabled() and not network.training
-        sizes.append(len(x))
-        clock[0] += next(times)
-        return forward(x, t, cond)
-
-    monkeypatch.setattr(network, "forward", slow)
-    monkeypatch.setattr("timeit.default_timer", lambda: clock[0])
-    ticks = []
-    speed = measure_speed(network, 10, 3, tick=lambda: ticks.append(1))
-    assert sizes == [1] * 4 + [10] * 4 and len(ticks) == 8
-    assert speed == (3, 0.75, 2)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -437,7 +368,7 @@ def here(name):
             (),
             "wrong.yaml.*vars.no",
         ),
-        (here("Shapeless"), (), "wrong.yaml: Shapeless does not tell the shape"),
+        (here("Shapeless"), (), "wrong.yaml: Shapeless does not state the shape"),
         (tiny.unet(), ("--batch_size", 0), "--batch_size 0"),
         (tiny.unet(), ("--repeats", 1), "--repeats 1: expected 2"),
         (tiny.unet(), ("--device", "abacus"), "--device abacus"),

@@ -177,9 +177,7 @@ def compared(reference: Reference, features: FeatureExtractor, blank: Tensor) ->
     not_compared = check_reference(reference, features, blank.shape[1:])
     check_dimension(reference, dim)
     if not_compared:
-        rank_zero_warn(
-            f"reference {reference.path} does not tell its {', '.join(not_compared)}; not compared"
-        )
+        rank_zero_warn(f"reference {reference.path} lacks its {', '.join(not_compared)}; not compared")
     classes = 0 if extracted.logits is None else extracted.logits.shape[1]
     return RealImages(reference, dim, classes, not_compared)
 
