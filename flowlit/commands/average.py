@@ -26,7 +26,7 @@ MANY = 20
 
 
 class Snapshot(NamedTuple):
-    """What a snapshot tells of itself, without its weights."""
+    """The description of a snapshot, without its weights."""
 
     file: Path
     tracked: Tracked
@@ -62,9 +62,10 @@ def average(snapshots: list[Path], *, std: float, into: Path, at: int | None = N
             f"--at {target.step}: expected 1 to {last.tracked.step}, the step of the last snapshot, "
             f"{last.file}"
         )
-    found = combine([snapshot.tracked for snapshot in given], target)
-    _write(given, found, target, last, into)
-    return [*_table(given, found), "", *_told(found, target), f"{into}: {into.stat().st_size / 1e6:.1f} MB"]
+    combination = combine([snapshot.tracked for snapshot in given], target)
+    _write(given, combination, target, last, into)
+    size = f"{into}: {into.stat().st_size / 1e6:.1f} MB"
+    return [*_table(given, combination), "", *_summary(combination, target), size]
 
 
 def _check_target(into: Path) -> None:
@@ -75,7 +76,7 @@ def _check_target(into: Path) -> None:
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
-    """The files named, and those in the folders named."""
+    """Return the files given, and the snapshots in the folders given."""
     files = [
         file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])
     ]
@@ -94,7 +95,7 @@ def _progress(files: Sequence[Any], what: str) -> Any:
 
 
 def _described(file: Path) -> Snapshot:
-    """What a file tells.
+    """Return the description of a file's weights.
 
     Raises:
         FlowlitError: if it is missing, torn, or no snapshot of a power-law average.
@@ -103,23 +104,22 @@ def _described(file: Path) -> Snapshot:
     from ..schedules.averages import Tracked, exponent
 
     contents = _read(file)
-    told = contents.average(contents.facts.get("weights", ""))
-    std = told.get("std")
-    updates = told.get("updates")
+    average = contents.average(contents.facts.get("weights", ""))
+    std = average.get("std")
+    updates = average.get("updates")
     if (
-        current(str(told.get("profile"))) != POWER_LAW
+        current(str(average.get("profile"))) != POWER_LAW
         or not isinstance(std, float)
         or not isinstance(updates, int)
     ):
         raise FlowlitError(
             f"{file} is no snapshot of a power-law average; expected files of a run's folder snapshots/"
         )
-    if "combined" in told:
+    if "combined" in average:
         raise FlowlitError(f"{file} is a combination already; combine the snapshots that it was made of")
     exponent(std)
-    return Snapshot(
-        file, Tracked(updates, std), contents.facts, {k: tuple(v.shape) for k, v in _state(contents).items()}
-    )
+    shapes = {name: tuple(value.shape) for name, value in _state(contents).items()}
+    return Snapshot(file, Tracked(updates, std), contents.facts, shapes)
 
 
 def _read(file: Path) -> Contents:
@@ -129,7 +129,7 @@ def _read(file: Path) -> Contents:
 
 
 def _state(contents: Contents) -> dict[str, Tensor]:
-    """The one set of weights of a file."""
+    """Return the one set of weights of a file."""
     return next(iter(contents.states.values()))
 
 
@@ -141,7 +141,8 @@ def _check_alike(given: Sequence[Snapshot]) -> None:
             raise FlowlitError(
                 f"{snapshot.file} is of another network than {first.file}; give snapshots of one run"
             )
-        if (other := seen.setdefault(snapshot.tracked, snapshot.file)) != snapshot.file:
+        other = seen.setdefault(snapshot.tracked, snapshot.file)
+        if other != snapshot.file:
             raise FlowlitError(
                 f"{snapshot.file} and {other} are both of step {snapshot.tracked.step} and width "
                 f"{snapshot.tracked.std:g}; "
@@ -150,20 +151,20 @@ def _check_alike(given: Sequence[Snapshot]) -> None:
 
 
 def _write(
-    given: Sequence[Snapshot], found: Combination, target: Tracked, last: Snapshot, into: Path
+    given: Sequence[Snapshot], combination: Combination, target: Tracked, last: Snapshot, into: Path
 ) -> None:
     """Write the combination as ``flowlit convert`` writes weights, and compare what is read back."""
     import torch
 
     from ..networks.checkpoints.write import write_state
 
-    state = _combined(given, found, last)
+    state = _combined(given, combination, last)
     profile = {"profile": POWER_LAW, "std": target.std, "updates": target.step}
-    told = {"snapshots": len(given), "residual": found.residual}
+    origin = {"snapshots": len(given), "residual": combination.residual}
     facts = {key: value for key, value in last.facts.items() if key in ("solver", "codec")}
     facts |= {
         "weights": "ema",
-        "ema": {**profile, "combined": told},
+        "ema": {**profile, "combined": origin},
         "ema_updates": target.step,
         "step": target.step,
     }
@@ -176,43 +177,46 @@ def _write(
         )
 
 
-def _combined(given: Sequence[Snapshot], found: Combination, last: Snapshot) -> dict[str, Tensor]:
-    """Σ coefficient · snapshot, summed in float64; what is not a floating-point number is the last
-    snapshot's.
+def _combined(given: Sequence[Snapshot], combination: Combination, last: Snapshot) -> dict[str, Tensor]:
+    """Return Σ coefficient · snapshot, summed in float64, for each tensor of a state, of any shape.
+
+    What is not a floating-point number is the last snapshot's.
     """
     import torch
 
-    kept = _state(_read(last.file))
+    latest = _state(_read(last.file))
     total = {
         name: torch.zeros_like(value, dtype=torch.float64)
-        for name, value in kept.items()
+        for name, value in latest.items()
         if value.is_floating_point()
     }
-    parts = list(zip(given, found.coefficients, strict=True))
+    parts = list(zip(given, combination.coefficients, strict=True))
     for snapshot, coefficient in _progress(parts, "Combining"):
         state = _state(_read(snapshot.file))
         for name, value in total.items():
             value.add_(state[name].double(), alpha=coefficient)
-    if wild := [name for name, value in total.items() if not value.isfinite().all()]:
+    non_finite = [name for name, value in total.items() if not value.isfinite().all()]
+    if non_finite:
         raise FlowlitError(
-            f"{wild[0]} is not finite in one of the snapshots (and {len(wild) - 1} more); leave that one out"
+            f"{non_finite[0]} is not finite in one of the snapshots (and {len(non_finite) - 1} more); leave "
+            "that one out"
         )
-    return {name: total[name].to(value.dtype) if name in total else value for name, value in kept.items()}
+    return {name: total[name].to(value.dtype) if name in total else value for name, value in latest.items()}
 
 
-def _table(given: Sequence[Snapshot], found: Combination) -> list[str]:
+def _table(given: Sequence[Snapshot], combination: Combination) -> list[str]:
     from .._support.formatting import aligned
 
     rows = [
         [snapshot.file.name, str(snapshot.tracked.step), f"{snapshot.tracked.std:g}", f"{coefficient:.4f}"]
-        for snapshot, coefficient in zip(given, found.coefficients, strict=True)
+        for snapshot, coefficient in zip(given, combination.coefficients, strict=True)
     ]
     return aligned([["snapshot", "step", "std", "coefficient"], *rows])
 
 
-def _told(found: Combination, target: Tracked) -> list[str]:
-    wanted = f"std {target.std:g} at step {target.step}: relative residual {found.residual:.2g}"
-    if found.residual <= FAR:
+def _summary(combination: Combination, target: Tracked) -> list[str]:
+    wanted = f"std {target.std:g} at step {target.step}: relative residual {combination.residual:.2g}"
+    if combination.residual <= FAR:
         return [wanted]
     return [
         wanted,

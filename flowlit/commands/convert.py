@@ -22,8 +22,6 @@ def convert(
 ) -> list[str]:
     """Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.
 
-    The new file is read again and compared.
-
     Args:
         file: a checkpoint: .ckpt, .pth, .pt or .safetensors
         into: the file to write
@@ -38,44 +36,48 @@ def convert(
     from .._support.files import file_hash
     from ..networks.checkpoints.read import read_contents
     from ..networks.checkpoints.spec import summarise
-    from ..networks.checkpoints.write import write_safetensors, write_slimflow
 
     _check_target(into, layout)
     contents = read_contents(file)
     contents.check(weights, file)
     average = "ema" if weights == "raw" else weights
-    both = contents.holds("raw") and contents.holds(average) and "only" not in contents.states
-    kinds = [weights] if layout == "safetensors" else ["raw", average]
-    taken = {
+    networks = {
         kind: _take(contents, file, kind if contents.holds(kind) else weights, network, not loose)
-        for kind in kinds
-    }  # type: ignore
-    chosen = taken[weights]
+        for kind in ([weights] if layout == "safetensors" else ["raw", average])
+    }
+    chosen = networks[weights]
     source = {"file": file.name, "sha256": chosen.loaded["sha256"]}
     facts = {**_known(contents, average), "source": source, "version": __version__}
     if layout == "safetensors":
-        write_safetensors(chosen, into, {**facts, "weights": weights})
+        notes = _write_safetensors(chosen, weights, into, facts)
     else:
-        taken = {"raw": taken["raw"], "ema": taken[average]}  # the names that its layout knows
-        write_slimflow(**taken, into=into, facts=facts)
-    try:
-        written = read_contents(into)
-        _compare(taken, written, into)
-    except BaseException:
-        into.unlink(missing_ok=True)  # what was not read back must not stay
-        raise
+        both = contents.holds("raw") and contents.holds(average) and "only" not in contents.states
+        notes = _write_slimflow(networks["raw"], networks[average], chosen, into, facts)
+        notes = [f"note: {file} holds one set of weights, which is written twice"] * (not both) + notes
+    kind = "velocity" if contents.velocity else "denoiser"
     return [
-        f"{file}: a {'velocity' if contents.velocity else 'denoiser'}, {summarise(chosen.spec)}",
+        f"{file}: a {kind}, {summarise(chosen.spec)}",
         str(chosen.report),
-        *(
-            [f"note: {file} holds one set of weights, which is written twice"]
-            if layout == "slimflow" and not both
-            else []
-        ),
-        *([f"note: the optimizer in {into} is a fresh Adam"] if layout == "slimflow" else []),
-        *(_lost(chosen, written, into) if layout == "slimflow" else []),
+        *notes,
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
+
+
+def _write_safetensors(network: Any, weights: str, into: Path, facts: dict[str, Any]) -> list[str]:
+    from ..networks.checkpoints.write import write_safetensors
+
+    write_safetensors(network, into, {**facts, "weights": weights})
+    _read_back({weights: network}, into)
+    return []
+
+
+def _write_slimflow(raw: Any, ema: Any, chosen: Any, into: Path, facts: dict[str, Any]) -> list[str]:
+    """Write both sets of weights, under the names of SlimFlow's layout; return notes on what it lacks."""
+    from ..networks.checkpoints.write import write_slimflow
+
+    write_slimflow(raw=raw, ema=ema, into=into, facts=facts)
+    written = _read_back({"raw": raw, "ema": ema}, into)
+    return [f"note: the optimizer in {into} is a fresh Adam", *_lost(chosen, written, into)]
 
 
 def _check_target(into: Path, layout: str) -> None:
@@ -94,26 +96,23 @@ def _take(contents: Any, file: Path, weights: Any, network: Path | None, strict:
 
 
 def _known(contents: Any, average: str) -> dict[str, Any]:
-    """What is passed on: how it was trained to be sampled from, and how long."""
-    told = contents.average(average)
-    facts = {
-        **contents.facts,
-        "ema": told,
-        "ema_updates": told.get("updates", contents.facts.get("ema_updates")),
-    }
+    """Return the facts to pass on: how the network was trained to be sampled from, and how long."""
+    profile = contents.average(average)
+    updates = profile.get("updates", contents.facts.get("ema_updates"))
+    facts = {**contents.facts, "ema": profile, "ema_updates": updates}
     return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
 
 
 def _lost(network: Any, written: Any, into: Path) -> list[str]:
-    """Say what the layout of SlimFlow does not tell those who read it."""
+    """Return a note if SlimFlow's layout does not describe a network well enough to build it again."""
     from ..networks.checkpoints.load import describe, rebuilt
     from ..networks.checkpoints.spec import structure
 
     try:
-        told = rebuilt(describe(written, str(into))).spec
+        described = rebuilt(describe(written, str(into))).spec
     except FlowlitError:
-        told = None
-    if structure(told) == structure(network.spec):
+        described = None
+    if structure(described) == structure(network.spec):
         return []
     return [
         "note: the layout does not tell the resolution of this network; give network (--network YAML) to "
@@ -121,19 +120,27 @@ def _lost(network: Any, written: Any, into: Path) -> list[str]:
     ]
 
 
-def _compare(taken: dict[str, Any], written: Any, into: Path) -> None:
-    """Take what was written, every set of it, into networks of the same build: a file need not tell its
-    resolution.
+def _read_back(networks: dict[str, Any], into: Path) -> Any:
+    """Read every set of weights of a new file into a network of the same build; return the file's contents.
+
+    Raises:
+        FlowlitError: if one is not what was written. The file is then removed.
     """
     from ..networks.checkpoints.fingerprint import fingerprint
     from ..networks.checkpoints.load import rebuilt, take
+    from ..networks.checkpoints.read import read_contents
 
-    def again(kind: Any) -> Any:
-        return take(
-            written, str(into), kind, None if into.suffix == ".safetensors" else rebuilt(taken[kind].spec)
-        )
-
-    if any(fingerprint(again(kind)) != fingerprint(network) for kind, network in taken.items()):
-        raise FlowlitError(
-            f"{into} would read back as another network, and was not kept; report this, please"
-        )
+    try:
+        written = read_contents(into)
+        for kind, network in networks.items():
+            # a file in SlimFlow's layout need not have the resolution
+            same = None if into.suffix == ".safetensors" else rebuilt(network.spec)
+            again = take(written, str(into), kind, same)
+            if fingerprint(again) != fingerprint(network):
+                raise FlowlitError(
+                    f"{into} would read back as another network, and was not kept; report this, please"
+                )
+    except BaseException:
+        into.unlink(missing_ok=True)
+        raise
+    return written

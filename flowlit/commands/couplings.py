@@ -92,7 +92,6 @@ def import_pairs(
         labels: zip: read classes from its dataset.json
     """
     from ..couplings.store import foreign, importing
-    from ..couplings.store.verify import verify as checks_of
 
     low, high = data_range
     if _is_zip(path):
@@ -104,14 +103,26 @@ def import_pairs(
         sources = [foreign.PairFolder(folder, swap, (low, high)) for folder in folders]
     origin = {"imported": [str(given) for given in path], "flowlit": __version__}
     manifest = importing.import_pairs(sources, into, teacher, x0, x1, shard_size, num_classes, **origin)
-    if wrong := [check for check in checks_of(into) if not check.good]:
+    _check_imported(into)
+    return f"{manifest['count']:,} pairs in {into}"
+
+
+def _check_imported(store: str) -> None:
+    """Refuse a new store whose noise or data do not look like that.
+
+    Raises:
+        FlowlitError: naming what differs, and the options that usually mend it.
+    """
+    from ..couplings.store.verify import verify as checks_of
+
+    wrong = [check for check in checks_of(store) if not check.good]
+    if wrong:
         differences = "; ".join(f"{check.name}: {check.found}, expected {check.expected}" for check in wrong)
         raise FlowlitError(
-            f"{into} was imported, but does not look like pairs ({differences}). Swapped ends: --swap; "
+            f"{store} was imported, but does not look like pairs ({differences}). Swapped ends: --swap; "
             "seeds of a zip: --seeds, and --device cuda if the images were made on a GPU. Remove the store "
             "before importing again"
         )
-    return f"{manifest['count']:,} pairs in {into}"
 
 
 def _is_zip(paths: list[str]) -> bool:

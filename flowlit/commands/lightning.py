@@ -1,4 +1,4 @@
-"""LightningCLI, with the house's manners: the command line always wins, and runs keep their configuration."""
+"""Commands that Lightning runs: the command line always wins, and runs keep their configuration."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ import jsonargparse
 import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
-from .._engine.checkpoint_files import AtomicIO, check_whole, newest
-from .._engine.lightning import checkpoint_folder, has_fixed_folder
+from .._engine.checkpoint_files import AtomicIO, check_whole
 from ..callbacks.evaluation.base import command_of
-from ..callbacks.training.checkpoint import LAST, LastCheckpoint
+from ..callbacks.training.checkpoint import LastCheckpoint
 from ..callbacks.training.progress import Progress
 from ..callbacks.training.signals import SaveOnSignal
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ..networks.checkpoints.read import read_checkpoint
+from ._resume import announce_replacement, checkpoint_to_resume
 from ._yaml import read_yaml
 from .trainer import FlowTrainer
 
@@ -49,33 +48,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def fixed(trainer: pl.Trainer) -> bool:
-    """Whether the run has the same folder whenever it is started; Lightning's loggers count versions if they
-    are not told one.
-    """
-    return all(has_fixed_folder(logger) for logger in trainer.loggers)
-
-
-def check_resumable(trainer: pl.Trainer, keepers: list[Any]) -> None:
-    """Refuse ``--resume auto`` where there could be nothing to find.
-
-    Raises:
-        FlowlitError: if the run has another folder each time, or no checkpoints.
-    """
-    if not fixed(trainer):
-        raise FlowlitError(
-            "--resume auto: this run gets another folder each time (version_0, version_1, …); give its "
-            "logger one for good, e.g. "
-            "--trainer.logger.version '', or the checkpoint (--ckpt_path)"
-        )
-    if not keepers:
-        raise FlowlitError(
-            "--resume auto: this run keeps no checkpoints; drop trainer.enable_checkpointing: false"
-        )
-
-
 def as_list(given: Any) -> list[Any]:
-    """Several things, of which the trainer takes one without brackets, too."""
+    """Return a list of things, of which a YAML may have one without brackets."""
     return given if isinstance(given, list) else [given]
 
 
@@ -129,7 +103,7 @@ class FlowCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone: what a checkpoint remembers must not beat the command line."""
+        """Leave the configuration alone: what a checkpoint contains must not beat the command line."""
 
     def before_instantiate_classes(self) -> None:
         """Read --ckpt_path before any work begins, so that a missing or torn file is one clear error.
@@ -140,62 +114,39 @@ class FlowCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.get("weights_only") is None:
             config["weights_only"] = True
-        if self.subcommand in ("validate", "test") and "callbacks.Report" in str(
-            config["trainer"].get("callbacks")
-        ):
-            config["verbose"] = False  # it prints a table of its own
+        reports = "callbacks.Report" in str(config["trainer"].get("callbacks"))
+        if reports and self.subcommand in ("validate", "test"):
+            config["verbose"] = False  # Report prints a table of its own
         path = config.get("ckpt_path")
         if self.subcommand == "fit" and path is not None and config.get("resume"):
             raise FlowlitError(
                 f"--resume auto looks for a checkpoint, --ckpt_path names {path}; give one of the two"
             )
-        special = (
-            path in (None, "last", "best", "hpc", "registry") or "://" in str(path) or Path(path).is_dir()
-        )
-        if not special and config["weights_only"]:
-            (check_whole if self.subcommand == "fit" else read_checkpoint)(Path(path))
+        is_file = path not in (None, "last", "best", "hpc", "registry") and "://" not in str(path)
+        if is_file and not Path(path).is_dir() and config["weights_only"]:
+            check = check_whole if self.subcommand == "fit" else read_checkpoint
+            check(Path(path))
 
     def before_fit(self) -> None:
-        """Find what ``--resume auto`` goes on from."""
+        """Resolve ``--resume auto`` to a checkpoint."""
         config = self.config_init[self.subcommand]
-        keepers = [
-            callback
-            for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint)
-        ]
-        folders = (
-            {checkpoint_folder(self.trainer, callback) for callback in keepers}
-            if fixed(self.trainer)
-            else set()
-        )
         if config.get("resume"):
-            check_resumable(self.trainer, keepers)
-            found = newest(folders)
-            going = f"going on from {found[0]}, step {found[1]}" if found else "no checkpoint yet, starting"
-            rank_zero_info(f"flowlit: {going}")
-            config["ckpt_path"] = str(found[0]) if found else None
-        elif config.get("ckpt_path") is None and (
-            old := next((f / LAST for f in folders if (f / LAST).exists()), None)
-        ):
-            rank_zero_info(
-                f"flowlit: starting afresh; {old} of an earlier run will be replaced, its curves stay "
-                "(--resume auto goes on)"
-            )
+            config["ckpt_path"] = checkpoint_to_resume(self.trainer)
+        elif config.get("ckpt_path") is None:
+            announce_replacement(self.trainer)
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
-        """Add ``Progress``, unless another bar, or none, was asked for, and what lets every fit save, also
-        when told to stop.
-        """
+        """Add ``Progress``, unless another bar or none is configured, and what saves a fit on a signal."""
         given = config.get("callbacks") or []
-        asked = any(isinstance(callback, ProgressBar) for callback in as_list(given))
-        if not asked and config.get("enable_progress_bar") is not False and not config.get("barebones"):
+        has_bar = any(isinstance(callback, ProgressBar) for callback in as_list(given))
+        if not has_bar and config.get("enable_progress_bar") is not False and not config.get("barebones"):
             extra = [*extra, Progress()]
         plugins = as_list(config.get("plugins") or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicIO()]
         saves = config.get("enable_checkpointing") is not False and not config.get("barebones")
-        kept = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
-        if saves and not kept and self.subcommand in ("fit", "doctor"):
+        has_last = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
+        if saves and not has_last and self.subcommand in ("fit", "doctor"):
             extra = [*extra, LastCheckpoint()]
         return super()._instantiate_trainer(config, [*extra, SaveOnSignal()])
 
@@ -233,32 +184,32 @@ def check_vars(argv: list[str]) -> None:
     for path in files:
         with suppress(FlowlitError):  # the parser refuses it, and says why
             declared |= set(read_yaml(path).get("vars") or {})
-    asked = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
-    if declared and (unknown := [name for name in asked if name.split(".")[0] not in declared]):
+    given = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
+    unknown = [name for name in given if name.split(".")[0] not in declared]
+    if declared and unknown:
         raise FlowlitError(
             f"--vars.{unknown[0]}: no such variable; {', '.join(files)} declare {', '.join(sorted(declared))}"
         )
 
 
+ADVICE = (
+    ".*does not have many workers.*",
+    ".*no pre-optimization state was saved.*",  # nor should it be
+    ".*LightningCLI's args parameter is intended.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*ended before the epoch ended and your dataloader is not resumable.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # averages always are
+    ".*LeafSpec.*",
+    ".*recommended to use `self.log.*sync_dist=True.*",  # callbacks reduce by themselves
+    ".*Couldn't infer the batch indices.*",  # a shard has its own
+    ".*Total length of `DataLoader` across ranks is zero.*",  # a store may be complete
+)
+"""Warnings that do not apply here."""
+
+
 def quiet() -> None:
-    """Silence advice that does not apply: workers are not needed for data in memory, and no tips from
-    Lightning.
-    """
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*no pre-optimization state was saved.*")  # nor should it be
-    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
-    warnings.filterwarnings(
-        "ignore", ".*module\\(s\\) in eval mode at the start of training.*"
-    )  # the average, always
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings(
-        "ignore", ".*recommended to use `self.log.*sync_dist=True.*"
-    )  # callbacks reduce by themselves
-    warnings.filterwarnings("ignore", ".*Couldn't infer the batch indices.*")  # a shard knows its own
-    warnings.filterwarnings(
-        "ignore", ".*Total length of `DataLoader` across ranks is zero.*"
-    )  # all couplings made already
+    """Silence advice that does not apply, and Lightning's tips."""
+    for message in ADVICE:
+        warnings.filterwarnings("ignore", message)
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(lambda record: "Tip: For seamless" not in record.getMessage())

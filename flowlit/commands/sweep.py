@@ -77,9 +77,8 @@ class Sweep(Evaluation):
         mine = noise.index < self.num
         if not mine.any():
             return
-        cond = {
-            key: value[mine] for key, value in noise.cond.items()
-        }  # not autocast: an exact solver would fight the rounding
+        cond = {key: value[mine] for key, value in noise.cond.items()}
+        # not autocast: an exact solver would fight the rounding
         target = self.exact(BatchInvariant(module.velocity()), noise.x0[mine], cond).x1
         for name, solution in outputs["solutions"].items():
             self._squares[name].update(
@@ -89,15 +88,16 @@ class Sweep(Evaluation):
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         for name, squares in self._squares.items():
             module.log(f"endpoint_error/{name}", squares.compute().sqrt(), rank_zero_only=True)
-            if f"nfe/{name}" not in numbers(trainer):  # nobody has counted it from all samples
+            if f"nfe/{name}" not in numbers(trainer):  # no callback has counted it from all samples
                 module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
 
     def protocol(self) -> dict[str, Any]:
         return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
-        if not trainer.is_global_zero or (place := folder_for(trainer, folder, "sweep")) is None:
+        folder = trainer.log_dir  # on every rank: it is broadcast
+        place = folder_for(trainer, folder, "sweep") if trainer.is_global_zero else None
+        if place is None:
             return
         rows = sweep_rows(numbers(trainer), pl_module.solvers)
         write_atomically(place / "sweep.csv", as_csv(rows).encode())
@@ -109,7 +109,7 @@ class Sweep(Evaluation):
 
 
 def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:
-    """One row for each solver, by its NFE: every number whose tag ends in its name."""
+    """Return a row for each solver, by its NFE, of every number whose tag ends in its name."""
     rows = []
     for name, solver in solvers.items():
         own = {
@@ -120,7 +120,7 @@ def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[di
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Comma-separated, with a header."""
+    """Return rows as comma-separated values, with a header."""
     text = io.StringIO()
     fields = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, fields, lineterminator="\n")
@@ -130,7 +130,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:
-    """Every distance and error against NFE, one line for each family of solvers."""
+    """Draw every distance and error against NFE, one line for each family of solvers."""
     from matplotlib.figure import Figure
 
     distances = [key for key in rows[0] if key.startswith(("fid", "frechet_")) and not key.endswith("_half")]

@@ -229,7 +229,8 @@ def test_pairs_with_the_noise_of_validation(tmp_path):
 
 def test_pairs_that_have_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "flowlit.commands.doctor.checks.shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000)
+        "flowlit.commands.doctor.checks.resources.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=1_000_000),
     )
     only(
         examined(tmp_path, "--store", tmp_path / "store"),
@@ -427,7 +428,8 @@ def test_too_little_memory(tmp_path, monkeypatch):
 
 def test_too_little_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "flowlit.commands.doctor.checks.shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000)
+        "flowlit.commands.doctor.checks.resources.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=1_000_000),
     )
     only(examined(tmp_path), "problem", "1.0 MB are free in")
 
@@ -460,10 +462,10 @@ def test_seldom_saved(tmp_path):
     subject = Subject(trainer, None, FlowDataModule(), steps=10_000, validations=0, share=8)
     for seconds, found in ((1.0, False), (2.0, True)):  # 2,000 steps: 33 minutes, and 67
         subject.measured.step = Step(8, seconds, 0.0)
-        assert (checks.seldom_saved(subject) is not None) == found
+        assert (checks.run.seldom_saved(subject) is not None) == found
     subject.trainer.callbacks = [LastCheckpoint(1000)]
     subject.measured.step = Step(8, 100.0, 0.0)
-    assert checks.seldom_saved(subject) is None, "a tenth of a long run may be lost"
+    assert checks.run.seldom_saved(subject) is None, "a tenth of a long run may be lost"
 
 
 def test_mixed_pairs_are_looked_at_part_by_part(tmp_path, pairs):
@@ -572,7 +574,7 @@ def test_the_plan_is_what_happens(settings, measured, tmp_path):
     trainer = tiny.trainer(tmp_path, settings.pop("steps"), callbacks, enable_checkpointing=True, **settings)
     few = FlowDataModule(Independent(Digits(limit=40, labels=False)), 8, SeededNoise(tiny.SHAPE, 8))
     subject = measured(trainer, module(), few)
-    told = (subject.steps, subject.validations, checks.files_kept(subject))
+    told = (subject.steps, subject.validations, checks.resources.files_kept(subject))
     trainer.fit(module(), datamodule=few)
     files = [
         path for folder in (tmp_path / "every", tmp_path / "checkpoints") for path in folder.glob("*.ckpt")
@@ -623,7 +625,7 @@ def test_a_constant_difference_is_infinitely_unlikely():
 @pytest.mark.skipif(not CIFAR.is_dir(), reason=f"{CIFAR} is not here")
 @pytest.mark.parametrize("part", sorted(CIFAR.glob("*.zip")), ids=lambda path: path.stem)
 def test_photographs_pass(part):
-    images = checks.some_images(ImageZip(str(part)))
+    images = checks.data.some_images(ImageZip(str(part)))
     assert images.shape == (MOST, 3, 32, 32)
     assert asymmetry(images) < bound(images[0].numel())
 

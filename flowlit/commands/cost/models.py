@@ -1,4 +1,4 @@
-"""What networks cost, and what was recorded of them: a row for each file."""
+"""Networks and their costs, with what was recorded of them: a row for each file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ YAML = (".yaml", ".yml")
 
 @dataclass
 class Model:
-    """A network of which a file tells, and what is found of it."""
+    """The network of a file, its costs, and the records of it."""
 
     name: str
     file: str
@@ -48,8 +48,8 @@ def read_models(files: Sequence[str], weights: Weights = "ema") -> list[Model]:
     """Build the network of each file, and count; in the order of their sizes.
 
     Raises:
-        FlowlitError: naming the file, if one is missing, tells of no network, or of one that cannot be built
-            or evaluated.
+        FlowlitError: naming the file, if one is missing, describes no network, or one that cannot be
+            built or evaluated.
     """
     stems = [Path(file).stem for file in files]
     models = []
@@ -67,16 +67,16 @@ def read_models(files: Sequence[str], weights: Weights = "ema") -> list[Model]:
 
 
 def match(models: Sequence[Model], reports: Reports) -> str:
-    """Give each model the records of its network; tell how many reports belonged to one."""
+    """Give each model the records of its network; return a line on how many reports belong to one."""
     matched: set[str] = set()
     for model in models:
-        found = belonging(model.network, reports)
-        matched.update(found)
-        model.records += [record for records in found.values() for record in records]
+        own = belonging(model.network, reports)
+        matched.update(own)
+        model.records += [record for records in own.values() for record in records]
     return f"{len(matched)} of {len(reports)} records are of these networks"
 
 
 def kinds_of(models: Sequence[Model]) -> list[Kind]:
-    """Every kind of distance that was recorded, in order."""
-    found = {kind for model in models for record in model.records for kind in record.distances}
-    return sorted(found, key=lambda kind: tuple(map(str, kind)))
+    """Return every kind of distance that was recorded, in order."""
+    kinds = {kind for model in models for record in model.records for kind in record.distances}
+    return sorted(kinds, key=lambda kind: tuple(map(str, kind)))

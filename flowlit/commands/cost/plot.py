@@ -23,7 +23,7 @@ def draw(models: Sequence[Model], into: Path) -> None:
 
 
 def plot(models: Sequence[Model]) -> Figure:
-    """What generating an image costs, MACs times NFE, against recorded distances.
+    """Draw what generating an image costs, MACs times NFE, against recorded distances.
 
     One panel for each kind of distance, a colour for each network, a point for each report and solver; a line
     where a network without a record of that kind would begin, with one evaluation.

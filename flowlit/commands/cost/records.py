@@ -1,4 +1,4 @@
-"""What was measured before: Fréchet distances in reports, and which networks they are of."""
+"""Earlier measurements: Fréchet distances in reports, and the networks that they are of."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Kind(NamedTuple):
     reference: str | None
 
     def label(self, others: Sequence[Kind]) -> str:
-        """The name and number of images, and of the rest what tells it from others of that name."""
+        """Return the name and number of images, and what else differs among others of that name."""
         same = [other for other in others if other.name == self.name]
-        told = [self.name] if self.images is None else [f"{self.name}, {self.images:,} images"]
+        words = [self.name] if self.images is None else [f"{self.name}, {self.images:,} images"]
         for part in ("features", "reference"):
             if len({getattr(other, part) for other in same}) > 1:
-                told.append(f"{part} {str(getattr(self, part))[:8]}")
-        return ", ".join(told)
+                words.append(f"{part} {str(getattr(self, part))[:8]}")
+        return ", ".join(words)
 
 
 class RecordedDistance(NamedTuple):
@@ -50,7 +50,7 @@ class RecordedDistance(NamedTuple):
 
 @dataclass
 class Record:
-    """What a report tells of one solver."""
+    """The measurements of one solver in a report."""
 
     file: str
     solver: str
@@ -63,12 +63,12 @@ class Record:
 
 
 def read_reports(folders: Sequence[str]) -> Reports:
-    """Read every metrics*.json in and below folders; tell of what is something else.
+    """Read every metrics*.json in and below folders; print the names of files that are no reports.
 
     Raises:
         FlowlitError: if a folder does not exist.
     """
-    found = {}
+    reports = {}
     for folder in folders:
         if not Path(folder).is_dir():
             raise FlowlitError(
@@ -80,25 +80,26 @@ def read_reports(folders: Sequence[str]) -> Reports:
             except (OSError, ValueError):
                 report = None
             if isinstance(report, dict) and report.get("format") == FORMAT:
-                found[str(path)] = report
+                reports[str(path)] = report
             else:
                 print(f"flowlit: {path} is not {FORMAT}, skipped", file=sys.stderr)
-    return found
+    return reports
 
 
 def belonging(network: nn.Module, reports: Reports) -> dict[str, list[Record]]:
-    """The records of those reports that are of a network, by file."""
+    """Return the records of those reports that are of a network, by file."""
     belongs = _belongs(network)
     return {file: records(file, report) for file, report in reports.items() if belongs(report)}
 
 
 def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
-    """Ask whether a report is of a network: of the same architecture and, where weights were read, of the
-    same weights.
+    """Return a function that is true for reports of a network.
+
+    They have the same architecture and, where weights were read, the same weights.
     """
-    told = identity(network)
-    weights = told.pop("weights")
-    mine = _architecture(told)
+    own = identity(network)
+    weights = own.pop("weights")
+    mine = _architecture(own)
     read = loaded_of(network) is not None
     parameters = count_parameters(network)
 
@@ -111,17 +112,17 @@ def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
 
 
 def _architecture(built: Any) -> Any:
-    """How a network describes itself, or else its structure; without what only training sees."""
+    """Return the spec of a network, or else its structure, without what matters in training only."""
     described = built.get("spec") or built if isinstance(built, dict) else None
     return structure(in_current_names(json.loads(json.dumps(described))))
 
 
 def records(file: str, report: dict[str, Any]) -> list[Record]:
-    """The Fréchet distances of each solver of a report that has any."""
+    """Return the Fréchet distances of each solver of a report that has any."""
     metrics = report.get("metrics", {})
     spread = report.get("spread", {})
     protocols = report.get("features", {})
-    found: dict[str, Record] = {}
+    by_solver: dict[str, Record] = {}
     for tag, value in metrics.items():
         name, _, solver = tag.rpartition("/")
         if value is None or name.endswith("_half") or not (name == "fid" or name.startswith("frechet_")):
@@ -129,6 +130,6 @@ def records(file: str, report: dict[str, Any]) -> list[Record]:
         protocol = protocols.get("inception" if name == "fid" else name.removeprefix("frechet_"), {})
         reference = protocol.get("reference", {}).get("sha256")
         kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
-        record = found.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
+        record = by_solver.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
         record.distances[kind] = RecordedDistance(value, spread.get(tag))
-    return list(found.values())
+    return list(by_solver.values())

@@ -32,9 +32,7 @@ class PartData(pl.LightningDataModule):
 
     @cached_property
     def missing(self) -> list[Shard]:
-        """What was to be made when the store had been begun; files that are there already are read for it,
-        once.
-        """
+        """Shards that were missing when the store had been begun, which every file is read for, once."""
         return cast(pl.Trainer, self.trainer).strategy.broadcast(self.store.missing())
 
     def predict_dataloader(self) -> DataLoader:
@@ -49,8 +47,11 @@ class PartData(pl.LightningDataModule):
 
 @contextmanager
 def without_gradients(module: nn.Module) -> Iterator[None]:
-    """Let no parameter want gradients for a while: PyTorch chooses other kernels for weights that do, and
-    pairs would differ in their last bits from those of a frozen teacher."""
+    """Switch gradients of all parameters off for a while.
+
+    PyTorch chooses other kernels for weights that have gradients, and pairs would differ in their last bits
+    from those of a frozen teacher.
+    """
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.requires_grad_(False)
     try:
@@ -61,8 +62,7 @@ def without_gradients(module: nn.Module) -> Iterator[None]:
 
 
 class PairPredictor(pl.LightningModule):
-    """What ``flowlit couple`` runs in Lightning's predict loop: the first solver of a flow, forwards or in
-    reverse.
+    """The first solver of a flow, forwards or in reverse, in Lightning's predict loop.
 
     Run it ``without_gradients``.
     """
@@ -72,7 +72,7 @@ class PairPredictor(pl.LightningModule):
         self.flow = flow
 
     def configure_model(self) -> None:
-        """Leave the flow whole: only training divides it (``Sharded`` insists on being told)."""
+        """Leave the flow whole: only training divides it (``Sharded`` calls this hook)."""
 
     def predict_step(self, part: Part, batch_idx: int) -> Solved:
         x0 = part.x0

@@ -22,7 +22,7 @@ ORDER = ("problem", "warning", "hint")
 
 
 class Report(NamedTuple):
-    """What was found, and the tables to print."""
+    """Findings, and the text to print."""
 
     findings: list[Finding]
     text: str
@@ -39,7 +39,7 @@ def examine(
     ckpt_path: str | None = None,
     options: CoupleOptions | None = None,
 ) -> Report:
-    """Look at what ``fit`` would do, or ``couple`` with options.
+    """Examine what ``fit`` would do, or ``couple`` with options.
 
     Trainer, model, data and all generators of random numbers are left as they were.
 
@@ -47,18 +47,17 @@ def examine(
         FlowlitError: if the data is no ``FlowDataModule``.
     """
     if not isinstance(datamodule, FlowDataModule):
-        raise FlowlitError("doctor knows what flowlit.modules.FlowDataModule holds; give that as data")
-    subject = Subject(
-        copy(trainer), model, datamodule, options
-    )  # data that share a batch among devices change the trainer
+        raise FlowlitError("doctor examines flowlit.modules.FlowDataModule; give that as data")
+    # a copy, since data that share a batch among devices change the trainer
+    subject = Subject(copy(trainer), model, datamodule, options)
     with isolate_rng():
-        return copy_context().run(_examine, subject, ckpt_path)  # a step's draws are known to its context
+        return copy_context().run(_examine, subject, ckpt_path)  # a step leaves its draws in its context
 
 
 def _examine(subject: Subject, ckpt_path: str | None) -> Report:
     patient = deepcopy(subject.model)
     files, findings = look_at_files(subject, patient, ckpt_path)
     findings += measure(subject, patient)
-    findings += [finding for check in checks.CHECKS if (finding := check(subject)) is not None]
+    findings += filter(None, (check(subject) for check in checks.CHECKS))
     findings.sort(key=lambda finding: ORDER.index(finding.level))
     return Report(findings, report(subject, files, findings))

@@ -25,7 +25,7 @@ from .subject import Finding, Subject
 
 
 class File(NamedTuple):
-    """Something that was looked at, and what was found."""
+    """Something that was opened, and its state."""
 
     what: str
     found: str
@@ -35,7 +35,7 @@ Looked = Iterator[File | Finding]
 
 
 def looked(what: str, look: Callable[[], Looked]) -> Looked:
-    """What a look finds, up to the error that ends it, which is a problem."""
+    """Yield the results of a look, up to the error that ends it, which is a problem."""
     try:
         yield from look()
     except FlowlitError as error:
@@ -59,15 +59,15 @@ def open_data(subject: Subject) -> Looked:
     if subject.steps is not None:
         subject.validations = validations_of(subject.trainer, subject.steps)
         passes = subject.steps * data.batch_size / rows
-        told = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+        number = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
         yield File(
-            "run", f"{subject.steps:,} steps of {data.batch_size} samples, {told} passes over the data"
+            "run", f"{subject.steps:,} steps of {data.batch_size} samples, {number} passes over the data"
         )
     subject.share = data.global_batch().rows
 
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked:
-    """Look at what pairs begin from, and at what the store holds already."""
+    """Open what pairs begin from, and what the store already has."""
     origin_of(subject.model, subject.data, options)
     store = Store(options.store)
     check_writable(store.folder)
@@ -75,14 +75,14 @@ def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked
         check_same_pairs(store, patient, options)
     shards = plan(store.counts(options.num), options.shard_size)
     subject.missing = sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
-    told = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
-    yield File("store", f"{options.store}, {told}")
+    size = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
+    yield File("store", f"{options.store}, {size}")
     if options.origin == "random":
-        subject.validations = 0  # no flow is asked
+        subject.validations = 0  # nothing is integrated
 
 
 def check_same_pairs(store: Store, patient: Any, options: CoupleOptions) -> None:
-    """Refuse to add to a store that holds other pairs, as far as that can be told without making some.
+    """Refuse to add to a store that holds other pairs, as far as can be seen without making some.
 
     Raises:
         FlowlitError: naming every difference.
@@ -131,16 +131,14 @@ def open_features(subject: Subject, fid: FID) -> Looked:
 
 
 def look_at_output(subject: Subject) -> Looked:
-    """Whether the run can write, and whether another one has."""
+    """Refuse a folder that cannot be written, and look for an earlier run there."""
     folder = output_folder(subject.trainer)
     if folder is None or not subject.trains:
         return
     check_writable(folder)
     last = Path(folder) / "checkpoints" / "last.ckpt"
-    yield File(
-        "output",
-        f"{folder}, {'holds a run already' if last.exists() else 'new' if not folder.exists() else 'exists'}",
-    )
+    state = "exists" if folder.exists() else "new"
+    yield File("output", f"{folder}, {'holds a run already' if last.exists() else state}")
 
 
 def check_writable(folder: Path) -> None:
@@ -169,5 +167,6 @@ def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> tupl
     for fid in subject.callbacks(FID):
         looks.append((f"{fid.features.name} features", lambda fid=fid: open_features(subject, fid)))  # type: ignore[misc]
     looks.append(("output", lambda: look_at_output(subject)))
-    found = [one for what, look in looks for one in looked(what, look)]
-    return [one for one in found if isinstance(one, File)], [one for one in found if isinstance(one, Finding)]
+    results = [one for what, look in looks for one in looked(what, look)]
+    files = [one for one in results if isinstance(one, File)]
+    return files, [one for one in results if isinstance(one, Finding)]

@@ -32,10 +32,11 @@ def measure(subject: Subject, patient: Any) -> list[Finding]:
     """Train a copy of the model for a few steps, and generate with it; fill in what was measured."""
     subject.measured.free = free_memory(subject.trainer.strategy.root_device)
     failed: dict[str, list[str]] = {}
-    if subject.pairs is not None and (error := attempt(measure_steps, subject, patient)):
-        failed.setdefault(error, []).append("a training step")
-    if subject.validations != 0 and (error := attempt(measure_images, subject, patient)):
-        failed.setdefault(error, []).append("validation")
+    if subject.pairs is not None:
+        failed.setdefault(attempt(measure_steps, subject, patient), []).append("a training step")
+    if subject.validations != 0:
+        failed.setdefault(attempt(measure_images, subject, patient), []).append("validation")
+    failed.pop("", None)
     return [Finding("problem", f"{' and '.join(what)} failed: {error}", "") for error, what in failed.items()]
 
 
@@ -102,7 +103,7 @@ def time_steps(subject: Subject, patient: Any, samples: int, steps: int = 4) -> 
 
 
 def affordable(seconds: float, samples: int, most: int) -> int:
-    """How many samples the budget allows if so many took so long.
+    """Return the samples that the budget allows if ``samples`` took so many seconds.
 
     >>> affordable(0.5, 4, 128), affordable(1e-3, 4, 128)
     (16, 128)
@@ -124,7 +125,8 @@ def measure_images(subject: Subject, patient: Any) -> None:
         )  # a GPU takes as long for few
         while True:
             subject.measured.made[name] = made = generated(subject, patient, name, min(samples, most))
-            if (samples := affordable(made.seconds, made.samples, most)) < 2 * made.samples:
+            samples = affordable(made.seconds, made.samples, most)
+            if samples < 2 * made.samples:
                 break
 
 
@@ -137,7 +139,7 @@ def images_at_a_time(subject: Subject) -> int:
 
 
 def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
-    """Generate one batch, and look at it as those who measure images do.
+    """Generate one batch, and decode it as evaluation does.
 
     Raises:
         FlowlitError: if what comes out is not finite.
@@ -147,23 +149,23 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
     solutions = (watch.outputs or {}).get("solutions", {})
     if name not in solutions:
         return Made(samples, taken, 0.0)
-    found = solutions[name]
-    if bad := int((~torch.isfinite(found.x1)).flatten(1).any(1).sum()):
+    solution = solutions[name]
+    if bad := int((~torch.isfinite(solution.x1)).flatten(1).any(1).sum()):
         raise FlowlitError(
             f"{name}: {bad} of {samples} generated images are not finite; the weights may be broken"
         )
-    decoded = patient.codec.decode(found.x1)
+    decoded = patient.codec.decode(solution.x1)
     if not isinstance(decoded, Tensor) or decoded.dtype != torch.uint8:
         raise FlowlitError(
             f"the codec {type(patient.codec).__name__} returns {decoded.dtype} images; expected uint8"
         )
-    return Made(samples, taken, float(found.nfe.double().mean()))
+    return Made(samples, taken, float(solution.nfe.double().mean()))
 
 
 def frozen_in(subject: Subject, patient: Any) -> list[Frozen]:
     """Guides, teachers and perceptual networks that stay on the device."""
     owners = [*patient.modules(), subject.data.coupling]
-    found = {
+    frozen = {
         id(value): value for owner in owners for value in vars(owner).values() if isinstance(value, Frozen)
     }
-    return list({id(one.network): one for one in found.values()}.values())
+    return list({id(one.network): one for one in frozen.values()}.values())

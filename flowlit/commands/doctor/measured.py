@@ -1,4 +1,4 @@
-"""What was measured of a configuration."""
+"""Measurements of a configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass
 class Made:
-    """What a solver generated."""
+    """Images that a solver generated."""
 
     samples: int
     seconds: float

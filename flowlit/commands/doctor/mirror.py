@@ -1,4 +1,4 @@
-"""Whether images look the same in a mirror, on average: what flips presume."""
+"""A test of what flips presume: that images are, on average, symmetric."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def asymmetry(images: Tensor) -> float:
 
 
 def bound(pixels: int, chance: float = 1e-6) -> float:
-    """What ``asymmetry`` stays below with probability 1 - chance if the law of the images is symmetric
-    (Bonferroni).
+    """Return the value that ``asymmetry`` stays below with probability 1 - chance if images are symmetric.
+
+    The bound is Bonferroni's.
 
     Pixels may depend on each other in any way; each mean is taken as normal. With 1,024 images only
     differences of about 0.2 standard deviations of a pixel are found, so that photographs, which are

@@ -1,8 +1,9 @@
-"""How long a run is, how often it validates, and which checkpoints it keeps."""
+"""The length of a run, the number of its validations, and the checkpoints that it keeps."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,7 +21,7 @@ def steps_of(trainer: pl.Trainer, rows: int, batch_size: int) -> int | None:
 
 
 def validations_of(trainer: pl.Trainer, steps: int) -> int | None:
-    """How often a run of so many steps validates; None if a clock decides.
+    """Return the number of validations in a run of so many steps; None if a clock decides.
 
     With ``max_steps`` the whole run is one epoch of ``FlowDataModule``.
     """
@@ -37,7 +38,7 @@ def validations_of(trainer: pl.Trainer, steps: int) -> int | None:
 
 
 def saves(callback: ModelCheckpoint, steps: int, validations: int | None) -> int | None:
-    """How often a callback saves in a run; None if a clock decides."""
+    """Return the number of times that a callback saves in a run; None if a clock decides."""
     if every := steps_between_saves(callback):
         return steps // every
     return None if time_between_saves(callback) is not None else validations or 1
@@ -47,34 +48,31 @@ def interval(callback: ModelCheckpoint, steps: int, validations: int | None) -> 
     """The most steps that are lost if the run is killed; None if a clock decides."""
     if every := steps_between_saves(callback):
         return min(every, steps)
-    found = saves(callback, steps, validations)
-    return found and steps // found
+    times = saves(callback, steps, validations)
+    return times and steps // times
 
 
 def kept(callback: ModelCheckpoint, steps: int, validations: int | None) -> int:
-    """How many files a callback leaves at the end of a run.
+    """Return the number of files that a callback leaves at the end of a run.
 
     >>> kept(ModelCheckpoint(save_top_k=-1, every_n_train_steps=100), 1000, 0)
     10
     """
-    found = saves(callback, steps, validations)
-    best = callback.save_top_k if callback.save_top_k >= 0 else found or 1
+    times = saves(callback, steps, validations)
+    best = callback.save_top_k if callback.save_top_k >= 0 else times or 1
     return (
-        (best if found is None else min(best, found))
+        (best if times is None else min(best, times))
         + bool(callback.save_last)
         + isinstance(callback, LastCheckpoint)
     )
 
 
 def output_folder(trainer: pl.Trainer) -> Path | None:
-    """Where a run writes its logs and checkpoints; None if it writes nothing."""
+    """Return the folder of a run's logs and checkpoints; None if it writes nothing."""
     if trainer.loggers and trainer.log_dir is not None:
         return Path(trainer.log_dir)
-    given = [
-        folder for callback in trainer.checkpoint_callbacks if (folder := getattr(callback, "dirpath", None))
-    ]
-    return (
-        Path(given[0])
-        if given
-        else (Path(trainer.default_root_dir) if trainer.checkpoint_callbacks else None)
-    )
+    callbacks: list[Any] = trainer.checkpoint_callbacks
+    folders = [callback.dirpath for callback in callbacks if getattr(callback, "dirpath", None)]
+    if folders:
+        return Path(folders[0])
+    return Path(trainer.default_root_dir) if callbacks else None

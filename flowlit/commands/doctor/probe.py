@@ -1,5 +1,6 @@
-"""A few steps of training and some images, in a trainer of its own: on one device, with small batches,
-writing nothing.
+"""A few steps of training and some images, in a trainer of their own.
+
+It has one device and small batches, and writes nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def nbytes(tensors: Any) -> int:
 
 
 def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
-    """Those that take part in a training step."""
+    """Return the callbacks that take part in a training step."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, ActivationCheckpointing)
     return [callback for callback in callbacks if isinstance(callback, kinds)]
@@ -114,8 +115,8 @@ def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: b
 
 
 def with_batch(data: FlowDataModule, **changes: Any) -> FlowDataModule:
-    """The same data in other batches, read in this process."""
-    found = copy(data)
+    """Return the same data in other batches, read in this process."""
+    small = copy(data)
     for name, value in {
         "num_workers": 0,
         "stored": {},
@@ -123,8 +124,8 @@ def with_batch(data: FlowDataModule, **changes: Any) -> FlowDataModule:
         "device_batch_size": None,
         **changes,
     }.items():
-        setattr(found, name, value)
-    return found
+        setattr(small, name, value)
+    return small
 
 
 def train(subject: Subject, patient: Any, watch: Watch, samples: int, steps: int = 1) -> FlowDataModule:
@@ -147,24 +148,22 @@ def generate(subject: Subject, patient: Any, samples: int) -> Watch:
 
 @contextmanager
 def kept_for_backward(known: set[int]) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Hold every storage that autograd keeps for the backward pass, by its address; without those that are
-    ``known``.
-    """
-    found: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    """Yield every storage that autograd keeps for the backward pass, by its address, but ``known`` ones."""
+    storages: dict[int, torch.UntypedStorage] = {}  # references, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage
+            storages[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield found
+        yield storages
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Say nothing of trainers that the user did not ask for."""
+    """Silence logs and warnings of trainers that the user has not configured."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What the doctor found, as tables."""
+"""The report of ``flowlit doctor``: tables, and findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..._support.formatting import aligned, duration, size
 from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
-from .checks import files_kept, pair_bytes
+from .checks.resources import files_kept, pair_bytes
 from .files import File
 from .subject import Finding, Subject
 
@@ -18,7 +18,7 @@ Rows = list[list[str]]
 
 
 def report(subject: Subject, files: list[File], findings: list[Finding]) -> str:
-    """All tables that have something to tell, and the findings."""
+    """Return the tables that are not empty, and the findings, as text."""
     tables = [networks(subject), memory(subject), disk(subject), times(subject)]
     blocks = [listed(files), *(aligned(rows) for rows in tables if len(rows) > 1)]
     lines = chain.from_iterable([*block, ""] for block in blocks)
@@ -28,7 +28,7 @@ def report(subject: Subject, files: list[File], findings: list[Finding]) -> str:
 
 
 def listed(files: list[File]) -> list[str]:
-    """Names and what was found, which is text, and so begins at the left."""
+    """Return a line for each file: its name, and its state, which begins at the left."""
     width = max(len(file.what) for file in files)
     return [f"{file.what.ljust(width)}  {file.found}" for file in files]
 
@@ -43,7 +43,7 @@ def in_words(finding: Finding) -> str:
 
 
 def networks(s: Subject) -> Rows:
-    """Parameters and GMACs an image."""
+    """Return parameters and GMACs an image of each network."""
     named = {"network": getattr(s.model, "network", None)}
     named.update(("guide", guide) for guide in s.guides())
     teacher = getattr(s.data.coupling, "teacher", None)
@@ -57,7 +57,7 @@ def networks(s: Subject) -> Rows:
 
 
 def gmacs(network: nn.Module) -> str:
-    """Of one evaluation for one image; a dash if the network does not tell what it takes."""
+    """Return the GMACs of one evaluation for one image; a dash for a network without a shape."""
     try:
         return f"{count_macs(network).all / 1e9:.3g}"
     except FlowlitError:
@@ -65,7 +65,7 @@ def gmacs(network: nn.Module) -> str:
 
 
 def memory(s: Subject) -> Rows:
-    """Bytes on a device in a training step."""
+    """Return the bytes on a device in a training step."""
     m = s.measured
     if m.activations is None or m.optimizer is None:
         return []
@@ -78,17 +78,17 @@ def memory(s: Subject) -> Rows:
         f"kept for backward, {s.share} samples": m.activations(s.share),
         "all": m.memory(s.share) or 0,
     }
-    found = [[name, size(count)] for name, count in rows.items() if count]
-    found += [[f"most that {m.peak[0]} samples allocated", size(m.peak[1])]] if m.peak else []
+    table = [[name, size(count)] for name, count in rows.items() if count]
+    table += [[f"most that {m.peak[0]} samples allocated", size(m.peak[1])]] if m.peak else []
     return [
         ["memory of a device", "bytes"],
-        *found,
+        *table,
         [f"free on {s.trainer.strategy.root_device}", size(m.free)],
     ]
 
 
 def disk(s: Subject) -> Rows:
-    """Bytes that the run writes."""
+    """Return the bytes that the run writes."""
     if s.options is not None:
         pair = pair_bytes(s)
         counts = sorted({10_000, 100_000, 1_000_000, s.options.num})
@@ -105,12 +105,13 @@ def disk(s: Subject) -> Rows:
 
 
 def times(s: Subject) -> Rows:
-    """Seconds of a step, of generation, and of the run."""
+    """Return the seconds of a step, of generation, and of the run."""
     rows = []
-    whole = 0.0
-    if s.measured.step and s.steps and (each := s.seconds_a_step):
-        step = s.measured.step
-        whole += s.steps * each
+    total = 0.0
+    step = s.measured.step
+    if step and s.steps:
+        each = s.seconds_a_step or 0.0
+        total += s.steps * each
         rows.append(
             [
                 "training step",
@@ -126,16 +127,16 @@ def times(s: Subject) -> Rows:
         num = s.images
         times = s.validations or 1
         each = made.seconds / made.samples * num / s.trainer.world_size
-        whole += times * each
-        told = f"{made.samples} samples, NFE {made.nfe:.1f}"
+        total += times * each
+        sample = f"{made.samples} samples, NFE {made.nfe:.1f}"
         rows.append(
             [
                 f"{num:,} {'pairs' if s.options else 'images'} by {name}",
-                told,
+                sample,
                 duration(each),
                 f"{times:,}",
                 duration(times * each),
             ]
         )
-    rows += [["all", "", "", "", duration(whole)]] if rows else []
+    rows += [["all", "", "", "", duration(total)]] if rows else []
     return [["time", "measured on", "each", "times", "together"], *rows]

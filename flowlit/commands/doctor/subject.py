@@ -1,4 +1,4 @@
-"""What is examined."""
+"""A configuration that is examined."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ T = TypeVar("T")
 
 
 class Finding(NamedTuple):
-    """Something that a user should know: a problem stops the run or ruins it, a warning may be meant, a hint
-    is advice.
+    """A suspicion, and what mends it.
+
+    A problem stops the run or ruins it, a warning may be meant, a hint is advice.
     """
 
     level: Level
@@ -57,7 +58,7 @@ class Subject:
 
     @property
     def trains(self) -> bool:
-        """Whether there is something to train on."""
+        """True if there is something to train on."""
         return self.data.coupling is not None and self.options is None
 
     @property
@@ -74,23 +75,23 @@ class Subject:
     @property
     def stored(self) -> StoredPairs | None:
         """The stores that pairs come from, if they do."""
-        found = getattr(
-            self.pairs, "pairs", self.pairs
-        )  # row numbers stand for pairs that are held on the device
-        return found if isinstance(found, StoredPairs) else None
+        # row numbers stand for pairs that are resident on the device
+        pairs = getattr(self.pairs, "pairs", self.pairs)
+        return pairs if isinstance(pairs, StoredPairs) else None
 
     @property
     def manifests(self) -> list[dict[str, Any]]:
-        """What all stores that are trained on say of themselves."""
+        """Manifests of all stores that are trained on."""
         parts = self.pairs.parts if isinstance(self.pairs, MixedPairs) else [self.stored]
         return [manifest for part in parts if part is not None for manifest in part.manifests]
 
     @property
     def seconds_a_step(self) -> float | None:
-        """Of an optimizer step with the whole batch, as far as one device can tell."""
-        if (found := self.measured.step) is None:
+        """Seconds of an optimizer step with the whole batch, estimated on one device."""
+        step = self.measured.step
+        if step is None:
             return None
-        return found.seconds / found.samples * self.share * self.trainer.accumulate_grad_batches
+        return step.seconds / step.samples * self.share * self.trainer.accumulate_grad_batches
 
     def callbacks(self, kind: type[T]) -> list[T]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
@@ -98,11 +99,8 @@ class Subject:
     def objectives(self, kind: type[T]) -> list[T]:
         """The objective, or the parts of it that are of a kind."""
         objective = getattr(self.model, "objective", None)
-        return (
-            [part for part in objective.modules() if isinstance(part, kind)]
-            if isinstance(objective, nn.Module)
-            else []
-        )
+        parts = objective.modules() if isinstance(objective, nn.Module) else []
+        return [part for part in parts if isinstance(part, kind)]
 
     def guides(self) -> Iterator[nn.Module]:
         return (part.guide.network for part in self.objectives(FlowGuided))

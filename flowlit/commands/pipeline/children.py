@@ -1,4 +1,4 @@
-"""Processes that end with the process that started them, and hear its signals."""
+"""Processes that end with the process that started them, and receive its signals."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def leave_with_parent() -> None:
     parent = int(os.environ.pop(PARENT, os.getppid() if started_by_rank_0 else 0))
     if not parent:
         return
-    os.environ[PARENT] = str(
-        os.getpid()
-    )  # further ranks are started from here, and must not outlive this one
+    os.environ[PARENT] = str(os.getpid())  # further ranks start from here, and must not outlive this one
 
     def watch() -> None:
         while os.getppid() == parent:

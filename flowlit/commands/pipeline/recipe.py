@@ -75,7 +75,7 @@ class Stage:
 
 @dataclass
 class Plan:
-    """What to do about a stage, and why."""
+    """An action for a stage, and its reason."""
 
     stage: Stage
     action: str  # "done", "resume" or "run"
@@ -125,18 +125,18 @@ class Recipe:
         Raises:
             FlowlitError: if there is no such stage.
         """
-        rest = list(words)
-        while rest:
-            word = rest.pop(0)
+        remaining = list(words)
+        while remaining:
+            word = remaining.pop(0)
             key, equals, value = word.removeprefix("--").partition("=")
             name, dot, option = key.partition(".")
             stage = next((s for s in self.stages if s.name == name), None)
-            if not word.startswith("--") or not dot or stage is None or not (equals or rest):
+            if not word.startswith("--") or not dot or stage is None or not (equals or remaining):
                 names = ", ".join(s.name for s in self.stages)
                 raise FlowlitError(
                     f"unknown argument {word!r}; override a stage by --stage.option value, stages are {names}"
                 )
-            stage.options[option] = value if equals else rest.pop(0)
+            stage.options[option] = value if equals else remaining.pop(0)
 
     def plans(self) -> list[Plan]:
         """Decide about every stage."""
@@ -156,9 +156,8 @@ class Recipe:
         result = self.root / stage.writes
         if state is None or state["key"] != key:
             if stale := read_state(self.stale(stage, key)):
-                return (
-                    "done" if stale["done"] else "resume"
-                ), "an earlier run with this configuration is taken up again"
+                action = "done" if stale["done"] else "resume"
+                return action, "an earlier run with this configuration is taken up again"
             if state is None:
                 return "run", "it has not run yet"
             before = state["content"]
@@ -167,12 +166,9 @@ class Recipe:
                 for k in sorted({*before, *content})
                 if before.get(k) != content.get(k)
             ]
-            return (
-                "run",
-                f"changed: {'; '.join(changed[:3])}"
-                if changed
-                else f"it depends on {', '.join(waiting or stage.needs)}",
-            )
+            if changed:
+                return "run", f"changed: {'; '.join(changed[:3])}"
+            return "run", f"it depends on {', '.join(waiting or stage.needs)}"
         if not state["done"]:
             return "resume", "it was interrupted"
         if not result.exists():
@@ -182,7 +178,7 @@ class Recipe:
         return "done", f"took {state['seconds']:.0f} s"
 
     def stale(self, stage: Stage, key: str) -> Path:
-        """Where the stage's folder is put aside."""
+        """Return the place where the stage's folder is put aside."""
         return self.root / ".stale" / f"{stage.folder(self.root).name}-{key}"
 
     def prepare(self, plan: Plan) -> None:
@@ -191,8 +187,9 @@ class Recipe:
         state = read_state(folder)
         if state is not None and state["key"] != plan.key:
             _move(folder, self.stale(plan.stage, state["key"]))
-        if not folder.exists() and (kept := self.stale(plan.stage, plan.key)).exists():
-            _move(kept, folder)
+        stale = self.stale(plan.stage, plan.key)
+        if not folder.exists() and stale.exists():
+            _move(stale, folder)
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.

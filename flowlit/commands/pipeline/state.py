@@ -1,4 +1,4 @@
-"""What a pipeline remembers of a stage, in the stage's folder."""
+"""The state of a stage, in the stage's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What the pipeline knows of a stage's folder; None if nothing."""
+    """Return the state of a stage's folder; None if it has none."""
     try:
         return json.loads((folder / "stage.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -30,7 +30,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def write_state(folder: Path, plan: Plan, done: bool, seconds: float, result: str | None = None) -> None:
-    """Note atomically how far a stage is."""
+    """Write the state of a stage, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "key": plan.key,

@@ -36,14 +36,13 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
             name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}")
         )
         distance = next(name for name in distances if "_half/" not in name)
+        kind = distance.split("/")[0]
         return {
             "model": model,
             "params": report["params"],
             "nfe": round(metrics[f"nfe/{solver}"], 2),
             "frechet": metrics[distance],
-            "features": "inception"
-            if distance.startswith("fid/")
-            else distance.split("/")[0].removeprefix("frechet_"),
+            "features": "inception" if kind == "fid" else kind.removeprefix("frechet_"),
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
         }
