@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from ..networks.checkpoints.read import read_checkpoint
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name.
+    """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name."""
 
-    With ``patient`` set, an error is kept as ``failed`` and not raised: all ranks can then stop together.
-    """
+    _errors: list[str] | None = None
 
-    patient = False
-    failed = ""
+    @contextmanager
+    def collecting_errors(self) -> Iterator[list[str]]:
+        """Put errors into the list instead of raising them, so that all ranks can stop together."""
+        self._errors = []
+        try:
+            yield self._errors
+        finally:
+            self._errors = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
@@ -34,9 +40,9 @@ class AtomicIO(TorchCheckpointIO):
         try:
             write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
         except FlowlitError as error:
-            if not self.patient:
+            if self._errors is None:
                 raise
-            self.failed = str(error)
+            self._errors.append(str(error))
 
 
 def check_whole(path: Path) -> dict[str, Any]:

@@ -31,16 +31,16 @@ def sweep(
     """Validate a model with other solvers than its own, and with ``Sweep`` among the callbacks."""
     own = model.solvers
     model.solvers = solvers or own
-    trainer.command = "sweep"  # type: ignore[attr-defined]
     callback = Sweep(exact or RK45(1e-6, 1e-6), num)
     trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+    running = trainer.running("sweep")  # type: ignore[attr-defined]
     try:
-        trainer.validate(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False
-        )
+        with running:
+            trainer.validate(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=False
+            )
     finally:
         model.solvers = own
-        trainer.command = None  # type: ignore[attr-defined]
         trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,16 @@ class FlowTrainer(pl.Trainer):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
     command: str | None = None
-    """The command at work, if it is none of Lightning's."""
+    """The command at work, if it is none of Lightning's; see ``running``."""
+
+    @contextmanager
+    def running(self, command: str) -> Iterator[None]:
+        """Have reports and dashboards name a command that runs one of Lightning's, such as ``validate``."""
+        self.command = command
+        try:
+            yield
+        finally:
+            self.command = None
 
     def fit(
         self,

@@ -28,9 +28,7 @@ from .overrides import override
 
 
 class CheckpointedModule(pl.LightningModule):
-    """A module whose checkpoints say how its network is built, and refuse another architecture with a clear
-    error.
-    """
+    """A module whose checkpoints describe its network, and refuse another architecture with a clear error."""
 
     network: nn.Module
 
@@ -44,30 +42,30 @@ class CheckpointedModule(pl.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self._losses: dict[str, list[Tensor]] = {}
+        self._loss_on_bar = True
 
     def configure_optimizers(self) -> Any:
         return [optimizer_of(player) for player in self.players()]
 
     def players(self) -> list[Any]:
-        """Return what has a ``network`` to train, its ``make_optimizer`` and ``make_scheduler``."""
+        """Return the objects that have a ``network`` to train, ``make_optimizer`` and ``make_scheduler``."""
         return [self]
 
     def setup(self, stage: str) -> None:
-        """Train mode in fit, also for a network that came from ``pretrained``, which gives it in eval
-        mode.
-        """
+        """Set train mode in fit, also for a network of ``pretrained``, which returns it in eval mode."""
         self._losses = {}
+        self._loss_on_bar = True
         if stage == "fit":
             count_first_optimizer(self.trainer)
             for player in self.players():
                 player.network.train()
 
     def networks(self) -> list[nn.Module]:
-        """All that is trained or averaged."""
+        """Return all networks that are trained or averaged."""
         return [self.network]
 
     def velocity(self) -> nn.Module:
-        """The network that validation looks at."""
+        """Return the network that validation uses."""
         return self.network
 
     def configure_model(self) -> None:
@@ -82,9 +80,14 @@ class CheckpointedModule(pl.LightningModule):
     def on_validation_end(self) -> None:
         scatter(self.velocity())
 
+    def keep_loss_from_bar(self) -> None:
+        """Hand no loss to the progress bar in this fit: it reads the logged one, where it waits for a GPU."""
+        self._loss_on_bar = False
+
     def log_training(self, losses: dict[str, Tensor], rows: int) -> None:
-        """Log the means of a step over its accumulated batches and, where a logger takes them, over all
-        devices.
+        """Log the losses of a batch, scalars by name, once its step is over.
+
+        Logged are the means over the accumulated batches and, where a logger takes them, over all devices.
         """
         trainer = self.trainer
         for name, value in losses.items():
@@ -96,15 +99,12 @@ class CheckpointedModule(pl.LightningModule):
         self._losses = {}
         if trainer.world_size > 1 and is_logging_step(trainer):
             means = trainer.strategy.reduce(means, reduce_op="mean")
-        bar = trainer.progress_bar_callback
-        foreign = bar is not None and not getattr(
-            bar, "reads_loss", False
-        )  # Lightning's are handed numbers, in every step
+        on_bar = self._loss_on_bar and trainer.progress_bar_callback is not None  # in every step
         for name, value in zip(names, means, strict=True):
-            self.log(f"train/{name}", value, prog_bar=foreign and name == "loss", batch_size=rows)
+            self.log(f"train/{name}", value, prog_bar=on_bar and name == "loss", batch_size=rows)
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must tell for ``flowlit.load`` and ``pretrained``."""
+        """Return the entries of a checkpoint that ``flowlit.load`` and ``pretrained`` need."""
         network = spec(self.network) or configured(self.hparams, "network")
         return {"version": __version__, "network": network}
 
@@ -112,12 +112,12 @@ class CheckpointedModule(pl.LightningModule):
         checkpoint["flowlit"] = self.facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if difference := mismatch(*map(without_averages, (self.state_dict(), checkpoint["state_dict"]))):
+        difference = mismatch(*map(without_averages, (self.state_dict(), checkpoint["state_dict"])))
+        if difference:
             network = checkpoint.get("flowlit", {}).get("network")
             raise FlowlitError(
                 f"the checkpoint is of another architecture than this {type(self).__name__}: {difference}. "
-                "Take the "
-                "config.yaml beside it, or start afresh without --ckpt_path"
+                "Take the config.yaml beside it, or start afresh without --ckpt_path"
                 + (f". It holds {summarise(network)}" if network else "")
             )
         old = flatten(checkpoint.get("hyper_parameters", {}))
@@ -143,6 +143,6 @@ def optimizer_of(player: Any) -> Any:
 
 
 def configured(hparams: Any, name: str) -> dict[str, Any] | None:
-    """Find how the command line's configuration built an argument of the module."""
+    """Return how the command line's configuration built an argument of the module; None if it did not."""
     given = hparams.get(name)
     return dict(given) if isinstance(given, dict) and "class_path" in given else None

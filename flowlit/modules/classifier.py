@@ -43,6 +43,7 @@ class Classifier(CheckpointedModule):
         return {**super().facts(), "codec": spec(self.codec) or configured(self.hparams, "codec")}
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of a pair, a scalar."""
         x = pair.x1 + self.noise * rng.randn_like(pair.x1)
         loss = F.cross_entropy(self.network(x), self._labels(pair.cond))
         self.log_training({"loss": loss}, len(x))

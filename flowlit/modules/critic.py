@@ -17,7 +17,7 @@ from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
 from ..errors import FlowlitError
 from ..types import Objective, Pair, TwoPlayerObjective
-from .flow import FlowModule
+from .flow import FlowModule, check_conditions
 
 
 class Critic(nn.Module):
@@ -109,7 +109,7 @@ class CriticModule(FlowModule):
 
     def training_step(self, pair: Pair, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the loss of the network whose turn it is, ()."""
-        self.check_pair(pair)
+        check_conditions(self.network, pair.cond)
         parts = accumulated_batches(self.trainer)
         turn, part = divmod(batch_idx % (parts * self.global_batches), parts)
         critics_turn = turn < self.critic.updates

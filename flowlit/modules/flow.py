@@ -20,6 +20,7 @@ from ..networks.checkpoints.spec import build, spec
 from ..solvers import RK45, Euler
 from ..types import (
     Codec,
+    Cond,
     Noise,
     Objective,
     Pair,
@@ -29,9 +30,10 @@ from ..types import (
     codec_of,
     label_dropout_of,
     loaded_of,
+    reads_of,
     shape_of,
 )
-from .averages import Averages
+from .averages import Averages, join_names
 from .base import CheckpointedModule, configured
 
 
@@ -112,17 +114,9 @@ class FlowModule(CheckpointedModule):
         """Integrate the velocity from noise (B, C, H, W), or from data in reverse, with a named solver."""
         return self.solvers[solver](BatchInvariant(self.velocity()), noise.x0, noise.cond, reverse=reverse)
 
-    def check_pair(self, pair: Pair) -> None:
-        """Refuse a pair without what the network reads."""
-        if classes_of(self.network) and "label" not in pair.cond:
-            raise FlowlitError(
-                f"{type(self.network).__name__} knows {self.network.num_classes} classes, but the training "
-                "data brings no labels; give them (labels: true for images), or num_classes: 0"
-            )
-
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         """Return the objective's loss of a pair, a scalar."""
-        self.check_pair(pair)
+        check_conditions(self.network, pair.cond)
         parts = self.objective(self.network, pair)
         self.log_training(parts, len(pair.x1))
         return parts["loss"]
@@ -225,4 +219,27 @@ def check_rows(network: nn.Module, shape: tuple[int, ...], num_classes: int, sou
     if unlabelled or (num_classes and classes != num_classes):
         raise FlowlitError(
             f"{name} knows {classes} classes, but num_classes of {source} is {num_classes}; make them equal"
+        )
+
+
+def check_conditions(network: nn.Module, cond: Cond) -> None:
+    """Refuse training data without a condition that the network reads, each (B, …).
+
+    A second time ``r`` is the objective's to draw, and not the data's.
+
+    Raises:
+        FlowlitError: naming the conditions.
+    """
+    name = type(network).__name__
+    classes = classes_of(network)
+    if classes and "label" not in cond:
+        raise FlowlitError(
+            f"{name} knows {classes} classes, but the training data brings no labels; give them "
+            "(labels: true for images), or num_classes: 0"
+        )
+    missing = (reads_of(network) or frozenset()) - {"label", "r", *cond}
+    if missing:
+        raise FlowlitError(
+            f"{name} reads {join_names(missing)}, but the conditions of the training data are "
+            f"{join_names(cond)}; use a coupling whose pairs have them all"
         )

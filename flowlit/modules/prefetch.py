@@ -19,14 +19,14 @@ class PrefetchedBatch:
         self._future = future
 
     def result(self) -> Any:
-        """What was made of it; the device's stream waits for it, not this thread."""
-        made, ready = self._future.result()
+        """Return the prepared batch; the device's stream waits for it, and not this thread."""
+        prepared, ready = self._future.result()
         if ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(ready)
-            for tensor in tensors(made):
+            for tensor in tensors(prepared):
                 tensor.record_stream(stream)  # its memory must not be given away while this stream reads it
-        return made
+        return prepared
 
 
 class Prefetcher:
@@ -35,10 +35,10 @@ class Prefetcher:
 
     Args:
         loader: of the batches.
-        prepare: (batch, its number) -> what ``Prepared.result`` returns. It must not draw from PyTorch's
+        prepare: (batch, its number) -> the result of its ``PrefetchedBatch``. It must not draw from PyTorch's
             global generator, which belongs to the training step.
         device: where it works.
-        first: number of the first batch, asked whenever the loader is begun.
+        first: number of the first batch, computed whenever the loader is begun.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Prefetcher:
 
     @property
     def sampler(self) -> Sampler:
-        """Lightning tells it the epoch."""
+        """The sampler of the loader, which Lightning sets the epoch of."""
         return self.loader.sampler  # type: ignore[return-value]
 
     def __len__(self) -> int:
@@ -67,8 +67,8 @@ class Prefetcher:
 
         def work(batch: Any, number: int) -> tuple[Any, torch.cuda.Event | None]:
             with nullcontext() if side is None else torch.cuda.stream(side):
-                made = self.prepare(batch, number)
-                return made, None if side is None else side.record_event()
+                prepared = self.prepare(batch, number)
+                return prepared, None if side is None else side.record_event()
 
         with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
             waiting: list[PrefetchedBatch] = []
@@ -80,7 +80,7 @@ class Prefetcher:
 
 
 def tensors(node: Any) -> Iterator[torch.Tensor]:
-    """All tensors of nested tuples and mappings."""
+    """Yield all tensors of nested tuples and mappings, of any shape."""
     if isinstance(node, torch.Tensor):
         yield node
     elif isinstance(node, dict):

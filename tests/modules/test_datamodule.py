@@ -16,6 +16,7 @@ from flowlit.couplings.store.writer import Store
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule
+from flowlit.modules.batches import GlobalBatch
 
 
 def take(stream, count):
@@ -144,6 +145,34 @@ def test_draws_follow_from_the_seed_and_the_step_alone(tmp_path):
 
 def test_another_seed_gives_other_draws(tmp_path):
     assert not set(draws(tmp_path, seed=1)) & set(draws(tmp_path, seed=2))
+
+
+def test_a_restarted_course_draws_afresh():
+    """With the draws of the first course it would diverge again; without a restart they are the same."""
+    data = FlowDataModule(batch_size=8, seed=3)
+    data.trainer = as_if(accumulate_grad_batches=2)
+
+    def seeds():
+        batch = data.global_batch()
+        return [(batch.share(number, 0).seed, batch.own_seed(number, 0)) for number in range(6)]
+
+    first = seeds()
+    assert len({shared for shared, _ in first}) == 3 and len({own for _, own in first}) == 6
+    data.restart(1)
+    assert not {*sum(seeds(), ())} & {*sum(first, ())}
+    data.restart(0)
+    assert seeds() == first
+
+
+@pytest.mark.parametrize(("devices", "accumulated"), [(1, 1), (2, 1), (3, 2), (1, 12)])
+def test_every_row_of_a_global_batch_is_drawn_once(devices, accumulated):
+    batch = GlobalBatch(12, devices, accumulated, seed=5)
+    whole = torch.arange(12)
+    for step in range(3):
+        numbers = range(step * accumulated, (step + 1) * accumulated)
+        shares = [batch.share(number, rank) for number in numbers for rank in range(devices)]
+        assert sorted(torch.cat([share.cut(whole) for share in shares]).tolist()) == list(range(12))
+        assert len({share.seed for share in shares}) == 1
 
 
 def test_accumulated_batches_draw_afresh(tmp_path):

@@ -3,15 +3,16 @@
 import pytest
 import tiny
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from tools import tiny_unet, write_checkpoint
 
 import flowlit
-from flowlit.callbacks import EMA
+from flowlit.callbacks import EMA, Progress
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Classifier, FlowDataModule, FlowModule, OneStepStudent, ReflowStudent, Teacher
+from flowlit.modules.flow import check_conditions
 from flowlit.modules.overrides import override_optimizer, override_scheduler
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
 from flowlit.networks.checkpoints.spec import build
@@ -307,3 +308,33 @@ def test_a_conditional_network_needs_labels_to_train_with(tmp_path):
     data = FlowDataModule(Independent(Digits(labels=False)), batch_size=8)
     with pytest.raises(FlowlitError, match="10 classes, but the training data brings no labels"):
         tiny.trainer(tmp_path, 2, limit_val_batches=0).fit(module, datamodule=data)
+
+
+class Reader(tiny.Affine):
+    """Declares the conditions that it reads."""
+
+    reads = frozenset({"label", "lr", "r"})
+
+
+def test_conditions_that_the_network_reads_and_the_data_lacks_are_named():
+    """The second time is the objective's to draw; what else is there is the network's to refuse."""
+    with pytest.raises(
+        FlowlitError, match="Reader reads lr, but the conditions of the training data are none"
+    ):
+        check_conditions(Reader(), {})
+    check_conditions(Reader(), {"lr": torch.zeros(2, 1, 8, 8), "text": torch.zeros(2, 3)})
+    check_conditions(tiny.Affine(), {})
+
+
+def test_conditions_are_compared_before_the_first_step(tmp_path):
+    with pytest.raises(FlowlitError, match=r"Reader reads lr.*training data are label; use a coupling"):
+        tiny.trainer(tmp_path, 2, limit_val_batches=0).fit(Teacher(Reader()), data(labels=True))
+
+
+@pytest.mark.parametrize(("bar", "handed"), [(TQDMProgressBar(), True), (Progress(), False)])
+def test_only_a_foreign_bar_is_handed_the_loss_of_every_step(tmp_path, bar, handed):
+    module = Teacher(tiny.Affine())
+    trainer = tiny.trainer(tmp_path, 2, [bar], limit_val_batches=0, enable_progress_bar=True)
+    trainer.fit(module, data())
+    assert ("train/loss" in trainer.progress_bar_metrics) == handed
+    assert "train/loss" in trainer.callback_metrics

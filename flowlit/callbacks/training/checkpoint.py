@@ -75,13 +75,10 @@ class LastCheckpoint(ModelCheckpoint):
         if self._written != optimizer_steps(trainer) and not getattr(trainer, "fast_dev_run", False):
             writer: Any = trainer.strategy.checkpoint_io
             # ranks meet in there, and must not wait for one that left
-            writer.failed = ""
-            writer.patient = True
-            try:
+            with writer.collecting_errors() as errors:
                 trainer.save_checkpoint(self.folder / PART, weights_only=False)
-            finally:
-                writer.patient = False
-            if failed := trainer.strategy.broadcast(writer.failed):
+            failed = trainer.strategy.broadcast("".join(errors))
+            if failed:
                 raise FlowlitError(failed)
             self._written = optimizer_steps(trainer)
 

@@ -17,10 +17,9 @@ class Progress(TQDMProgressBar):
     of steps that the trainer logs.
     """
 
-    reads_loss = True
-    """The module need not hand over a number in every step."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if hasattr(pl_module, "keep_loss_from_bar"):
+            pl_module.keep_loss_from_bar()
         super().on_train_start(trainer, pl_module)
         self._count_steps(trainer)  # a run that goes on within an epoch does not begin one
 
