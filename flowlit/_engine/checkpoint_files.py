@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from .._support.files import write_atomically
@@ -43,6 +43,11 @@ class AtomicIO(TorchCheckpointIO):
             if self._errors is None:
                 raise
             self._errors.append(str(error))
+
+
+def collecting_errors(writer: CheckpointIO) -> AbstractContextManager[list[str]]:
+    """Put errors of an ``AtomicIO`` into the list; any other writer raises them at once."""
+    return writer.collecting_errors() if isinstance(writer, AtomicIO) else nullcontext([])
 
 
 def check_whole(path: Path) -> dict[str, Any]:

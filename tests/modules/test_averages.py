@@ -30,12 +30,12 @@ def checkpoint(module, step=3):
 
 
 def test_keys_of_a_state_dict_are_flat():
-    assert keeping().state_dict().keys() == {
-        f"{prefix}.{key}" for prefix in ("network", "ema") for key in KEYS
-    }
-    prefixes = ("network", "ema", "averages.long", "averages.short")
+    def keys(*prefixes):
+        return {f"{prefix}.{key}" for prefix in prefixes for key in KEYS}
+
+    assert keeping().state_dict().keys() == keys("network", "ema")
     module = keeping("ema", "long", "short")
-    assert module.state_dict().keys() == {f"{prefix}.{key}" for prefix in prefixes for key in KEYS}
+    assert module.state_dict().keys() == keys("network", "ema", "averages.long", "averages.short")
 
 
 def test_a_copy_of_a_module_has_averages_of_its_own():
@@ -56,9 +56,8 @@ def test_outside_training_the_choice_is_read_into_ema(choice, drift):
     assert not module.averages and float(module.ema.drift.mean()) == drift
     assert module.averages.generating() == choice
     assert module.velocity() is (module.network if choice == "raw" else module.ema)
-    assert module.averages.describe(choice) == (
-        {} if choice == "raw" else {"decay": drift / 10, "updates": 3}
-    )
+    expected = {} if choice == "raw" else {"decay": drift / 10, "updates": 3}
+    assert module.averages.describe(choice) == expected
 
 
 def test_a_choice_that_a_checkpoint_lacks_is_refused():

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from ..._engine.checkpoint_files import collecting_errors
 from ..._engine.lightning import is_accumulating, is_validation_pending, optimizer_steps
 from ..._engine.loops import clear_started_batch, mark_validation_pending, rescale_batch_counters
 from ..._engine.ranks import on_rank_zero
@@ -73,9 +74,8 @@ class LastCheckpoint(ModelCheckpoint):
     def write(self, trainer: pl.Trainer) -> None:
         """Write the state after this step, beside the last one; ``commit`` puts it in its place."""
         if self._written != optimizer_steps(trainer) and not getattr(trainer, "fast_dev_run", False):
-            writer: Any = trainer.strategy.checkpoint_io
             # ranks meet in there, and must not wait for one that left
-            with writer.collecting_errors() as errors:
+            with collecting_errors(trainer.strategy.checkpoint_io) as errors:
                 trainer.save_checkpoint(self.folder / PART, weights_only=False)
             failed = trainer.strategy.broadcast("".join(errors))
             if failed:
