@@ -59,8 +59,9 @@ class CriticModule(FlowModule):
 
     A step is an update of the generator, for ``max_steps``, ``val_check_interval`` and all callbacks; the
     averages are those of the generator. Each update takes ``data.batch_size`` rows of its own, over all
-    devices, in parts if ``data.device_batch_size`` says so. The network whose turn it is not gets no
-    gradients, and any strategy serves: ``ddp`` without a search for unused parameters, and ``sharded``.
+    devices, in parts if ``data.device_batch_size`` says so; a batch of Lightning's is one part of one update.
+    The network whose turn it is not gets no gradients, and any strategy serves: ``ddp`` without a search for
+    unused parameters, and ``sharded``.
 
     ``train/loss`` is the generator's loss, ``train/critic_loss`` the mean of the critic's in the step. Clip
     and repair gradients with the ``Gradients`` callback, which sees one network at a time.

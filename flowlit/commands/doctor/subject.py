@@ -91,7 +91,8 @@ class Subject:
         step = self.measured.step
         if step is None:
             return None
-        return step.seconds / step.samples * self.share * self.trainer.accumulate_grad_batches
+        batches = self.trainer.accumulate_grad_batches * getattr(self.model, "global_batches", 1)
+        return step.seconds / step.samples * self.share * batches
 
     def callbacks(self, kind: type[T]) -> list[T]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
