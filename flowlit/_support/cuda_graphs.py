@@ -98,7 +98,7 @@ class CUDAGraphRunner:
         self._seen: Counter[Hashable] = Counter()
         self._places: list[int] = []
         self._holders = [
-            held for module in network.modules() for held in (module._parameters, module._buffers) if held
+            each for module in network.modules() for each in (module._parameters, module._buffers) if each
         ]
         self._lock = threading.Lock()
 
@@ -119,7 +119,7 @@ class CUDAGraphRunner:
     def _graph(self, x: Tensor, t: Tensor, cond: Cond) -> CapturedGraph | None:
         """Return the graph for such a batch, recorded now if it is time."""
         places = [
-            tensor.data_ptr() for held in self._holders for tensor in held.values() if tensor is not None
+            tensor.data_ptr() for each in self._holders for tensor in each.values() if tensor is not None
         ]
         if places != self._places:
             self.graphs.clear()
