@@ -17,7 +17,7 @@ from flowlit.couplings.origins import FromNoise
 from flowlit.data import Digits, Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, FlowModule
-from flowlit.modules.datamodule import collate
+from flowlit.modules.evaluation import collate
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import RK45, SDE, Euler
 from flowlit.types import Pair

@@ -19,7 +19,7 @@ from flowlit.couplings.store import reader as stored_module
 from flowlit.couplings.store.checks import check_pairs
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.errors import FlowlitError
-from flowlit.modules.datamodule import collate
+from flowlit.modules.evaluation import collate
 from flowlit.solvers import Euler
 
 
