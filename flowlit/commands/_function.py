@@ -49,10 +49,9 @@ def run(target: Function | Mapping[str, Function], words: Sequence[str], prog: s
     if words and words[0] in target:
         return run(target[words[0]], words[1:], f"{prog} {words[0]}")
     if words and words[0] in HELP:
-        rows = [
-            f"    {name:<8}  {_described(function)[0].splitlines()[0]}" for name, function in target.items()
-        ]
-        print(f"usage: {prog} <command> [options]\n\ncommands:", *rows, sep="\n")
+        print(f"usage: {prog} <command> [options]\n\ncommands:")
+        for name, function in target.items():
+            print(f"    {name:<8}  {_described(function)[0].splitlines()[0]}")
         return 0
     print(f"{prog}: error: expected one of {', '.join(target)}; see {prog} --help", file=sys.stderr)
     return 2
@@ -62,7 +61,10 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
     """Return the positional arguments and the options that the words of a command line give a function."""
     parameters = inspect.signature(function, eval_str=True).parameters
     own, others = _sorted_words(words, parameters)
-    parser = make_parser(function, parameters, prog)
+    # a configuration may have ${…}; omegaconf is imported for it alone
+    configured = any(word.startswith(("-c", "--config")) for word in own) and "config" not in parameters
+    mode = "omegaconf+" if configured else "yaml"
+    parser = make_parser(function, parameters, prog, mode)
     values = parser.instantiate(parser.parse_args(own)).as_dict()
     positional = [
         values[name] for name, value in parameters.items() if value.kind is value.POSITIONAL_OR_KEYWORD
@@ -71,11 +73,11 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
     return [*positional, *others], options
 
 
-def make_parser(function: Function, parameters: Parameters, prog: str) -> Parser:
+def make_parser(function: Function, parameters: Parameters, prog: str, mode: str) -> Parser:
     """Build the parser of a function."""
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     description, texts = _described(function)
-    parser = Parser(prog=prog, description=description, parser_mode="omegaconf+", allow_abbrev=False)
+    parser = Parser(prog=prog, description=description, parser_mode=mode, allow_abbrev=False)
     if "config" not in parameters:
         parser.add_argument("-c", "--config", action="config", help="a YAML with these options")
         parser.add_argument(

@@ -73,7 +73,7 @@ def test_a_yaml_gives_options_and_the_command_line_wins(tmp_path):
     path = tmp_path / "brew.yaml"
     path.write_text("vars: {strong: 9}\ngrams: ${vars.strong}\ncups: 4\n")
     assert run(brew, "b", "-c", str(path), "--cups", "1") == 0
-    assert run(brew, "b", "-c", str(path), "--vars.strong", "5") == 0
+    assert run(brew, "b", f"--config={path}", "--vars.strong", "5") == 0
     assert [call[:3] for call in calls] == [([Path("b")], 9.0, 1), ([Path("b")], 5.0, 4)]
 
 

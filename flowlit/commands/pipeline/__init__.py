@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 
-from .recipe import Recipe
-from .state import locked
-
 
 def pipeline(*overrides: str, config: str, root: str | None = None, dry_run: bool = False) -> Iterator[str]:
     """Run the stages of a recipe, each in a process of its own.
@@ -21,6 +18,9 @@ def pipeline(*overrides: str, config: str, root: str | None = None, dry_run: boo
         root: folder for all results; the recipe's own by default
         dry_run: only show what would run, and why
     """
+    from .recipe import Recipe
+    from .state import locked
+
     recipe = Recipe.read(config, root)
     recipe.override(overrides)
     with nullcontext() if dry_run else locked(recipe.root):

@@ -765,17 +765,18 @@ def published_3m_64(tmp_path_factory):
     ],
     ids=str,
 )
-def test_another_size_than_the_file_names_the_fragment_that_fits(given, published_3m_64):
+def test_another_size_than_the_file_names_the_network_that_fits(given, published_3m_64):
     network = UNet(**{"resolution": 64, **given})
     refused(
         published_3m_64,
         "another architecture than UNet",
-        "experiments/parts/networks/unet_3m_64.yaml",
+        "It holds UNet(",
+        "width=64, multipliers=[1, 1, 2], blocks=1, attention_resolutions=[16]): give that as network",
         network=network,
     )
 
 
-def test_the_fragment_that_was_named_fits(published_3m_64):
+def test_the_fragment_of_that_network_fits(published_3m_64):
     fragment = Path(__file__).parents[3] / "experiments/parts/networks/unet_3m_64.yaml"
     described = yaml.safe_load(fragment.read_text())["model"]["init_args"]["network"]
     assert described["class_path"] == "flowlit.networks.UNet"
