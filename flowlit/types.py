@@ -156,39 +156,6 @@ class Objective(nn.Module, ABC):
             self.observer(t.detach(), loss.detach())
 
 
-class TwoPlayerObjective(Objective):
-    """Training objective of a generator and its critic, a second trained network (``CriticModule``).
-
-    The losses of one game stand together, since they have to match.
-    """
-
-    @abstractmethod
-    def student_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
-        """Return scalars () by name, among them ``"loss"``. The critic's weights get no gradients."""
-
-    def critic_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
-        """Return scalars () by name, ``"loss"`` among them; the generator's weights get no gradients.
-
-        Raises:
-            FlowlitError: unless overridden, which is not needed where the critic has an objective of its own.
-        """
-        raise FlowlitError(
-            f"{type(self).__name__} has no loss for a critic; found no critic.objective, expected one, e.g. "
-            "{class_path: flowlit.objectives.RectifiedFlow}"
-        )
-
-    def sample(self, generator: VelocityField, pair: Pair) -> Tensor:
-        """Return the generator's samples (B, C, H, W) from the noise of a pair: one Euler step by default."""
-        return pair.x0 + generator(pair.x0, pair.x0.new_zeros(len(pair.x0)), pair.cond)
-
-    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
-        """Refuse to train one network alone; never returns scalars."""
-        raise FlowlitError(
-            f"{type(self).__name__} trains a generator and a critic; expected the model "
-            "flowlit.modules.CriticModule"
-        )
-
-
 class Coupling(ABC):
     """Joint law of (x0, x1), in two halves: one for data workers, one for the device."""
 
@@ -359,63 +326,6 @@ class ImageDataset(Dataset, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Name of the content, for caches: two sets with the same fingerprint have the same images."""
-
-
-class FeatureBatch(NamedTuple):
-    """Features of images, in their order."""
-
-    features: Tensor  # (N, d) float32
-    logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
-
-
-class FeatureExtractor(ABC):
-    """Features of images for Fréchet distances and their relatives."""
-
-    name: str
-    """Part of every tag and table: a distance in other features than Inception's is not an FID."""
-    resize: str = "none"
-    """Change of the size of images, for reports."""
-    classifies: bool = False
-    """Whether ``extract`` returns logits, too."""
-
-    @abstractmethod
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features (B, d) float32 of images (B, C, H, W) uint8."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return a hash of the weights: extractors with the same fingerprint compute the same features."""
-
-    def extract(self, images: Tensor) -> FeatureBatch:
-        """Return features, and logits if there are any, of images (B, C, H, W) uint8 in one pass."""
-        return FeatureBatch(self(images))
-
-
-class Estimate(NamedTuple):
-    """Measured number, and the standard deviation of its estimate where that is defined."""
-
-    value: float
-    spread: float | None = None
-
-
-class FeatureMetric(ABC):
-    """Another measure of generated images by the same features: kernel distance, precision, …."""
-
-    needs_real: bool = False
-    """Whether it compares with the features of real images: their mean and covariance are not enough."""
-    needs_logits: bool = False
-    """Whether it needs an extractor that classifies."""
-
-    @abstractmethod
-    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
-        """Return numbers by name, from features of generated images and (N, d) of real ones."""
-
-    def check(self, generated: int, real: int | None) -> None:  # noqa: B027
-        """Refuse, before any work, counts of images with which it is not defined.
-
-        Raises:
-            FlowlitError: saying which count it needs.
-        """
 
 
 class EMAProfile(ABC):

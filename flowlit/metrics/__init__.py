@@ -7,13 +7,24 @@ from typing import Any
 
 _HOMES = {
     "ClassifierFeatures": "features",
+    "FeatureExtractor": "base",
+    "FeatureMetric": "base",
     "Inception": "inception",
     "InceptionScore": "fidelity",
     "KID": "fidelity",
     "NetworkFeatures": "features",
     "PrecisionRecall": "fidelity",
 }
-__all__ = ["KID", "ClassifierFeatures", "Inception", "InceptionScore", "NetworkFeatures", "PrecisionRecall"]
+__all__ = [
+    "KID",
+    "ClassifierFeatures",
+    "FeatureExtractor",
+    "FeatureMetric",
+    "Inception",
+    "InceptionScore",
+    "NetworkFeatures",
+    "PrecisionRecall",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,8 @@ from ..frozen import FrozenLayers
 from ..networks import pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
 from ..networks.checkpoints.spec import build
-from ..types import Codec, FeatureBatch, FeatureExtractor, codec_of
+from ..types import Codec, codec_of
+from .base import FeatureBatch, FeatureExtractor
 
 
 class NetworkFeatures(FeatureExtractor):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..types import Estimate, FeatureBatch, FeatureMetric
+from .base import Estimate, FeatureBatch, FeatureMetric
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import FlowlitError
-from ..types import Estimate
+from .base import Estimate
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:

@@ -15,7 +15,7 @@ from .._support.files import file_hash
 from ..errors import FlowlitError
 from ..frozen import Frozen
 from ..networks.checkpoints.fingerprint import fingerprint
-from ..types import FeatureBatch, FeatureExtractor
+from .base import FeatureBatch, FeatureExtractor
 
 INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of the weights of 2015, as torch-fidelity publishes them; with any others a distance is no FID."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlowlitError
-from ..types import FeatureExtractor
+from .base import FeatureExtractor
 
 if TYPE_CHECKING:
     from .reference import Reference

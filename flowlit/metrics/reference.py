@@ -27,7 +27,8 @@ from .._support.batch_invariance import in_blocks
 from .._support.files import short_hash, write_atomically
 from .._version import __version__
 from ..errors import FlowlitError
-from ..types import FeatureExtractor, ImageDataset
+from ..types import ImageDataset
+from .base import FeatureExtractor
 from .features import features_identity
 from .frechet import Moments
 from .protocol import foreign_protocol

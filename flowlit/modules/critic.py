@@ -16,7 +16,8 @@ from .._engine.lightning import accumulated_batches
 from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
 from ..errors import FlowlitError
-from ..types import Objective, Pair, TwoPlayerObjective
+from ..objectives import TwoPlayerObjective
+from ..types import Objective, Pair
 from .flow import FlowModule, check_conditions
 
 

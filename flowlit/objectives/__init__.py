@@ -1,5 +1,6 @@
 """Training objectives: regression over a coupling (reflow), and distillation of its flow."""
 
+from .base import TwoPlayerObjective
 from .distillation import (
     Combined,
     Distillation,
@@ -21,6 +22,7 @@ __all__ = [
     "KStepDistillation",
     "LPIPSHuber",
     "RectifiedFlow",
+    "TwoPlayerObjective",
     "annealed_reflow_loss",
     "distillation_loss",
     "flow_guided_loss",

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, softplus
 
 from flowlit import rng
+from flowlit.objectives import TwoPlayerObjective
 from flowlit.paths.straight import interpolate
-from flowlit.types import Pair, TwoPlayerObjective
+from flowlit.types import Pair
 
 
 class Discriminator(nn.Module):

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flowlit.metrics.base import FeatureExtractor
 from flowlit.networks import SmallClassifier, UNet
 from flowlit.paths import expand
-from flowlit.types import FeatureExtractor
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

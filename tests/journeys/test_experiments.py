@@ -11,8 +11,8 @@ import yaml
 from commandline import REPOSITORY, in_process
 
 from flowlit.commands.pipeline.recipe import Recipe
+from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.reference import cached_reference
-from flowlit.types import FeatureBatch
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 PARTS = sorted((REPOSITORY / "experiments/parts").rglob("*.yaml"))

@@ -14,9 +14,9 @@ from torch_fidelity.metric_prc import prc_featuresdict_to_metric
 
 from flowlit.errors import FlowlitError
 from flowlit.metrics import KID, InceptionScore, PrecisionRecall
+from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.fidelity import tag
 from flowlit.metrics.frechet import frechet_distance, frechet_estimates
-from flowlit.types import FeatureBatch
 
 
 def draw(seed, count, dim=12, scale=1.0, shift=0.0):

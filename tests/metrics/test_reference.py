@@ -12,9 +12,10 @@ from tools import Mean, classifier_checkpoint
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import ClassifierFeatures, Inception
+from flowlit.metrics.base import FeatureExtractor
 from flowlit.metrics.protocol import check_dimension, check_reference, foreign_protocol
 from flowlit.metrics.reference import cached_reference, make_reference, read_reference
-from flowlit.types import FeatureExtractor, ImageDataset
+from flowlit.types import ImageDataset
 
 SHAPE = (1, 8, 8)
 

@@ -19,8 +19,8 @@ from ..._support.files import check_room, short_hash
 from ..._support.machine import hardware
 from ..._version import __version__
 from ...errors import FlowlitError
+from ...metrics.base import FeatureExtractor
 from ...metrics.feature_cache import FeatureCache
-from ...types import FeatureExtractor
 from .base import noise_of
 
 

@@ -13,11 +13,12 @@ from torch import nn
 from flowlit.callbacks import FID
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
+from flowlit.metrics.base import FeatureBatch, FeatureMetric
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler, Heun
-from flowlit.types import FeatureBatch, FeatureMetric, Solver
+from flowlit.types import Solver
 
 
 class Scaled(nn.Module):

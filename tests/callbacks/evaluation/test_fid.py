@@ -29,6 +29,7 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import KID, ClassifierFeatures, InceptionScore
+from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import frechet_distance
 from flowlit.metrics.reference import make_reference
@@ -36,7 +37,6 @@ from flowlit.modules import FlowDataModule, FlowModule, Teacher
 from flowlit.networks import fingerprint
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import RK45, Euler, Heun
-from flowlit.types import FeatureBatch
 
 
 def stored(root):

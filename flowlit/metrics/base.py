@@ -1,0 +1,65 @@
+"""Features of images, and what is measured by them: the abstract classes that YAML names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class FeatureBatch(NamedTuple):
+    """Features of images, in their order."""
+
+    features: Tensor  # (N, d) float32
+    logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
+
+
+class FeatureExtractor(ABC):
+    """Features of images for Fréchet distances and their relatives."""
+
+    name: str
+    """Part of every tag and table: a distance in other features than Inception's is not an FID."""
+    resize: str = "none"
+    """Change of the size of images, for reports."""
+    classifies: bool = False
+    """Whether ``extract`` returns logits, too."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features (B, d) float32 of images (B, C, H, W) uint8."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of the weights: extractors with the same fingerprint compute the same features."""
+
+    def extract(self, images: Tensor) -> FeatureBatch:
+        """Return features, and logits if there are any, of images (B, C, H, W) uint8 in one pass."""
+        return FeatureBatch(self(images))
+
+
+class Estimate(NamedTuple):
+    """Measured number, and the standard deviation of its estimate where that is defined."""
+
+    value: float
+    spread: float | None = None
+
+
+class FeatureMetric(ABC):
+    """Another measure of generated images by the same features: kernel distance, precision, …."""
+
+    needs_real: bool = False
+    """Whether it compares with the features of real images: their mean and covariance are not enough."""
+    needs_logits: bool = False
+    """Whether it needs an extractor that classifies."""
+
+    @abstractmethod
+    def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
+        """Return numbers by name, from features of generated images and (N, d) of real ones."""
+
+    def check(self, generated: int, real: int | None) -> None:  # noqa: B027
+        """Refuse, before any work, counts of images with which it is not defined.
+
+        Raises:
+            FlowlitError: saying which count it needs.
+        """
