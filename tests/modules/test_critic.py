@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
 import flowlit
-from flowlit.callbacks import EMA, Anneal, Gradients, LastCheckpoint, Progress, Rollback
+from flowlit.callbacks import EMA, Anneal, Gradients, LastCheckpoint, LossOverTime, Progress, Rollback
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import Diverged, FlowlitError
@@ -195,7 +195,9 @@ def test_a_critic_with_an_objective_follows_the_generators_samples(tmp_path):
     """Score distillation: the guide stays as it is, and has no gradients."""
     module, guide = matching()
     before = deepcopy(list(guide.network.parameters()))
-    trainer = fit(tmp_path, module, 5)
+    times = LossOverTime()
+    trainer = fit(tmp_path, module, 5, [times])
+    assert times._binned.keys() == {"_critic"} and not times._binned["_critic"].empty
     assert all(torch.equal(a, b) for a, b in zip(before, guide.network.parameters(), strict=True))
     assert trainer.callback_metrics["train/critic_loss"] > 0
     assert all(p.grad is None for p in guide.network.parameters())

@@ -37,8 +37,9 @@ class LossOverTime(Callback):
 
     ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
     the trainer logs. Of ``Combined``, every part that draws times has its own,
-    ``loss_over_t_<part>/0.0-0.1``. Bins without a sample are left out (Lightning's ``log`` would repeat their
-    last value). It reads what the objective reports and changes nothing.
+    ``loss_over_t_<part>/0.0-0.1``, and so has the objective of a critic, as ``critic``. Bins without a sample
+    are left out (Lightning's ``log`` would repeat their last value). It reads what the objective reports and
+    changes nothing.
 
     Args:
         bins: of [0, 1].
@@ -62,7 +63,8 @@ class LossOverTime(Callback):
             raise FlowlitError(f"LossOverTime: expected at least 1 bin, found {self.bins}")
         if stage == "fit":
             objective = getattr(pl_module, "objective", None)
-            self._watched = with_times(objective)
+            second = getattr(getattr(pl_module, "critic", None), "objective", None)
+            self._watched = {**with_times(objective), **with_times(second, "_critic")}
             if not self._watched:
                 raise FlowlitError(
                     f"LossOverTime: {type(objective).__name__} draws no training times; it needs an "

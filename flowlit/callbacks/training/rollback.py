@@ -31,7 +31,8 @@ class Rollback(Callback):
     times the median of the windows before it, is trouble; so are too many steps with non-finite gradients
     (``Gradients`` counts them). Training then goes on from last.ckpt in the same process; if that leads into
     trouble again, from the one before. After several times without getting past it, one clear error ends the
-    run. Needs ``LastCheckpoint``, and a checkpoint is never written of weights that are not finite.
+    run. Needs ``LastCheckpoint``, and a checkpoint is never written of weights that are not finite. With a
+    critic, the loss is the generator's, and both networks go back.
 
     Args:
         spike: how many times the usual loss is trouble.
