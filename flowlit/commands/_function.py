@@ -18,6 +18,8 @@ from typing import Any, get_args, get_origin
 import jsonargparse
 from docstring_parser import parse
 
+from ..errors import FlowlitError
+
 Function = Callable[..., str | Iterable[str]]
 Parameters = Mapping[str, inspect.Parameter]
 HELP = ("-h", "--help")
@@ -61,6 +63,9 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
     """Return the positional arguments and the options that the words of a command line give a function."""
     parameters = inspect.signature(function, eval_str=True).parameters
     own, others = _sorted_words(words, parameters)
+    for name, parameter in parameters.items():
+        if get_origin(parameter.annotation) is list and own.count(f"--{name}") > 1:
+            raise FlowlitError(f"--{name} is given twice, and the last one would win; give all values to one")
     # a configuration may have ${…}; omegaconf is imported for it alone
     configured = any(word.startswith(("-c", "--config")) for word in own) and "config" not in parameters
     mode = "omegaconf+" if configured else "yaml"

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from flowlit.commands import _function
+from flowlit.errors import FlowlitError
 
 calls = []
 
@@ -116,6 +117,18 @@ def test_help_has_the_docstring_and_every_parameter(capsys):
         "default: 2",
     ):
         assert text in shown
+
+
+def collect(*, files: list[str] = [], low: float = 0.0) -> str:
+    """Collect files."""
+    return f"{files} {low}"
+
+
+def test_options_with_several_values_and_negative_numbers(capsys):
+    assert run(collect, "--files", "a", "b", "--low", "-1.5") == 0
+    assert capsys.readouterr().out == "['a', 'b'] -1.5\n"
+    with pytest.raises(FlowlitError, match="--files is given twice"):
+        run(collect, "--files", "a", "--files", "b")
 
 
 def test_words_that_are_no_options_are_passed_on(capsys):
