@@ -45,7 +45,7 @@ def saves(callback: ModelCheckpoint, steps: int, validations: int | None) -> int
 
 
 def interval(callback: ModelCheckpoint, steps: int, validations: int | None) -> int | None:
-    """The most steps that are lost if the run is killed; None if a clock decides."""
+    """Return the most steps that are lost if the run is killed; None if a clock decides."""
     if every := steps_between_saves(callback):
         return min(every, steps)
     times = saves(callback, steps, validations)

@@ -74,7 +74,7 @@ class Watch(Callback):
 
 
 def nbytes(tensors: Any) -> int:
-    """Bytes of all tensors of a list or mapping."""
+    """Return the bytes of all tensors of a list or mapping."""
     values = tensors.values() if hasattr(tensors, "values") else tensors
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
@@ -87,8 +87,9 @@ def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
 
 
 def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: bool = False) -> pl.Trainer:
-    """A trainer with the device, precision and clipping of another, and its callbacks that take part in a
-    step.
+    """Return a trainer with the device, precision and clipping of another.
+
+    It has copies of the other's callbacks that take part in a step.
     """
     own = [deepcopy(callback) for callback in training_callbacks(trainer)]
     for average in own:

@@ -34,7 +34,7 @@ def listed(files: list[File]) -> list[str]:
 
 
 def in_words(finding: Finding) -> str:
-    """One line.
+    """Return a finding as one line.
 
     >>> in_words(Finding("hint", "the sky is blue", "look up"))
     'hint     the sky is blue; look up'

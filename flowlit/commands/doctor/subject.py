@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Subject:
-    """A configuration, as far as it has been opened and measured; what is not known yet is None."""
+    """A configuration, as far as it has been opened and measured; None stands for what is missing yet."""
 
     trainer: pl.Trainer
     model: Any
@@ -53,7 +53,7 @@ class Subject:
     share: int = 1
     """Samples on a device at a time."""
     dimensions: dict[str, int] = field(default_factory=dict)
-    """Of the features that FID callbacks take, by their names."""
+    """Dimensions of the features that FID callbacks take, by their names."""
     measured: Measured = field(default_factory=Measured)
 
     @property
@@ -98,7 +98,7 @@ class Subject:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
     def objectives(self, kind: type[T]) -> list[T]:
-        """The objective, or the parts of it that are of a kind."""
+        """Return the objective, or the parts of it that are of a kind."""
         objective = getattr(self.model, "objective", None)
         parts = objective.modules() if isinstance(objective, nn.Module) else []
         return [part for part in parts if isinstance(part, kind)]

@@ -63,7 +63,7 @@ class Stage:
         return facts
 
     def arguments(self, root: Path) -> list[str]:
-        """The words after ``flowlit``."""
+        """Return the words after ``flowlit``."""
         words = [self.command]
         for path in self.configs:
             words += ["-c", path]

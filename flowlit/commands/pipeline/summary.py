@@ -55,7 +55,7 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Align the rows; names the features of the Fréchet distance."""
+    """Return the rows as an aligned table, with the features of the Fréchet distance in its header."""
     features = sorted({row["features"] for row in rows})
     header = [
         "model",
