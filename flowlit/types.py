@@ -78,22 +78,14 @@ class DescribesItself(Protocol):
     it lacks is not checked, reported or used.
     """
 
-    shape: tuple[int, ...]
-    """(C, H, W) of x; compared with the data and the noise before any work."""
-    num_classes: int
-    """Number of labels in ``cond["label"]``, 0 without; compared likewise."""
-    label_dropout: float
-    """Probability of hiding a label in training; above 0 the network works without labels, too."""
-    reads: frozenset[str]
-    """Names of the conditions that it reads: ``"label"``, ``"r"`` (a second time), ``"lr"``, ``"text"``."""
-    evaluations: int
-    """Network evaluations a call, for NFE: 2 under classifier-free guidance."""
-    spec: dict[str, Any]
-    """How to build it: ``class_path`` and ``init_args``, which make its checkpoints stand alone."""
-    loaded: dict[str, Any] | None
-    """File that the weights were read from, its hash and which of its weights, until training begins."""
-    codec: dict[str, Any] | None
-    """How to build the codec that it was trained with: the default of its modules and generators."""
+    shape: tuple[int, ...]  # (C, H, W) of x; compared with the data and the noise before any work
+    num_classes: int  # of cond["label"], 0 without; compared likewise
+    label_dropout: float  # probability of hiding a label in training; above 0 it works without labels, too
+    reads: frozenset[str]  # names of its conditions: "label", "r" (a second time), "lr", "text"
+    evaluations: int  # network evaluations a call, for NFE: 2 under classifier-free guidance
+    spec: dict[str, Any]  # class_path and init_args, which make its checkpoints stand alone
+    loaded: dict[str, Any] | None  # its file, the hash and which of the weights, until training begins
+    codec: dict[str, Any] | None  # spec of the codec of its training: the default of modules and generators
 
     def checkpointable(self) -> list[nn.Module]:
         """Return the parts whose activations can be computed again for the gradient."""

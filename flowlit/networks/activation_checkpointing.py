@@ -1,6 +1,4 @@
-"""Activations that are not kept for the gradient but computed again: less memory, more time. Chen et al. 2016
-(1604.06174).
-"""
+"""Activations that are computed again in backward: less memory, more time. Chen et al. 2016 (1604.06174)."""
 
 from __future__ import annotations
 
