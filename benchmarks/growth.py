@@ -61,7 +61,7 @@ def run(
     """Take steps of annealing reflow with flowlit's fast options on the CPU.
 
     Args:
-        sizes: fragments of ``experiments/parts``, growing.
+        sizes: fragments of ``experiments/parts/networks``, growing.
         middle: that of the student which generates.
         batch: of their steps.
         steps: of a turn.
@@ -131,7 +131,7 @@ def batch_claims(rows: list[dict[str, Any]]) -> list[Claim]:
 
 def arguments(size: str) -> dict[str, Any]:
     """Arguments of the network of a fragment."""
-    content = yaml.safe_load((ROOT / "experiments" / "parts" / f"{size}.yaml").read_text())
+    content = yaml.safe_load((ROOT / "experiments/parts/networks" / f"{size}.yaml").read_text())
     return content["model"]["init_args"]["network"]["init_args"]
 
 

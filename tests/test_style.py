@@ -18,6 +18,8 @@ def test_rules_of_style(place):
 BROKEN = {
     'def f(x: Tensor) -> Tensor:\n    """Return x (B, C, H, W)."""\n': "",
     'def f(x: Tensor) -> Tensor:\n    """Return x."""\n': "states no shape",
+    'def f(x: Tensor) -> Tensor:\n    """Return x (with care, slowly), and f()."""\n': "states no shape",
+    'def f(x: Tensor) -> Tensor:\n    """Return x, (), of parts (num, …)."""\n': "",
     'def _f(x: Tensor) -> Tensor:\n    """Return x."""\n': "",
     'def f() -> None:\n    """Whether it rains."""\n': "begins with 'Whether'",
     'def f() -> None:\n    """Return what it was told."""\n': "personifies: 'told'",

@@ -1,4 +1,6 @@
-"""What happens around training and validation. Callbacks and modules meet at attribute names only."""
+"""Callbacks around training, evaluation and speed. They never import modules: docs/architecture.md lists
+where both meet.
+"""
 
 from __future__ import annotations
 

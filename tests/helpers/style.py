@@ -26,8 +26,10 @@ PERSONAL = re.compile(
 VAGUE = {"what", "whether", "how", "who", "why", "where", "when", "whoever", "if", "as", "that"}
 """A docstring begins with an imperative or a noun phrase, and so with none of these."""
 
-_SIZE = r"(?:[A-Za-z_0-9+*×·/ -]+|…|\.\.\.)"
-SHAPE = re.compile(rf"\({_SIZE}(?:, ?{_SIZE}?)+\)|\bscalars?\b|any shape|\(\)")
+_OPERATION = r"(?: ?[+*/·×-] ?\w+)*"
+_FIRST = rf"(?:\d*[A-Za-z]\d?|\d+|…|\.\.\.|world|num|steps|rows|batch|dim|total){_OPERATION}"
+_OTHER = rf"\*?(?:\w+|…|\.\.\.){_OPERATION}"
+SHAPE = re.compile(rf"\({_FIRST},(?: {_OTHER},?)*\)|(?<![\w`.])\(\)|\bscalars?\b|any shape")
 """(B,), (B, C, H, W), (N, d), (), scalar, any shape."""
 
 WORDS = {"found", "told", "kept", "held", "made", "wild", "strange", "rest", "whole"}
