@@ -26,7 +26,7 @@ class Figure:
         baseline, flowlit: of each turn, in ``unit``, of which less is better.
         unit: of both.
         aim: for baseline over flowlit; None is no aim.
-        limit: what the machine could do at best, in ``unit``; None where nobody can say.
+        limit: what the machine could do at best, in ``unit``; None where there is no such limit.
         limited: what by.
         most: what flowlit should take at most, in ``unit``; None is no aim.
         share: of the limit that it should reach; None is no aim.

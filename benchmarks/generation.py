@@ -146,7 +146,7 @@ class Clock(Callback):
         self.generated = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        told = {
+        facts = {
             "seconds": time.perf_counter() - self.begin,
             "generating_s": self.generated - self.begin,
             "cpu_s": time.process_time() - self.cpu,
@@ -155,7 +155,7 @@ class Clock(Callback):
         }
         path = Path(self.folder) / f"clock-{trainer.global_rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told))
+        path.write_text(json.dumps(facts))
 
 
 def prepare(folder: Path, unet: nn.Module, seed: int) -> None:
@@ -260,11 +260,11 @@ def plain(folder: Path, images: int, batch: int, processes: int, seed: int) -> d
     for loop in loops:
         loop.stdin.write("\n")  # type: ignore[union-attr]
         loop.stdin.flush()  # type: ignore[union-attr]
-    told = [json.loads(loop.communicate()[0]) for loop in loops]
-    count, slowest = images // processes * processes, max(one["seconds"] for one in told)
+    results = [json.loads(loop.communicate()[0]) for loop in loops]
+    count, slowest = images // processes * processes, max(one["seconds"] for one in results)
     return {
         "images_per_s": count / slowest,
-        "images_per_cpu_s": count / sum(one["cpu_s"] for one in told),
+        "images_per_cpu_s": count / sum(one["cpu_s"] for one in results),
         "seconds": slowest,
     }
 

@@ -157,8 +157,8 @@ def parameters_row(
 def start(devices: int, batch: int, steps: int, seed: int) -> float:
     """Seconds of a step that processes share, started as ``flowlit fit`` starts them."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    told = start_process("--network", json.dumps(MIDDLE), *words(devices, batch, steps, seed), **one_thread)
-    return float(json.loads(told)["seconds"])
+    output = start_process("--network", json.dumps(MIDDLE), *words(devices, batch, steps, seed), **one_thread)
+    return float(json.loads(output)["seconds"])
 
 
 def words(devices: int, batch: int, steps: int, seed: int) -> list[str]:
@@ -188,6 +188,6 @@ if __name__ == "__main__":
     parser.add_argument("--network", type=json.loads, required=True)
     for name in ("devices", "batch", "steps", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    told = probe(**vars(parser.parse_args()))
+    result = probe(**vars(parser.parse_args()))
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the others print beside it, and lines would mix
-        print(json.dumps(told))
+        print(json.dumps(result))

@@ -36,7 +36,7 @@ class Result:
 
 
 def conditions(command: str, seed: int, quick: bool) -> dict[str, Any]:
-    """Machine, versions, date and command of this run; ``load`` is the load average before and after tells of
+    """Machine, versions, date and command of this run; ``load`` is the load average before and after shows
     neighbours.
     """
     packages = ("torch", "numpy", "scipy", "lightning", "safetensors", "flowlit")

@@ -243,8 +243,8 @@ def probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
 
 def start_probe(kind: str, num: int, dim: int, seed: int) -> dict[str, float]:
     """Run ``probe`` in a process of its own."""
-    told = output_of("-m", "benchmarks.statistics", kind, f"--num={num}", f"--dim={dim}", f"--seed={seed}")
-    return json.loads(told.splitlines()[-1])
+    output = output_of("-m", "benchmarks.statistics", kind, f"--num={num}", f"--dim={dim}", f"--seed={seed}")
+    return json.loads(output.splitlines()[-1])
 
 
 def claims(

@@ -53,6 +53,8 @@ class Critic(nn.Module):
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.updates = updates
+        if objective is not None:
+            objective.on_attach(self)
 
 
 class CriticModule(FlowModule):

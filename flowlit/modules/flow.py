@@ -87,9 +87,8 @@ class FlowModule(CheckpointedModule):
         check_names(self.solvers)
         if stage == "fit":
             self.averages.check_choice()
-            for (
-                network
-            ) in self.networks():  # from now on their weights are not those of the file they came from
+            # from now on their weights are not those of the file they came from
+            for network in self.networks():
                 network.loaded = None  # type: ignore[assignment]
         data = getattr(self.trainer, "datamodule", None)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._support.names import MOVED, MovedModule
 from .adm import ADM
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
@@ -34,4 +35,6 @@ def __getattr__(name: str) -> Any:
         from .dit import DiT
 
         return DiT
+    if f"networks.{name}" in MOVED:
+        return MovedModule(f"networks.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,11 @@ BEFORE = {
 }
 
 
-@pytest.mark.parametrize("thing", [RK45, Adams, UNet, Uniform, CUDAGraphs, UNetBase, pretrained], ids=str)
+@pytest.mark.parametrize(
+    "thing",
+    [RK45, Adams, UNet, Uniform, CUDAGraphs, UNetBase, pretrained],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_the_public_path_leads_back(thing):
     path = public_path(thing)
     assert resolve(path) is thing
@@ -57,7 +61,7 @@ def test_the_public_path_leads_back(thing):
         (tiny.Affine, "tiny.Affine"),
         (Path, "pathlib.Path"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_the_public_path_is_the_shortest(thing, path):
     assert public_path(thing) == path
@@ -69,11 +73,13 @@ def test_names_of_before_are_found(before, now):
     assert resolve(before) is resolve(now)
 
 
-@pytest.mark.parametrize("before", [name for name in BEFORE if name.count(".") == 2])
+@pytest.mark.parametrize("before", [name for name in BEFORE if "layers.Norm" not in name])
 def test_names_of_before_are_attributes(before):
     """jsonargparse takes an attribute where a module cannot be imported."""
-    _, module, name = before.split(".")
-    assert getattr(getattr(flowlit, module), name) is resolve(before)
+    place = flowlit
+    for name in before.split(".")[1:]:
+        place = getattr(place, name)
+    assert place is resolve(before)
 
 
 def test_every_name_of_the_tables_leads_somewhere():

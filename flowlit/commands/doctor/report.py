@@ -23,7 +23,7 @@ def report(subject: Subject, files: list[File], findings: list[Finding]) -> str:
     blocks = [listed(files), *(aligned(rows) for rows in tables if len(rows) > 1)]
     lines = chain.from_iterable([*block, ""] for block in blocks)
     return "\n".join(
-        [*lines, *(in_words(finding) for finding in findings), *(["nothing is wrong"] * (not findings))]
+        [*lines, *(summarise(finding) for finding in findings), *(["nothing is wrong"] * (not findings))]
     )
 
 
@@ -33,10 +33,10 @@ def listed(files: list[File]) -> list[str]:
     return [f"{file.what.ljust(width)}  {file.found}" for file in files]
 
 
-def in_words(finding: Finding) -> str:
+def summarise(finding: Finding) -> str:
     """Return a finding as one line.
 
-    >>> in_words(Finding("hint", "the sky is blue", "look up"))
+    >>> summarise(Finding("hint", "the sky is blue", "look up"))
     'hint     the sky is blue; look up'
     """
     return f"{finding.level:7s}  {finding.what}{'; ' + finding.mend if finding.mend else ''}"

@@ -115,7 +115,7 @@ def codec_facts(codec: Codec) -> dict[str, Any] | None:
     return described if weights is None else {**described, "fingerprint": weights}
 
 
-def codec_of(manifest: dict[str, Any]) -> Codec:
+def stored_codec(manifest: dict[str, Any]) -> Codec:
     """Build the codec that turns a store's x1 into images.
 
     Raises:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..._support.files import building, check_room
 from ...errors import FlowlitError
 from ...types import Codec, Pair
-from .encoding import codec_of, restored_pair
+from .encoding import restored_pair, stored_codec
 from .reader import StoredPairs
 
 ELSEWHERE = "free some, or choose another --into"
@@ -83,7 +83,7 @@ def export_zip(folder: str | Path, into: str | Path) -> None:
             three.
     """
     pairs = StoredPairs([folder])
-    codec = codec_of(pairs.manifest)
+    codec = stored_codec(pairs.manifest)
     shape = codec.decoded_shape(pairs.shape)
     if shape[0] not in (1, 3):
         raise FlowlitError(

@@ -13,7 +13,7 @@ from ..._support.permutation import shuffled
 from ...data import Pixels
 from ...errors import FlowlitError
 from ...types import Codec, Pair
-from .encoding import codec_of, restored_pair
+from .encoding import restored_pair, stored_codec
 from .reader import StoredPairs
 
 
@@ -36,7 +36,9 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
     figure = Figure(figsize=(12, 7), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(3, 2))  # type: ignore[misc]
     picture = left.subplots()
-    picture.imshow(pictured(Pair(x0[:grid], x1[:grid]), codec_of(pairs.manifest)), interpolation="nearest")
+    picture.imshow(
+        pictured(Pair(x0[:grid], x1[:grid]), stored_codec(pairs.manifest)), interpolation="nearest"
+    )
     picture.set_axis_off()
     picture.set_title(f"{Path(folder).name}: {len(pairs):,} pairs, noise above data")
     lengths = {"‖x0‖": x0, "‖x1‖": x1, "‖x1 - x0‖": x1 - x0}

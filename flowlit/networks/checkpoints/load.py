@@ -114,7 +114,8 @@ def take(
     source = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}
     # for manifests and reports
     velocity.loaded = {**source, **({"ema": average} if average else {})}  # type: ignore[assignment]
-    velocity.codec = contents.facts.get("codec")  # type: ignore[assignment]
+    if codec := contents.facts.get("codec"):
+        velocity.codec = codec
     return velocity.eval()
 
 

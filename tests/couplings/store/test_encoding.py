@@ -9,7 +9,7 @@ from stores import fill
 
 from flowlit.couplings import SeededNoise
 from flowlit.couplings.origins import FromNoise
-from flowlit.couplings.store.encoding import check_codec, codec_facts, codec_of, pair_bytes
+from flowlit.couplings.store.encoding import check_codec, codec_facts, pair_bytes, stored_codec
 from flowlit.data import Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.frozen import Frozen
@@ -82,7 +82,7 @@ def test_codecs_are_named_by_what_builds_them():
 @pytest.mark.parametrize("codec", [Pixels(), Patches()])
 def test_a_manifest_builds_its_codec(codec):
     facts = codec_facts(codec)
-    assert type(codec_of({"codec": facts} if facts else {})) is type(codec)
+    assert type(stored_codec({"codec": facts} if facts else {})) is type(codec)
 
 
 def test_a_codec_that_does_not_say_how_it_is_built_is_compared_but_not_built():
@@ -91,7 +91,7 @@ def test_a_codec_that_does_not_say_how_it_is_built_is_compared_but_not_built():
     with pytest.raises(FlowlitError, match=r"these pairs have the codec .*Mystery"):
         check_codec(facts, Mystery([1, 3]), "these pairs")
     with pytest.raises(FlowlitError, match=r"Mystery, and their manifest does not say how it is built"):
-        codec_of({"codec": facts})
+        stored_codec({"codec": facts})
 
 
 @pytest.mark.parametrize(
