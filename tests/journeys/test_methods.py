@@ -7,9 +7,11 @@ import pytest
 from commandline import REPOSITORY
 
 import flowlit.couplings
+import flowlit.modules
 import flowlit.objectives
 import flowlit.solvers
 from flowlit._support.names import resolve
+from flowlit.modules import FlowModule
 from flowlit.types import Coupling, Objective, Solver
 
 PAGE = REPOSITORY / "docs" / "methods.md"
@@ -26,7 +28,8 @@ LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", TEXT)))
 
 def public(package, base):
     things = {name: getattr(package, name) for name in package.__all__}
-    return {name for name, thing in things.items() if inspect.isclass(thing) and issubclass(thing, base)}
+    classes = {name for name, thing in things.items() if inspect.isclass(thing) and issubclass(thing, base)}
+    return {name for name in classes if not inspect.isabstract(things[name]) and things[name] is not base}
 
 
 def test_every_row_has_every_column_and_every_table_the_same():
@@ -42,8 +45,9 @@ def test_every_row_has_every_column_and_every_table_the_same():
         (flowlit.objectives, Objective),
         (flowlit.solvers, Solver),
         (flowlit.couplings, Coupling),
+        (flowlit.modules, FlowModule),
     ],
-    ids=["objectives", "solvers", "couplings"],
+    ids=["objectives", "solvers", "couplings", "modules"],
 )
 def test_every_public_class_of_a_kind_stands_in_its_column(package, base):
     kind = package.__name__.removeprefix("flowlit.")

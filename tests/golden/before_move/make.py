@@ -12,8 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from flowlit.cli import main
+from safetensors.torch import save_file
+
+import flowlit
+from flowlit.couplings import seeded_normal
 
 SHAPE = [1, 8, 8]
 
@@ -41,6 +46,10 @@ def experiment(
             "callbacks": callbacks,
         },
     }
+
+
+def generator_noise(index: int) -> torch.Tensor:
+    return seeded_normal(1, index, SHAPE)
 
 
 def run(name: str, content: dict[str, Any], *words: str) -> None:
@@ -117,7 +126,13 @@ if __name__ == "__main__":
         "--store",
         "couplings",
     )
+    shutil.copytree("teacher", "continued")
+    run("continued", experiment(model, data, "continued", callbacks, steps=6), "fit", "--resume", "auto")
+    state = torch.load("continued/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    generator = flowlit.load(checkpoint)
+    samples = generator(torch.stack([generator_noise(i) for i in range(2)]))
+    save_file({"samples": samples, **state}, "expected.safetensors")
     for leftover in [*Path().glob("*/events*"), *Path().rglob(".lock"), *Path().rglob("previous.ckpt")]:
         leftover.unlink()
-    for name in ("unused", "cache", "lightning_logs"):
+    for name in ("unused", "cache", "lightning_logs", "continued"):
         shutil.rmtree(name, ignore_errors=True)
