@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -63,3 +67,30 @@ class FeatureMetric(ABC):
         Raises:
             FlowlitError: saying which count it needs.
         """
+
+
+class Reference(NamedTuple):
+    """Real images that generated ones are compared with."""
+
+    mean: Tensor
+    """(d,) float64."""
+    cov: Tensor
+    """(d, d) float64."""
+    kept: int
+    """How many features the file holds."""
+    protocol: dict[str, Any]
+    """How they were taken, as far as the file has it."""
+    path: Path
+
+    def features(self) -> Tensor:
+        """Read the features that were kept, (N, d) float32."""
+        with np.load(self.path, allow_pickle=False) as file:
+            return torch.from_numpy(file["features"])
+
+    def sha256(self) -> str:
+        """Hash mean and covariance."""
+        return hashlib.sha256(self.mean.numpy().tobytes() + self.cov.numpy().tobytes()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the facts that a report has."""
+        return {"file": str(self.path), "sha256": self.sha256(), **self.protocol}

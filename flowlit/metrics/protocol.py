@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import FlowlitError
-from .base import FeatureExtractor
-
-if TYPE_CHECKING:
-    from .reference import Reference
+from .base import FeatureExtractor, Reference
 
 LEGACY = "legacy_tensorflow"
 

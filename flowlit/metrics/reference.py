@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .._support.files import short_hash, write_atomically
 from .._version import __version__
 from ..errors import FlowlitError
 from ..types import ImageDataset
-from .base import FeatureExtractor
+from .base import FeatureExtractor, Reference
 from .features import features_identity
 from .frechet import Moments
 from .protocol import foreign_protocol
@@ -36,33 +36,6 @@ from .protocol import foreign_protocol
 FORMAT = "flowlit-reference"
 VERSION = 1
 _ROWS = 1000
-
-
-class Reference(NamedTuple):
-    """Real images that generated ones are compared with."""
-
-    mean: Tensor
-    """(d,) float64."""
-    cov: Tensor
-    """(d, d) float64."""
-    kept: int
-    """How many features the file holds."""
-    protocol: dict[str, Any]
-    """How they were taken, as far as the file has it."""
-    path: Path
-
-    def features(self) -> Tensor:
-        """Read the features that were kept, (N, d) float32."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return torch.from_numpy(file["features"])
-
-    def sha256(self) -> str:
-        """Hash mean and covariance."""
-        return hashlib.sha256(self.mean.numpy().tobytes() + self.cov.numpy().tobytes()).hexdigest()
-
-    def identity(self) -> dict[str, Any]:
-        """Return the facts that a report has."""
-        return {"file": str(self.path), "sha256": self.sha256(), **self.protocol}
 
 
 @torch.no_grad()

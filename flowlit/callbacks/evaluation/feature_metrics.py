@@ -12,11 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...errors import FlowlitError
-from ...metrics.base import Estimate, FeatureBatch, FeatureExtractor, FeatureMetric
+from ...metrics.base import Estimate, FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.features import features_identity
 from ...metrics.fidelity import tag
 from ...metrics.frechet import frechet_estimates
-from ...metrics.reference import Reference
 from ...networks.checkpoints.fingerprint import identity
 from .base import noise_of
 from .generated_features import GeneratedFeatures

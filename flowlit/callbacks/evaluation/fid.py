@@ -17,11 +17,11 @@ from ..._engine.ranks import on_rank_zero
 from ..._support.batch_invariance import BLOCK, in_blocks
 from ...errors import FlowlitError
 from ...metrics import Inception
-from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric
+from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
 from ...metrics.protocol import check_dimension, check_reference
-from ...metrics.reference import Reference, cached_reference, read_reference
+from ...metrics.reference import cached_reference, read_reference
 from ...types import Codec, ImageDataset
 from .base import Evaluation, data_of, noise_of
 from .feature_metrics import FeatureMetrics, RealImages, check_metric

@@ -23,7 +23,7 @@ from ..._version import __version__
 from ...errors import FlowlitError
 from .._yaml import load_yaml, read_yaml
 from .children import PARENT, run_child
-from .state import _move, read_state, write_state
+from .state import move, read_state, write_state
 
 
 @dataclass
@@ -186,10 +186,10 @@ class Recipe:
         folder = plan.stage.folder(self.root)
         state = read_state(folder)
         if state is not None and state["key"] != plan.key:
-            _move(folder, self.stale(plan.stage, state["key"]))
+            move(folder, self.stale(plan.stage, state["key"]))
         stale = self.stale(plan.stage, plan.key)
         if not folder.exists() and stale.exists():
-            _move(stale, folder)
+            move(stale, folder)
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
@@ -207,7 +207,7 @@ class Recipe:
         words = stage.arguments(self.root)
         if stage.command == "fit" and plan.action == "resume":
             words += ["--resume", "auto"]
-        write_state(folder, plan, done=False, seconds=spent)
+        write_state(folder, plan.key, plan.content, done=False, seconds=spent)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         start = time.monotonic()
         child = {
@@ -226,7 +226,7 @@ class Recipe:
             )
         seconds = spent + time.monotonic() - start
         result = _measured(stage, self.root / stage.writes)
-        write_state(folder, plan, done=True, seconds=seconds, result=result)
+        write_state(folder, plan.key, plan.content, done=True, seconds=seconds, result=result)
 
 
 def read_recipe(path: str) -> dict[str, Any]:

@@ -8,15 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import FlowlitError
 
-if TYPE_CHECKING:
-    from .recipe import Plan
 
-
-def _move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
+    """Move a folder, into another that may not exist yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
 
@@ -29,15 +27,23 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_state(folder: Path, plan: Plan, done: bool, seconds: float, result: str | None = None) -> None:
+def write_state(
+    folder: Path,
+    key: str,
+    content: dict[str, Any],
+    *,
+    done: bool,
+    seconds: float,
+    result: str | None = None,
+) -> None:
     """Write the state of a stage, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        "key": plan.key,
+        "key": key,
         "done": done,
         "seconds": round(seconds, 1),
         "result": result,
-        "content": plan.content,
+        "content": content,
     }
     temporary = folder / ".stage.json.tmp"
     temporary.write_text(json.dumps(state, indent=1, default=str))
