@@ -238,8 +238,8 @@ def teacher(steps: int, device: str, seed: int) -> nn.Module:
     model = Teacher(
         UNet(**NETWORK, dropout=0.0),
         RectifiedFlow(times=LogitNormal()),
-        partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99), fused=True),
-        partial(WarmUp, steps=100, total=steps),
+        optimizer=partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99), fused=True),
+        lr_scheduler=partial(WarmUp, steps=100, total=steps),
     )
     data = FlowDataModule(Independent(Digits(labels=False)), batch_size=64, seed=seed)
     trainer = quiet_trainer(

@@ -35,6 +35,7 @@ def test_reading():
     assert what[-1] == "student's training step"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # starts three processes of its own
 def test_large_store():
     [rows] = rows_of(
@@ -98,6 +99,7 @@ def test_features_of_the_benchmark_are_realistic():
     assert torch.equal(whole, torch.cat(list(statistics.features(1500, 512, seed=3))))
 
 
+@pytest.mark.slow
 @pytest.mark.journey
 @pytest.mark.timeout(900)  # starts ten processes of its own
 def test_generation():

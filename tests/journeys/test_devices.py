@@ -9,7 +9,7 @@ import tiny
 import torch
 from interrupted import assert_equal, configuration
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.slow]
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 

@@ -158,6 +158,7 @@ def test_a_finished_store_is_not_made_again(tmp_path, pairs):
     assert {path.name: path.stat().st_mtime_ns for path in pairs.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_make_the_same_pairs(tmp_path, pairs, flowlit, processes):
     path = tiny.write(tmp_path / "couple.yaml", couple(tmp_path / "store"))

@@ -160,6 +160,7 @@ def test_healthy_gradients_are_not_changed_by_skipping(tmp_path):
     assert tiny.same(*(last(tmp_path / name)["state_dict"] for name in "ab"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_go_back_together(tmp_path, flowlit, strategy):
     root = tmp_path / "run"

@@ -140,6 +140,7 @@ def assert_close(one, other):
         torch.testing.assert_close(x[key], y[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_train_as_one_and_go_on(tmp_path, undisturbed, flowlit, strategy):
     """The same numbers up to the order of sums; killed in the middle, they go on to the same bits."""
@@ -157,6 +158,7 @@ def test_two_processes_train_as_one_and_go_on(tmp_path, undisturbed, flowlit, st
     assert_equal(root, again)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_in_one_process(tmp_path, undisturbed, flowlit):
     """Optimizers of both networks are whole in the file, with the numbers of their own parameters."""
     root = tmp_path / "run"
