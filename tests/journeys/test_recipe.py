@@ -198,6 +198,7 @@ def test_couplings_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
 # DDP
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_as_one(tmp_path, flowlit):
     """The ranks share each global batch, keep the same weights, and end with exit code 0."""
 

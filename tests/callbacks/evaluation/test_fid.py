@@ -131,6 +131,7 @@ def configured(root, classifier, network=None, measures=True, **data):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.journey
 def test_two_processes_of_the_command_line_measure_what_one_does(tmp_path, classifier, flowlit):
     paths = {

@@ -679,6 +679,7 @@ def test_a_run_computes_its_student_again_and_ends_where_it_would_have(tmp_path)
     assert not any(stage._recomputed for _, stage in again.network.named_stages()), "it is over after fit"
 
 
+@pytest.mark.slow
 def test_it_goes_with_compiling_and_channels_last(tmp_path, monkeypatch):
     """Through the graphs of forward and backward that a compiler is given, but without the code that it would
     write for them.

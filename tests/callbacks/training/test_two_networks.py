@@ -81,6 +81,7 @@ def test_everything_moves_at_the_pace_of_the_generator(undisturbed):
     assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == STEPS * BATCHES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "count"),
     [
