@@ -7,6 +7,7 @@ names, so that a class may move to another file, or get another name, without lo
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -51,6 +52,17 @@ class MovedModule:
 
     def __getattr__(self, name: str) -> Any:
         return resolve(f"flowlit.{self._name}.{name}")
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package that imports each name from its module at its first use."""
+
+    def look_up(name: str) -> Any:
+        if name in homes:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return look_up
 
 
 def renamed(module: str, name: str) -> Any:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from .._support.names import lazily
 
 _HOMES = {
     "Cached": "cached",
@@ -24,9 +23,4 @@ __all__ = [
     "seeded_normal",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import torch only when something of it is needed: ``flowlit couplings info`` is instant."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOMES)  # ``flowlit couplings info`` is instant, without torch

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from .._support.names import lazily
 
 _HOMES = {
     "ClassifierFeatures": "features",
@@ -26,9 +25,4 @@ __all__ = [
     "PrecisionRecall",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import one name at a time: extractors bring torch-fidelity and networks."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOMES)  # extractors bring torch-fidelity and networks
