@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,15 @@ def make_reference(
         raise FlowlitError("reference: no images")
     blocks: list[np.ndarray] = []
     moments = None
-    for rows in _in_rows(_extract(images, features, device, batch_size)):
+    extracted = _extract(images, features, device, batch_size)
+    first, shape = next(extracted)
+    for rows in _in_rows(chain([first], (batch for batch, _ in extracted))):
         moments = moments or Moments(rows.shape[1], alone=True)  # rank 0 computes while others wait
         moments.update(rows)
         blocks += [rows.numpy()] if keep_features else []
     assert moments is not None
     mean, cov = moments.compute()
-    protocol = _protocol(images, features, len(mean))
+    protocol = _protocol(images, shape, features, len(mean))
     arrays = {"mu": mean.numpy(), "sigma": cov.numpy()}
     if keep_features:
         arrays["features"] = np.concatenate(blocks)
@@ -85,15 +88,15 @@ def make_reference(
 
 def _extract(
     images: ImageDataset, features: FeatureExtractor, device: str, batch_size: int
-) -> Iterator[Tensor]:
-    """Yield the features (B, d) of all images, under a bar."""
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the features (B, d) of all images and the shape [C, H, W] of these, under a bar."""
     what = f"Reference in {features.name} features"
     with tqdm(total=len(images), desc=what, unit=" images", leave=False) as bar:
         for batch in DataLoader(images, batch_size=batch_size):
             x1 = batch["x1"]
             if x1.dtype != torch.uint8:
                 raise FlowlitError(f"reference: images are {x1.dtype}; expected uint8, 0 … 255")
-            yield in_blocks(features.extract, x1.to(device))[0].float().cpu()
+            yield in_blocks(features.extract, x1.to(device))[0].float().cpu(), list(x1.shape[1:])
             bar.update(len(x1))
 
 
@@ -107,7 +110,7 @@ def _in_rows(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     yield remainder
 
 
-def _protocol(images: ImageDataset, features: FeatureExtractor, dim: int) -> dict[str, Any]:
+def _protocol(images: ImageDataset, shape: list[int], features: FeatureExtractor, dim: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -115,7 +118,7 @@ def _protocol(images: ImageDataset, features: FeatureExtractor, dim: int) -> dic
         "images": images.fingerprint,
         "source": type(images).__name__,
         "count": len(images),
-        "shape": list(images[0]["x1"].shape),
+        "shape": shape,
         "range": [0, 255],
         "resize": features.resize,
         "flowlit": __version__,
