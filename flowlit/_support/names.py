@@ -19,7 +19,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "distances": ("objectives.distances",),
     "draws": ("rng",),
     "features": ("metrics.features", "metrics.inception"),
-    "images": ("data.images", "data.folders"),
+    "images": ("data.images", "data.folders", "data.zips"),
     "multistep": ("solvers.multistep",),
     "networks.adapters": ("networks.wrappers.diffusion", "networks.wrappers.guidance"),
     "networks.edm": ("networks.wrappers.preconditioning",),

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+from .decode import SUFFIXES
 
 
 def _digest(*parts: Any) -> str:
@@ -30,7 +29,5 @@ def _limited(count: int, limit: int | None, source: str) -> int:
             f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit"
         )
     if count == 0:
-        raise FlowlitError(
-            f"{source} holds no images; expected at least one ({', '.join(sorted(_SUFFIXES))})"
-        )
+        raise FlowlitError(f"{source} holds no images; expected at least one ({', '.join(sorted(SUFFIXES))})")
     return count if limit is None else limit
