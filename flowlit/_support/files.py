@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,29 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: str | Path, what: str, mend: str) -> int:
+    """Return the size of a file, in bytes; links are followed. A pipe or device would block, or never end.
+
+    Args:
+        path: of the file.
+        what: it is to be, in words.
+        mend: what to do about it.
+
+    Raises:
+        FlowlitError: if it is missing, or no plain file.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        why = "does not exist" if missing else f"cannot be read ({error})"
+        raise FlowlitError(f"{what} {path} {why}; {mend}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise FlowlitError(f"{what} {path} is {kind}, expected a file; {mend}")
+    return status.st_size
 
 
 def existing(folder: Path) -> Path:

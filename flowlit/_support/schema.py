@@ -1,0 +1,165 @@
+"""Formats of JSON files, each with the struct of its fields: a file is sound, or refused in one line.
+
+Read without torch, so that it is instant.
+
+A field that a struct lacks is kept and not looked at, so that files of neighbouring versions can be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import FlowlitError
+from .files import check_file
+
+DEPTH = 64
+"""Mappings and lists inside each other, at most."""
+
+
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""Number of things or bytes; sums of a few fit into an int64."""
+
+
+Positive = Annotated[int, Meta(ge=1, le=1 << 62)]
+"""Likewise, at least one."""
+
+
+Seed = Annotated[int, Meta(ge=0)]
+"""Seed of a random number generator, of any length."""
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Format(Generic[T]):
+    """A format of JSON files, or of JSON inside other files.
+
+    Args:
+        schema: struct of the fields; its ``__post_init__`` raises ValueError where they contradict each
+            other.
+        what: the file is, in words.
+        mend: what to do with a damaged one.
+        name: the field ``format`` of a file; None if it has none, and no version.
+        versions: the field ``version`` of files that can be read, first and last.
+        limit: bytes, at most.
+    """
+
+    schema: type[T]
+    what: str
+    mend: str
+    name: str | None = None
+    versions: tuple[int, int] = (1, 1)
+    limit: int = 16 << 20
+
+    def read(self, path: str | Path) -> dict[str, Any]:
+        """Read a file: all of its fields, of which those of the schema are sound.
+
+        Raises:
+            FlowlitError: if it is missing, no plain file, too large, torn, of a newer version, or unsound.
+        """
+        size = check_file(path, self.what, self.mend)
+        if size > self.limit:
+            raise self._unsound(path, f"it has {size:,} bytes, expected at most {self.limit:,}")
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise self._unsound(path, str(error)) from error
+        return self.parse(data, path)
+
+    def parse(self, data: bytes | str, where: str | Path) -> dict[str, Any]:
+        """Parse JSON that was read from a place; see ``read``."""
+        try:
+            content = parse_json(data)
+        except ValueError as error:
+            raise self._unsound(where, str(error)) from error
+        self.check(content, where)
+        return content
+
+    def check(self, content: Any, where: str | Path) -> T:
+        """Return the fields of the schema as its struct.
+
+        Raises:
+            FlowlitError: if the content is of a newer version, or unsound; naming the field.
+        """
+        if self.name is not None:
+            self._check_version(content, where)
+        try:
+            return msgspec.convert(content, self.schema)
+        except (ValueError, RecursionError) as error:
+            raise self._unsound(where, _worded(error)) from error
+
+    def _check_version(self, content: Any, where: str | Path) -> None:
+        """Refuse other formats and versions: newer ones are not damaged."""
+        fields = content if isinstance(content, dict) else {}
+        name = fields.get("format")
+        version = fields.get("version")
+        first, last = self.versions
+        if name != self.name or type(version) is not int:
+            header = f"format {_short(name)}, version {_short(version)}"
+            raise self._unsound(where, f"{header}; expected {self.name}, version {last}")
+        if not first <= version <= last:
+            newer = "written by a newer flowlit; " if version > last else ""
+            mend = "install a newer flowlit" if newer else self.mend
+            raise FlowlitError(
+                f"{where} is {self.name} version {_short(version)}; {newer}this flowlit reads {self.name} "
+                f"version {last}; {mend}"
+            )
+
+    def _unsound(self, where: str | Path, why: str) -> FlowlitError:
+        return FlowlitError(f"{where} is no sound {self.what} ({why}); {self.mend}")
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse strict JSON: UTF-8, finite numbers, no key twice in a mapping, not deeper than ``DEPTH``.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    text = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it begins with a byte order mark; expected UTF-8 without one")
+    try:
+        content = msgspec.json.decode(text)
+        json.loads(text, object_pairs_hook=_refuse_twice)  # msgspec takes the last of equal keys
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+    level = _children([content])
+    for _ in range(DEPTH):
+        if not level:
+            return content
+        level = [child for parent in level for child in _children(parent)]
+    raise ValueError(f"it is nested deeper than {DEPTH} levels")
+
+
+def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
+    """Return the mappings and lists directly inside one."""
+    entries = value.values() if isinstance(value, dict) else value
+    return [entry for entry in entries if isinstance(entry, (dict, list))]
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it has {_short(twice)} twice")
+
+
+def _worded(error: BaseException) -> str:
+    """Return msgspec's message with the name of the field in front."""
+    message, _, place = str(error).partition(" - at `$")
+    message = message.replace("`", "")
+    return f"{place.strip('.`')}: {message}" if place.strip(".`") else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
