@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -21,6 +23,10 @@ from .files import check_file
 
 DEPTH = 64
 """Mappings and lists inside each other, at most."""
+
+
+MANY = 4_000_000
+"""Mappings and lists on one level, at most."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
@@ -92,6 +98,7 @@ class Format(Generic[T]):
         if self.name is not None:
             self._check_version(content, where)
         try:
+            _check_nesting(content)
             return msgspec.convert(content, self.schema)
         except (ValueError, RecursionError) as error:
             raise self._unsound(where, _worded(error)) from error
@@ -118,7 +125,7 @@ class Format(Generic[T]):
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse strict JSON: UTF-8, finite numbers, no key twice in a mapping, not deeper than ``DEPTH``.
+    """Parse strict JSON: UTF-8, finite numbers, no key twice in a mapping.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -133,18 +140,31 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deep") from error
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
-    level = _children([content])
+    return content
+
+
+def _check_nesting(content: Any) -> None:
+    """Refuse what no recursive function could go through: objects that hold themselves, or double each level.
+
+    Raises:
+        ValueError: naming the bound.
+    """
+    level: list[Any] = [content]
     for _ in range(DEPTH):
+        children = (child for parent in level for child in _children(parent))
+        level = list(islice(children, MANY))
         if not level:
-            return content
-        level = [child for parent in level for child in _children(parent)]
+            return
+        if len(level) == MANY:
+            raise ValueError(f"it has more than {MANY:,} mappings and lists on one level")
     raise ValueError(f"it is nested deeper than {DEPTH} levels")
 
 
-def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
-    """Return the mappings and lists directly inside one."""
+def _children(value: Any) -> Iterator[Any]:
+    """Yield the mappings and lists directly inside a value."""
     entries = value.values() if isinstance(value, dict) else value
-    return [entry for entry in entries if isinstance(entry, (dict, list))]
+    if isinstance(value, (dict, list, tuple)):
+        yield from (entry for entry in entries if isinstance(entry, (dict, list, tuple)))
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:

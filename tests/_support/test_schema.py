@@ -131,6 +131,20 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path):
         PLAIN.read(path)
 
 
+def test_objects_that_hold_themselves_or_double_are_refused():
+    itself = dict(GOOD)
+    itself["parts"] = [{"rows": 1}, itself]
+    doubled = []
+    for _ in range(50):
+        doubled = [doubled, doubled]
+    for content, words in (
+        (itself, "deeper than 64"),
+        ({**GOOD, "more": doubled}, "mappings and lists on one"),
+    ):
+        with memory_limit(500), pytest.raises(FlowlitError, match=words):
+            FORMAT.check(content, "file")
+
+
 @given(mutated(as_json(GOOD)))
 @bounded
 def test_any_bytes_give_a_recipe_or_one_clear_error(data):
