@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.whole import as_whole, whole_number
 from ..errors import FlowlitError
 from ..types import Noise, Source
+
+SEEDS = 1 << 64
+"""Number of seeds of noise, which begin at 0."""
+
+ROWS = 1 << 48
+"""Rows of noise at most: more than any disk holds the images of, and few enough to be counted in int64."""
 
 GENERATOR = "numpy.random.Philox(key=seed, counter=index << 64).standard_normal(float32)"
 """Recorded in every manifest; bit-equal on every CPU, thread count and device, because it always runs in
@@ -32,7 +40,13 @@ def seeded_normals(seeds: Sequence[int], indices: Sequence[int], shape: Sequence
         indices: of the rows within their seeds.
         shape: of one row.
     """
-    out = np.empty((len(indices), *shape), np.float32)
+    try:
+        out = np.empty((len(indices), *shape), np.float32)
+    except (MemoryError, ValueError) as error:
+        raise FlowlitError(
+            f"noise of {len(indices):,} samples of shape {tuple(shape)} does not fit into the "
+            "memory; make fewer at a time"
+        ) from error
     each = seeds if len(seeds) == len(indices) else [seeds[0]] * len(indices)
     stream = np.random.Generator(np.random.Philox(key=0))
     for row, seed, index in zip(out, each, indices, strict=True):
@@ -58,7 +72,7 @@ class SeededNoise(Source):
         seed: give evaluation, couplings and recouplings different seeds, so that they share no noise.
         num_classes: 0 for none; otherwise the label of sample i is i mod num_classes, unless labels are
             given.
-        labels: of sample 0, 1, …; at least ``num``.
+        labels: one class for all samples, or those of sample 0, 1, …; at least ``num``.
     """
 
     standard_normal = True
@@ -69,27 +83,20 @@ class SeededNoise(Source):
         num: int,
         seed: int = 0,
         num_classes: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: int | Sequence[int] | None = None,
     ):
-        if not 0 <= seed < 1 << 64 or num < 1:
+        seeds = as_whole(seed)
+        rows = as_whole(num)
+        if seeds is None or rows is None or not (0 <= seeds < SEEDS and 1 <= rows <= ROWS):
             raise FlowlitError(
-                f"SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1, found seed={seed}, num={num}"
+                "SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1 (up to 2^48), found "
+                f"seed={seed!r:.40}, num={num!r:.40}"
             )
-        if labels is not None and not num_classes:
-            raise FlowlitError(
-                "SeededNoise: labels are given, but num_classes is 0; set data.noise.num_classes"
-            )
-        if labels is not None and len(labels) < num:
-            raise FlowlitError(f"SeededNoise: {len(labels)} labels for {num} samples; give one for each")
-        if labels is not None and not 0 <= min(labels) <= max(labels) < num_classes:
-            raise FlowlitError(
-                f"SeededNoise: labels are {min(labels)} … {max(labels)}; expected 0 … {num_classes - 1}"
-            )
-        self.shape = tuple(shape)
-        self.num = num
-        self.seed = seed
-        self.num_classes = num_classes
-        self.labels = labels
+        self.shape = tuple(whole_number(size, "SeededNoise: a size of shape", 1) for size in shape)
+        self.num = rows
+        self.seed = seeds
+        self.num_classes = whole_number(num_classes, "SeededNoise: num_classes", 0, 1 << 31)
+        self.labels = labels if labels is None else class_numbers(labels, self.num_classes, self.num)
 
     def __len__(self) -> int:
         return self.num
@@ -100,14 +107,16 @@ class SeededNoise(Source):
     def reseeded(self, seed: int) -> SeededNoise:
         return SeededNoise(self.shape, self.num, seed, self.num_classes, self.labels)
 
-    def relabelled(self, labels: Sequence[int] | None) -> SeededNoise:
+    def relabelled(self, labels: int | Sequence[int] | None) -> SeededNoise:
         """Return the same noise with other labels; None balances them."""
         return SeededNoise(self.shape, self.num, self.seed, self.num_classes, labels)
 
     def identity(self) -> dict[str, Any]:
         labels = "balanced by index" if self.num_classes else "none"
-        if self.labels is not None:
-            labels = f"given, SHA-256 {self._labels_hash(None)}"
+        if isinstance(self.labels, int):
+            labels = f"all {self.labels}"
+        elif self.labels is not None:
+            labels = f"given, SHA-256 {self._labels_hash(len(self.labels))}"
         facts = {"generator": GENERATOR, "seed": self.seed, "shape": list(self.shape)}
         return {**facts, "num_classes": self.num_classes, "labels": labels}
 
@@ -119,10 +128,17 @@ class SeededNoise(Source):
         hashes = {str(count): self._labels_hash(count)[:16] for count in counts}
         return {"num_classes": self.num_classes, "law": "given", "sha256": hashes}
 
-    def _labels_hash(self, count: int | None) -> str:
-        """SHA-256 of the first labels that were given; None: of all."""
-        labels = np.asarray(self.labels, np.int64)
-        return hashlib.sha256(labels[:count].tobytes()).hexdigest()
+    def _labels_hash(self, count: int) -> str:
+        """SHA-256 of the first labels that were given."""
+        given = self.labels
+        labels = np.full(count, given) if isinstance(given, int) else np.asarray(given, np.int64)[:count]
+        return hashlib.sha256(labels.tobytes()).hexdigest()
+
+    def classes(self) -> list[int]:
+        """Return the classes that are generated, in order."""
+        if self.labels is None:
+            return list(range(min(self.num, self.num_classes)))
+        return [self.labels] if isinstance(self.labels, int) else np.unique(self.labels[: self.num]).tolist()
 
     def batch(self, indices: Sequence[int]) -> Noise:
         x0 = seeded_normals([self.seed], indices, self.shape)
@@ -131,5 +147,37 @@ class SeededNoise(Source):
     def _cond(self, indices: Sequence[int]) -> dict[str, Tensor]:
         if not self.num_classes:
             return {}
+        if isinstance(self.labels, int):
+            return {"label": torch.full((len(indices),), self.labels)}
         labels = [i % self.num_classes if self.labels is None else int(self.labels[i]) for i in indices]
         return {"label": torch.tensor(labels)}
+
+
+def class_numbers(labels: Any, num_classes: int, num: int) -> int | Sequence[int]:
+    """Return labels that are classes: one for all samples, or one for each of ``num`` at least.
+
+    Raises:
+        FlowlitError: for other values, and too few.
+    """
+    if not num_classes:
+        raise FlowlitError("SeededNoise: labels are given, but num_classes is 0; set data.noise.num_classes")
+    single = as_whole(labels)
+    given = np.asarray(labels if single is None else [single])
+    if (
+        given.ndim != 1
+        or given.dtype.kind not in "iu"
+        or bool in set(map(type, labels if single is None else ()))
+    ):
+        raise FlowlitError(
+            f"SeededNoise: labels are {reprlib.repr(labels)}; expected a class from 0 to {num_classes - 1}, "
+            "or one for each sample"
+        )
+    if single is None and len(given) < num:
+        raise FlowlitError(
+            f"SeededNoise: {len(given)} labels for {num} samples; give one for each, or one for all"
+        )
+    if not 0 <= given.min() <= given.max() < num_classes:
+        raise FlowlitError(
+            f"SeededNoise: labels are {given.min()} … {given.max()}; expected 0 … {num_classes - 1}"
+        )
+    return given.tolist() if single is None else single

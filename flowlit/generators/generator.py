@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from .._support.batch_invariance import BatchInvariant
 from .._support.cuda_graphs import check_device, replayed
+from .._support.whole import whole_number
 from ..couplings import SeededNoise
+from ..couplings.noise import SEEDS
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..networks.checkpoints.contents import Weights
@@ -20,6 +24,7 @@ from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
+from .inputs import check_memory, conditions, labels_of, noise_to_start_from
 
 Precision = Literal["float32", "bf16"]
 
@@ -38,6 +43,7 @@ class Generator:
         precision: arithmetic of the network; "bf16" is PyTorch's autocast, the solver's state float32.
         blocks: evaluate whole blocks of 16 rows, so that an image is the same bits in any batch. Without it a
             batch of one costs one evaluation and not 16, and last bits depend on the batch.
+        class_names: of class 0, 1, …, where the checkpoint has them.
 
     >>> # generator = flowlit.load("runs/slimflow_digits/distill/checkpoints/last.ckpt")
     >>> # images = generator.sample(16, seed=0)        # uint8 (16, 1, 8, 8)
@@ -50,8 +56,18 @@ class Generator:
     num_classes: int = 0
     precision: Precision = "float32"
     blocks: bool = True
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for value, name, kind in (
+            (self.network, "network", nn.Module),
+            (self.solver, "solver", Solver),
+            (self.codec, "codec", Codec),
+        ):
+            check_kind(value, name, kind)
+        if self.shape is not None:
+            self.shape = tuple(whole_number(size, "a size of shape", 1) for size in self.shape)
+        self.num_classes = whole_number(self.num_classes, "num_classes")
         if self.precision not in get_args(Precision):
             raise FlowlitError(
                 f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}"
@@ -59,7 +75,15 @@ class Generator:
 
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
-        """Noise (B, c, h, w) -> uint8 images (B, C, H, W)."""
+        """Noise (B, c, h, w) -> uint8 images (B, C, H, W).
+
+        Noise and conditions may be NumPy arrays, and on another device than the network.
+
+        Raises:
+            FlowlitError: for noise that is not finite or of another shape, and labels that are no classes.
+        """
+        x0 = noise_to_start_from(x0, self.network, self.shape)
+        cond = conditions(cond, x0, self.num_classes)
         velocity = BatchInvariant(self.network) if self.blocks else self.network
         if self.precision == "float32":
             return self.codec.decode(self.solver(velocity, x0, cond).x1)
@@ -106,7 +130,14 @@ class Generator:
         """Device of the network."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
-    def sample(self, num: int, seed: int = 0, batch_size: int = 256, source: Source | None = None) -> Tensor:
+    def sample(
+        self,
+        num: int,
+        seed: int = 0,
+        batch_size: int = 256,
+        source: Source | None = None,
+        label: int | str | Sequence[int | str] | None = None,
+    ) -> Tensor:
         """Generate images 0 … num - 1 of a seed, uint8 (num, C, H, W). Image i depends on (seed, i) alone.
 
         Args:
@@ -114,25 +145,59 @@ class Generator:
             seed: of the noise.
             batch_size: images generated at a time; no image depends on it.
             source: to start from; None is noise of the network's shape, with labels balanced by index.
+            label: class of all images, or a sequence with one for each: numbers, or names where the
+                checkpoint has them.
 
         Raises:
-            FlowlitError: if the shape of the noise is not known.
+            FlowlitError: if the shape of the noise is not known, or the memory cannot hold so many.
         """
-        if source is None:
-            if self.shape is None:
-                raise FlowlitError(
-                    "the network has no attribute `shape`; call the generator with noise of your own"
-                )
-            source = SeededNoise(self.shape, num, seed, self.num_classes)
-        device = self.device
-        batches = DataLoader(source.reseeded(seed).first(num), batch_size=batch_size)
-        return torch.cat(
-            [self(n.x0.to(device), {k: v.to(device) for k, v in n.cond.items()}).cpu() for n in batches]
-        )
+        num = whole_number(num, "num", 1)
+        batch_size = min(num, whole_number(batch_size, "batch_size", 1))
+        rows = self._source(source, num, whole_number(seed, "seed", 0, SEEDS - 1), label)
+        check_memory(num, rows.shape, "images")
+        check_memory(batch_size, rows.shape, "noise of a batch", 4)
+        images = torch.empty(0, dtype=torch.uint8)
+        done = 0
+        for noise in DataLoader(rows, batch_size=batch_size):
+            batch = self(noise.x0, noise.cond).cpu()
+            if not done:
+                check_memory(num, batch.shape[1:], "images")
+                images = batch.new_empty(num, *batch.shape[1:])
+            images[done : done + len(batch)] = batch
+            done += len(batch)
+        return images
+
+    def _source(self, source: Source | None, num: int, seed: int, label: Any) -> Source:
+        if source is not None:
+            check_kind(source, "source", Source)
+            if label is not None:
+                raise FlowlitError("label is for noise of the network's own; a source brings its labels")
+            return source.reseeded(seed).first(num)
+        if self.shape is None:
+            raise FlowlitError(
+                "the network has no attribute `shape`; call the generator with noise of your own"
+            )
+        labels = None if label is None else labels_of(label, self.num_classes, self.class_names)
+        return SeededNoise(self.shape, num, seed, self.num_classes, labels)
+
+
+def check_kind(value: Any, name: str, kind: type) -> None:
+    """Refuse an argument of another kind.
+
+    Raises:
+        FlowlitError: naming both; a class is another thing than an object of it.
+    """
+    if not isinstance(value, kind):
+        what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        hint = f"; write {value.__name__}(…)" if isinstance(value, type) and issubclass(value, kind) else ""
+        raise FlowlitError(f"{name} is {what}; expected an object of {kind.__name__}{hint}")
 
 
 def load(
-    checkpoint: str, weights: Weights = "ema", solver: Solver | None = None, network: nn.Module | None = None
+    checkpoint: str | os.PathLike[str],
+    weights: Weights = "ema",
+    solver: Solver | None = None,
+    network: nn.Module | None = None,
 ) -> Generator:
     """Read a generator from a checkpoint of ``flowlit fit`` or ``flowlit convert``, or another that
     ``pretrained`` reads.
@@ -147,6 +212,16 @@ def load(
     Raises:
         FlowlitError: as ``pretrained``.
     """
+    if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint):
+        raise FlowlitError(f"checkpoint is {checkpoint!r:.40}; expected the path of a file")
+    for value, name, kind in (
+        (weights, "weights", str),
+        (solver, "solver", Solver),
+        (network, "network", nn.Module),
+    ):
+        if value is not None or name == "weights":
+            check_kind(value, name, kind)
+    checkpoint = str(checkpoint)
     contents = read_contents(checkpoint)
     facts = contents.facts
     net = take(contents, checkpoint, weights, network).requires_grad_(False)

@@ -1,0 +1,146 @@
+"""Inputs of a generator: noise, conditions and labels, brought into one form or refused before any work."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._support.formatting import size
+from .._support.machine import free_memory
+from .._support.whole import whole_number
+from ..errors import FlowlitError
+from ..types import Cond
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """Return a tensor (B, …) of a tensor or a NumPy array (B, …), which is not changed.
+
+    Raises:
+        FlowlitError: for anything else, and for tensors without dense values.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        return value.detach()
+    kind = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+    raise FlowlitError(f"{name} is a {kind}; expected a tensor or a NumPy array of numbers")
+
+
+def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None) -> Tensor:
+    """Return noise (B, c, h, w) as float32; as float64 if it is so and the network is, too.
+
+    Args:
+        x0: tensor or NumPy array (B, c, h, w) of floating-point numbers.
+        network: that it is for.
+        shape: (c, h, w), if it is known.
+
+    Raises:
+        FlowlitError: for whole numbers, another shape, no rows, and values that are not finite.
+    """
+    noise = as_tensor(x0, "noise")
+    if not noise.is_floating_point():
+        raise FlowlitError(f"noise is {noise.dtype}; expected floating-point numbers, N(0, 1)")
+    right = noise.ndim == 4 and len(noise) > 0 and (shape is None or tuple(noise.shape[1:]) == tuple(shape))
+    if not right or not noise.numel():
+        expected = "B, c, h, w" if shape is None else ", ".join(map(str, ("B", *shape)))
+        raise FlowlitError(f"noise has shape {tuple(noise.shape)}; expected ({expected}), B at least 1")
+    if not noise.isfinite().all():
+        raise FlowlitError("noise is not finite everywhere (NaN or infinity); expected N(0, 1)")
+    first = next(network.parameters(), noise)
+    double = noise.dtype == first.dtype == torch.float64
+    return noise.to(first.device, torch.float64 if double else torch.float32)
+
+
+def conditions(cond: Any, like: Tensor, num_classes: int) -> Cond:
+    """Return conditions of a batch on its device; labels as int64 (B,).
+
+    Args:
+        cond: tensors or NumPy arrays (B, …) by name.
+        like: the noise (B, c, h, w).
+        num_classes: of the labels; 0 if it is not known.
+
+    Raises:
+        FlowlitError: for other numbers of rows, and for labels that are no classes.
+    """
+    if not isinstance(cond, Mapping):
+        raise FlowlitError(f'conditions are a {type(cond).__name__}; expected a dict, as {{"label": tensor}}')
+    tensors = {name: as_tensor(value, f"condition {name!r}").to(like.device) for name, value in cond.items()}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 1 or len(tensor) != len(like):
+            raise FlowlitError(
+                f"condition {name!r} has shape {tuple(tensor.shape)}; expected ({len(like)}, …), a row for "
+                "each image"
+            )
+    if "label" in tensors:
+        tensors["label"] = _class_numbers(tensors["label"], num_classes)
+    return tensors
+
+
+def _class_numbers(label: Tensor, num_classes: int) -> Tensor:
+    """Return labels (B,) as int64 (B,)."""
+    fractional = label.is_floating_point() or label.is_complex() or label.dtype == torch.bool
+    if fractional or label.ndim != 1:
+        raise FlowlitError(
+            f"labels are {label.dtype} {tuple(label.shape)}; expected whole numbers ({len(label)},), one "
+            "class an image (one-hot: label.argmax(1))"
+        )
+    low = int(label.min())
+    high = int(label.max())
+    if low < 0 or (num_classes and high >= num_classes):
+        end = f" to {num_classes - 1}" if num_classes else " on"
+        raise FlowlitError(f"labels run from {low} to {high}; expected classes from 0{end}")
+    return label.long()
+
+
+def labels_of(label: Any, num_classes: int, names: Sequence[str] | None) -> int | list[int]:
+    """Return class numbers: one for all images, or one for each.
+
+    Args:
+        label: a number or a name, or a sequence of them.
+        num_classes: of the network.
+        names: of its classes, if they are known.
+
+    Raises:
+        FlowlitError: for a network without classes, and for a class that it does not have.
+    """
+    if not num_classes:
+        raise FlowlitError(f"label is {reprlib.repr(label)}, but the network has no classes; leave label out")
+    if isinstance(label, str):
+        return _named_class(label, names)
+    single = isinstance(label, (int, float, bool, np.generic)) or getattr(label, "ndim", 1) == 0
+    if single or not isinstance(label, (Sequence, np.ndarray, Tensor)):
+        return whole_number(label, "label", 0, num_classes - 1)
+    return [
+        _named_class(one, names) if isinstance(one, str) else whole_number(one, "label", 0, num_classes - 1)
+        for one in label
+    ]
+
+
+def _named_class(name: str, names: Sequence[str] | None) -> int:
+    if names is None:
+        raise FlowlitError(f"label is {name!r}, but the classes of this network have no names; give a number")
+    if name not in names:
+        shown = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+        raise FlowlitError(f"label is {name!r}, which is none of its {len(names)} classes: {shown}")
+    return names.index(name)
+
+
+def check_memory(images: int, shape: Sequence[int], what: str, itemsize: int = 1) -> None:
+    """Refuse images (or noise) of a shape that the main memory cannot hold, before any is made.
+
+    Raises:
+        FlowlitError: with the bytes that they need and those that are free.
+    """
+    needed = images * math.prod(shape) * itemsize
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise FlowlitError(
+            f"{what}: {images:,} of shape {tuple(shape)} need {size(needed)} of memory, and {size(free)} are "
+            "free; make fewer at a time, or write them to the disk: flowlit predict"
+        )
