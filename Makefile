@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-slow test-all bench bench-all lint types help-texts clean
+.PHONY: help setup demo test test-slow test-all bench bench-all lint types docs help-texts clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,10 @@ lint: $(READY)  ## style and floors
 
 types: $(READY)  ## static types
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documentation site, into build/site (open build/site/index.html, or: make docs SERVE=serve)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(SERVE),build --quiet)
 
 help-texts: $(READY)  ## write the packaged help of the commands that take seconds to import
 	$(BIN)/python tests/helpers/help_texts.py
