@@ -42,15 +42,7 @@ def images(generator):
     ],
     ids=["float64", "NumPy", "NumPy float64", "big-endian", "reversed twice", "gradients", "channels last"],
 )
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.array([2, 0, 1, 1, 0]),
-        torch.tensor([2, 0, 1, 1, 0], dtype=torch.uint8),
-        np.array([2, 0, 1, 1, 0], ">i2"),
-    ],
-    ids=["NumPy", "uint8", "big-endian"],
-)
+@pytest.mark.parametrize("kind", ["i8", "u1", ">i2", "tensor"])
 def test_noise_and_labels_in_any_form_give_the_same_images(generator, images, noise, kind):
     numbers = [2, 0, 1, 1, 0]
     labels = torch.tensor(numbers).int() if kind == "tensor" else np.array(numbers, kind)
