@@ -29,6 +29,7 @@ def pipeline(*overrides: str, config: str, root: str | None = None, dry_run: boo
         yield from (f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}" for plan in plans)
         if dry_run:
             return
+        recipe.check(plans)
         for plan in plans:
             recipe.run(plan)
         if recipe.table:

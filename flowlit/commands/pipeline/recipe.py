@@ -1,87 +1,29 @@
 """A recipe of stages, each an ordinary flowlit command in a process of its own.
 
-A stage is done for good under a key: the hash of its command, the content of its configuration, its options
-and the keys of the stages it needs. A finished stage with the same key is skipped; an interrupted one goes
-on; one whose key changed is put aside into ``.stale`` (and comes back if the key does), so that nothing that
-was computed is lost.
+A stage is done for good under a key: the hash of its command, the content of its configuration, its options,
+the stamps of its inputs and the keys of the stages it needs. A finished stage with the same key is skipped;
+an interrupted one goes on; one whose key changed is put aside into ``.stale`` (and comes back if the key
+does), so that nothing that was computed is lost.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..._support.nested import flatten
-from ..._version import __version__
+import msgspec
+
 from ...errors import FlowlitError
-from .._yaml import load_yaml, read_yaml
+from .._yaml import load_yaml
 from .children import PARENT, run_child
+from .plan import Plan, decide, measured, stale
+from .stage import Stage, read_stage
 from .state import move, read_state, write_state
-
-
-@dataclass
-class Stage:
-    """One command of a recipe.
-
-    Args:
-        command: fit, couple, validate, test or predict.
-        config: YAML file or files, later ones winning.
-        writes: its result, relative to the recipe's root; the first folder of that path belongs to the stage.
-        needs: stages that must be done before.
-        options: dotted command-line options and their values.
-    """
-
-    name: str
-    command: str
-    config: str | list[str]
-    writes: str
-    needs: list[str] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def configs(self) -> list[str]:
-        return [self.config] if isinstance(self.config, str) else self.config
-
-    def folder(self, root: Path) -> Path:
-        return root / Path(self.writes).parts[0]
-
-    def content(self) -> dict[str, Any]:
-        """Everything that decides the result of the stage itself, flat."""
-        facts: dict[str, Any] = {"command": self.command, "flowlit": __version__}
-        for path in self.configs:
-            facts |= flatten(read_yaml(path))
-        for key, value in self.options.items():
-            named = isinstance(value, str) and value.endswith(".yaml") and Path(value).is_file()
-            facts |= flatten(read_yaml(value), f"--{key}") if named else {f"--{key}": value}
-        return facts
-
-    def arguments(self, root: Path) -> list[str]:
-        """Return the words after ``flowlit``."""
-        words = [self.command]
-        for path in self.configs:
-            words += ["-c", path]
-        words += ["--vars.root", str(root)]
-        for key, value in self.options.items():
-            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-        return words
-
-
-@dataclass
-class Plan:
-    """An action for a stage, and its reason."""
-
-    stage: Stage
-    action: str  # "done", "resume" or "run"
-    reason: str
-    key: str
-    content: dict[str, Any]
 
 
 @dataclass
@@ -104,12 +46,7 @@ class Recipe:
             raise FlowlitError(f"{path}: unknown keys {sorted(unknown)}; a recipe has root, stages and table")
         stages: list[Stage] = []
         for name, fields in content["stages"].items():
-            try:
-                stage = Stage(name=name, **fields)
-            except TypeError as error:
-                raise FlowlitError(
-                    f"{path}: stage {name}: {error}; it has command, config, writes, needs, options"
-                ) from error
+            stage = read_stage(path, name, fields)
             if missing := set(stage.needs) - {s.name for s in stages}:
                 raise FlowlitError(f"{path}: stage {name} needs {sorted(missing)}, which must come before it")
             if taken := [s.name for s in stages if s.folder(Path()) == stage.folder(Path())]:
@@ -117,7 +54,7 @@ class Recipe:
                     f"{path}: stages {taken[0]} and {name} write into the same folder {stage.folder(Path())}"
                 )
             stages.append(stage)
-        return cls(Path(root or content["root"]), stages, content.get("table", []))
+        return cls(Path(root or content["root"]), stages, read_table(path, content.get("table") or []))
 
     def override(self, words: Sequence[str]) -> None:
         """Add options given as --stage.option value (or --stage.option=value).
@@ -141,55 +78,35 @@ class Recipe:
     def plans(self) -> list[Plan]:
         """Decide about every stage."""
         plans: dict[str, Plan] = {}
+        written = [stage.folder(self.root) for stage in self.stages]
         for stage in self.stages:
-            upstream = {name: plans[name].key for name in stage.needs}
-            content = stage.content()
-            key = hashlib.sha256(
-                json.dumps([content, upstream], sort_keys=True, default=str).encode()
-            ).hexdigest()[:16]
-            waiting = [name for name in stage.needs if plans[name].action != "done"]
-            plans[stage.name] = Plan(stage, *self._decide(stage, key, content, waiting), key, content)
+            upstream = {name: plans[name] for name in stage.needs}
+            plans[stage.name] = decide(stage, self.root, written, upstream)
         return list(plans.values())
 
-    def _decide(self, stage: Stage, key: str, content: dict[str, Any], waiting: list[str]) -> tuple[str, str]:
-        state = read_state(stage.folder(self.root))
-        result = self.root / stage.writes
-        if state is None or state["key"] != key:
-            if stale := read_state(self.stale(stage, key)):
-                action = "done" if stale["done"] else "resume"
-                return action, "an earlier run with this configuration is taken up again"
-            if state is None:
-                return "run", "it has not run yet"
-            before = state["content"]
-            changed = [
-                f"{k}: {before.get(k, 'unset')} → {content.get(k, 'unset')}"
-                for k in sorted({*before, *content})
-                if before.get(k) != content.get(k)
-            ]
-            if changed:
-                return "run", f"changed: {'; '.join(changed[:3])}"
-            return "run", f"it depends on {', '.join(waiting or stage.needs)}"
-        if not state["done"]:
-            return "resume", "it was interrupted"
-        if not result.exists():
-            return "run", f"{result} has disappeared"
-        if state.get("result") not in (None, _measured(stage, result)):
-            return "run", f"{result} was replaced by hand"
-        return "done", f"took {state['seconds']:.0f} s"
+    def check(self, plans: Sequence[Plan]) -> None:
+        """Refuse to begin if any stage that is to run lacks an input.
 
-    def stale(self, stage: Stage, key: str) -> Path:
-        """Return the place where the stage's folder is put aside."""
-        return self.root / ".stale" / f"{stage.folder(self.root).name}-{key}"
+        Raises:
+            FlowlitError: naming all that are missing.
+        """
+        missing = [
+            f"stage {plan.stage.name} reads {', '.join(plan.missing)}"
+            for plan in plans
+            if plan.missing and plan.action != "done"
+        ]
+        if missing:
+            raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; put it there, or name another")
 
     def prepare(self, plan: Plan) -> None:
         """Make the stage's folder hold what belongs to its key, putting aside what does not."""
         folder = plan.stage.folder(self.root)
         state = read_state(folder)
         if state is not None and state["key"] != plan.key:
-            move(folder, self.stale(plan.stage, state["key"]))
-        stale = self.stale(plan.stage, plan.key)
-        if not folder.exists() and stale.exists():
-            move(stale, folder)
+            move(folder, stale(plan.stage, self.root, state["key"]))
+        aside = stale(plan.stage, self.root, plan.key)
+        if not folder.exists() and aside.exists():
+            move(aside, folder)
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
@@ -200,14 +117,18 @@ class Recipe:
         self.prepare(plan)
         stage = plan.stage
         folder = plan.stage.folder(self.root)
-        if plan.action == "done":
-            return
         before = read_state(folder)
+        if plan.action == "done":
+            if before is not None and before.get("inputs") is None:
+                write_state(folder, before | {"inputs": plan.inputs})
+            return
         spent = before["seconds"] if before and not before["done"] else 0.0
         words = stage.arguments(self.root)
         if stage.command == "fit" and plan.action == "resume":
             words += ["--resume", "auto"]
-        write_state(folder, plan.key, plan.content, done=False, seconds=spent)
+        state = {"key": plan.key, "done": False, "seconds": spent, "result": None}
+        state |= {"inputs": plan.inputs, "content": plan.content}
+        write_state(folder, state)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         start = time.monotonic()
         child = {
@@ -224,9 +145,9 @@ class Recipe:
                 f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in "
                 "the recipe"
             )
-        seconds = spent + time.monotonic() - start
-        result = _measured(stage, self.root / stage.writes)
-        write_state(folder, plan.key, plan.content, done=True, seconds=seconds, result=result)
+        seconds = round(spent + time.monotonic() - start, 1)
+        result = measured(stage, self.root / stage.writes)
+        write_state(folder, state | {"done": True, "seconds": seconds, "result": result})
 
 
 def read_recipe(path: str) -> dict[str, Any]:
@@ -234,11 +155,31 @@ def read_recipe(path: str) -> dict[str, Any]:
     content = load_yaml(path, "recipe {} does not exist; the shipped ones are in experiments/recipes/")
     if not isinstance(content, dict) or "stages" not in content or "root" not in content:
         raise FlowlitError(f"{path} is not a recipe; expected root and stages")
+    root = content["root"]
+    if not isinstance(root, str) or not root:
+        raise FlowlitError(
+            f"{path}: root is {root!r}, expected the name of a folder; quotes make a text of it"
+        )
+    if not isinstance(content["stages"], dict):
+        raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
     return content
 
 
-def _measured(stage: Stage, result: Path) -> str | None:
-    """Hash of what an evaluation wrote: another one by hand into the same folder must not end up in the
-    table.
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """A row of the closing table: a model, the stage that measured it, and the name of a solver."""
+
+    model: str
+    stage: str
+    solver: str
+
+
+def read_table(path: str, table: Any) -> list[dict[str, str]]:
+    """Return the rows of a recipe's table.
+
+    Raises:
+        FlowlitError: if one has another form.
     """
-    return hashlib.sha256(result.read_bytes()).hexdigest() if stage.command in ("validate", "test") else None
+    try:
+        return [msgspec.structs.asdict(row) for row in msgspec.convert(table, list[Row])]
+    except ValueError as error:
+        raise FlowlitError(f"{path}: table: {error}; a row has model, stage and solver") from error

@@ -22,31 +22,16 @@ def move(source: Path, target: Path) -> None:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the state of a stage's folder; None if it has none."""
     try:
-        return json.loads((folder / "stage.json").read_text())
+        return json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def write_state(
-    folder: Path,
-    key: str,
-    content: dict[str, Any],
-    *,
-    done: bool,
-    seconds: float,
-    result: str | None = None,
-) -> None:
+def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state of a stage, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "key": key,
-        "done": done,
-        "seconds": round(seconds, 1),
-        "result": result,
-        "content": content,
-    }
     temporary = folder / ".stage.json.tmp"
-    temporary.write_text(json.dumps(state, indent=1, default=str))
+    temporary.write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
     os.replace(temporary, folder / "stage.json")
 
 
