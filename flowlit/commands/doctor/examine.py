@@ -56,8 +56,9 @@ def examine(
 
 def _examine(subject: Subject, ckpt_path: str | None) -> Report:
     patient = deepcopy(subject.model)
-    files, findings = look_at_files(subject, patient, ckpt_path)
-    findings += measure(subject, patient)
-    findings += filter(None, (check(subject) for check in checks.CHECKS))
-    findings.sort(key=lambda finding: ORDER.index(finding.level))
-    return Report(findings, report(subject, files, findings))
+    look_at_files(subject, patient, ckpt_path)
+    measure(subject, patient)
+    for check in checks.CHECKS:
+        subject.findings += check(subject)
+    subject.findings.sort(key=lambda finding: ORDER.index(finding.level))
+    return Report(subject.findings, report(subject))

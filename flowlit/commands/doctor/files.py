@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -24,49 +24,38 @@ from .plan import output_folder, steps_of, validations_of
 from .subject import Finding, Subject
 
 
-class File(NamedTuple):
-    """Something that was opened, and its state."""
-
-    what: str
-    found: str
-
-
-Looked = Iterator[File | Finding]
-
-
-def looked(what: str, look: Callable[[], Looked]) -> Looked:
-    """Yield the results of a look, up to the error that ends it, which is a problem."""
+def look(subject: Subject, what: str, work: Callable[..., None], *arguments: Any) -> None:
+    """Look at something by a function of the subject and arguments; an error that ends it is a problem."""
     try:
-        yield from look()
+        work(subject, *arguments)
     except FlowlitError as error:
-        yield File(what, "not usable")
-        yield Finding("problem", str(error), "")
+        subject.opened[what] = "not usable"
+        subject.findings.append(Finding("problem", str(error)))
 
 
-def open_data(subject: Subject) -> Looked:
+def open_data(subject: Subject) -> None:
     """Open the coupling, and divide its batch among devices."""
     data = copy(subject.data)
     data.trainer = subject.trainer  # type: ignore[assignment]
     if data.coupling is None:
-        yield File("data", "no coupling, so nothing to train on; generation is looked at")
+        subject.opened["data"] = "no coupling, so nothing to train on; generation is looked at"
         return
     data.coupling = copy(data.coupling)
     data.setup("fit")
     subject.pairs = data.pairs
     rows = len(data.pairs)  # type: ignore[arg-type]
-    yield File("data", f"{data.coupling.source}, {rows:,} rows")
-    subject.steps = steps_of(subject.trainer, rows, data.batch_size)
-    if subject.steps is not None:
-        subject.validations = validations_of(subject.trainer, subject.steps)
-        passes = subject.steps * data.batch_size / rows
+    subject.opened["data"] = f"{data.coupling.source}, {rows:,} rows"
+    subject.steps = steps = steps_of(subject.trainer, rows, data.batch_size)
+    if steps is not None:
+        subject.validations = validations_of(subject.trainer, steps)
+        passes = steps * data.batch_size / rows
         number = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
-        yield File(
-            "run", f"{subject.steps:,} steps of {data.batch_size} samples, {number} passes over the data"
-        )
+        run = f"{steps:,} steps of {data.batch_size} samples, {number} passes over the data"
+        subject.opened["run"] = run
     subject.share = data.global_batch().rows
 
 
-def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked:
+def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
     """Open what pairs begin from, and what the store already has."""
     origin_of(subject.model, subject.data, options)
     store = Store(options.store)
@@ -76,7 +65,7 @@ def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> Looked
     shards = plan(store.counts(options.num), options.shard_size)
     subject.missing = sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
     size = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
-    yield File("store", f"{options.store}, {size}")
+    subject.opened["store"] = f"{options.store}, {size}"
     if options.origin == "random":
         subject.validations = 0  # nothing is integrated
 
@@ -103,42 +92,50 @@ def check_same_pairs(store: Store, patient: Any, options: CoupleOptions) -> None
         )
 
 
-def open_checkpoint(patient: Any, path: str) -> Looked:
+def open_checkpoint(subject: Subject, patient: Any, path: str) -> None:
     """Read a checkpoint into a copy of the model, as going on from it would."""
     content = read_checkpoint(path)
     patient.on_load_checkpoint(content)
     patient.load_state_dict(content["state_dict"])
-    yield File("checkpoint", f"{path}, step {content.get('global_step', 0):,}")
+    subject.opened["checkpoint"] = f"{path}, step {content.get('global_step', 0):,}"
 
 
-def open_features(subject: Subject, fid: FID) -> Looked:
-    """Have features extracted from a blank image, and compare the reference with them."""
-    if subject.data.noise is None:
+def open_features(subject: Subject, fid: FID) -> None:
+    """Extract features of a blank image, compare the reference with them, and count the images."""
+    features = fid.features
+    if subject.trains and fid.measures:
+        what = "FID: in a fit there is the Fréchet distance only"
+        subject.findings.append(Finding("problem", what, "leave measures to validate and test"))
+    noise = subject.data.noise
+    if noise is None:
         raise FlowlitError("FID needs noise to generate from: give data.noise (shape, num)")
     with torch.no_grad():
-        blank = subject.model.codec.decode(torch.zeros(1, *subject.data.noise.shape))
-        dimension = fid.features.extract(blank).features.shape[1]
-    subject.dimensions[fid.features.name] = dimension
-    if not isinstance(fid.reference, str):
-        yield File(
-            f"{fid.features.name} features", f"{dimension}, against {len(fid.reference):,} real images"
-        )
-        return
-    reference = read_reference(fid.reference)
-    check_reference(reference, fid.features, blank.shape[1:])
-    check_dimension(reference, dimension)
-    yield File(f"{fid.features.name} features", f"{dimension}, against {fid.reference}")
+        blank = subject.model.codec.decode(torch.zeros(1, *noise.shape))
+        dimension = features.extract(blank).features.shape[1]
+    if len(noise) <= dimension:  # the covariance is singular
+        what = f"{len(noise):,} images for {dimension:,} {features.name} features: the distance is too large"
+        mend = f"--data.noise.num {max(10_000, 5 * dimension)}"
+        subject.findings.append(Finding("warning", f"{what}, and compares with nothing", mend))
+    real = fid.reference if isinstance(fid.reference, str) else f"{len(fid.reference):,} real images"
+    if isinstance(fid.reference, str):
+        reference = read_reference(fid.reference)
+        check_reference(reference, features, blank.shape[1:])
+        check_dimension(reference, dimension)
+    subject.opened[f"{features.name} features"] = f"{dimension}, against {real}"
 
 
-def look_at_output(subject: Subject) -> Looked:
+def look_at_output(subject: Subject) -> None:
     """Refuse a folder that cannot be written, and look for an earlier run there."""
     folder = output_folder(subject.trainer)
     if folder is None or not subject.trains:
         return
     check_writable(folder)
-    last = Path(folder) / "checkpoints" / "last.ckpt"
     state = "exists" if folder.exists() else "new"
-    yield File("output", f"{folder}, {'holds a run already' if last.exists() else state}")
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        state = "holds a run already"
+        mend = "to go on with it: flowlit fit … --resume auto"
+        subject.findings.append(Finding("hint", f"{folder} {state}, which a new one replaces", mend))
+    subject.opened["output"] = f"{folder}, {state}"
 
 
 def check_writable(folder: Path) -> None:
@@ -154,19 +151,14 @@ def check_writable(folder: Path) -> None:
         )
 
 
-def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> tuple[list[File], list[Finding]]:
+def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> None:
     """Open what a run reads; all of it, also if some is missing."""
-    looks: list[tuple[str, Callable[[], Looked]]] = []
     if ckpt_path is not None:
-        looks.append(("checkpoint", lambda: open_checkpoint(patient, ckpt_path)))
-    options = subject.options
-    if options is not None:
-        looks.append(("store", lambda: open_store(subject, patient, options)))
+        look(subject, "checkpoint", open_checkpoint, patient, ckpt_path)
+    if subject.options is None:
+        look(subject, "data", open_data)
     else:
-        looks.append(("data", lambda: open_data(subject)))
+        look(subject, "store", open_store, patient, subject.options)
     for fid in subject.callbacks(FID):
-        looks.append((f"{fid.features.name} features", lambda fid=fid: open_features(subject, fid)))  # type: ignore[misc]
-    looks.append(("output", lambda: look_at_output(subject)))
-    results = [one for what, look in looks for one in looked(what, look)]
-    files = [one for one in results if isinstance(one, File)]
-    return files, [one for one in results if isinstance(one, Finding)]
+        look(subject, f"{fid.features.name} features", open_features, fid)
+    look(subject, "output", look_at_output)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._support.machine import free_memory
 from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...errors import FlowlitError
 from ...frozen import Frozen
-from .measured import Line, Made, Step
-from .probe import Watch, generate, kept_for_backward, nbytes, train
+from .measured import Made, Step
+from .probe import Watch, generate, kept_for_backward, nbytes, state_of, train
 from .subject import Finding, Subject
 
 BUDGET = 2.0
@@ -28,16 +29,17 @@ LARGER = 4
 """Samples to begin with."""
 
 
-def measure(subject: Subject, patient: Any) -> list[Finding]:
+def measure(subject: Subject, patient: Any) -> None:
     """Train a copy of the model for a few steps, and generate with it; fill in what was measured."""
     subject.measured.free = free_memory(subject.trainer.strategy.root_device)
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = defaultdict(list)
     if subject.pairs is not None:
-        failed.setdefault(attempt(measure_steps, subject, patient), []).append("a training step")
+        failed[attempt(measure_steps, subject, patient)].append("a training step")
     if subject.validations != 0:
-        failed.setdefault(attempt(measure_images, subject, patient), []).append("validation")
+        failed[attempt(measure_images, subject, patient)].append("validation")
     failed.pop("", None)
-    return [Finding("problem", f"{' and '.join(what)} failed: {error}", "") for error, what in failed.items()]
+    texts = [f"{' and '.join(what)} failed: {error}" for error, what in failed.items()]
+    subject.findings += [Finding("problem", text) for text in texts]
 
 
 def attempt(work: Callable[[Subject, Any], None], subject: Subject, patient: Any) -> str:
@@ -54,20 +56,15 @@ def attempt(work: Callable[[Subject, Any], None], subject: Subject, patient: Any
 def measure_steps(subject: Subject, patient: Any) -> None:
     """Measure what training needs: memory with two small batches, time with one that may be larger."""
     measured = subject.measured
-    for callback in (
-        *subject.callbacks(Anneal),
-        *subject.callbacks(EMA),
-    ):  # what is wrong with them, and further averages
+    # what is wrong with them, and further averages
+    for callback in (*subject.callbacks(Anneal), *subject.callbacks(EMA)):
         callback.setup(subject.trainer, patient, "fit")
-    points = [memory_of_a_step(subject, patient, samples) for samples in (SMALL, LARGER)]
-    measured.activations = Line.through(*points)
-    measured.frozen = sum(
-        nbytes([*one.network.parameters(), *one.network.buffers()]) for one in frozen_in(subject, patient)
-    )
+    bytes_kept = [memory_of_a_step(subject, patient, samples) for samples in (SMALL, LARGER)]
+    measured.activations = statistics.linear_regression((SMALL, LARGER), bytes_kept)
+    measured.frozen = sum(nbytes(state_of(network)) for network in frozen_in(subject, patient))
     if getattr(subject.data.coupling, "resident", False) and subject.stored is not None:
-        measured.resident = len(subject.stored) * nbytes(
-            [*subject.stored[0][:2], *subject.stored[0].cond.values()]
-        )
+        x0, x1, cond = subject.stored[0]
+        measured.resident = len(subject.stored) * nbytes([x0, x1, *cond.values()])
     samples = min(LARGER, subject.share)
     while True:
         measured.step = time_steps(subject, patient, samples)
@@ -77,25 +74,21 @@ def measure_steps(subject: Subject, patient: Any) -> None:
         samples = larger
 
 
-def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> tuple[int, int]:
-    """Note the state after one step; return the samples, and the bytes that were kept for the backward
-    pass.
-    """
-    watch = Watch()
+def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> int:
+    """Note the state after one step; return the bytes that were kept for the backward pass."""
+    watch = Watch(subject.measured)
     with kept_for_backward(watch.known) as storages:
         train(subject, patient, watch, samples)
-    for name in ("weights", "gradients", "optimizer", "checkpoint"):
-        setattr(subject.measured, name, getattr(watch, name))
-    return samples, sum(storage.nbytes() for storage in storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
-def time_steps(subject: Subject, patient: Any, samples: int, steps: int = 4) -> Step:
+def time_steps(subject: Subject, patient: Any, samples: int) -> Step:
     """Time some steps after the first, whole: reading pairs, completing them, and the optimizer's update."""
-    watch = Watch()
+    watch = Watch(subject.measured)
     device = subject.trainer.strategy.root_device
     if cuda := device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    data = train(subject, patient, watch, samples, steps)
+    data = train(subject, patient, watch, samples, steps=4)
     if cuda:
         subject.measured.peak = samples, torch.cuda.max_memory_allocated(device)
     each = [end - begin for begin, end in pairwise(watch.times)]
@@ -120,9 +113,8 @@ def measure_images(subject: Subject, patient: Any) -> None:
         if solver is not None:
             patient.solvers = {name: solver}
         most = images_at_a_time(subject)
-        samples = (
-            SMALL if subject.trainer.strategy.root_device.type == "cpu" else most
-        )  # a GPU takes as long for few
+        # a GPU takes as long for few
+        samples = SMALL if subject.trainer.strategy.root_device.type == "cpu" else most
         while True:
             subject.measured.made[name] = made = generated(subject, patient, name, min(samples, most))
             samples = affordable(made.seconds, made.samples, most)
@@ -146,10 +138,9 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
     """
     watch = generate(subject, patient, samples)
     taken = watch.times[-1] - watch.times[-2]
-    solutions = (watch.outputs or {}).get("solutions", {})
-    if name not in solutions:
+    solution = (watch.outputs or {}).get("solutions", {}).get(name)
+    if solution is None:
         return Made(samples, taken, 0.0)
-    solution = solutions[name]
     if bad := int((~torch.isfinite(solution.x1)).flatten(1).any(1).sum()):
         raise FlowlitError(
             f"{name}: {bad} of {samples} generated images are not finite; the weights may be broken"
@@ -162,10 +153,8 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
     return Made(samples, taken, float(solution.nfe.double().mean()))
 
 
-def frozen_in(subject: Subject, patient: Any) -> list[Frozen]:
+def frozen_in(subject: Subject, patient: Any) -> set[nn.Module]:
     """Guides, teachers and perceptual networks that stay on the device."""
     owners = [*patient.modules(), subject.data.coupling]
-    frozen = {
-        id(value): value for owner in owners for value in vars(owner).values() if isinstance(value, Frozen)
-    }
-    return list({id(one.network): one for one in frozen.values()}.values())
+    values = [value for owner in owners for value in vars(owner).values()]
+    return {value.network for value in values if isinstance(value, Frozen)}

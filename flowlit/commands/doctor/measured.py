@@ -3,26 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-
-@dataclass
-class Line:
-    """Bytes as a straight line over samples, through two measurements.
-
-    >>> Line.through((2, 30), (4, 50))(128)
-    1290
-    """
-
-    fixed: float
-    each: float
-
-    @classmethod
-    def through(cls, a: tuple[int, int], b: tuple[int, int]) -> Line:
-        each = (b[1] - a[1]) / (b[0] - a[0])
-        return cls(a[1] - each * a[0], each)
-
-    def __call__(self, samples: int) -> int:
-        return max(0, round(self.fixed + self.each * samples))
+from statistics import LinearRegression
 
 
 @dataclass
@@ -56,21 +37,27 @@ class Measured:
     resident: int = 0
     optimizer: int | None = None
     checkpoint: int | None = None
-    activations: Line | None = None
+    activations: LinearRegression | None = None
+    """Bytes that are kept for backward, as a straight line over samples."""
     peak: tuple[int, int] | None = None
     """Samples, and the most bytes that a step with them allocated on a GPU."""
     step: Step | None = None
     made: dict[str, Made] = field(default_factory=dict)
 
+    def parts(self, samples: int) -> dict[str, int]:
+        """Bytes of a training step with so many samples on the device, by what takes them."""
+        line = self.activations
+        activations = round(line.slope * samples + line.intercept) if line else 0
+        return {
+            "weights and averages": self.weights,
+            "frozen networks": self.frozen,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer or 0,
+            "resident pairs": self.resident,
+            f"kept for backward, {samples} samples": activations,
+        }
+
     def memory(self, samples: int) -> int | None:
         """Bytes that a training step with so many samples on the device needs at least."""
-        if self.optimizer is None or self.activations is None:
-            return None
-        return (
-            self.weights
-            + self.frozen
-            + self.resident
-            + self.gradients
-            + self.optimizer
-            + self.activations(samples)
-        )
+        measured = self.optimizer is not None and self.activations is not None
+        return sum(self.parts(samples).values()) if measured else None

@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._support.timers import DeviceTimer
 from ...callbacks.speed.memory import ActivationCheckpointing, ChannelsLast
@@ -26,22 +26,22 @@ from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...callbacks.training.gradients import Gradients
 from ...modules import FlowDataModule
+from .measured import Measured
 from .subject import Subject
 
 
 class Watch(Callback):
     """Notes when each step and each validation batch ended, and what state there is after the last step."""
 
-    def __init__(self) -> None:
+    def __init__(self, measured: Measured) -> None:
+        self.measured = measured
         self.times: list[float] = []
-        self.weights = self.gradients = self.optimizer = self.checkpoint = 0
         self.outputs: Any = None
         self.known: set[int] = set()
         """Addresses of weights, once they are on the device."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        tensors = (*pl_module.parameters(), *pl_module.buffers())
-        self.known.update(tensor.untyped_storage().data_ptr() for tensor in tensors)
+        self.known.update(tensor.untyped_storage().data_ptr() for tensor in state_of(pl_module))
 
     def _note(self, module: pl.LightningModule) -> None:
         if module.device.type == "cuda":
@@ -54,14 +54,13 @@ class Watch(Callback):
             trainer.datamodule.coupling_seconds()  # type: ignore[attr-defined]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.weights = nbytes([*pl_module.parameters(), *pl_module.buffers()])
-        self.gradients = nbytes(
-            [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
-        )
-        self.optimizer = sum(
-            nbytes(state) for optimizer in trainer.optimizers for state in optimizer.state.values()
-        )
-        self.checkpoint = nbytes(pl_module.state_dict()) + self.optimizer
+        measured = self.measured
+        trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+        measured.weights = nbytes(state_of(pl_module))
+        measured.gradients = nbytes(trained)
+        measured.optimizer = sum(map(nbytes, states))
+        measured.checkpoint = nbytes(pl_module.state_dict()) + measured.optimizer
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._note(pl_module)
@@ -73,17 +72,19 @@ class Watch(Callback):
         self.outputs = outputs
 
 
+def state_of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module, of any shape."""
+    return [*module.parameters(), *module.buffers()]
+
+
 def nbytes(tensors: Any) -> int:
     """Return the bytes of all tensors of a list or mapping."""
     values = tensors.values() if hasattr(tensors, "values") else tensors
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
-def training_callbacks(trainer: pl.Trainer) -> list[Callback]:
-    """Return the callbacks that take part in a training step."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    kinds = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, ActivationCheckpointing)
-    return [callback for callback in callbacks if isinstance(callback, kinds)]
+IN_A_STEP = (Anneal, EMA, Gradients, MatmulPrecision, ChannelsLast, ActivationCheckpointing)
+"""Callbacks that take part in a training step."""
 
 
 def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: bool = False) -> pl.Trainer:
@@ -91,7 +92,8 @@ def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: b
 
     It has copies of the other's callbacks that take part in a step.
     """
-    own = [deepcopy(callback) for callback in training_callbacks(trainer)]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    own = [deepcopy(callback) for callback in callbacks if isinstance(callback, IN_A_STEP)]
     for average in own:
         if isinstance(average, EMA):
             average.snapshots = None  # they are files
@@ -118,14 +120,8 @@ def probe_trainer(trainer: pl.Trainer, watch: Watch, steps: int = 1, validate: b
 def with_batch(data: FlowDataModule, **changes: Any) -> FlowDataModule:
     """Return the same data in other batches, read in this process."""
     small = copy(data)
-    for name, value in {
-        "num_workers": 0,
-        "stored": {},
-        "watch": DeviceTimer(),
-        "device_batch_size": None,
-        **changes,
-    }.items():
-        setattr(small, name, value)
+    vars(small).update(num_workers=0, device_batch_size=None, _measured={}, _timer=DeviceTimer())
+    vars(small).update(changes)
     return small
 
 
@@ -140,7 +136,7 @@ def train(subject: Subject, patient: Any, watch: Watch, samples: int, steps: int
 def generate(subject: Subject, patient: Any, samples: int) -> Watch:
     """Validate one batch."""
     noise = subject.data.noise and subject.data.noise.first(samples)
-    watch = Watch()
+    watch = Watch(subject.measured)
     data = with_batch(subject.data, noise=noise, noise_batch_size=samples, coupling=None)
     with quiet():
         probe_trainer(subject.trainer, watch, validate=True).validate(patient, datamodule=data, verbose=False)

@@ -11,26 +11,20 @@ from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
 from .checks.resources import files_kept, pair_bytes
-from .files import File
 from .subject import Finding, Subject
 
 Rows = list[list[str]]
 
 
-def report(subject: Subject, files: list[File], findings: list[Finding]) -> str:
-    """Return the tables that are not empty, and the findings, as text."""
+def report(subject: Subject) -> str:
+    """Return what was opened, the tables that are not empty, and the findings, as text."""
+    width = max(map(len, subject.opened))
+    opened = [f"{what.ljust(width)}  {state}" for what, state in subject.opened.items()]
     tables = [networks(subject), memory(subject), disk(subject), times(subject)]
-    blocks = [listed(files), *(aligned(rows) for rows in tables if len(rows) > 1)]
+    blocks = [opened, *(aligned(rows) for rows in tables if len(rows) > 1)]
     lines = chain.from_iterable([*block, ""] for block in blocks)
-    return "\n".join(
-        [*lines, *(summarise(finding) for finding in findings), *(["nothing is wrong"] * (not findings))]
-    )
-
-
-def listed(files: list[File]) -> list[str]:
-    """Return a line for each file: its name, and its state, which begins at the left."""
-    width = max(len(file.what) for file in files)
-    return [f"{file.what.ljust(width)}  {file.found}" for file in files]
+    findings = map(summarise, subject.findings) if subject.findings else ["nothing is wrong"]
+    return "\n".join([*lines, *findings])
 
 
 def summarise(finding: Finding) -> str:
@@ -47,12 +41,10 @@ def networks(s: Subject) -> Rows:
     named = {"network": getattr(s.model, "network", None)}
     named.update(("guide", guide) for guide in s.guides())
     teacher = getattr(s.data.coupling, "teacher", None)
-    named |= {"teacher": teacher.network} if isinstance(teacher, Frozen) else {}
-    rows = [
-        [name, f"{count_parameters(network):,}", gmacs(network)]
-        for name, network in named.items()
-        if network is not None
-    ]
+    if isinstance(teacher, Frozen):
+        named["teacher"] = teacher.network
+    networks = [(name, network) for name, network in named.items() if network is not None]
+    rows = [[name, f"{count_parameters(network):,}", gmacs(network)] for name, network in networks]
     return [["network", "parameters", "GMACs"], *rows]
 
 
@@ -67,39 +59,24 @@ def gmacs(network: nn.Module) -> str:
 def memory(s: Subject) -> Rows:
     """Return the bytes on a device in a training step."""
     m = s.measured
-    if m.activations is None or m.optimizer is None:
+    total = m.memory(s.share)
+    if total is None:
         return []
-    rows = {
-        "weights and averages": m.weights,
-        "frozen networks": m.frozen,
-        "gradients": m.gradients,
-        "optimizer": m.optimizer,
-        "resident pairs": m.resident,
-        f"kept for backward, {s.share} samples": m.activations(s.share),
-        "all": m.memory(s.share) or 0,
-    }
-    table = [[name, size(count)] for name, count in rows.items() if count]
-    table += [[f"most that {m.peak[0]} samples allocated", size(m.peak[1])]] if m.peak else []
-    return [
-        ["memory of a device", "bytes"],
-        *table,
-        [f"free on {s.trainer.strategy.root_device}", size(m.free)],
-    ]
+    rows = [[name, size(count)] for name, count in {**m.parts(s.share), "all": total}.items() if count]
+    if m.peak is not None:
+        rows.append([f"most that {m.peak[0]} samples allocated", size(m.peak[1])])
+    free = [f"free on {s.trainer.strategy.root_device}", size(m.free)]
+    return [["memory of a device", "bytes"], *rows, free]
 
 
 def disk(s: Subject) -> Rows:
     """Return the bytes that the run writes."""
     if s.options is not None:
-        pair = pair_bytes(s)
-        counts = sorted({10_000, 100_000, 1_000_000, s.options.num})
-        return [
-            ["pairs", "bytes"],
-            ["1", size(pair)],
-            *([f"{count:,}", size(count * pair)] for count in counts),
-        ]
-    if s.measured.checkpoint is None or s.steps is None:
-        return []
+        counts = sorted({1, 10_000, 100_000, 1_000_000, s.options.num})
+        return [["pairs", "bytes"], *([f"{count:,}", size(count * pair_bytes(s))] for count in counts)]
     one = s.measured.checkpoint
+    if one is None or s.steps is None:
+        return []
     many = files_kept(s)
     return [["disk", "bytes"], ["a checkpoint", size(one)], [f"{many} of them at the end", size(many * one)]]
 
@@ -108,35 +85,22 @@ def times(s: Subject) -> Rows:
     """Return the seconds of a step, of generation, and of the run."""
     rows = []
     total = 0.0
+
+    def add(what: str, sample: str, each: float, number: int) -> None:
+        rows.append([what, sample, duration(each), f"{number:,}", duration(number * each)])
+
     step = s.measured.step
-    if step and s.steps:
-        each = s.seconds_a_step or 0.0
-        total += s.steps * each
-        rows.append(
-            [
-                "training step",
-                f"{step.samples} samples",
-                duration(each),
-                f"{s.steps:,}",
-                duration(s.steps * each),
-            ]
-        )
+    each = s.seconds_a_step
+    if step and each and s.steps:
+        add("training step", f"{step.samples} samples", each, s.steps)
+        total = s.steps * each
         pairs = step.pairs / step.seconds * each
         rows.append(["  completing pairs", "", duration(pairs), "", duration(s.steps * pairs)])
+    number = s.validations or 1
     for name, made in s.measured.made.items():
-        num = s.images
-        times = s.validations or 1
-        each = made.seconds / made.samples * num / s.trainer.world_size
-        total += times * each
-        sample = f"{made.samples} samples, NFE {made.nfe:.1f}"
-        rows.append(
-            [
-                f"{num:,} {'pairs' if s.options else 'images'} by {name}",
-                sample,
-                duration(each),
-                f"{times:,}",
-                duration(times * each),
-            ]
-        )
+        each = made.seconds / made.samples * s.images / s.trainer.world_size
+        what = f"{s.images:,} {'pairs' if s.options else 'images'} by {name}"
+        add(what, f"{made.samples} samples, NFE {made.nfe:.1f}", each, number)
+        total += number * each
     rows += [["all", "", "", "", duration(total)]] if rows else []
     return [["time", "measured on", "each", "times", "together"], *rows]

@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
     level: Level
     what: str
-    mend: str
+    mend: str = ""
 
 
 @dataclass
@@ -52,8 +52,9 @@ class Subject:
     """How often it validates."""
     share: int = 1
     """Samples on a device at a time."""
-    dimensions: dict[str, int] = field(default_factory=dict)
-    """Dimensions of the features that FID callbacks take, by their names."""
+    opened: dict[str, str] = field(default_factory=dict)
+    """States of what a run reads and writes, by name."""
+    findings: list[Finding] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
 
     @property

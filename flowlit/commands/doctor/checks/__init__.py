@@ -1,33 +1,25 @@
-"""All checks of a configuration: a function for each suspicion, which returns a finding or None."""
+"""All checks of a configuration: generators of findings, a file for each subject."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..subject import Finding, Subject
 from . import data, method, resources, run
 
-CHECKS: list[Callable[[Subject], Finding | None]] = [
+CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     resources.too_little_memory,
     resources.too_little_disk,
     resources.no_room_for_pairs,
-    data.misplaced_measures,
-    method.no_average,
-    method.average_of_old_weights,
-    method.average_of_few_steps,
+    method.averages,
     method.low_precision,
-    method.not_annealed,
-    method.annealed_too_long,
-    data.random_pairs,
+    method.annealing,
     method.other_teacher,
+    data.random_pairs,
     data.few_pairs,
     data.seen_noise,
     data.mirror,
-    data.few_images,
-    run.never_validated,
-    run.not_saved,
+    run.unprepared,
     run.seldom_saved,
-    run.no_seed,
     method.no_guide,
-    run.run_before,
 ]

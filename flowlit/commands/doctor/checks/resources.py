@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +19,43 @@ SHARDING = (FSDPStrategy, ModelParallelStrategy)
 """Strategies under which a device has a part of what was measured."""
 
 
-def too_little_memory(s: Subject) -> Finding | None:
-    needed = s.measured.memory(s.share)
-    here = s.trainer.num_devices if s.trainer.strategy.root_device.type == "cpu" else 1
-    if needed is None or here * needed <= s.measured.free or isinstance(s.trainer.strategy, SHARDING):
-        return None
-    what = (
-        f"a step with {s.share} samples needs {size(here * needed)} at least, and {size(s.measured.free)} "
-        "are free"
-    )
-    return Finding(
-        "problem", what, f"--data.device_batch_size {max(1, s.share // 2)}: the same batch in smaller parts"
-    )
+def too_little_memory(s: Subject) -> Iterator[Finding]:
+    one = s.measured.memory(s.share) or 0
+    needed = one * s.trainer.num_devices if s.trainer.strategy.root_device.type == "cpu" else one
+    free = s.measured.free
+    if needed > free and not isinstance(s.trainer.strategy, SHARDING):
+        what = f"a step with {s.share} samples needs {size(needed)} at least, and {size(free)} are free"
+        mend = f"--data.device_batch_size {max(1, s.share // 2)}: the same batch in smaller parts"
+        yield Finding("problem", what, mend)
 
 
-def too_little_disk(s: Subject) -> Finding | None:
+def too_little_disk(s: Subject) -> Iterator[Finding]:
     folder = output_folder(s.trainer)
     if folder is None or s.steps is None or s.measured.checkpoint is None:
-        return None
-    needed = (files_kept(s) + 1) * s.measured.checkpoint  # and one that is being written
-    free = shutil.disk_usage(existing(folder)).free
-    if needed <= free:
-        return None
-    what = (
-        f"{files_kept(s)} checkpoints, and the one being written, of {size(s.measured.checkpoint)} need "
-        f"{size(needed)}; "
-        f"{size(free)} are free in {folder}"
-    )
-    return Finding(
-        "problem",
-        what,
-        "free some, write elsewhere (--vars.root), or keep fewer (save_top_k of ModelCheckpoint)",
-    )
+        return
+    files = files_kept(s)
+    needed = (files + 1) * s.measured.checkpoint
+    free = free_space(folder)
+    if needed > free:
+        what = f"{files} checkpoints, and the one being written, of {size(s.measured.checkpoint)}"
+        mend = "free some, write elsewhere (--vars.root), or keep fewer (save_top_k of ModelCheckpoint)"
+        yield Finding("problem", f"{what} need {size(needed)}; {size(free)} are free in {folder}", mend)
 
 
-def no_room_for_pairs(s: Subject) -> Finding | None:
+def no_room_for_pairs(s: Subject) -> Iterator[Finding]:
     if s.options is None:
-        return None
-    place = existing(Path(s.options.store))
+        return
     needed = s.missing * pair_bytes(s)
-    free = shutil.disk_usage(place).free
-    if needed <= free:
-        return None
-    what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
-    return Finding(
-        "problem", what, "free some, choose another --store, or store them smaller: --x0 seed --x1 uint8"
-    )
+    free = free_space(Path(s.options.store))
+    if needed > free:
+        what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
+        mend = "free some, choose another --store, or store them smaller: --x0 seed --x1 uint8"
+        yield Finding("problem", what, mend)
+
+
+def free_space(folder: Path) -> int:
+    """Return the bytes that are free where a folder is, or will be."""
+    return shutil.disk_usage(existing(folder)).free
 
 
 def pair_bytes(s: Subject) -> int:
