@@ -73,7 +73,8 @@ class ADMAttention(Attention):
 
 
 class ADM(UNetBase):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+    """ADM of Dhariwal and Nichol 2021, a U-Net for images with classes: predict a velocity, x (B, C, R, R),
+    t (B,) in [0, 1], cond -> (B, C, R, R).
 
     Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 

@@ -71,7 +71,8 @@ class Block(nn.Module):
 
 
 class DiT(ConditionalNetwork):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+    """A transformer of Peebles and Xie 2022 on patches: predict a velocity, x (B, C, R, R), t (B,) in [0, 1],
+    cond -> (B, C, R, R).
 
     Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 

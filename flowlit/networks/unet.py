@@ -11,7 +11,8 @@ from .unet_base import Stage, UNetBase, check_size
 
 
 class UNet(UNetBase):
-    """Predict a velocity: x (B, C, R, R), t (B,) in [0, 1], cond -> (B, C, R, R).
+    """DDPM++ of Song et al. 2021, a U-Net: predict a velocity, x (B, C, R, R), t (B,) in [0, 1],
+    cond -> (B, C, R, R).
 
     Conditions: {"label": (B,)} int64 with classes, {"r": (B,)} in [0, 1] with a second time, or {}.
 

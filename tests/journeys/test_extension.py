@@ -150,15 +150,24 @@ def test_one_new_class_is_an_override_away(idea, tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_guide_works(tmp_path, monkeypatch):
-    """docs/extending.md shows a whole file and the command that uses it."""
+    """docs/extending.md shows a whole file and the command that uses it; it trains past the first logs."""
     guide = (REPOSITORY / "docs/extending.md").read_text()
     file = re.search(r"`(my_\w+\.py)`", guide).group(1)
     (tmp_path / file).write_text(re.search(r"```python\n(.*?)```", guide, re.S).group(1))
     words = re.search(r"```bash\nPYTHONPATH=\. flowlit (.*)\n", guide).group(1).split()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(REPOSITORY)
-    short = ["--trainer.max_steps", 2, "--trainer.val_check_interval", 2, "--model.network.width", 8]
-    outcome = in_process(*words, *short, "--data.noise.num", 16, "--vars.root", tmp_path / "run")
+    short = ["--trainer.max_steps", 24, "--trainer.val_check_interval", 12, "--model.network.width", 8]
+    outcome = in_process(
+        *words,
+        *short,
+        "--trainer.log_every_n_steps",
+        5,
+        "--data.noise.num",
+        16,
+        "--vars.root",
+        tmp_path / "run",
+    )
     assert outcome.code == 0, outcome.err
     assert list(Path(tmp_path / "run").glob("**/last.ckpt"))
 

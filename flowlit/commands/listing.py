@@ -1,0 +1,87 @@
+"""``flowlit list``: what a YAML can name, a line for each."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from ..errors import FlowlitError
+
+KINDS = {
+    "networks": ("networks", "torch.nn.Module"),
+    "objectives": ("objectives", "flowlit.types.Objective"),
+    "times": ("objectives.times", "flowlit.types.TimeDistribution"),
+    "weights": ("objectives.weights", "flowlit.types.LossWeighting"),
+    "distances": ("objectives.distances", "flowlit.types.Distance"),
+    "solvers": ("solvers", "flowlit.types.Solver"),
+    "grids": ("solvers.grids", "flowlit.solvers.grids.TimeGrid"),
+    "schedules": ("schedules", "builtins.object"),
+    "averages": ("schedules.averages", "flowlit.types.EMAProfile"),
+    "couplings": ("couplings", "builtins.object"),
+    "images": ("data", "flowlit.types.ImageDataset"),
+    "codecs": ("data", "flowlit.types.Codec"),
+    "metrics": ("metrics", "builtins.object"),
+    "modules": ("modules", "builtins.object"),
+    "callbacks": ("callbacks", "builtins.object"),
+}
+"""Where the classes of a kind are below ``flowlit``, and what they are."""
+
+RECIPES = Path("experiments/recipes")
+
+
+def listing(*kinds: str) -> Iterator[str]:
+    """List what a YAML can name, each with its first sentence; without a kind, the kinds.
+
+    Args:
+        kinds: networks, solvers, callbacks, recipes …
+
+    Raises:
+        FlowlitError: if there is no such kind.
+    """
+    known = [*KINDS, "recipes"]
+    if not kinds:
+        yield from (f"flowlit list {kind}" for kind in known)
+    if unknown := set(kinds) - {*known}:
+        raise FlowlitError(f"no kind {', '.join(sorted(unknown))}; expected {', '.join(known)}")
+    for kind in kinds:
+        rows = _recipes() if kind == "recipes" else _classes(kind)
+        width = max(len(name) for name, _ in rows)
+        yield from (f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _classes(kind: str) -> list[tuple[str, str]]:
+    """Return the public path and the first sentence of every class of a kind that can be built."""
+    place, base_path = KINDS[kind]
+    module = import_module(f"flowlit.{place}")
+    home, _, name = base_path.rpartition(".")
+    base = getattr(import_module(home), name)
+    names = getattr(module, "__all__", None) or sorted(vars(module))
+    values = {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+    return [
+        (path, _first_sentence(value))
+        for path, value in values.items()
+        if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value)
+    ]
+
+
+def _first_sentence(value: object) -> str:
+    """Return the first sentence of a docstring; "et al." does not end one."""
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return re.split(r"(?<!et al)(?<!e\.g)\.(?: |$)", text)[0]
+
+
+def _recipes() -> list[tuple[str, str]]:
+    """Return each recipe below the working folder, and the first line of its header.
+
+    Raises:
+        FlowlitError: if there is none.
+    """
+    paths = sorted(RECIPES.glob("*.yaml"))
+    if not paths:
+        raise FlowlitError(
+            f"no recipes in {RECIPES.resolve()}; run flowlit from the folder that has experiments/"
+        )
+    return [(str(path), path.read_text().partition("\n")[0].removeprefix("# ")) for path in paths]
