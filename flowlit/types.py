@@ -86,6 +86,7 @@ class DescribesItself(Protocol):
     spec: dict[str, Any]  # class_path and init_args, which make its checkpoints stand alone
     loaded: dict[str, Any] | None  # its file, the hash and which of the weights, until training begins
     codec: dict[str, Any] | None  # spec of the codec of its training: the default of modules and generators
+    class_names: Sequence[str] | None  # of class 0, 1, …, from the data of its training
 
     def checkpointable(self) -> list[nn.Module]:
         """Return the parts whose activations can be computed again for the gradient."""
@@ -124,6 +125,12 @@ def loaded_of(network: Any) -> dict[str, Any] | None:
 def codec_of(network: Any) -> dict[str, Any] | None:
     """Return how to build the codec that a network was trained with; None if it does not say."""
     return getattr(network, "codec", None)
+
+
+def class_names_of(network: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a network was trained on; None if it does not say."""
+    names = getattr(network, "class_names", None)
+    return None if names is None else tuple(names)
 
 
 class Objective(nn.Module, ABC):
@@ -308,11 +315,18 @@ class Source(Dataset, ABC):
 class ImageDataset(Dataset, ABC):
     """Set of real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
 
+    classes: tuple[str, ...] | None = None
+    """Names of class 0, 1, … of the labels; None without labels, and where classes have numbers alone."""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def label_counts(self) -> Mapping[int, int] | None:
+        """Return how many images each class that occurs has; None where that is not known at once."""
+        return None
 
     @property
     @abstractmethod

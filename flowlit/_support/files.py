@@ -71,12 +71,16 @@ def check_room(folder: Path, needed: int, what: str, mend: str) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+def write_atomically(
+    path: Path, content: bytes | Callable[[IO[bytes]], object], lasting: bool = True
+) -> None:
     """Write a file so that it is either absent or whole, also after a power cut.
 
     Args:
         path: of the file.
         content: its bytes, or a function that writes them.
+        lasting: wait until the disk has it; without, only a killed process leaves nothing half-written, which
+            is enough for many small files that can be made again.
 
     Raises:
         FlowlitError: if the disk is full or cannot be written; nothing that was there before is lost.
@@ -87,9 +91,11 @@ def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object])
         with open(temporary, "wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

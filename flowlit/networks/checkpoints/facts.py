@@ -32,6 +32,7 @@ class Facts(Struct):
     network: Described | None = None
     solver: Described | None = None
     codec: Described | None = None
+    class_names: list[str] | None = None
     ema_updates: Count | None = None
     ema: Average | None = None
     averages: dict[str, Average] | None = None

@@ -16,6 +16,7 @@ _PASSING = (
     "training",
     "loaded",
     "codec",
+    "class_names",
     "report",
 )  # attributes of networks that do not change what they compute
 
