@@ -65,7 +65,7 @@ class ImageWriter(BasePredictionWriter):
         on_rank_zero(trainer, lambda: self._open(trainer, pl_module))
 
     def _open(self, trainer: pl.Trainer, module: Any) -> None:
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         noise = data.evaluated("predict") if getattr(data, "noise", None) is not None else None
         num = 0 if noise is None else len(noise)
         check_room(self.folder, num * SMALLEST, f"{num:,} images", "make fewer, or choose another folder")
