@@ -333,6 +333,14 @@ class ImageDataset(Dataset, ABC):
     def fingerprint(self) -> str:
         """Name of the content, for caches: two sets with the same fingerprint have the same images."""
 
+    def summary(self) -> str:
+        """Return a line on what was left out or changed when the images were read; empty if nothing was."""
+        return ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return how the images were read, for protocols."""
+        return {}
+
 
 class EMAProfile(ABC):
     """Decay of an average of weights."""

@@ -21,7 +21,7 @@ def _item(image: Tensor, label: int | None) -> dict[str, Any]:
     return {"x1": image, "cond": {} if label is None else {"label": torch.tensor(label, dtype=torch.int64)}}
 
 
-def _limited(count: int, limit: int | None, source: str) -> int:
+def _limited(count: int, limit: int | None, source: str, left_out: str = "") -> int:
     if limit is not None and limit < 1:
         raise FlowlitError(f"{source}: limit is {limit}; expected at least 1, or none for all images")
     if limit is not None and limit > count:
@@ -29,5 +29,8 @@ def _limited(count: int, limit: int | None, source: str) -> int:
             f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit"
         )
     if count == 0:
-        raise FlowlitError(f"{source} holds no images; expected at least one ({', '.join(sorted(SUFFIXES))})")
+        others = f"; left out: {left_out}" if left_out else ""
+        raise FlowlitError(
+            f"{source} holds no images; expected at least one ({', '.join(sorted(SUFFIXES))}){others}"
+        )
     return count if limit is None else limit

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from PIL import Image
-from tqdm import tqdm
+import numpy as np
 
 from ..errors import FlowlitError
-from ..types import ImageDataset
 from .base import _digest, _item, _limited
-from .decode import decode
-from .listing import folder_images
+from .files import ImageFiles
+from .listing import Paths, in_words, list_folder
 
 
-class ImageFolder(ImageDataset):
+class _Files(NamedTuple):
+    """Paths of images, (images, 2) int64 of their bytes and nanoseconds of change, and what was left out."""
+
+    paths: Paths
+    stats: np.ndarray
+    left_out: Counter[str]
+
+
+class ImageFolder(ImageFiles):
     """A folder of images: flat, or one sub-folder a class (labels are the sub-folders in alphabetical order).
+
+    Links are followed. Hidden files, and files of other kinds than PNG, JPEG, BMP and WebP, are left out and
+    counted. All images are decoded once before they are used.
 
     Args:
         root: the folder; searched through all its sub-folders.
-        resolution: expected width and height in pixels; None leaves it to the first image that does not fit
-            the network.
+        resolution: expected width and height in pixels; None takes any that all images share.
         channels: 3 (RGB) or 1 (grey); images are converted.
         limit: use only the first images, in alphabetical order.
         labels: put the class into ``cond``; needs sub-folders.
+        background: colour behind transparent pixels, by its name or as "#rrggbb".
     """
 
     def __init__(
@@ -35,47 +46,40 @@ class ImageFolder(ImageDataset):
         channels: int = 3,
         limit: int | None = None,
         labels: bool = False,
+        background: str = "white",
     ):
+        super().__init__(resolution, channels, limit, labels, background)
         self.root = root
-        self.resolution = resolution
-        self.channels = channels
-        self.limit = limit
-        self.labels = labels
-        self._files: list[Path] | None = None
 
     @property
-    def files(self) -> list[Path]:
-        if self._files is None:
-            root = Path(self.root)
-            if not root.is_dir():
-                raise FlowlitError(f"image folder {root} does not exist; check data.coupling.images.root")
-            paths = folder_images(root)
-            self._files = paths[: _limited(len(paths), self.limit, f"image folder {root}")]
-            if self.labels and any(len(path.relative_to(root).parts) < 2 for path in self._files):
-                raise FlowlitError(
-                    f"image folder {root}: labels need one sub-folder a class, but images lie at its top"
-                )
-            for path in tqdm(
-                self._files, desc="Checking images", leave=False, disable=len(self._files) < 10_000
-            ):
-                self._verify(path)
-        return self._files
+    def source(self) -> str:
+        return self.root
 
-    def _verify(self, path: Path) -> None:
-        """Read every header, so that a broken file is an error before training begins, not in the middle."""
-        try:
-            with Image.open(path) as image:
-                image.verify()
-        except Exception as error:
-            raise FlowlitError(f"{path} is not a readable image ({error}); replace or remove it") from error
+    @cached_property
+    def _listed(self) -> _Files:
+        root = Path(self.root)
+        what = f"image folder {root}"
+        if not root.is_dir():
+            raise FlowlitError(f"{what} does not exist; check data.coupling.images.root")
+        entries, left_out = list_folder(root)
+        entries = entries[: _limited(len(entries), self.limit, what, in_words(left_out))]
+        if self.labels and any("/" not in entry.name for entry in entries):
+            raise FlowlitError(f"{what}: labels need one sub-folder a class, but images lie at its top")
+        stats = np.array([(entry.size, entry.mtime_ns) for entry in entries], np.int64)
+        return _Files(Paths(root, (entry.name for entry in entries)), stats, left_out)
 
-    def __len__(self) -> int:
-        return len(self.files)
+    @property
+    def files(self) -> Paths:
+        """Paths of the images."""
+        return self._listed.paths
+
+    @property
+    def left_out(self) -> Counter[str]:
+        return self._listed.left_out
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = self.files[index]
-        label = self._classes.index(path.relative_to(self.root).parts[0]) if self.labels else None
-        return _item(decode(path, str(path), self.resolution, self.channels), label)
+        label = self._classes.index(self.files.name(index).split("/")[0]) if self.labels else None
+        return _item(self._pixels(index), label)
 
     @cached_property
     def _classes(self) -> list[str]:
@@ -83,7 +87,18 @@ class ImageFolder(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        stats = [
-            (path.relative_to(self.root), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files
-        ]
-        return _digest("ImageFolder", stats, self.resolution, self.channels)
+        names = (Path(self.files.name(i)) for i in range(len(self)))
+        stats = [(name, *stat) for name, stat in zip(names, self._listed.stats.tolist(), strict=True)]
+        return _digest("ImageFolder", stats, self.resolution, self.channels, *self._reading())
+
+    def _count(self) -> int:
+        return len(self.files)
+
+    def _key(self) -> str:
+        return hashlib.sha256(self.files.digest() + self._listed.stats.tobytes()).hexdigest()[:32]
+
+    def _where(self, index: int) -> str:
+        return str(self.files[index])
+
+    def _opened(self, index: int) -> IO[bytes]:
+        return open(self.files[index], "rb")

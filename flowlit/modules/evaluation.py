@@ -8,10 +8,11 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ..errors import FlowlitError
-from ..types import ImageDataset, Source
+from ..types import Coupling, ImageDataset, Source
 from .samplers import StridedSampler, check_enough, missing_rows
 
 
@@ -21,6 +22,7 @@ class EvaluationData(pl.LightningDataModule):
     """
 
     trainer: Any  # set by Lightning
+    coupling: Coupling | None = None  # of the half that trains
 
     def __init__(
         self,
@@ -38,6 +40,14 @@ class EvaluationData(pl.LightningDataModule):
         self.num_workers = num_workers
         self._measured: dict[str, Callable[[], np.ndarray]] = {}
         self._required = 0
+
+    def prepare_data(self) -> None:
+        """Check images in one process of a machine: the others read the record of a large set."""
+        trained = getattr(self.coupling, "images", None) if self.trainer.state.fn == "fit" else None
+        for images in (trained, self.validation):
+            summary = images.summary() if isinstance(images, ImageDataset) and len(images) else ""
+            if summary:
+                rank_zero_info(f"flowlit: {summary}")
 
     def skip(self, name: str, indices: Callable[[], np.ndarray]) -> None:
         """Leave out samples that a callback has from an earlier run, if all callbacks that skip have them.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ...data import ImageZip, Pixels
 from ...errors import FlowlitError
@@ -185,7 +183,7 @@ class SeededZip(PairReader):
         self.device = device
         self.codec = codec or Pixels()
         names = [name for _, name, _ in self.images.index]
-        self.images.channels = _channels(path, names[0])
+        self.images.channels = 1 if self.images.grey else 3
         numbers = np.asarray(_seeds_of(names) if seeds is None else seeds, np.int64)
         if len(numbers) != len(names):
             raise FlowlitError(
@@ -223,15 +221,6 @@ class SeededZip(PairReader):
 
     def num_classes(self) -> int:
         return 1 + max(int(label or 0) for _, _, label in self.images.index) if self.images.labels else 0
-
-
-def _channels(path: Path, name: str) -> int:
-    """Number of channels of an image in a zip: 1 if it is grey, else 3. ``ImageZip`` refuses broken ones."""
-    with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-        try:
-            return 1 if Image.open(file).mode in ("1", "L", "LA", "I", "I;16") else 3
-        except OSError:
-            return 3
 
 
 def _seeds_of(names: Sequence[str]) -> list[int]:

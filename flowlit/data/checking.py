@@ -1,0 +1,204 @@
+"""Checks of a set of images before it is used: every image is decoded once, and their sizes are compared.
+
+What was found about a large set is kept in the user's cache, so that it is decoded again only after a file
+has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import msgspec
+from PIL import Image
+from tqdm import tqdm
+
+from .._support.files import write_atomically
+from .._support.schema import Count, Format, Positive
+from ..errors import FlowlitError
+from .decode import CHANGES, FORMATS, UnreadableImage, load
+
+LARGE = 10_000
+"""Images from which on a check shows a bar, and is recorded."""
+
+_BLOCK = 256
+_NAMED = 3
+"""Broken images that an error names."""
+
+
+class Size(msgspec.Struct):
+    """Images of one width and height, in pixels."""
+
+    width: Positive
+    height: Positive
+    count: Positive
+    first: str
+
+
+class Survey(msgspec.Struct):
+    """Counts of what the images of a set are, by format, by mode, and by what decoding does to them."""
+
+    format: str
+    version: int
+    formats: dict[str, Count]
+    modes: dict[str, Count]
+    changes: dict[str, Count]
+    sizes: list[Size]
+
+
+FORMAT = Format(Survey, "record of checked images", "remove it", "flowlit-checked-images")
+
+
+class Facts(NamedTuple):
+    """Facts of one file."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    changes: tuple[str, ...]
+
+
+def survey(
+    source: str, count: int, key: str, where: Callable[[int], str], opened: Callable[[int], IO[bytes]]
+) -> Survey:
+    """Decode each image of a set once, or return what an earlier survey of the same files facts.
+
+    Args:
+        source: the set, in words.
+        count: of its images.
+        key: changes if a file does.
+        where: name of image i.
+        opened: file of image i; raises ``UnreadableImage`` or OSError.
+
+    Raises:
+        FlowlitError: saying how many images are broken, and naming the first.
+    """
+    if key not in _SURVEYS:
+        recorded = _recorded(key) if count >= LARGE else None
+        _SURVEYS[key] = recorded or _survey(source, count, where, opened)
+        if count >= LARGE and recorded is None:
+            _record(key, _SURVEYS[key])
+    return _SURVEYS[key]
+
+
+_SURVEYS: dict[str, Survey] = {}
+
+
+def check_sizes(source: str, facts: Survey, resolution: int | None) -> None:
+    """Refuse images of different sizes, or of another size than expected.
+
+    Raises:
+        FlowlitError: naming one of them.
+    """
+    right = max(facts.sizes, key=lambda size: size.count)
+    wrong = [size for size in facts.sizes if size is not right]
+    expected = f"{right.first} {right.width}×{right.height}"
+    if resolution is not None:
+        wrong = [size for size in facts.sizes if (size.width, size.height) != (resolution, resolution)]
+        expected = f"expected {resolution}×{resolution}"
+    if not wrong:
+        return
+    odd = wrong[0]
+    total = sum(size.count for size in facts.sizes)
+    others = sum(size.count for size in wrong)
+    counts = f" ({others:,} of {total:,} images are of another size)" if others > 1 else ""
+    raise FlowlitError(
+        f"{odd.first} is {odd.width}×{odd.height} pixels, {expected}{counts}; resize the images first: "
+        f"flowlit images {source} --resolution {resolution or min(right.width, right.height)} --into "
+        "images.zip"
+    )
+
+
+def in_words(facts: Survey, background: str) -> str:
+    """Return what decoding does to some of the images; empty if it does nothing."""
+    changes = [
+        f"{facts.changes[name]:,} {words.format(background=background)}"
+        for name, words in CHANGES.items()
+        if name in facts.changes
+    ]
+    return ", ".join(changes)
+
+
+def _examine(file: IO[bytes]) -> Facts:
+    image = load(file)
+    if image.format == "PNG":  # its checksums, which decoding does not look at
+        file.seek(0)
+        try:
+            Image.open(file, formats=FORMATS).verify()
+        except Exception as error:  # as in ``load``
+            raise UnreadableImage(str(error) or type(error).__name__) from error
+    return Facts(image.format, image.mode, image.image.size, image.changes)
+
+
+def _survey(
+    source: str, count: int, where: Callable[[int], str], opened: Callable[[int], IO[bytes]]
+) -> Survey:
+    def examine(index: int) -> Facts | UnreadableImage:
+        try:
+            with opened(index) as file:
+                return _examine(file)
+        except UnreadableImage as error:
+            return error
+        except OSError as error:
+            return UnreadableImage(str(error))
+
+    formats: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
+    sizes: dict[tuple[int, int], Size] = {}
+    broken: dict[int, UnreadableImage] = {}
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    bar = tqdm(total=count, desc="Checking images", unit=" images", leave=False, disable=count < LARGE)
+    with ThreadPoolExecutor(threads) as pool, bar:
+        for start in range(0, count, _BLOCK):
+            block = range(start, min(start + _BLOCK, count))
+            for index, facts in zip(block, pool.map(examine, block), strict=True):
+                if isinstance(facts, UnreadableImage):
+                    broken[index] = facts
+                    continue
+                formats[facts.format] += 1
+                modes[facts.mode] += 1
+                changes.update(facts.changes)
+                if facts.size not in sizes:
+                    sizes[facts.size] = Size(*facts.size, 0, where(index))
+                sizes[facts.size].count += 1
+            bar.update(len(block))
+    if broken:
+        raise _refusal(source, count, {where(index): error for index, error in broken.items()})
+    return Survey("flowlit-checked-images", 1, dict(formats), dict(modes), dict(changes), [*sizes.values()])
+
+
+def _refusal(source: str, count: int, broken: dict[str, UnreadableImage]) -> FlowlitError:
+    if len(broken) == 1:
+        [(name, error)] = broken.items()
+        return FlowlitError(f"{name} is not a readable image ({error}); replace or remove it")
+    named = ", ".join(f"{name} ({broken[name]})" for name in list(broken)[:_NAMED])
+    more = f" and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+    return FlowlitError(
+        f"{source}: {len(broken):,} of {count:,} images are not readable: {named}{more}; replace or remove "
+        "them"
+    )
+
+
+def _record_path(key: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "flowlit", "images", f"{key}.json")
+
+
+def _recorded(key: str) -> Survey | None:
+    try:
+        path = _record_path(key)
+        return FORMAT.check(FORMAT.read(path), path)
+    except (FlowlitError, OSError, RuntimeError):  # missing, damaged, or there is no home: checked again
+        return None
+
+
+def _record(key: str, facts: Survey) -> None:
+    with suppress(FlowlitError, OSError, RuntimeError):  # a place that cannot be written only costs time
+        write_atomically(_record_path(key), json.dumps(msgspec.to_builtins(facts)).encode())

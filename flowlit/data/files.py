@@ -1,0 +1,123 @@
+"""Parts that folders and zips of images share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from functools import cached_property
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FlowlitError
+from ..types import ImageDataset
+from . import checking
+from .checking import Survey
+from .decode import GREY, Decoded, UnreadableImage, check_colour, load
+from .listing import in_words
+
+
+class ImageFiles(ImageDataset):
+    """Image files, which are decoded when they are needed.
+
+    Its length is known once each of them was decoded, so that what is broken is an error before training
+    begins, and not in the middle of it.
+    """
+
+    def __init__(
+        self, resolution: int | None, channels: int, limit: int | None, labels: bool, background: str
+    ):
+        if channels not in (1, 3):
+            raise FlowlitError(f"{type(self).__name__}: channels is {channels}; expected 1 (grey) or 3 (RGB)")
+        check_colour(background)
+        self.resolution = resolution
+        self.channels = channels
+        self.limit = limit
+        self.labels = labels
+        self.background = background
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """The folder, or the zips."""
+
+    @property
+    @abstractmethod
+    def left_out(self) -> Counter[str]:
+        """Counts of files of each kind that are no images."""
+
+    @abstractmethod
+    def _count(self) -> int:
+        """Return the number of images that are listed."""
+
+    @abstractmethod
+    def _key(self) -> str:
+        """Return a hash that changes if a file does."""
+
+    @abstractmethod
+    def _where(self, index: int) -> str:
+        """Return the name of an image in an error."""
+
+    @abstractmethod
+    def _opened(self, index: int) -> IO[bytes]:
+        """Open an image; raise ``UnreadableImage`` or OSError."""
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Counts of what the images are.
+
+        Raises:
+            FlowlitError: if one cannot be read, or is of another size.
+        """
+        survey = checking.survey(self.source, self._count(), self._key(), self._where, self._opened)
+        checking.check_sizes(self.source, survey, self.resolution)
+        return survey
+
+    @property
+    def grey(self) -> bool:
+        """True if no image has colours."""
+        return GREY.issuperset(self.survey.modes)
+
+    def __len__(self) -> int:
+        return sum(size.count for size in self.survey.sizes)
+
+    def summary(self) -> str:
+        changes = checking.in_words(self.survey, self.background)
+        left_out = in_words(self.left_out)
+        notes = [f"left out: {left_out}"] * bool(left_out) + [changes] * bool(changes)
+        return "; ".join([f"{self.source}: {len(self):,} images", *notes]) if notes else ""
+
+    def facts(self) -> dict[str, Any]:
+        survey = self.survey
+        facts = {"formats": survey.formats, "modes": survey.modes, "changes": survey.changes}
+        background = {"background": self.background} if "transparent" in survey.changes else {}
+        return {**facts, **background}
+
+    def _reading(self) -> list[str]:
+        """Return what changes pixels besides the files, for the fingerprint; nothing for plain images."""
+        survey = self.survey
+        over = [f"over {self.background}"] if "transparent" in survey.changes else []
+        deep = ["16 bits"] if any(mode.startswith("I;16") for mode in survey.modes) else []
+        turned = ["turned"] if "turned" in survey.changes else []
+        return over + deep + turned
+
+    def _decoded(self, index: int) -> Decoded:
+        try:
+            with self._opened(index) as file:
+                return load(file)
+        except (UnreadableImage, OSError) as error:
+            raise FlowlitError(
+                f"{self._where(index)} is not a readable image ({error}); replace or remove it"
+            ) from error
+
+    def _pixels(self, index: int) -> Tensor:
+        """Return an image as uint8 (C, H, W)."""
+        pixels = self._decoded(index).array(self.channels, self.background)
+        height, width, _ = pixels.shape
+        if self.resolution is not None and (width, height) != (self.resolution, self.resolution):
+            raise FlowlitError(
+                f"{self._where(index)} is {width}×{height} pixels, expected {self.resolution}×"
+                f"{self.resolution}; resize the images first"
+            )
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
