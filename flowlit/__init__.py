@@ -1,5 +1,8 @@
 """flowlit: small, one-step image generators by rectified flow, annealing reflow and flow-guided
 distillation.
+
+``flowlit.load(path)`` returns the ``Generator`` of a checkpoint; ``generator.sample(100, seed=7)`` makes
+images. The packages hold what a YAML can name; ``flowlit list`` prints it with a line for each.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ PACKAGES = (
     "schedules",
     "solvers",
 )
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *PACKAGES, "errors", "rng", "types", "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,6 @@ def test_nothing_else_stands_at_the_top():
         "paths data networks solvers objectives schedules couplings metrics generators modules callbacks "
         "commands"
     )
-    files = "types.py errors.py frozen.py rng.py __init__.py __main__.py _version.py"
+    files = "types.py errors.py frozen.py rng.py __init__.py __main__.py _version.py py.typed"
     expected = {*packages.split(), *files.split(), "_engine", "_support"}
     assert {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"} == expected

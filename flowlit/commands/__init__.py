@@ -34,6 +34,7 @@ COMMANDS = {
     "validate": Command("generate images, and measure them", "-c experiments/evaluate_digits.yaml"),
     "test": Command("the same on 50,000 images, to publish", "-c experiments/evaluate_digits.yaml"),
     "sweep": Command("quality against cost of many solvers", "-c experiments/sweep_digits.yaml"),
+    "init": Command("a folder of your own with a recipe", "my_project", "init:init"),
     "list": Command("what a YAML can name", "solvers", "listing:listing"),
     "cost": Command(
         "what networks cost, as table and plot",

@@ -6,9 +6,9 @@ import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
 from ..errors import FlowlitError
+from .init import shipped
 
 KINDS = {
     "networks": ("networks", "torch.nn.Module"),
@@ -28,8 +28,6 @@ KINDS = {
     "callbacks": ("callbacks", "builtins.object"),
 }
 """Where the classes of a kind are below ``flowlit``, and what they are."""
-
-RECIPES = Path("experiments/recipes")
 
 
 def listing(*kinds: str) -> Iterator[str]:
@@ -74,14 +72,6 @@ def _first_sentence(value: object) -> str:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    """Return each recipe below the working folder, and the first line of its header.
-
-    Raises:
-        FlowlitError: if there is none.
-    """
-    paths = sorted(RECIPES.glob("*.yaml"))
-    if not paths:
-        raise FlowlitError(
-            f"no recipes in {RECIPES.resolve()}; run flowlit from the folder that has experiments/"
-        )
-    return [(str(path), path.read_text().partition("\n")[0].removeprefix("# ")) for path in paths]
+    """Return each shipped recipe, and the first line of its header."""
+    paths = sorted((shipped() / "experiments/recipes").glob("*.yaml"))
+    return [(path.stem, path.read_text().partition("\n")[0].removeprefix("# ")) for path in paths]

@@ -57,9 +57,3 @@ def test_the_kinds_are_listed(cli):
 
 def test_an_unknown_kind_is_refused_with_those_that_exist(cli):
     assert "expected networks, objectives" in cli("list", "colours").error
-
-
-def test_recipes_need_the_folder_that_has_them(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match="no recipes in"):
-        list(listing("recipes"))
