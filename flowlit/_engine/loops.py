@@ -6,14 +6,18 @@ was due for done.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
 
 Loop = dict[str, Any]
 
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""Rates of a parameter group; ``OneCycleLR`` moves between the last two."""
+RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
+"""Rates of a parameter group; ``OneCycleLR`` moves between ``max_lr`` and ``min_lr``."""
+
+BOUNDS = ("base_lrs", "max_lrs", "_last_lr", "eta_min")
+"""Rates in the state of a scheduler, one or a list."""
 
 
 def mark_validation_pending(loop: Loop) -> None:
@@ -45,6 +49,12 @@ def rescale_batch_counters(loop: Loop, before: int, now: int) -> None:
         part["completed"] = part["processed"] - under_way
 
 
+def lowered(checkpoint: dict[str, Any]) -> float:
+    """Return the factor by which callbacks (``Rollback``) have lowered a checkpoint's learning rates."""
+    states = checkpoint.get("callbacks", {}).values()
+    return math.prod(state["lowered"] for state in states if isinstance(state, dict) and "lowered" in state)
+
+
 def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
     """Multiply the learning rates of a checkpoint's optimizers, and all rates of their schedulers."""
     for state in checkpoint.get("optimizer_states", []):
@@ -56,7 +66,8 @@ def scale_learning_rate(checkpoint: dict[str, Any], factor: float) -> None:
 
 def scale_scheduler(state: dict[str, Any], factor: float) -> None:
     """Multiply the rates in the state of a scheduler, and of the schedulers that it consists of."""
-    lists = [name for name in ("base_lrs", "_last_lr") if name in state]
-    state.update({name: [rate * factor for rate in state[name]] for name in lists})
+    for name in state.keys() & set(BOUNDS):
+        rates = state[name]
+        state[name] = [rate * factor for rate in rates] if isinstance(rates, list) else rates * factor
     for inner in state.get("_schedulers", []):
         scale_scheduler(inner, factor)

@@ -16,15 +16,17 @@ from .._engine.lightning import (
     is_accumulating,
     is_built_from_configuration,
     is_logging_step,
+    trainer_of,
 )
 from .._engine.sharding import gather, parts, scatter, shard
+from .._support.names import in_current_names
 from .._support.nested import flatten
 from .._version import __version__
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
 from .averages import without_averages
-from .overrides import override
+from .overrides import override, scheduler_of
 
 
 class CheckpointedModule(pl.LightningModule):
@@ -120,13 +122,13 @@ class CheckpointedModule(pl.LightningModule):
                 "Take the config.yaml beside it, or start afresh without --ckpt_path"
                 + (f". It holds {summarise(network)}" if network else "")
             )
-        old = flatten(checkpoint.get("hyper_parameters", {}))
-        now = flatten(dict(self.hparams))
-        for key in sorted(old.keys() & now.keys()):
-            if old[key] != now[key]:
-                rank_zero_info(f"flowlit: {key}: the checkpoint had {old[key]}, now {now[key]} (used)")
+        trainer = trainer_of(self)
+        training = trainer is None or trainer.state.fn in (None, "fit")
         before = checkpoint.get("hyper_parameters", {})
-        override(checkpoint, self.configurations(before), self.configurations(self.hparams))
+        announce_differences(before, self.hparams, training)
+        if training and type(self).configure_optimizers is CheckpointedModule.configure_optimizers:
+            now = self.configurations(self.hparams)
+            override(checkpoint, self.players(), self.configurations(before), now)
 
     def configurations(self, hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Return the hyper-parameters of each of the ``players``."""
@@ -138,8 +140,19 @@ def optimizer_of(player: Any) -> Any:
     optimizer = player.make_optimizer(player.network.parameters())
     if player.make_scheduler is None:
         return {"optimizer": optimizer}
-    scheduler = {"scheduler": player.make_scheduler(optimizer), "interval": "step"}
+    scheduler = {"scheduler": scheduler_of(player, optimizer), "interval": "step"}
     return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def announce_differences(before: Mapping[str, Any], now: Mapping[str, Any], training: bool) -> None:
+    """Log hyper-parameters of which a checkpoint had others; in training also those that one side lacks."""
+    old = flatten(in_current_names(dict(before)))
+    new = flatten(in_current_names(dict(now)))
+    one_sided = training and before and now  # a module that is built in Python has none
+    for key in sorted(old.keys() | new.keys() if one_sided else old.keys() & new.keys()):
+        if old.get(key, "nothing") != new.get(key, "nothing"):
+            had = old.get(key, "nothing")
+            rank_zero_info(f"flowlit: {key}: the checkpoint had {had}, now {new.get(key, 'nothing')} (used)")
 
 
 def configured(hparams: Any, name: str) -> dict[str, Any] | None:

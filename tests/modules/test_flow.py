@@ -13,7 +13,7 @@ from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Classifier, FlowDataModule, FlowModule, OneStepStudent, ReflowStudent, Teacher
 from flowlit.modules.flow import check_conditions
-from flowlit.modules.overrides import override_optimizer, override_scheduler
+from flowlit.modules.overrides import override
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
 from flowlit.networks.checkpoints.spec import build
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided, RectifiedFlow
@@ -255,20 +255,28 @@ def test_a_classifier_without_labels_is_refused(tmp_path):
 
 def test_another_optimizer_cannot_take_up_the_old_ones_state():
     """Its groups and moments were silently those of the checkpoint."""
-    before = {"hyper_parameters": {"optimizer": {"class_path": "torch.optim.Adam"}}}
+    before = {"optimizer": {"class_path": "torch.optim.Adam"}}
+    now = {"optimizer": {"class_path": "torch.optim.SGD"}}
+    checkpoint = {"global_step": 1, "optimizer_states": [{}]}
     with pytest.raises(FlowlitError, match=r"optimizer is torch\.optim\.Adam, now torch\.optim\.SGD"):
-        override_optimizer(before, {"class_path": "torch.optim.SGD"})
+        override(checkpoint, [None], [before], [now])
 
 
 def test_new_arguments_of_a_scheduler_beat_the_checkpoint():
     """Schedulers keep their arguments in their state, which won silently."""
-    before = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 10, "gamma": 0.5}}
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+    step = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 10, "gamma": 0.5}}
+    module = Teacher(network(), lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 99, 0.5))
     checkpoint = {
-        "hyper_parameters": {"lr_scheduler": before},
+        "global_step": 7,
+        "optimizer_states": [{"param_groups": [{"lr": 1e-3, "params": [0]}]}],
         "lr_schedulers": [{"step_size": 10, "gamma": 0.5, "last_epoch": 7}],
     }
-    override_scheduler(checkpoint, {**before, "init_args": {"step_size": 99, "gamma": 0.5}})
-    assert checkpoint["lr_schedulers"] == [{"step_size": 99, "gamma": 0.5, "last_epoch": 7}]
+    changed = {**step, "init_args": {"step_size": 99, "gamma": 0.5}}
+    before, now = ({"optimizer": adam, "lr_scheduler": scheduler} for scheduler in (step, changed))
+    override(checkpoint, [module], [before], [now])
+    (state,) = checkpoint["lr_schedulers"]
+    assert {"step_size": 99, "gamma": 0.5, "last_epoch": 7}.items() <= state.items()
 
 
 def test_a_label_the_network_does_not_know_is_told():
