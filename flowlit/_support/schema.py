@@ -101,27 +101,30 @@ class Format(Generic[T]):
             _check_nesting(content)
             return msgspec.convert(content, self.schema)
         except (ValueError, RecursionError) as error:
-            raise self._unsound(where, _worded(error)) from error
+            raise self._unsound(where, self._missing(content) or _worded(error)) from error
 
     def _check_version(self, content: Any, where: str | Path) -> None:
         """Refuse other formats and versions: newer ones are not damaged."""
-        fields = content if isinstance(content, dict) else {}
-        name = fields.get("format")
-        version = fields.get("version")
+        fields: dict[str, Any] = content if isinstance(content, dict) else {}
+        if "format" not in fields:
+            raise self._unsound(where, f"it has no format; expected {self.name}")
         first, last = self.versions
-        if name != self.name or type(version) is not int:
-            header = f"format {_short(name)}, version {_short(version)}"
-            raise self._unsound(where, f"{header}; expected {self.name}, version {last}")
-        if not first <= version <= last:
-            newer = "written by a newer flowlit; " if version > last else ""
-            mend = "install a newer flowlit" if newer else self.mend
-            raise FlowlitError(
-                f"{where} is {self.name} version {_short(version)}; {newer}this flowlit reads {self.name} "
-                f"version {last}; {mend}"
-            )
+        version: Any = fields.get("version")
+        ours = fields["format"] == self.name and type(version) is int
+        if ours and first <= version <= last:
+            return
+        header = f"{_short(fields['format'])} version {_short(version)}"
+        mend = "install a newer flowlit, which wrote it" if ours and version > last else self.mend
+        raise FlowlitError(f"{where} is {header}; this flowlit reads {self.name} version {last}; {mend}")
+
+    def _missing(self, content: Any) -> str:
+        """Return the required fields that a file lacks, in words; '' if it has all."""
+        required = [field.encode_name for field in msgspec.structs.fields(self.schema) if field.required]
+        missing = [name for name in required if isinstance(content, dict) and name not in content]
+        return f"it lacks {', '.join(missing)}" if missing else ""
 
     def _unsound(self, where: str | Path, why: str) -> FlowlitError:
-        return FlowlitError(f"{where} is no sound {self.what} ({why}); {self.mend}")
+        return FlowlitError(f"{where} is no {self.what} ({_short(why, 400)}); {self.mend}")
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -180,6 +183,7 @@ def _worded(error: BaseException) -> str:
     return f"{place.strip('.`')}: {message}" if place.strip(".`") else message
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
+def _short(value: Any, length: int = 40) -> str:
+    """Return a value as text for a message: one line, and not a long one."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= length else f"{text[:length]}…"

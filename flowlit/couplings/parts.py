@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ..types import Cond, Pair
 from .origins import Origin
-from .store.manifest import Shard
+from .store.plan import Shard
 
 
 class Part(NamedTuple):

@@ -11,7 +11,7 @@ from flowlit.commands.couple.predict import PairPredictor
 from flowlit.couplings import SeededNoise, seeded_normal
 from flowlit.couplings.origins import FromData, FromNoise, Random, make_origin, read_labels
 from flowlit.couplings.parts import Parts
-from flowlit.couplings.store.manifest import plan
+from flowlit.couplings.store.plan import plan
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ...couplings.origins import Origin
 from ...couplings.parts import Part, Parts, Solved
-from ...couplings.store.manifest import Shard
+from ...couplings.store.plan import Shard
 from ...couplings.store.writer import Store
 from ...modules import FlowModule
 from ...modules.samplers import StridedSampler

@@ -18,7 +18,7 @@ from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
 from ...couplings.store.encoding import pack, pair_bytes
-from ...couplings.store.manifest import Shard, plan
+from ...couplings.store.plan import Shard, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair

@@ -13,7 +13,8 @@ import torch
 from ..._support.files import existing
 from ...callbacks.evaluation.fid import FID
 from ...couplings.store.encoding import codec_facts
-from ...couplings.store.manifest import differences, plan
+from ...couplings.store.manifest import differences
+from ...couplings.store.plan import plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...metrics.protocol import check_dimension, check_reference

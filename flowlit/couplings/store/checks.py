@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ...errors import FlowlitError
 from ..noise import seeded_normals
-from .manifest import IDENTITY, OPTIONAL, differences
+from .manifest import IDENTITY, OPTIONAL, check_ranges, differences
 from .shard import ShardFile, reading
 
 PROBE_TOLERANCE = 1e-6
@@ -38,17 +37,7 @@ def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]
                 f"{folder} holds other pairs than {folders[0]} ({'; '.join(different)}); they cannot be one "
                 "set"
             )
-    ranges = sorted(
-        (entry["seed"], *entry["index"], str(folder))
-        for folder, manifest in zip(folders, manifests, strict=True)
-        for entry in manifest["shards"]
-    )
-    for (seed, _, last, where), (other, start, end, there) in itertools.pairwise(ranges):
-        if seed == other and start <= last:
-            raise FlowlitError(
-                f"{where} and {there} hold the same pairs (seed {seed}, indices {start} … {min(last, end)}); "
-                "make one of them with another --seed"
-            )
+    check_ranges(folders, manifests)
 
 
 def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
@@ -67,6 +56,8 @@ def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any
             listed = np.dtype(dtype), (entry["rows"], *size)
             if here != listed:
                 raise ValueError(f"{name} is {here[0]} {here[1]}, the manifest says {listed[0]} {listed[1]}")
+        if shard.read("index").min() < 0:
+            raise ValueError("it has indices below 0")
         if manifest["x0"] == "seed":
             again = seeded_normals([entry["seed"]], shard.read("index", 0, 1).tolist(), shape).numpy()
             probe = shard.read("probe")
@@ -79,6 +70,32 @@ def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any
             f"{np.__version__} draws differently; use the version that made them, or make them again with "
             "--x0 float16"
         )
+
+
+def indices_fit(index: np.ndarray, entry: dict[str, Any]) -> bool:
+    """Return whether the indices (rows,) of a shard are unique, and begin and end as in its entry."""
+    return len(np.unique(index)) == len(index) and [index.min(), index.max()] == entry["index"]
+
+
+def labels_fit(label: np.ndarray, index: np.ndarray, manifest: dict[str, Any]) -> bool:
+    """Return whether labels (rows,) are classes of the manifest, by its law; likewise indices (rows,)."""
+    classes = manifest["labels"]["num_classes"]
+    balanced = manifest["labels"]["law"] != "balanced" or bool((label == index % classes).all())
+    return bool(label.min() >= 0 and label.max() < classes and balanced)
+
+
+def check_rows(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Refuse a file whose indices or labels are not those of the manifest.
+
+    Raises:
+        FlowlitError: naming which.
+    """
+    with reading(shard.path):
+        index = shard.read("index")
+        if not indices_fit(index, entry):
+            raise ValueError(f"its indices are not {entry['index'][0]} … {entry['index'][1]}, each once")
+        if manifest["labels"] and not labels_fit(shard.read("label"), index, manifest):
+            raise ValueError(f"its labels are not those of the manifest, {manifest['labels']}")
 
 
 def check_pairs(x0: Tensor, x1: Tensor, where: str, exact: bool = True, normal: bool = True) -> None:

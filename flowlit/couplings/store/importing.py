@@ -15,7 +15,7 @@ from ...errors import FlowlitError
 from ...types import Pair
 from .encoding import X0, X1, codec_facts, pack
 from .foreign import PairReader
-from .manifest import Shard
+from .plan import Shard
 from .writer import Store
 
 

@@ -5,21 +5,20 @@ it is instant.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..._support.names import in_current_names
 from ...errors import FlowlitError
+from .plan import plan
+from .schema import MANIFEST, unfit_conditions
 
-FORMAT = "flowlit-couplings"
-VERSION = 2
 NAME = "manifest.json"
-
-
-DIRECTION = "x0 is noise (t = 0), x1 is data (t = 1)"
 
 
 IDENTITY = (
@@ -42,75 +41,63 @@ OPTIONAL = ("codec", "conditions")
 """Likewise, but absent where there is nothing to say: x1 are pixels, and labels are the only condition."""
 
 
-TENSORS = ("x0", "x1", "index", "label", "probe")
-"""Names in a shard that have a meaning of their own."""
-
-
-REQUIRED = (*IDENTITY, "seeds", "counts", "shards", "complete", "flowlit")
-
-
-class Shard(NamedTuple):
-    """Rows first … first + rows - 1 of a store, which are its file number ``number``."""
-
-    number: int
-    first: int
-    rows: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.number:05d}.safetensors"
-
-
-def plan(counts: list[int], shard_size: int) -> list[Shard]:
-    """Cut rows into shards. A store that grew (``counts`` after each growth) keeps the shards that it had.
-
-    >>> [shard.rows for shard in plan([5, 12], 3)]
-    [3, 2, 3, 3, 1]
-    """
-    shards: list[Shard] = []
-    for begin, end in zip([0, *counts], counts, strict=False):
-        shards += [
-            Shard(len(shards) + i, first, min(shard_size, end - first))
-            for i, first in enumerate(range(begin, end, shard_size))
-        ]
-    return shards
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path, whole: bool = True) -> dict[str, Any]:
     """Read the manifest of a store.
 
+    Args:
+        folder: of the store.
+        whole: refuse one that calls itself complete and is not, or lists rows twice; ``verify`` reports that.
+
     Raises:
-        FlowlitError: if there is none, it is torn, of another format or version, or of another direction.
+        FlowlitError: if there is none, or it is unsound; see ``Manifest``.
     """
     path = Path(folder) / NAME
-    try:
-        manifest = json.loads(path.read_text())
-        kind = f"{manifest['format']} version {manifest['version']}"
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not os.path.exists(path):
         raise FlowlitError(
             f"no couplings in {folder} (expected {NAME} and shards). Make them first: flowlit couple -c "
             f"experiments/couple_….yaml --store {folder}"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FlowlitError(
-            f"{path} is no manifest of couplings ({error!r}); make the couplings again"
-        ) from error
-    if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-        version = manifest["version"]
-        newer = manifest["format"] == FORMAT and isinstance(version, int) and version > VERSION
-        advice = "install a newer flowlit" if newer else "make the couplings again"
-        raise FlowlitError(f"{path} is {kind}; this flowlit reads {FORMAT} version {VERSION}; {advice}")
-    if manifest.get("direction", DIRECTION) != DIRECTION:
-        raise FlowlitError(
-            f"{path}: the direction of the pairs is {manifest['direction']!r}; expected {DIRECTION!r}. Make "
-            "the couplings again"
         )
-    if missing := [key for key in REQUIRED if key not in manifest]:
-        raise FlowlitError(
-            f"{path} lacks {', '.join(missing)}; it is no whole manifest. Make the couplings again"
-        )
-    check_conditions(manifest.get("conditions", {}), str(path))
+    manifest = MANIFEST.read(path)
+    if whole:
+        check_complete(path, manifest)
+        check_ranges([folder], [manifest])
     return manifest
+
+
+def check_complete(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest that calls itself complete and lacks shards, or what sums them up.
+
+    Raises:
+        FlowlitError: naming what it lacks.
+    """
+    expected = len(plan(manifest["counts"], manifest["shard_size"]))
+    lacking = [key for key in ("count", "nfe", "range", "rounding") if not manifest.get(key)]
+    listed = len(manifest["shards"])
+    if listed < expected:
+        lacking.append(f"{expected - listed} of {expected} shards")
+    if manifest["complete"] and lacking:
+        raise FlowlitError(
+            f"{path} is called complete, but lacks {', '.join(lacking)}; make the couplings again"
+        )
+
+
+def check_ranges(folders: Sequence[str | Path], manifests: Sequence[dict[str, Any]]) -> None:
+    """Refuse stores, or a single one, that hold the same pairs twice.
+
+    Raises:
+        FlowlitError: naming seed and indices.
+    """
+    ranges = sorted(
+        (entry["seed"], *entry["index"], str(folder))
+        for folder, manifest in zip(folders, manifests, strict=True)
+        for entry in manifest["shards"]
+    )
+    for (seed, _, last, where), (other, start, end, there) in itertools.pairwise(ranges):
+        if seed == other and start <= last:
+            raise FlowlitError(
+                f"{where} and {there} hold the same pairs (seed {seed}, indices {start} … {min(last, end)}); "
+                "make one of them with another --seed"
+            )
 
 
 def check_conditions(names: Iterable[str], where: str) -> None:
@@ -119,11 +106,8 @@ def check_conditions(names: Iterable[str], where: str) -> None:
     Raises:
         FlowlitError: naming them.
     """
-    if unfit := [name for name in names if not name.isidentifier() or name in TENSORS]:
-        raise FlowlitError(
-            f"{where}: conditions {unfit}; expected names of letters, digits and _, other than "
-            f"{', '.join(TENSORS)}"
-        )
+    if unfit := unfit_conditions(names):
+        raise FlowlitError(f"{where}: {unfit}")
 
 
 def differences(

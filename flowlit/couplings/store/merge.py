@@ -12,8 +12,10 @@ from typing import Any
 
 from ..._support.files import building, write_atomically
 from ...errors import FlowlitError
-from .manifest import FORMAT, IDENTITY, NAME, OPTIONAL, VERSION, Shard, sums
+from .manifest import IDENTITY, NAME, OPTIONAL, sums
+from .plan import Shard
 from .reader import StoredPairs
+from .schema import FORMAT, MANIFEST, VERSION
 
 
 def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> dict[str, Any]:
@@ -54,13 +56,14 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
             **remarks,
             "complete": True,
         }
+        MANIFEST.check(manifest, into)
         write_atomically(folder / NAME, json.dumps(manifest, indent=1).encode())
     return manifest
 
 
 def _take(folder: Path, number: int, source: Path, entry: dict[str, Any]) -> dict[str, Any]:
     """Link or copy one file."""
-    file = source / Path(entry["file"]).name
+    file = source / entry["file"]
     if not file.is_file() or file.stat().st_size != entry["bytes"]:
         raise FlowlitError(f"shard {file} is missing or truncated; see `flowlit couplings verify {source}`")
     target = folder / Shard(number, 0, entry["rows"]).file

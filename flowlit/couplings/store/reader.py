@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from ...errors import FlowlitError
 from ...types import Pair
 from ..noise import seeded_normals
-from .checks import check_compatible, check_pairs, check_shard, conditions_of, is_normal
-from .manifest import plan, read_manifest
+from .checks import check_compatible, check_pairs, check_rows, check_shard, conditions_of, is_normal
+from .manifest import read_manifest
+from .plan import plan
 from .shard import Fields, ShardFile
 
 SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -123,6 +124,8 @@ class StoredPairs(Dataset):
         in the batch.
         """
         ends = {end: (self.manifest[end], self.shape) for end in ("x0", "x1")}
+        for number in {number for number, _ in rows}:
+            self._open(number)  # only a file that was verified decides how much is allocated
         kinds = {"index": ("int64", ()), **ends, **self.conditions}
         batch = {name: np.empty((len(rows), *kinds[name][1]), kinds[name][0]) for name in names}
         into = [
@@ -185,8 +188,9 @@ def open_shard(
         path, fields = known[number]
         return ShardFile(path, fields=fields)
     folder, entry = entries[number]
-    path = folder / Path(entry["file"]).name  # a manifest cannot point out of its folder
+    path = folder / entry["file"]
     shard = ShardFile(path, entry["sha256"] if checksums else None)
     check_shard(shard, manifest, entry)
+    check_rows(shard, manifest, entry)
     known[number] = path, shard.fields
     return shard

@@ -7,16 +7,19 @@ x0 probe (1, C, H, W), the noise of the first row.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
 from ..._support.files import file_hash
+from ..._support.schema import Count, Positive, parse_json
 from ...errors import FlowlitError
 
 Fields = dict[str, tuple[Any, tuple[int, ...], int, int]]
@@ -34,12 +37,24 @@ DTYPES = {
 }
 
 
+HEADER = 1 << 20
+"""Bytes of a header, at most."""
+
+
+class StoredTensor(Struct):
+    """A tensor in the header of a file."""
+
+    dtype: Literal["F64", "F32", "F16", "U8", "I64", "I32", "BOOL"]
+    shape: Annotated[list[Positive], Meta(min_length=1, max_length=9)]
+    data_offsets: tuple[Count, Count]
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise whatever goes wrong while reading a shard as one clear error."""
     try:
         yield
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise FlowlitError(
             f"shard {path} is missing or corrupt ({error}). Remove it and run the `flowlit couple` (or "
             "import) command that made the store: only this shard will be made again. A merged store is "
@@ -63,20 +78,20 @@ class ShardFile:
         self.path = path
         self.fd = -1
         with reading(path):
+            if not path.is_file():  # a pipe would block
+                raise ValueError("there is no file")
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # closed when the shard is deleted
             if fields is not None:
                 self._set_fields(fields)
                 return
             size = os.fstat(self.fd).st_size
             length = int.from_bytes(os.pread(self.fd, 8, 0), "little")
-            if not 0 < length <= size - 8:
+            if not 0 < length <= min(size - 8, HEADER):
                 raise ValueError("it is truncated, or no safetensors file")
-            header = json.loads(os.pread(self.fd, length, 8))
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self._set_fields({name: _field(entry, 8 + length) for name, entry in header.items()})
-            end = max(offset + nbytes for _, _, offset, nbytes in self.fields.values())
-            if end != size:
-                raise ValueError(f"it has {size} bytes, its header says {end}")
+            header = msgspec.convert(parse_json(os.pread(self.fd, length, 8)), dict[str, Any])
+            self.metadata = msgspec.convert(header.pop("__metadata__", {}), dict[str, str])
+            tensors = msgspec.convert(header, dict[str, StoredTensor])
+            self._set_fields(_fields(tensors, 8 + length, size))
             if missing := {"x1", "index"} - self.fields.keys():
                 raise ValueError(f"it has no {sorted(missing)}")
             if checksum is not None and file_hash(path) != checksum:
@@ -130,11 +145,17 @@ class ShardFile:
                 raise error
 
 
-def _field(entry: dict[str, Any], begin: int) -> tuple[Any, tuple[int, ...], int, int]:
-    """(dtype, shape, offset in the file, bytes) of a tensor in a header."""
-    dtype = np.dtype(DTYPES[entry["dtype"]])
-    shape = tuple(entry["shape"])
-    (start, stop) = entry["data_offsets"]
-    if stop - start != dtype.itemsize * int(np.prod(shape)) or not shape or shape[0] < 1:
-        raise ValueError("its header contradicts itself")
-    return dtype, shape, begin + start, stop - start
+def _fields(tensors: dict[str, StoredTensor], begin: int, end: int) -> Fields:
+    """Return the fields of tensors that fill a file from one place to another without a gap."""
+    fields: Fields = {}
+    place = begin
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
+        dtype = np.dtype(DTYPES[tensor.dtype])
+        nbytes = dtype.itemsize * math.prod(tensor.shape)
+        if tensor.data_offsets != (place - begin, place - begin + nbytes):
+            raise ValueError("its header contradicts itself")
+        fields[name] = dtype, tuple(tensor.shape), place, nbytes
+        place += nbytes
+    if place != end:
+        raise ValueError(f"it has {end} bytes, its header says {place}")
+    return fields

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ...errors import FlowlitError
 from ..noise import GENERATOR, seeded_normals
-from .checks import check_compatible, check_shard, is_normal
+from .checks import check_shard, indices_fit, is_normal, labels_fit
 from .encoding import restored, rounded
-from .manifest import plan, read_manifest
+from .manifest import check_ranges, read_manifest
+from .plan import plan
 from .shard import ShardFile
 
 SIGMAS = 5.0
@@ -81,13 +82,14 @@ def verify(folder: str | Path, quiet: bool = False) -> list[Check]:
         FlowlitError: if there is no manifest to compare with.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    moments = PairMoments(int(np.prod(manifest["shape"])))
+    manifest = read_manifest(folder, whole=False)
+    moments = None
     walk = _Walk(folder, manifest)
     for x0, x1 in walk.shards(quiet):
+        moments = moments or PairMoments(x0.shape[1])
         moments.add(x0, x1)
     checks = [*walk.checks()]
-    if moments.rows:
+    if moments is not None:
         normal = is_normal(manifest)
         checks += _noise(moments, manifest) if normal else ()
         checks.append(_correlation(moments, manifest))
@@ -130,12 +132,12 @@ class _Walk:
         index = shard.read("index")
         x1 = restored(torch.from_numpy(shard.read("x1")))
         self.rows += len(index)
-        if len(np.unique(index)) < len(index) or [index.min(), index.max()] != entry["index"]:
+        if not indices_fit(index, entry):
             self.bad["indices"].append(entry["file"])
         x0 = self._noise(shard, entry, index)
         self.low = min(self.low, float(x1.min()))
         self.high = max(self.high, float(x1.max()))
-        if "label" in shard and not self._labels_fit(shard.read("label"), index):
+        if "label" in shard and not labels_fit(shard.read("label"), index, self.manifest):
             self.bad["labels"].append(entry["file"])
         return x0, x1
 
@@ -151,12 +153,6 @@ class _Walk:
             if not torch.allclose(again.float(), x0.float(), rtol=0, atol=2e-3):
                 self.bad["drawn again"].append(entry["file"])
         return x0.float()
-
-    def _labels_fit(self, label: np.ndarray, index: np.ndarray) -> bool:
-        classes = self.manifest["labels"]["num_classes"]
-        law = self.manifest["labels"]["law"]
-        balanced = law != "balanced" or bool((label == index % classes).all())
-        return label.min() >= 0 and label.max() < classes and balanced
 
     def checks(self) -> Iterator[Check]:
         """The lines about files, counts, indices, range and labels."""
@@ -175,7 +171,7 @@ class _Walk:
             "pairs", f"{self.rows:,}{unfinished}", f"{count:,}", self.rows == count and manifest["complete"]
         )
         try:
-            check_compatible([self.folder], [manifest])
+            check_ranges([self.folder], [manifest])
             twice = self.bad["indices"]
         except FlowlitError as error:
             twice = [str(error)]

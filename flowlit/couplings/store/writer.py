@@ -20,18 +20,9 @@ from tqdm import tqdm
 
 from ..._support.files import file_hash, write_atomically
 from ...errors import FlowlitError
-from .manifest import (
-    DIRECTION,
-    FORMAT,
-    NAME,
-    VERSION,
-    Shard,
-    differences,
-    identity_key,
-    plan,
-    read_manifest,
-    sums,
-)
+from .manifest import NAME, differences, identity_key, read_manifest, sums
+from .plan import Shard, plan
+from .schema import DIRECTION, FORMAT, MANIFEST, SHARD_FACTS, VERSION
 from .shard import ShardFile
 
 
@@ -123,7 +114,7 @@ class Store:
         self._key = identity_key(wanted)
 
     def _size(self, file: str) -> int:
-        path = self.folder / Path(file).name
+        path = self.folder / file
         return path.stat().st_size if path.exists() else -1
 
     def missing(self) -> list[Shard]:
@@ -181,6 +172,8 @@ class Store:
         }
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, if it is one that can be read."""
+        MANIFEST.check(manifest, self.manifest_path)
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
 
 
@@ -223,10 +216,10 @@ def _facts(folder: Path, shard: Shard, key: str) -> dict[str, Any] | None:
         return None
     try:
         file = ShardFile(path)
-        facts = json.loads(file.metadata["facts"])
-        sound = len(file) == shard.rows and facts["of"] == key and facts["content"] == file.content_hash()
-        return facts if sound else None
-    except (FlowlitError, KeyError, ValueError):
+        facts = SHARD_FACTS.parse(file.metadata.get("facts", ""), path)
+        ours = len(file) == facts["rows"] == shard.rows and facts.get("of") == key
+        return facts if ours and facts.get("content") == file.content_hash() else None
+    except FlowlitError:
         return None
 
 

@@ -6,19 +6,14 @@ import sys
 
 import pytest
 import torch
+from commandline import REPOSITORY
 from stores import edit_manifest, fill
 
 from flowlit.couplings import SeededNoise
 from flowlit.couplings.origins import FromNoise
-from flowlit.couplings.store.manifest import (
-    DIRECTION,
-    FORMAT,
-    VERSION,
-    describe,
-    differences,
-    plan,
-    read_manifest,
-)
+from flowlit.couplings.store.manifest import describe, differences, read_manifest
+from flowlit.couplings.store.plan import plan
+from flowlit.couplings.store.schema import DIRECTION, FORMAT, VERSION
 from flowlit.errors import FlowlitError
 
 
@@ -53,6 +48,7 @@ def test_manifests_are_read_without_torch():
 
 
 GOOD = {"format": FORMAT, "version": VERSION, "direction": DIRECTION}
+WHOLE = json.loads((REPOSITORY / "tests/golden/before_move/couplings/manifest.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +71,7 @@ GOOD = {"format": FORMAT, "version": VERSION, "direction": DIRECTION}
         (json.dumps({**GOOD, "version": "9"}), "version 9"),
         (json.dumps({**GOOD, "version": None}), "version None"),
         (
-            json.dumps({**GOOD, "direction": "data to noise"}),
+            json.dumps({**WHOLE, "direction": "data to noise"}),
             "direction of the pairs is 'data to noise'; expected",
         ),
         (json.dumps({"format": FORMAT, "version": VERSION}), "lacks direction, origin"),
