@@ -1,0 +1,185 @@
+"""Classes of images: their names, and the numbers that these have."""
+
+from __future__ import annotations
+
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from .._support.schema import Format
+from .._support.whole import as_whole
+from ..errors import FlowlitError
+
+SHOWN = 12
+"""Names that a message lists at most."""
+
+
+class DatasetJson(msgspec.Struct):
+    """Labels of the images of a zip, [name, class], and the names of class 0, 1, …."""
+
+    labels: list[tuple[str, Any]] | None = None
+    classes: list[str] | None = None
+
+
+DATASET_JSON = Format(DatasetJson, "list of labels", "set labels: false or repair it", limit=1 << 28)
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names in the order of their numbers: as numbers if all are numeric, by alphabet otherwise.
+
+    >>> numbered(["10", "2", "1"]), numbered(["10b", "2b"])
+    (('1', '2', '10'), ('10b', '2b'))
+    """
+    texts = set(names)
+    if all(name.isascii() and name.isdigit() for name in texts):
+        return tuple(sorted(texts, key=lambda name: (int(name), name)))
+    return tuple(sorted(texts))
+
+
+def given_names(classes: Any, where: str) -> tuple[str, ...]:
+    """Return the names of a list that was given for class 0, 1, …; numbers may stand for their texts.
+
+    Raises:
+        FlowlitError: for something else, and a name that is empty or there twice.
+    """
+    many = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes)) and len(classes) > 0
+    texts = [one if isinstance(one, str) else as_whole(one) for one in classes] if many else []
+    if not many or None in texts or "" in texts:
+        raise FlowlitError(
+            f"{where}: classes are {reprlib.repr(classes)}; expected the names of class 0, 1, …, as [cat, dog]"
+        )
+    names = tuple(map(str, texts))
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise FlowlitError(f"{where}: class {name!r} is given twice in {listed(names)}; name each once")
+    return names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list, cut if it is long.
+
+    >>> listed(["cat", "dog"]), listed([str(i) for i in range(20)])
+    ('[cat, dog]', '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … 20 in all]')
+    """
+    more = f", … {len(names)} in all" if len(names) > SHOWN else ""
+    return f"[{', '.join(names[:SHOWN])}{more}]"
+
+
+def renumbered(names: Sequence[str], given: Sequence[str], where: str) -> list[int]:
+    """Return the number in ``given`` of each of some names.
+
+    Raises:
+        FlowlitError: naming those that were not given.
+    """
+    numbers = {name: number for number, name in enumerate(given)}
+    unknown = [name for name in names if name not in numbers]
+    if unknown:
+        raise FlowlitError(
+            f"{where} has the classes {listed(names)}, and {listed(unknown)} of them are not in classes: "
+            f"{listed(given)}; add them, or remove their images"
+        )
+    return [numbers[name] for name in names]
+
+
+def check_same_names(
+    ours: Sequence[str] | None, theirs: Sequence[str] | None, who: str, than: str, mend: str = ""
+) -> None:
+    """Refuse two sets of classes, both of which have names, if a number means another class in each.
+
+    Args:
+        ours: names of the first.
+        theirs: names of the second.
+        who: has the first, as subject of the error.
+        than: has the second.
+        mend: advice; unless given, to number the first as the second.
+
+    Raises:
+        FlowlitError: with both lists, and the first number that differs.
+    """
+    if ours is None or theirs is None or tuple(ours) == tuple(theirs):
+        return
+    both = enumerate(zip(ours, theirs, strict=False))
+    first = next((i for i, (a, b) in both if a != b), min(len(ours), len(theirs)))
+    a = repr(ours[first]) if first < len(ours) else "none"
+    b = repr(theirs[first]) if first < len(theirs) else "none"
+    raise FlowlitError(
+        f"{who} has the classes {listed(ours)}, {than} {listed(theirs)}: class {first} is {a} here and {b} "
+        f"there; {mend or 'number them alike, with classes: [names in this order] for the images'}"
+    )
+
+
+def check_occurring(
+    generated: Iterable[int], counts: Mapping[int, int], classes: int, names: Sequence[str] | None, where: str
+) -> None:
+    """Refuse classes that are generated and have no images to train on, and images of unknown classes.
+
+    Args:
+        generated: class numbers.
+        counts: images of each class that occurs.
+        classes: of the network.
+        names: of the classes, if they are known.
+        where: the images are, for the error.
+
+    Raises:
+        FlowlitError: naming the classes.
+    """
+    beyond = sorted(label for label in counts if not 0 <= label < classes)
+    if beyond:
+        raise FlowlitError(
+            f"labels of {where} run from {min(counts)} to {max(counts)}, but the network knows {classes} "
+            f"classes; give it num_classes: {max(counts) + 1}"
+        )
+    missing = [label for label in generated if not counts.get(label)]
+    if missing:
+        texts = [str(label) + (f" ({names[label]})" if names and label < len(names) else "") for label in missing]
+        verb = "do" if len(missing) > 1 else "does"
+        noun = "classes" if len(missing) > 1 else "class"
+        raise FlowlitError(
+            f"{noun} {listed(texts)[1:-1]} of {classes} {verb} not occur in {where}, but would be generated; number "
+            "the classes that there are from 0 and set num_classes to their count, or add images"
+        )
+
+
+def parsed_labels(content: bytes, where: str) -> DatasetJson:
+    """Return the content of a ``dataset.json``, sound and with labels.
+
+    Raises:
+        FlowlitError: if it is damaged, has no labels or one that is no class, or names an image twice.
+    """
+    parsed = DATASET_JSON.check(DATASET_JSON.parse(content, where), where)
+    if parsed.labels is None:
+        raise FlowlitError(f"{where} has no labels; set labels: false or repair it")
+    if parsed.classes is not None:
+        given_names(parsed.classes, where)
+    count = None if parsed.classes is None else len(parsed.classes)
+    seen: set[str] = set()
+    for name, label in parsed.labels:
+        if type(label) is not int or label < 0 or label >= (count or 1 << 31):
+            end = "on" if count is None else f"to {count - 1}"
+            raise FlowlitError(
+                f"{where}: the class of {name} is {reprlib.repr(label)}; expected a whole number from 0 {end}"
+            )
+        if name in seen:
+            raise FlowlitError(f"{where} names {name} twice; give each image one class")
+        seen.add(name)
+    return parsed
+
+
+def labels_by_name(labels: Sequence[tuple[str, int]], names: Sequence[str], where: str) -> list[int]:
+    """Return the labels of images in the order of their names.
+
+    Raises:
+        FlowlitError: naming an image without label, or a label without image.
+    """
+    numbers = dict(labels)
+    for without, what in ((set(names) - set(numbers), "has no label for"), (set(numbers) - set(names), "names")):
+        if without:
+            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            tail = ", which the zip does not hold" if what == "names" else ""
+            raise FlowlitError(
+                f"{where} {what} {min(without)}{more}{tail}; set labels: false or repair it"
+            )
+    return [numbers[name] for name in names]
