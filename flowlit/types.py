@@ -37,7 +37,6 @@ class Diffusion(ABC):
 Cond = Mapping[str, Tensor]
 """Conditions of a batch: every value has first dimension B; ``{}`` when unconditional, never None."""
 
-
 Observer = Callable[[Tensor, Tensor, Tensor], None]
 """Called by a solver as ``observe(t, x, v)``, t (B,), x and v (B, C, H, W), where an accepted step starts."""
 
@@ -125,12 +124,6 @@ def loaded_of(network: Any) -> dict[str, Any] | None:
 def codec_of(network: Any) -> dict[str, Any] | None:
     """Return how to build the codec that a network was trained with; None if it does not say."""
     return getattr(network, "codec", None)
-
-
-def class_names_of(network: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes that a network was trained on; None if it does not say."""
-    names = getattr(network, "class_names", None)
-    return None if names is None else tuple(names)
 
 
 class Objective(nn.Module, ABC):
@@ -315,8 +308,7 @@ class Source(Dataset, ABC):
 class ImageDataset(Dataset, ABC):
     """Set of real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
 
-    classes: tuple[str, ...] | None = None
-    """Names of class 0, 1, … of the labels; None without labels, and where classes have numbers alone."""
+    classes: tuple[str, ...] | None = None  # names of class 0, 1, …; None without labels or without names
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import reprlib
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from .._support.files import check_file
 from .._support.schema import Format
 from .._support.whole import as_whole
 from ..errors import FlowlitError
+from .listing import LABELS, sub_folders
+
+Classes = list[str | int] | str | None
+"""Argument of sets of images: names of class 0, 1, …, or a folder or zip whose classes these are."""
 
 SHOWN = 12
 """Names that a message lists at most."""
@@ -46,10 +53,10 @@ def given_names(classes: Any, where: str) -> tuple[str, ...]:
         FlowlitError: for something else, and a name that is empty or there twice.
     """
     many = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes)) and len(classes) > 0
-    texts = [one if isinstance(one, str) else as_whole(one) for one in classes] if many else []
+    texts = [one if isinstance(one, str) else as_whole(one) for one in (classes if many else ())]
     if not many or None in texts or "" in texts:
         raise FlowlitError(
-            f"{where}: classes are {reprlib.repr(classes)}; expected the names of class 0, 1, …, as [cat, dog]"
+            f"{where}: classes are {reprlib.repr(classes)}; expected names of class 0, 1, …, as [cat, dog]"
         )
     names = tuple(map(str, texts))
     for name, count in Counter(names).items():
@@ -66,6 +73,12 @@ def listed(names: Sequence[str]) -> str:
     """
     more = f", … {len(names)} in all" if len(names) > SHOWN else ""
     return f"[{', '.join(names[:SHOWN])}{more}]"
+
+
+def class_names_of(network: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a network was trained on; None if it does not say."""
+    names = getattr(network, "class_names", None)
+    return None if names is None else tuple(names)
 
 
 def renumbered(names: Sequence[str], given: Sequence[str], where: str) -> list[int]:
@@ -134,52 +147,96 @@ def check_occurring(
         )
     missing = [label for label in generated if not counts.get(label)]
     if missing:
-        texts = [str(label) + (f" ({names[label]})" if names and label < len(names) else "") for label in missing]
-        verb = "do" if len(missing) > 1 else "does"
-        noun = "classes" if len(missing) > 1 else "class"
+        known = names or ()
+        texts = [f"{label} ({known[label]})" if label < len(known) else str(label) for label in missing]
+        noun, verb = ("classes", "do") if len(missing) > 1 else ("class", "does")
         raise FlowlitError(
-            f"{noun} {listed(texts)[1:-1]} of {classes} {verb} not occur in {where}, but would be generated; number "
-            "the classes that there are from 0 and set num_classes to their count, or add images"
+            f"{noun} {listed(texts)[1:-1]} of {classes} {verb} not occur in {where}, but would be generated; "
+            "number those that do from 0 and set num_classes to their count, or add images"
         )
 
 
-def parsed_labels(content: bytes, where: str) -> DatasetJson:
-    """Return the content of a ``dataset.json``, sound and with labels.
+def names_in(place: str) -> tuple[str, ...]:
+    """Return the names of the classes of a folder or a zip of images.
 
     Raises:
-        FlowlitError: if it is damaged, has no labels or one that is no class, or names an image twice.
+        FlowlitError: if it has none.
     """
+    if Path(place).is_dir():
+        names = numbered(sub_folders(Path(place)))
+    else:
+        check_file(place, "classes in", "name a folder or zip of images, or give a list")
+        try:
+            with zipfile.ZipFile(place) as archive:
+                names = tuple(_parsed(archive, place).classes or ())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise FlowlitError(
+                f"classes in {place} cannot be read ({error}); give a list of names"
+            ) from error
+    if not names:
+        raise FlowlitError(f"{place} has no names of classes; give a list, as classes: [cat, dog]")
+    return names
+
+
+def read_labels(
+    archive: zipfile.ZipFile, path: str, images: Sequence[str]
+) -> tuple[list[int], tuple[str, ...] | None]:
+    """Return the labels of images in a zip, in the order of their names, and the names of the classes.
+
+    Raises:
+        FlowlitError: if ``dataset.json`` is missing or damaged, or does not name each image once.
+    """
+    parsed = _parsed(archive, path)
+    numbers = dict(parsed.labels or ())
+    unlabelled = set(images) - set(numbers)
+    unknown = set(numbers) - set(images)
+    if unlabelled or unknown:
+        what = "has no label for" if unlabelled else "names images that the zip does not hold:"
+        names = unlabelled or unknown
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise FlowlitError(f"{path}: {LABELS} {what} {min(names)}{more}; set labels: false or repair it")
+    return [numbers[name] for name in images], tuple(parsed.classes) if parsed.classes else None
+
+
+def _parsed(archive: zipfile.ZipFile, path: str) -> DatasetJson:
+    """Return the content of ``dataset.json`` in a zip, sound and with labels."""
+    where = f"{path}:{LABELS}"
+    if LABELS not in archive.namelist():
+        raise FlowlitError(f"{path}: labels asked for, but {LABELS} is missing; set labels: false or add it")
+    try:
+        size = archive.getinfo(LABELS).file_size
+        content = archive.read(LABELS) if size <= DATASET_JSON.limit else b""
+    except Exception as error:  # of many kinds, as damaged members lead to
+        raise FlowlitError(f"{where} cannot be read ({error}); set labels: false or repair it") from error
+    if not content:
+        raise FlowlitError(f"{where} has {size:,} bytes; expected up to {DATASET_JSON.limit:,}")
     parsed = DATASET_JSON.check(DATASET_JSON.parse(content, where), where)
     if parsed.labels is None:
         raise FlowlitError(f"{where} has no labels; set labels: false or repair it")
     if parsed.classes is not None:
         given_names(parsed.classes, where)
-    count = None if parsed.classes is None else len(parsed.classes)
+    check_labels(parsed.labels, len(parsed.classes or ()), where)
+    return parsed
+
+
+def check_labels(labels: Sequence[tuple[str, Any]], classes: int, where: str) -> None:
+    """Refuse labels that are no classes, and images with two of them.
+
+    Args:
+        labels: class of an image, by its name.
+        classes: number of classes; 0 if it is not known.
+        where: they stand, for the error.
+
+    Raises:
+        FlowlitError: naming the image.
+    """
+    end = f"to {classes - 1}" if classes else "on"
     seen: set[str] = set()
-    for name, label in parsed.labels:
-        if type(label) is not int or label < 0 or label >= (count or 1 << 31):
-            end = "on" if count is None else f"to {count - 1}"
+    for name, label in labels:
+        if type(label) is not int or not 0 <= label < (classes or 1 << 31):
             raise FlowlitError(
                 f"{where}: the class of {name} is {reprlib.repr(label)}; expected a whole number from 0 {end}"
             )
         if name in seen:
             raise FlowlitError(f"{where} names {name} twice; give each image one class")
         seen.add(name)
-    return parsed
-
-
-def labels_by_name(labels: Sequence[tuple[str, int]], names: Sequence[str], where: str) -> list[int]:
-    """Return the labels of images in the order of their names.
-
-    Raises:
-        FlowlitError: naming an image without label, or a label without image.
-    """
-    numbers = dict(labels)
-    for without, what in ((set(names) - set(numbers), "has no label for"), (set(numbers) - set(names), "names")):
-        if without:
-            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-            tail = ", which the zip does not hold" if what == "names" else ""
-            raise FlowlitError(
-                f"{where} {what} {min(without)}{more}{tail}; set labels: false or repair it"
-            )
-    return [numbers[name] for name in names]

@@ -7,6 +7,7 @@ from collections import Counter
 from functools import cached_property
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ..errors import FlowlitError
 from ..types import ImageDataset
 from . import checking
 from .checking import Survey
+from .classes import Classes, given_names, names_in
 from .decode import GREY, Decoded, UnreadableImage, check_colour, load
 from .listing import in_words
 
@@ -26,16 +28,27 @@ class ImageFiles(ImageDataset):
     """
 
     def __init__(
-        self, resolution: int | None, channels: int, limit: int | None, labels: bool, background: str
+        self,
+        resolution: int | None,
+        channels: int,
+        limit: int | None,
+        labels: bool,
+        background: str,
+        classes: Classes,
     ):
         if channels not in (1, 3):
             raise FlowlitError(f"{type(self).__name__}: channels is {channels}; expected 1 (grey) or 3 (RGB)")
         check_colour(background)
+        if classes is not None and not labels:
+            raise FlowlitError(
+                f"{type(self).__name__}: classes are given, but labels is false; set labels: true"
+            )
         self.resolution = resolution
         self.channels = channels
         self.limit = limit
         self.labels = labels
         self.background = background
+        self.given_classes = classes
 
     @property
     @abstractmethod
@@ -62,6 +75,25 @@ class ImageFiles(ImageDataset):
     @abstractmethod
     def _opened(self, index: int) -> IO[bytes]:
         """Open an image; raise ``UnreadableImage`` or OSError."""
+
+    @cached_property
+    @abstractmethod
+    def _classes(self) -> tuple[tuple[str, ...] | None, np.ndarray]:
+        """Names of the classes, if they have some, and the number (images,) of that of each image."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return self._classes[0] if self.labels else None
+
+    def label_counts(self) -> Counter[int] | None:
+        return Counter(self._classes[1].tolist()) if self.labels else None
+
+    def _names_to_take(self, where: str) -> tuple[str, ...] | None:
+        """Return the names that were given for class 0, 1, …, or those of another folder or zip."""
+        given = self.given_classes
+        if given and isinstance(given, str):
+            return names_in(given)
+        return None if given is None else given_names(given, where)
 
     @cached_property
     def survey(self) -> Survey:

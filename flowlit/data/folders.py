@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import FlowlitError
 from .base import _digest, _item, _limited
+from .classes import Classes, numbered, renumbered
 from .files import ImageFiles
-from .listing import Paths, in_words, list_folder
+from .listing import Paths, in_words, list_folder, sub_folders
 
 
 class _Files(NamedTuple):
@@ -25,7 +26,10 @@ class _Files(NamedTuple):
 
 
 class ImageFolder(ImageFiles):
-    """A folder of images: flat, or one sub-folder a class (labels are the sub-folders in alphabetical order).
+    """A folder of images: flat, or one sub-folder a class.
+
+    Labels number the sub-folders, empty ones included: in alphabetical order, or by their numbers if all have
+    numeric names.
 
     Links are followed. Hidden files, and files of other kinds than PNG, JPEG, BMP and WebP, are left out and
     counted. All images are decoded once before they are used.
@@ -37,6 +41,8 @@ class ImageFolder(ImageFiles):
         limit: use only the first images, in alphabetical order.
         labels: put the class into ``cond``; needs sub-folders.
         background: colour behind transparent pixels, by its name or as "#rrggbb".
+        classes: names of class 0, 1, …, of which every sub-folder is one; or a folder or zip whose classes
+            these are, so that two sets have the same numbers.
     """
 
     def __init__(
@@ -47,8 +53,9 @@ class ImageFolder(ImageFiles):
         limit: int | None = None,
         labels: bool = False,
         background: str = "white",
+        classes: Classes = None,
     ):
-        super().__init__(resolution, channels, limit, labels, background)
+        super().__init__(resolution, channels, limit, labels, background, classes)
         self.root = root
 
     @property
@@ -78,18 +85,35 @@ class ImageFolder(ImageFiles):
         return self._listed.left_out
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        label = self._classes.index(self.files.name(index).split("/")[0]) if self.labels else None
-        return _item(self._pixels(index), label)
+        return _item(self._pixels(index), int(self._classes[1][index]) if self.labels else None)
 
     @cached_property
-    def _classes(self) -> list[str]:
-        return sorted({path.relative_to(self.root).parts[0] for path in self.files})
+    def _classes(self) -> tuple[tuple[str, ...], np.ndarray]:
+        where = f"image folder {self.root}"
+        names = numbered(sub_folders(Path(self.root)))
+        given = self._names_to_take(where)
+        if given is not None:
+            renumbered(names, given, where)
+            names = given
+        numbers = {name: number for number, name in enumerate(names)}
+        folders = (self.files.name(i).split("/")[0] for i in range(len(self.files)))
+        return names, np.array([numbers[folder] for folder in folders], np.int64)
+
+    def _numbering(self) -> list[str]:
+        """Return the names of the classes where the files alone do not decide their numbers."""
+        if not self.labels:
+            return []
+        names, labels = self._classes
+        used = {names[label] for label in np.unique(labels)}
+        return [] if list(names) == sorted(used) else [f"classes {list(names)}"]
 
     @property
     def fingerprint(self) -> str:
         names = (Path(self.files.name(i)) for i in range(len(self)))
         stats = [(name, *stat) for name, stat in zip(names, self._listed.stats.tolist(), strict=True)]
-        return _digest("ImageFolder", stats, self.resolution, self.channels, *self._reading())
+        return _digest(
+            "ImageFolder", stats, self.resolution, self.channels, *self._reading(), *self._numbering()
+        )
 
     def _count(self) -> int:
         return len(self.files)

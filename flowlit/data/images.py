@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections import Counter
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from .base import _digest, _limited
 
 class _InMemory(ImageDataset):
     """A set that is read as a whole at the first access, and indexed in memory from then on."""
+
+    names: ClassVar[tuple[str, ...]]
+    """Names of its classes."""
 
     def __init__(self, limit: int | None, labels: bool):
         self.limit = limit
@@ -33,6 +37,13 @@ class _InMemory(ImageDataset):
             count = _limited(len(images), self.limit, type(self).__name__)
             self._data = images[:count], labels[:count].long()
         return self._data
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return self.names if self.labels else None
+
+    def label_counts(self) -> Counter[int] | None:
+        return Counter(self.data[1].tolist()) if self.labels else None
 
     def __len__(self) -> int:
         return len(self.data[0])
@@ -57,6 +68,8 @@ class Digits(_InMemory):
 
     Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998.
     """
+
+    names = tuple("0123456789")
 
     def __init__(self, part: str = "all", limit: int | None = None, labels: bool = True):
         super().__init__(limit, labels)
@@ -84,6 +97,8 @@ class CIFAR10(_InMemory):
         download: fetch it if it is not there (163 MiB).
         limit, labels: as for ``Digits``.
     """
+
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     def __init__(
         self,

@@ -115,6 +115,15 @@ def list_folder(root: Path) -> Listing:
     return Listing(sorted(entries, key=lambda entry: entry.name.replace("/", "\0")), left_out)
 
 
+def sub_folders(root: Path) -> list[str]:
+    """Return the names of the folders in a folder, also of empty ones, but for those that are left out."""
+    try:
+        with os.scandir(root) as files:
+            return [file.name for file in files if not _is_shadow(file.name) and _is_folder(file)]
+    except OSError as error:
+        raise FlowlitError(f"{root} cannot be read ({error}); mend or remove it") from error
+
+
 def _enter(path: str, seen: dict[tuple[int, int], str]) -> None:
     """Refuse a folder that was listed before: links may lead in a loop, or to the same images twice."""
     facts = os.stat(path)

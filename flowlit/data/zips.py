@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import IO, Any
+
+import numpy as np
 
 from .._support.files import check_file, short_hash
 from ..errors import FlowlitError
 from .base import _digest, _item, _limited
+from .classes import Classes, check_same_names, listed, read_labels, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
 from .listing import in_words, list_zip
 
+_Entry = tuple[int, str, int | None]
+
 
 class ImageZip(ImageFiles):
     """Zip files of images with ``dataset.json``, {"labels": [[name, class], …]}, as StyleGAN and EDM use
-    them.
+    them; "classes" in it may name class 0, 1, ….
 
     Names are read from the archive and never used as paths on the disk. What is left out, and that all images
     are decoded once before they are used, is as for ``ImageFolder``.
@@ -29,6 +34,8 @@ class ImageZip(ImageFiles):
         paths: one zip, or several shards whose images follow each other.
         resolution, channels, limit, background: as for ``ImageFolder``.
         labels: put the class into ``cond``; needs ``dataset.json`` in every shard.
+        classes: names of class 0, 1, …, or a folder or zip whose classes these are. Where ``dataset.json``
+            has names, they decide which number a class gets.
     """
 
     def __init__(
@@ -39,10 +46,12 @@ class ImageZip(ImageFiles):
         limit: int | None = None,
         labels: bool = False,
         background: str = "white",
+        classes: Classes = None,
     ):
-        super().__init__(resolution, channels, limit, labels, background)
+        super().__init__(resolution, channels, limit, labels, background, classes)
         self.paths = [paths] if isinstance(paths, str) else list(paths)
-        self._index: list[tuple[int, str, int | None]] | None = None
+        self._index: list[_Entry] | None = None
+        self._names: tuple[str, ...] | None = None
         self._left_out: Counter[str] = Counter()
         self._zips: dict[tuple[int, int], zipfile.ZipFile] = {}  # by process and shard
 
@@ -54,13 +63,31 @@ class ImageZip(ImageFiles):
         return ", ".join(self.paths)
 
     @property
-    def index(self) -> list[tuple[int, str, int | None]]:
+    def index(self) -> list[_Entry]:
         """(shard, name, class) of every image."""
         if self._index is None:
             entries = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
-            count = _limited(len(entries), self.limit, f"image zip {self.source}", in_words(self._left_out))
-            self._index = entries[:count]
+            what = f"image zip {self.source}"
+            count = _limited(len(entries), self.limit, what, in_words(self._left_out))
+            self._index = self._renumbered(entries, what)[:count]
         return self._index
+
+    def _renumbered(self, entries: list[_Entry], what: str) -> list[_Entry]:
+        """Return entries whose classes have the numbers that were given to their names."""
+        given = self._names_to_take(what)
+        if given is None:
+            return entries
+        names = self._names
+        self._names = given
+        if names is not None:
+            numbers = renumbered(names, given, what)
+            return [(shard, name, numbers[label or 0]) for shard, name, label in entries]
+        for shard, name, label in entries:
+            if (label or 0) >= len(given):
+                raise FlowlitError(
+                    f"{self.paths[shard]}: the class of {name} is {label}, but classes are {listed(given)}"
+                )
+        return entries
 
     @property
     def left_out(self) -> Counter[str]:
@@ -77,21 +104,24 @@ class ImageZip(ImageFiles):
                 raise FlowlitError(f"image zip {path} cannot be read ({error}); fetch it again") from error
         return self._zips[key]
 
-    def _list(self, shard: int) -> list[tuple[int, str, int | None]]:
+    def _list(self, shard: int) -> list[_Entry]:
         archive = self._open(shard)
         path = self.paths[shard]
         names, left_out = list_zip(archive, path)
         self._left_out += left_out
         if not self.labels:
             return [(shard, name, None) for name in names]
-        try:
-            labels = dict(json.loads(archive.read("dataset.json"))["labels"])
-            return [(shard, name, int(labels[name])) for name in names]
-        except (KeyError, TypeError, ValueError) as error:
-            raise FlowlitError(
-                f"{path}: labels asked for, but dataset.json is missing or has no label for every image "
-                f"({error}); set labels: false or repair it"
-            ) from error
+        labels, classes = read_labels(archive, path, names)
+        if shard and classes != self._names:
+            mend = "name the classes alike in every shard"
+            check_same_names(classes or (), self._names or (), path, self.paths[0], mend)
+        self._names = classes
+        return [(shard, name, label) for name, label in zip(names, labels, strict=True)]
+
+    @cached_property
+    def _classes(self) -> tuple[tuple[str, ...] | None, np.ndarray]:
+        labels = np.array([label for _, _, label in self.index], np.int64)
+        return self._names, labels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _item(self._pixels(index), self.index[index][2])
@@ -99,7 +129,10 @@ class ImageZip(ImageFiles):
     @property
     def fingerprint(self) -> str:
         entries = [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
-        return _digest("ImageZip", entries, len(self), self.resolution, self.channels, *self._reading())
+        given = [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
+        return _digest(
+            "ImageZip", entries, len(self), self.resolution, self.channels, *self._reading(), *given
+        )
 
     def _count(self) -> int:
         return len(self.index)

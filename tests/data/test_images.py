@@ -217,13 +217,19 @@ def test_zip_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '{"labels": null}', '{"labels": [["00000/img00000001.png", 3]]}', "[]"]
+    ("content", "message"),
+    [
+        ("{", "dataset.json is no sound list of labels"),
+        ('{"labels": null}', "dataset.json has no labels"),
+        ('{"labels": [["00000/img00000001.png", 3]]}', "dataset.json has no label for 00000/img00000002.png"),
+        ("[]", "dataset.json is no sound list of labels"),
+    ],
 )
-def test_zip_with_broken_or_incomplete_labels(content, tmp_path):
+def test_zip_with_broken_or_incomplete_labels(content, message, tmp_path):
     path = write_zip(tmp_path / "0.zip", [1, 2])
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("dataset.json", content)
-    with pytest.raises(FlowlitError, match=r"dataset.json is missing or has no label for every image"):
+    with pytest.raises(FlowlitError, match=f"{message}.*set labels: false or repair it"):
         len(ImageZip(path, labels=True))
 
 

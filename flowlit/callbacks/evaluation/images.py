@@ -21,9 +21,10 @@ from ..._support.files import check_room, short_hash, write_atomically
 from ..._support.nested import flatten
 from ..._support.schema import Count, Format
 from ..._version import __version__
+from ...data.classes import class_names_of
 from ...errors import FlowlitError
 from ...networks.checkpoints.fingerprint import fingerprint
-from ...types import Noise, Solution, class_names_of
+from ...types import Noise, Solution
 
 RECORD = "images.json"
 LIST = "images.csv"

@@ -1,0 +1,169 @@
+"""Hostile lists of labels and names of classes, in zips and for folders."""
+
+import json
+
+import labelled
+
+from flowlit.data import ImageFolder, ImageZip
+
+from .row import Row
+
+TWO = [["a.png", 0], ["b.png", 1]]
+
+
+def _zip(labels=TWO, names=("a.png", "b.png"), named=None, text=None, **arguments):
+    def attempt(folder):
+        path = labelled.archive(folder / "x.zip", labels, names, named, text)
+        return len(ImageZip(str(path), **{"labels": True, "channels": 1, **arguments}).index)
+
+    return attempt
+
+
+NO_CLASSES = (
+    -1,
+    1.9,
+    1.0,
+    -0.5,
+    True,
+    False,
+    "1",
+    "cat",
+    "",
+    None,
+    [0],
+    [0.0, 1.0],
+    {},
+    2**31,
+    10**30,
+    1e300,
+)
+
+LABELS = [
+    Row(
+        f"dataset.json: the label {label!r:.30}",
+        _zip([["a.png", 0], ["b.png", label]]),
+        ("x.zip:dataset.json", "b.png", "whole number from 0"),
+    )
+    for label in NO_CLASSES
+]
+LABELS += [
+    Row(f"dataset.json: {name}", _zip(**arguments), ("x.zip", *words))
+    for name, arguments, words in [
+        ("an image twice", {"labels": [*TWO, ["a.png", 1]]}, ("names a.png twice",)),
+        ("an image twice with one label", {"labels": [*TWO, ["a.png", 0]]}, ("names a.png twice",)),
+        ("a label without image", {"labels": [*TWO, ["c.png", 1]]}, ("c.png", "does not hold")),
+        ("an image without label", {"labels": TWO[:1]}, ("no label for b.png",)),
+        (
+            "three images without label",
+            {"labels": TWO[:1], "names": ["a.png", "b.png", "c.png", "d.png"]},
+            ("no label for b.png and 2 more",),
+        ),
+        ("no labels", {"labels": None}, ("has no labels",)),
+        ("no list of labels", {"labels": {"a.png": 0, "b.png": 1}}, ("labels", "array")),
+        ("labels without names", {"labels": [0, 1]}, ("labels[0]",)),
+        ("three entries", {"labels": [["a.png", 0, 1]]}, ("labels[0]", "length 2")),
+        ("a number as a name", {"labels": [[0, 0]]}, ("labels[0][0]", "str")),
+        ("no such file", {"text": ""}, ("dataset.json is missing",)),
+        ("blank", {"text": " "}, ("no sound list of labels",)),
+        ("a list", {"text": "[]"}, ("object",)),
+        ("a number", {"text": "3"}, ("object",)),
+        ("null", {"text": "null"}, ("object",)),
+        ("nothing in it", {"text": "{}"}, ("has no labels",)),
+        ("torn", {"text": '{"labels": [["a.png", 0'}, ("no sound list of labels",)),
+        ("trailing text", {"text": json.dumps({"labels": TWO}) + "x"}, ("no sound list of labels",)),
+        ("keys twice", {"text": '{"labels": null, "labels": [["a.png", 0], ["b.png", 1]]}'}, ("twice",)),
+        ("NaN", {"text": '{"labels": [["a.png", NaN], ["b.png", 0]]}'}, ("no sound list of labels",)),
+        ("infinity", {"text": '{"labels": [["a.png", Infinity], ["b.png", 0]]}'}, ("no sound list",)),
+        ("no UTF-8", {"text": b'{"labels": [["\xff.png", 0]]}'}, ("no sound list of labels",)),
+        ("UTF-16", {"text": json.dumps({"labels": TWO}).encode("utf-16")}, ("byte order mark",)),
+        (
+            "a byte order mark",
+            {"text": b"\xef\xbb\xbf" + json.dumps({"labels": TWO}).encode()},
+            ("byte order",),
+        ),
+        ("deep nesting", {"text": '{"labels": ' + "[" * 100_000 + "]" * 100_000 + "}"}, ("nested",)),
+        ("deep nesting of another key", {"text": '{"x": ' + "[" * 200 + "]" * 200 + "}"}, ("nested",)),
+    ]
+]
+
+CLASSES = [
+    Row(f"dataset.json: classes {value!r:.40}", _zip(named=value), ("x.zip:dataset.json", *words))
+    for value, words in [
+        ("cat", ("classes", "array")),
+        (3, ("classes", "array")),
+        ({"cat": 0}, ("classes", "array")),
+        ([], ("classes are []",)),
+        (["cat"], ("the class of b.png is 1", "0 to 0")),
+        (["cat", "cat"], ("'cat' is given twice",)),
+        (["cat", ""], ("expected names of class",)),
+        (["cat", 1], ("classes[1]",)),
+        (["cat", None], ("classes[1]",)),
+    ]
+]
+
+
+def _two_zips(first, second):
+    def attempt(folder):
+        paths = [
+            str(labelled.archive(folder / f"{i}.zip", TWO, classes=names))
+            for i, names in enumerate((first, second))
+        ]
+        return len(ImageZip(paths, labels=True, channels=1).index)
+
+    return attempt
+
+
+CLASSES += [
+    Row("two zips: other names", _two_zips(["cat", "dog"], ["dog", "cat"]), ("[dog, cat]", "[cat, dog]")),
+    Row("two zips: names in one only", _two_zips(["cat", "dog"], None), ("0.zip", "1.zip", "[cat, dog]")),
+    Row("two zips: one name more", _two_zips(["cat", "dog"], ["cat", "dog", "emu"]), ("class 2 is 'emu'",)),
+]
+
+
+def _folder(classes, have=("cat", "dog"), **arguments):
+    def attempt(folder):
+        root = labelled.folder(folder / "set", dict.fromkeys(have, 2))
+        images = ImageFolder(str(root), **{"labels": True, "channels": 1, "classes": classes, **arguments})
+        return images[0], images.classes
+
+    return attempt
+
+
+NO_NAMES = (
+    [],
+    "",
+    3,
+    {"cat": 0},
+    ["cat", "cat"],
+    ["cat", ""],
+    ["cat", None],
+    ["cat", 1.5],
+    ["cat", True],
+    [["cat"]],
+)
+
+GIVEN = [Row(f"folder: classes {value!r:.30}", _folder(value), ("class",)) for value in NO_NAMES]
+GIVEN += [Row(f"zip: classes {value!r:.30}", _zip(classes=value), ("class",)) for value in NO_NAMES]
+GIVEN += [
+    Row(f"zip with names: classes {value!r:.30}", _zip(named=["cat", "dog"], classes=value), ("class",))
+    for value in NO_NAMES
+]
+GIVEN += [
+    Row("folder: a class that is not given", _folder(["cat", "emu"]), ("[cat, dog]", "[dog]", "[cat, emu]")),
+    Row("folder: names without labels", _folder(["cat", "dog"], labels=False), ("labels is false",)),
+    Row(
+        "folder: classes of a folder that is not there",
+        _folder("nowhere"),
+        ("classes in nowhere", "does not exist"),
+    ),
+    Row("folder: a class as its name is not", _folder(["Cat", "Dog"]), ("[cat, dog]", "[Cat, Dog]")),
+    Row("zip: fewer names than classes", _zip(classes=["cat"]), ("the class of b.png is 1", "[cat]")),
+    Row(
+        "zip with names: a class that is not given",
+        _zip(named=["cat", "dog"], classes=["cat", "emu"]),
+        ("[cat, dog]", "[dog]", "[cat, emu]"),
+    ),
+    Row("zip: names without labels", _zip(labels=None, classes=["cat"], **{"text": ""}), ("missing",)),
+]
+
+ROWS = [*LABELS, *CLASSES, *GIVEN]
