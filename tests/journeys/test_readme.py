@@ -10,7 +10,8 @@ from commandline import REPOSITORY
 from flowlit.commands._function import parsed
 from flowlit.commands.couplings import COMMANDS as STORES
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCS = [path for path in (REPOSITORY / "docs").rglob("*.md") if path.parent.name != "adr"]
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS)]
 COMMANDS = ("fit", "couple", "validate", "test", "predict", "sweep", "reference", "pipeline")
 
 
@@ -40,6 +41,10 @@ FLOWLIT = [
     for page, line in ALL
     if (match := re.search(rf"(?:^|[ /])flowlit ((?:{'|'.join(COMMANDS)})\b.*)", line))
 ]
+
+
+def test_the_readme_is_for_someone_in_a_hurry():
+    assert len((REPOSITORY / "README.md").read_text().split()) <= 900
 
 
 def test_the_readme_shows_the_two_commands_and_their_equivalents():
