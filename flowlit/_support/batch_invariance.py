@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..types import Cond, VelocityField, evaluations_of, reads_of
+from .nested import rows_of
 
 BLOCK = 16
 """Rows that kernels take at a time, on every machine where this was measured."""
@@ -60,13 +61,11 @@ class BatchInvariant:
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         if len(x) % BLOCK:
             rows = whole_blocks(len(x), x.device)
-            return self(x[rows], t[rows], {key: value[rows] for key, value in cond.items()})[: len(x)]
+            return self(x[rows], t[rows], rows_of(cond, rows))[: len(x)]
         slices = parts(x)
         if len(slices) < 2:
             return self.velocity(x, t, cond)
-        return torch.cat(
-            [self.velocity(x[of], t[of], {key: value[of] for key, value in cond.items()}) for of in slices]
-        )
+        return torch.cat([self.velocity(x[rows], t[rows], rows_of(cond, rows)) for rows in slices])
 
 
 def in_blocks(function: Callable[[Tensor], tuple[Any, ...]], images: Tensor) -> tuple[Any, ...]:

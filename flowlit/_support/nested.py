@@ -1,7 +1,8 @@
-"""Nested configurations as flat ones."""
+"""Nested configurations as flat ones, and rows of nested batches."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,3 +19,15 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def rows_of(node: Any, rows: Any) -> Any:
+    """Return the rows of all tensors (B, …) of a named tuple or a mapping, and of those inside it.
+
+    Args:
+        node: a batch, its conditions, or one tensor.
+        rows: a slice, indices or a mask.
+    """
+    if isinstance(node, Mapping):
+        return {name: rows_of(value, rows) for name, value in node.items()}
+    return type(node)(*(rows_of(value, rows) for value in node)) if isinstance(node, tuple) else node[rows]

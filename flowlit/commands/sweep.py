@@ -11,8 +11,9 @@ from torchmetrics import MeanMetric
 
 from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically, write_figure
+from .._support.nested import rows_of
 from ..callbacks.evaluation.base import Evaluation, numbers
-from ..callbacks.evaluation.grids import boards, check_noise, folder_for
+from ..callbacks.evaluation.grids import boards, check_noise, file_for
 from ..modules import FlowModule
 from ..solvers import RK45
 from ..types import Solver
@@ -63,7 +64,7 @@ class Sweep(Evaluation):
         self._nfe: dict[str, MeanMetric] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        check_noise(trainer, "Sweep", self.num)
+        check_noise(trainer, stage, "Sweep", self.num)
         self.watch(trainer, self.num)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
@@ -71,19 +72,17 @@ class Sweep(Evaluation):
         self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
-        noise = outputs["noise"]
         for name, solution in outputs["solutions"].items():
             self._nfe[name].update(solution.nfe.float())
-        mine = noise.index < self.num
+        mine = outputs["noise"].index < self.num
         if not mine.any():
             return
-        cond = {key: value[mine] for key, value in noise.cond.items()}
+        noise = rows_of(outputs["noise"], mine)
         # not autocast: an exact solver would fight the rounding
-        target = self.exact(BatchInvariant(module.velocity()), noise.x0[mine], cond).x1
+        target = self.exact(BatchInvariant(module.velocity()), noise.x0, noise.cond).x1
         for name, solution in outputs["solutions"].items():
-            self._squares[name].update(
-                (solution.x1[mine] - target).flatten(1).double().square().mean(1).float()
-            )
+            error = (solution.x1[mine] - target).flatten(1).double()
+            self._squares[name].update(error.square().mean(1).float())
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         for name, squares in self._squares.items():
@@ -95,17 +94,17 @@ class Sweep(Evaluation):
         return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        folder = trainer.log_dir  # on every rank: it is broadcast
-        place = folder_for(trainer, folder, "sweep") if trainer.is_global_zero else None
-        if place is None:
+        path = file_for(trainer, "sweep.csv")
+        if path is None:
             return
         rows = sweep_rows(numbers(trainer), pl_module.solvers)
-        write_atomically(place / "sweep.csv", as_csv(rows).encode())
+        write_atomically(path, as_csv(rows).encode())
         figure = plot(rows)
-        write_figure(place / "sweep.png", figure, dpi=120)
+        picture = path.with_suffix(".png")
+        write_figure(picture, figure, dpi=120)
         for board in boards(trainer):
             board.add_figure("sweep", figure, trainer.global_step)
-        print(f"\n{place / 'sweep.csv'}  {place / 'sweep.png'}", flush=True)
+        print(f"\n{path}  {picture}", flush=True)
 
 
 def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:

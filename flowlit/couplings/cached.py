@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .._support.machine import free_memory
+from .._support.nested import rows_of
 from ..errors import FlowlitError
 from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
@@ -61,9 +62,7 @@ class Cached(Coupling):
         if self.resident:
             if self._resident is None:
                 self._resident = copy_to(device, self._pairs)
-            every = self._resident
-            cond = {name: value[batch] for name, value in every.cond.items()}
-            batch = Pair(every.x0[batch], every.x1[batch], cond)
+            batch = rows_of(self._resident, batch)
         pair = restored_pair(batch)
         return random_flip(pair) if self.flip else pair
 

@@ -94,3 +94,8 @@ class Reference(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Return the facts that a report has."""
         return {"file": str(self.path), "sha256": self.sha256(), **self.protocol}
+
+
+def non_finite(x: Tensor) -> int:
+    """Count the samples of x (B, …) with a number that is not finite."""
+    return int((~torch.isfinite(x)).flatten(1).any(1).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +34,8 @@ class FeatureCache:
         self._waiting: list[dict[str, Tensor]] = []
         self._since = time.monotonic()
 
-    def clean(self) -> None:
-        """Remove damaged files, and those that a killed writer left unfinished."""
+    def clean(self) -> np.ndarray:
+        """Remove damaged files, and those that a killed writer left unfinished; return what is ``stored``."""
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for path in self._paths():
@@ -44,6 +44,7 @@ class FeatureCache:
                     file.get_tensor("index")
             except SafetensorError:
                 path.unlink(missing_ok=True)
+        return self.stored()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[!.]*.safetensors"))
@@ -94,17 +95,16 @@ class FeatureCache:
 
     def read(self, name: str, num: int) -> tuple[Tensor, Tensor]:
         """Read a small tensor: indices (n,) below ``num`` in ascending order, and its rows (n, …)."""
-        parts = [(index, _tensor(path, name)) for path, index in self.files().items()]
-        index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-        index, first = _first_of_each(index)
-        keep = index < num
-        return index[keep], rows[first[keep]]
+        return self._read(name, lambda index: index < num)
 
     def some(self, name: str, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Read the ``indices`` that are here, (n,) in ascending order, and their rows (n, …) of a tensor."""
-        masks = [(path, index, torch.isin(index, indices)) for path, index in self.files().items()]
+        return self._read(name, lambda index: torch.isin(index, indices))
+
+    def _read(self, name: str, wanted: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        masks = [(path, index, wanted(index)) for path, index in self.files().items()]
         parts = [(index[mask], _tensor(path, name)[mask]) for path, index, mask in masks if mask.any()]
-        index, rows = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        index, rows = map(torch.cat, zip(*parts, strict=True))
         index, first = _first_of_each(index)
         return index, rows[first]
 

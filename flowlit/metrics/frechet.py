@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import FlowlitError
-from .base import Estimate
+from .base import Estimate, non_finite
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -65,8 +65,8 @@ class Moments(Metric):
             FlowlitError: if a feature is not finite.
         """
         features = features.double()
-        if not torch.isfinite(features).all():
-            bad = int((~torch.isfinite(features).all(1)).sum())
+        bad = non_finite(features)
+        if bad:
             raise FlowlitError(f"{bad} of {len(features)} samples have features that are not finite")
         self.count += len(features)
         self.total += features.sum(0)
@@ -115,10 +115,9 @@ def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int =
 
     spread = None
     if groups > 2:
-        without = torch.tensor(
-            [distance(i for i in range(groups) if i != left) for left in range(groups)], dtype=torch.float64
-        )
-        spread = float(((groups - 1) * without.var(unbiased=False)).sqrt())
+        without = [distance(i for i in range(groups) if i != left) for left in range(groups)]
+        variance = torch.tensor(without, dtype=torch.float64).var(unbiased=False)
+        spread = float(((groups - 1) * variance).sqrt())
     return {
         "fid": Estimate(distance(range(groups)), spread),
         "fid_half": Estimate(distance(range(groups // 2))),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .._support.nested import rows_of
 from ..errors import FlowlitError
 from ..objectives.distances import per_sample
 from ..paths.straight import endpoint, expand
@@ -90,7 +91,7 @@ def motion(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 10
     parts = []
     for start in range(0, len(x0), rows):
         part = slice(start, start + rows)
-        v = velocities(velocity, x0[part], {key: value[part] for key, value in cond.items()}, steps)
+        v = velocities(velocity, x0[part], rows_of(cond, part), steps)
         parts.append(Motion(deviation(v), acceleration(v), transport_cost(v)))
     return Motion(*map(torch.cat, zip(*parts, strict=True)))
 

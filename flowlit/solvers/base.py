@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._support.nested import rows_of
 from ..errors import FlowlitError
 from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
 from .grids import TimeGrid, check_grid, time_grid
@@ -30,7 +31,7 @@ class Counted:
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """Evaluate at (x, t), which are the given rows of the batch (all of them by default)."""
         self.nfe[slice(None) if rows is None else rows] += evaluations_of(self.velocity)
-        cond = self.cond if rows is None else {key: value[rows] for key, value in self.cond.items()}
+        cond = self.cond if rows is None else rows_of(self.cond, rows)
         return self.velocity(x, t.float(), cond).to(x.dtype)
 
 

@@ -85,9 +85,8 @@ class Dashboard(Evaluation):
             log_no_default_metric(logger)  # before Lightning logs hyper-parameters
 
     def _lay_out(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero and not self._laid_out:
-            for board in boards(trainer):
-                board.add_custom_scalars(layout(present(trainer)))
+        for board in [] if self._laid_out else boards(trainer):
+            board.add_custom_scalars(layout(present(trainer)))
         self._laid_out = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,11 +111,10 @@ class Dashboard(Evaluation):
         for name, counts in self._pixels.items():
             counts = trainer.strategy.reduce(counts, reduce_op="sum")
             nfe = self._nfe[name].compute()
-            if not trainer.is_global_zero:
-                continue
             for board in boards(trainer):
-                raw = histogram(counts)
-                board.add_histogram_raw(f"pixels/{name}", global_step=trainer.global_step, **raw)
+                board.add_histogram_raw(
+                    f"pixels/{name}", global_step=trainer.global_step, **histogram(counts)
+                )
                 if len(nfe) and nfe.min() < nfe.max():
                     board.add_histogram(f"nfe_per_sample/{name}", nfe, trainer.global_step)
 

@@ -17,7 +17,7 @@ from ..._engine.ranks import on_rank_zero
 from ..._support.batch_invariance import BLOCK, in_blocks
 from ...errors import FlowlitError
 from ...metrics import Inception
-from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
+from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference, non_finite
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
 from ...metrics.protocol import check_dimension, check_reference
@@ -89,8 +89,8 @@ class FID(Evaluation):
             data_of(trainer).skip(self.state_key, lambda: self._open(trainer, pl_module))
 
     def _open(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
-        self._generated = GeneratedFeatures(self.features)
-        return self._generated.open(trainer, module)
+        self._generated = GeneratedFeatures(self.features, trainer, module)
+        return self._generated.stored
 
     def _prepare(self, trainer: pl.Trainer, module: Any) -> RealImages:
         """Return the real images, read (or measured) and compared with this run once."""
@@ -135,7 +135,7 @@ class FID(Evaluation):
         if self._generated is None:
             self._log_moments(module, real.reference)
             return
-        self._generated.flush()
+        self._generated.cache.flush()
         trainer.strategy.barrier("features")
         metrics = FeatureMetrics(self.features, self.measures, real, self._generated)
         self._protocol = on_rank_zero(trainer, lambda: metrics.measure(trainer, module)) or {}
@@ -154,7 +154,7 @@ class FID(Evaluation):
         """Keep the features on disk and clean up: Lightning calls no teardown after an exception."""
         if self._generated is not None:
             with suppress(FlowlitError):
-                self._generated.flush()
+                self._generated.cache.flush()
         self.teardown(trainer, pl_module, "")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -162,7 +162,7 @@ class FID(Evaluation):
         if hasattr(data, "skip_none"):
             data.skip_none(self.state_key)
         if self._generated is not None:
-            self._generated.close(trainer)
+            self._generated.close()
             self._generated = None
 
 
@@ -189,13 +189,13 @@ def extract(features: FeatureExtractor, codec: Codec, x1: Tensor, solver: str) -
     Raises:
         FlowlitError: stating how many images, or features, are not finite.
     """
-    bad = int((~torch.isfinite(x1.flatten(1)).all(1)).sum())
+    bad = non_finite(x1)
     if bad:
         raise FlowlitError(
             f"{solver}: {bad} of {len(x1)} generated images are not finite; training has diverged"
         )
     extracted = FeatureBatch(*in_blocks(features.extract, codec.decode(x1)))
-    bad = int((~torch.isfinite(extracted.features).all(1)).sum())
+    bad = non_finite(extracted.features)
     if bad:
         raise FlowlitError(
             f"{solver}: {bad} of {len(x1)} images have {features.name} features that are not finite"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -32,23 +31,12 @@ class GeneratedFeatures:
 
     Args:
         features: the extractor.
+        trainer: of this run.
+        module: that generates, with its weights.
     """
 
-    def __init__(self, features: FeatureExtractor):
-        self.features = features
-        self._cache: FeatureCache | None = None
-        self._stored = np.empty(0, np.int64)
-        self._temporary: str | None = None
-
-    @property
-    def cache(self) -> FeatureCache:
-        """The folder, once it is open."""
-        assert self._cache is not None
-        return self._cache
-
-    def open(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
-        """Find the folder for these weights, solvers, noise and features; return the indices in it."""
-        weights = on_rank_zero(trainer, self.features.fingerprint)  # first there: one process downloads them
+    def __init__(self, features: FeatureExtractor, trainer: pl.Trainer, module: Any):
+        weights = on_rank_zero(trainer, features.fingerprint)  # first there: one process downloads them
         facts = [
             module.generation(),
             noise_of(trainer).identity(),
@@ -59,24 +47,23 @@ class GeneratedFeatures:
             torch.__version__,
         ]
         key = short_hash(json.dumps(facts, sort_keys=True, default=str))
-        folder = trainer.strategy.broadcast(self._parent(trainer) / f"{self.features.name}-{key}")
-        self._cache = FeatureCache(folder, device=hardware(trainer.world_size, module.device)["device"])
-        stored = cast(Any, on_rank_zero(trainer, self._clean))
-        self._stored = cast(np.ndarray, trainer.strategy.broadcast(stored))
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        folder = trainer.strategy.broadcast(self._parent(trainer) / f"{features.name}-{key}")
+        self.cache = FeatureCache(folder, device=hardware(trainer.world_size, module.device)["device"])
+        stored: Any = on_rank_zero(trainer, self.cache.clean)
+        self.stored: np.ndarray = trainer.strategy.broadcast(stored)
+        """Indices (N,) int64 that an earlier run has left."""
         self._announce(self.reused(len(noise_of(trainer))))
-        return self._stored
-
-    def _clean(self) -> np.ndarray:
-        self.cache.clean()
-        return self.cache.stored()
 
     def _parent(self, trainer: pl.Trainer) -> Path:
         folder = trainer.log_dir  # on every rank, since Lightning broadcasts it
         if trainer.loggers and folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             return Path(folder) / "features"
-        temporary = tempfile.mkdtemp(prefix="flowlit-features-") if trainer.is_global_zero else None
-        self._temporary = trainer.strategy.broadcast(temporary)
-        return Path(str(self._temporary))
+        if trainer.is_global_zero:
+            self._temporary = tempfile.TemporaryDirectory(
+                prefix="flowlit-features-", ignore_cleanup_errors=True
+            )
+        return Path(self._temporary.name if self._temporary else "")  # rank 0 has the name
 
     def _announce(self, reused: int) -> None:
         folder = self.cache.folder
@@ -94,7 +81,7 @@ class GeneratedFeatures:
 
     def reused(self, num: int) -> int:
         """Count the first ``num`` images whose features an earlier run has left."""
-        return int((self._stored < num).sum())
+        return int((self.stored < num).sum())
 
     def check(self, trainer: pl.Trainer, module: Any, dim: int, classes: int) -> None:
         """Refuse features that do not fit on the disk; warn of too few images for a covariance.
@@ -124,7 +111,7 @@ class GeneratedFeatures:
             rows: ``index`` (B,); ``<solver>.features`` (B, d), ``.nfe`` (B,) and ``.logits`` (B, classes).
             first: whether this is the first batch.
         """
-        new = torch.from_numpy(~np.isin(rows["index"].numpy(), self._stored))
+        new = torch.from_numpy(~np.isin(rows["index"].numpy(), self.stored))
         if first and not new.all():
             self._compare(rows)
         if new.any():
@@ -141,13 +128,7 @@ class GeneratedFeatures:
                     "network, a solver, the codec or the extractor changed? Remove that folder"
                 )
 
-    def flush(self) -> None:
-        """Write the rows that are still in memory."""
-        if self._cache is not None:
-            self._cache.flush()
-
-    def close(self, trainer: pl.Trainer) -> None:
+    def close(self) -> None:
         """Remove a temporary folder."""
-        if self._temporary is not None and trainer.is_global_zero:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary = None
+        if self._temporary is not None:
+            self._temporary.cleanup()

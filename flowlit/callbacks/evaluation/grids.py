@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,62 +14,62 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from ..._support.files import write_atomically, write_figure
+from ..._support.nested import rows_of
 from ...errors import FlowlitError
-from ...types import Noise, Solution
+from ...types import Noise
+from .base import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def boards(trainer: pl.Trainer) -> list[Any]:
-    """Return the TensorBoard writers of a trainer."""
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    """Return the TensorBoard writers of a trainer, on rank 0."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def folder_for(trainer: pl.Trainer, log_dir: str | None, tag: str) -> Path | None:
-    """Make the folder of the file ``<log_dir>/<tag>``; None where a run leaves no files."""
+def file_for(trainer: pl.Trainer, name: str) -> Path | None:
+    """Return the file of a name in the run's folder; None where a run leaves none, and on ranks beside 0.
+
+    Every rank must call it, since Lightning broadcasts the folder.
+    """
+    log_dir = trainer.log_dir
     if log_dir is None or not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    folder = (Path(log_dir) / tag).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(log_dir) / name if trainer.is_global_zero else None
 
 
-def show(trainer: pl.Trainer, log_dir: str | None, tag: str, images: Tensor, columns: int) -> None:
+def show(trainer: pl.Trainer, tag: str, images: Tensor, columns: int) -> None:
     """Draw uint8 images (N, C, H, W) as a grid: ``<tag>`` in TensorBoard, ``<tag>.png`` in the run's folder.
 
-    On rank 0 only, with a ``log_dir`` that every rank has read, since Lightning broadcasts it.
+    Every rank must call it.
     """
     grid = make_grid(images.float().cpu() / 255, nrow=columns, padding=1, pad_value=0.5)
     for board in boards(trainer):
         board.add_image(tag, grid, trainer.global_step)
-    folder = folder_for(trainer, log_dir, tag)
-    if folder is not None:
-        path = folder / f"{Path(tag).name}.png"
+    path = file_for(trainer, f"{tag}.png")
+    if path is not None:
         write_atomically(path, lambda file: save_image(grid, file, format="png"))
 
 
-def show_figure(trainer: pl.Trainer, log_dir: str | None, tag: str, figure: Figure) -> Path | None:
-    """Show a figure as ``show`` does a grid; return the folder of its file, if there is one."""
+def show_figure(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
+    """Show a figure as ``show`` does a grid."""
     for board in boards(trainer):
         board.add_figure(tag, figure, trainer.global_step)
-    folder = folder_for(trainer, log_dir, tag)
-    if folder is not None:
-        write_figure(folder / f"{Path(tag).name}.png", figure)
-    return folder
+    path = file_for(trainer, f"{tag}.png")
+    if path is not None:
+        write_figure(path, figure)
 
 
-def evaluates(trainer: pl.Trainer, stage: str) -> bool:
-    """Return whether a run that is being set up will generate images from ``data.noise``."""
-    return stage != "predict" and not (stage == "fit" and trainer.limit_val_batches == 0)
-
-
-def check_noise(trainer: pl.Trainer, who: str, num: int) -> Any:
-    """Return ``data.noise``, if it has at least ``num`` samples.
+def check_noise(trainer: pl.Trainer, stage: str, who: str, num: int) -> Any:
+    """Return ``data.noise``, if a run that is being set up will generate images from it; None if not.
 
     Raises:
-        FlowlitError: otherwise.
+        FlowlitError: unless it has at least ``num`` samples.
     """
+    if stage == "predict" or (stage == "fit" and trainer.limit_val_batches == 0):
+        return None
     noise = getattr(getattr(trainer, "datamodule", None), "noise", None)
     if noise is None:
         raise FlowlitError(f"{who} draws what noise becomes, but there is none; give data.noise (shape, num)")
@@ -97,9 +96,7 @@ def in_parts(trainer: pl.Trainer, noise: Noise) -> Iterator[Noise]:
     """Yield as many samples at a time as validation takes (``data.noise_batch_size``)."""
     size = trainer.datamodule.noise_batch_size  # type: ignore[attr-defined]
     for start in range(0, len(noise.x0), size):
-        part = slice(start, start + size)
-        cond = {key: value[part] for key, value in noise.cond.items()}
-        yield Noise(noise.index[part], noise.x0[part], cond)
+        yield rows_of(noise, slice(start, start + size))
 
 
 def generate(trainer: pl.Trainer, module: Any, solver: str, noise: Noise) -> Tensor:
@@ -109,21 +106,28 @@ def generate(trainer: pl.Trainer, module: Any, solver: str, noise: Noise) -> Ten
     return torch.cat([module.codec.decode(x1).cpu() for x1 in solved])
 
 
-class FirstImages:
-    """The first ``num`` images of a validation run for every solver, whatever its batches and ranks."""
+class FirstImages(Evaluation):
+    """Look at the first ``num`` images of every solver, whatever batches and ranks a validation run has."""
 
     def __init__(self, num: int):
         self.num = num
-        self._images: dict[str, list[tuple[int, Tensor]]] = {}
+        self._images: dict[str, dict[int, Tensor]] = {}
 
-    def keep(self, module: Any, noise: Noise, solutions: dict[str, Solution]) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        self.watch(trainer, self.num)
+
+    def begin(self, trainer: pl.Trainer, module: Any) -> None:
+        self._images = {}
+
+    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         """Keep those images of a batch that are among the first."""
-        for name, solution in solutions.items():
-            images = self._images.setdefault(name, [])
+        index = outputs["noise"].index
+        rows = (index < self.num).nonzero().flatten()
+        for name, solution in outputs["solutions"].items():
+            images = self._images.setdefault(name, {})
             if len(images) < self.num:
-                rows = (noise.index < self.num).nonzero().flatten()
                 decoded = module.codec.decode(solution.x1[rows]).cpu()
-                images += zip(noise.index[rows].tolist(), decoded, strict=True)
+                images.update(zip(index[rows].tolist(), decoded, strict=True))
 
     def gather(self) -> dict[str, Tensor]:
         """Bring together the images of all ranks, uint8 (num, C, H, W) by solver, in the order of noise."""
@@ -131,9 +135,8 @@ class FirstImages:
         if dist.is_available() and dist.is_initialized():
             parts = [None] * dist.get_world_size()
             dist.all_gather_object(parts, self._images)
-        names = {name: None for part in parts for name in part}
-        together = {
-            name: sorted((pair for part in parts for pair in part.get(name, [])), key=itemgetter(0))
-            for name in names
-        }
-        return {name: torch.stack([image for _, image in images]) for name, images in together.items()}
+        together: dict[str, dict[int, Tensor]] = {}
+        for part in parts:
+            for name, images in part.items():
+                together.setdefault(name, {}).update(images)
+        return {name: torch.stack([images[i] for i in sorted(images)]) for name, images in together.items()}

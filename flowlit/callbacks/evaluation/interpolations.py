@@ -7,11 +7,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from ..._support.nested import rows_of
 from ...errors import FlowlitError
 from ...metrics.geometry import interpolate_noise
 from ...types import Noise
 from .base import Evaluation
-from .grids import check_noise, evaluates, first_noises, generate, show
+from .grids import check_noise, first_noises, generate, show
 
 
 class Interpolations(Evaluation):
@@ -37,27 +38,22 @@ class Interpolations(Evaluation):
             raise FlowlitError(
                 f"Interpolations: a row has two ends, so steps is at least 2; found {self.steps}"
             )
-        if not evaluates(trainer, stage):
-            return
-        if self.solver is not None and self.solver not in pl_module.solvers:
+        who = f"Interpolations (two for each of {self.num} rows)"
+        noise = check_noise(trainer, stage, who, 2 * self.num)
+        if noise is not None and self.solver is not None and self.solver not in pl_module.solvers:
             raise FlowlitError(
                 f"Interpolations: no solver is called {self.solver!r}; expected one of "
                 f"{', '.join(pl_module.solvers)}"
             )
-        check_noise(trainer, f"Interpolations (two for each of {self.num} rows)", 2 * self.num)
 
     def _between(self, noise: Noise) -> Noise:
         alpha = torch.linspace(0, 1, self.steps, device=noise.x0.device).repeat(self.num)
-        a, b = (noise.x0[k::2].repeat_interleave(self.steps, 0) for k in (0, 1))
-        index = noise.index[::2]
-        cond = {key: value[::2] for key, value in noise.cond.items()}
-        every = {key: value.repeat_interleave(self.steps, 0) for key, value in cond.items()}
-        return Noise(index.repeat_interleave(self.steps), interpolate_noise(a, b, alpha), every)
+        first, second = (torch.arange(k, 2 * self.num, 2).repeat_interleave(self.steps) for k in (0, 1))
+        x0 = interpolate_noise(noise.x0[first], noise.x0[second], alpha)
+        return rows_of(noise, first)._replace(x0=x0)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         noise = self._between(first_noises(trainer, module, 2 * self.num))
         for name in module.solvers if self.solver is None else [self.solver]:
             images = generate(trainer, module, name, noise)
-            if trainer.is_global_zero:
-                show(trainer, log_dir, f"interpolations/{name}", images, self.steps)
+            show(trainer, f"interpolations/{name}", images, self.steps)

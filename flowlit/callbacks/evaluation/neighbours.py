@@ -13,14 +13,13 @@ from tqdm import tqdm
 from ...errors import FlowlitError
 from ...metrics.memorisation import memorisation, nearest
 from ...types import ImageDataset
-from .base import Evaluation
-from .grids import FirstImages, check_noise, evaluates, show
+from .grids import FirstImages, check_noise, show
 
 _BLOCK = 1000  # training images in memory at a time
 _AMONG = 1000  # training images whose own neighbours are sought, at most
 
 
-class NearestNeighbours(Evaluation):
+class NearestNeighbours(FirstImages):
     """Draw the first images of validation beside their nearest training images, and log how near they are.
 
     ``neighbours/<solver>``, in TensorBoard and as PNG, has a row for each: the sample, then its neighbours,
@@ -35,20 +34,19 @@ class NearestNeighbours(Evaluation):
     """
 
     def __init__(self, images: ImageDataset, num: int = 16, k: int = 5):
+        super().__init__(num)
         self.images = images
-        self.num = num
         self.k = k
-        self._first = FirstImages(num)
         self._among: Tensor | None = None
 
     def protocol(self) -> dict[str, Any]:
         return {"memorisation": {"images": self.images.fingerprint, "samples": self.num}}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if not evaluates(trainer, stage):
+        noise = check_noise(trainer, stage, "NearestNeighbours", self.num)
+        if noise is None:
             return
-        noise = check_noise(trainer, "NearestNeighbours", self.num)
-        self.watch(trainer, self.num)
+        super().setup(trainer, pl_module, stage)
         if not 1 <= self.k < len(self.images):
             raise FlowlitError(
                 f"NearestNeighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} "
@@ -64,25 +62,16 @@ class NearestNeighbours(Evaluation):
                 "data.noise.shape equal"
             )
 
-    def begin(self, trainer: pl.Trainer, module: Any) -> None:
-        self._first = FirstImages(self.num)
-
-    def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
-        self._first.keep(module, outputs["noise"], outputs["solutions"])
-
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         quiet = not trainer.is_global_zero or trainer.progress_bar_callback is None
         among = self._among_training(module, quiet)
-        for name, samples in self._first.gather().items():
+        for name, samples in self.gather().items():
             blocks = self._blocks(f"NearestNeighbours of {name}", quiet)
             distances, indices = nearest(samples.to(module.device), blocks, self.k)
             module.log(f"memorisation/{name}", memorisation(distances[:, 0], among), rank_zero_only=True)
-            if trainer.is_global_zero:
-                rows = [self._read([index]) for index in indices.flatten().tolist()]
-                near = torch.cat(rows).unflatten(0, (len(samples), self.k))
-                table = torch.cat([samples[:, None], near], 1).flatten(0, 1)
-                show(trainer, log_dir, f"neighbours/{name}", table, self.k + 1)
+            near = self._read(indices.flatten().tolist()).unflatten(0, (len(samples), self.k))
+            table = torch.cat([samples[:, None], near], 1).flatten(0, 1)
+            show(trainer, f"neighbours/{name}", table, self.k + 1)
 
     def _among_training(self, module: Any, quiet: bool) -> Tensor:
         """Return the distances of evenly chosen training images to their nearest other one; computed once."""

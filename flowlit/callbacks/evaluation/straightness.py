@@ -13,7 +13,7 @@ from ..._support.files import write_atomically
 from ...errors import FlowlitError
 from ...metrics.geometry import Curves, MeanMotion, motion
 from .base import Evaluation
-from .grids import boards, check_noise, evaluates, first_noises, in_parts, show_figure
+from .grids import boards, check_noise, file_for, first_noises, in_parts, show_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,11 +49,9 @@ class Straightness(Evaluation):
             raise FlowlitError(
                 f"Straightness: expected steps >= 3 and num >= 1, found steps={self.steps}, num={self.num}"
             )
-        if evaluates(trainer, stage):
-            check_noise(trainer, "Straightness", 1)
+        check_noise(trainer, stage, "Straightness", 1)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         num = self._samples = min(self.num, len(trainer.datamodule.noise))  # type: ignore[attr-defined]
         mean = MeanMotion(self.steps).to(module.device)
         sums = CatMetric().to(module.device)
@@ -67,15 +65,12 @@ class Straightness(Evaluation):
         every = sums.compute()
         for name, value in scalars(curves, noise.x0.shape[1:].numel()).items():
             module.log(name, value.float(), rank_zero_only=True)
-        if trainer.is_global_zero:
-            self._show(trainer, log_dir, curves, every)
-
-    def _show(self, trainer: pl.Trainer, log_dir: str | None, curves: Curves, sums: Tensor) -> None:
         for board in boards(trainer):
-            board.add_histogram("straightness/per_sample", sums, trainer.global_step)
-        folder = show_figure(trainer, log_dir, "curves/straightness", draw(curves))
-        if folder is not None:
-            write_atomically(folder / "straightness.csv", as_csv(curves).encode())
+            board.add_histogram("straightness/per_sample", every, trainer.global_step)
+        show_figure(trainer, "curves/straightness", draw(curves))
+        path = file_for(trainer, "curves/straightness.csv")
+        if path is not None:
+            write_atomically(path, as_csv(curves).encode())
 
 
 def scalars(curves: Curves, dimensions: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from ..._support.batch_invariance import BatchInvariant
 from ...errors import FlowlitError
 from ...metrics.geometry import snapshots
 from .base import Evaluation
-from .grids import check_noise, evaluates, first_noises, show
+from .grids import check_noise, first_noises, show
 
 
 class Trajectories(Evaluation):
@@ -36,16 +36,13 @@ class Trajectories(Evaluation):
             raise FlowlitError(
                 f"Trajectories: expected at least 1, found steps={self.steps}, euler={self.euler}"
             )
-        if evaluates(trainer, stage):
-            check_noise(trainer, "Trajectories", self.num)
+        check_noise(trainer, stage, "Trajectories", self.num)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        log_dir = trainer.log_dir  # on every rank, since Lightning broadcasts it
         noise = first_noises(trainer, module, self.num)
         with trainer.precision_plugin.val_step_context():
             velocity = BatchInvariant(module.velocity())
             states = snapshots(velocity, noise.x0, noise.cond, self.steps, self.euler)
-        if trainer.is_global_zero:
-            for name, pictures in states._asdict().items():
-                images = module.codec.decode(pictures.flatten(0, 1))
-                show(trainer, log_dir, f"trajectories/{name}", images, self.steps + 1)
+        for name, pictures in states._asdict().items():
+            images = module.codec.decode(pictures.flatten(0, 1))
+            show(trainer, f"trajectories/{name}", images, self.steps + 1)

@@ -16,6 +16,7 @@ from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...errors import FlowlitError
 from ...frozen import Frozen
+from ...metrics.base import non_finite
 from .measured import Made, Step
 from .probe import Watch, generate, kept_for_backward, nbytes, state_of, train
 from .subject import Finding, Subject
@@ -141,7 +142,8 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
     solution = (watch.outputs or {}).get("solutions", {}).get(name)
     if solution is None:
         return Made(samples, taken, 0.0)
-    if bad := int((~torch.isfinite(solution.x1)).flatten(1).any(1).sum()):
+    bad = non_finite(solution.x1)
+    if bad:
         raise FlowlitError(
             f"{name}: {bad} of {samples} generated images are not finite; the weights may be broken"
         )
