@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import re
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from .._version import __version__
-from ..errors import FlowlitError, Stopped
+from ..errors import Stopped
+from ._terminal import read_as_utf8, steady_output
 
 
 class Command(NamedTuple):
@@ -75,6 +76,7 @@ commands
 
 options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
+exit codes: 0 fine, 1 it failed, 2 it was called wrongly; FLOWLIT_TRACEBACK=1 shows where an error came from
 """
 
 
@@ -89,8 +91,34 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 fine, 1 it failed, 2 it was called wrongly."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; return its exit code: 0 fine, 1 it failed, 2 it was called wrongly, 128 + n signal n.
+
+    What is printed never changes it: a closed pipe or a full disk behind it loses the rest of the output.
+    """
+    if argv is None:
+        read_as_utf8()
+    with steady_output():
+        try:
+            return dispatch(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:
+            return 130
+        except Stopped as stopped:
+            return stopped.code
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes 1 of it
+                return 130
+            raise
+        except Exception as error:
+            from ._errors import TRACEBACK, described
+
+            if os.environ.get(TRACEBACK):
+                traceback.print_exc()
+            print(f"flowlit: error: {described(error)}", file=sys.stderr)
+            return 1
+
+
+def dispatch(words: list[str]) -> int:
+    """Run the command that the words of a command line name; return its exit code."""
     name = words[0] if words else "--help"
     if name in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -105,22 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[1:] in (["--help"], ["-h"]) and help_text.exists():
         print(help_text.read_text(encoding="utf-8"), end="")
         return 0
-    try:
-        return run(name, words[1:])
-    except KeyboardInterrupt:
-        return 130
-    except Stopped as stopped:
-        return stopped.code
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes 1 of it
-            return 130
-        raise
-    except Exception as error:
-        known = for_user(error)
-        if known is None:
-            raise
-        print(f"flowlit: error: {known}", file=sys.stderr)
-        return 1
+    return run(name, words[1:])
 
 
 def help_file(name: str) -> Path:
@@ -140,24 +153,3 @@ def run(name: str, words: Sequence[str]) -> int:
     from ._function import run as run_function
 
     return run_function(target, words, f"flowlit {name}")
-
-
-def for_user(error: BaseException | None) -> BaseException | None:
-    """Return the error meant for the user (ours, or Lightning's about its options) among the causes of one.
-
-    A full disk and a lost process become such errors; None if there is nothing of the kind.
-    """
-    while error is not None:
-        if isinstance(error, FlowlitError) or type(error).__name__ == "MisconfigurationException":
-            return error
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return FlowlitError(
-                f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)"
-            )
-        lost = r"gloo|NCCL|Connection (closed|reset) by peer"
-        if isinstance(error, RuntimeError) and re.search(lost, str(error)):
-            return FlowlitError(
-                "another process of this run was lost; start it again (fit: with --resume auto)"
-            )
-        error = error.__cause__ or error.__context__
-    return None

@@ -54,11 +54,12 @@ class Report(Callback):
         if trainer.state.fn == "fit" or not trainer.is_global_zero:
             return
         report = self._report(trainer, pl_module)
-        print(f"\n{table(report)}", flush=True)
+        written = ""
         if folder is not None and trainer.loggers:
             path = Path(folder) / FILES[report["command"]]
             write_atomically(path, json.dumps(plain(report), indent=1, default=str, allow_nan=False).encode())
-            print(f"\n{path}", flush=True)
+            written = f"\n{path}\n"
+        print(f"\n{table(report)}\n{written}", end="", flush=True)  # what is written cannot be lost by it
         bad = [name for name, value in report["metrics"].items() if not math.isfinite(value)]
         if bad:
             raise FlowlitError(f"{', '.join(bad)} could not be computed: not finite")

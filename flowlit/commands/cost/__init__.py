@@ -44,16 +44,16 @@ def cost(
     models = read_models(file, weights)
     matched = match(models, read_reports(records)) if records else ""
     facts = measure(models, device, batch_size, repeats)
+    if into:
+        draw(models, Path(into))
     if json:
         yield json_.dumps({**facts, "networks": [model.plain() for model in models]}, indent=1)
     else:
         yield table(models, facts, matched)
-    if into:
-        draw(models, Path(into))
-        if json:
-            print(into, file=sys.stderr)
-        else:
-            yield into
+    if into and json:
+        print(into, file=sys.stderr)
+    elif into:
+        yield into
 
 
 def _check(batch_size: int, repeats: int, into: str | None) -> None:
