@@ -125,7 +125,7 @@ def in_words(facts: Survey, background: str) -> str:
     return ", ".join(changes)
 
 
-def _examine(file: IO[bytes]) -> Facts:
+def examine(file: IO[bytes]) -> Facts:
     image = load(file)
     if image.format == "PNG":  # its checksums, which decoding does not look at
         file.seek(0)
@@ -139,10 +139,10 @@ def _examine(file: IO[bytes]) -> Facts:
 def _survey(
     source: str, count: int, where: Callable[[int], str], opened: Callable[[int], IO[bytes]]
 ) -> Survey:
-    def examine(index: int) -> Facts | UnreadableImage:
+    def outcome(index: int) -> Facts | UnreadableImage:
         try:
             with opened(index) as file:
-                return _examine(file)
+                return examine(file)
         except UnreadableImage as error:
             return error
         except OSError as error:
@@ -158,7 +158,7 @@ def _survey(
     with ThreadPoolExecutor(threads) as pool, bar:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))
-            for index, facts in zip(block, pool.map(examine, block), strict=True):
+            for index, facts in zip(block, pool.map(outcome, block), strict=True):
                 if isinstance(facts, UnreadableImage):
                     broken[index] = facts
                     continue
@@ -170,11 +170,12 @@ def _survey(
                 sizes[facts.size].count += 1
             bar.update(len(block))
     if broken:
-        raise _refusal(source, count, {where(index): error for index, error in broken.items()})
+        raise refusal(source, count, {where(index): error for index, error in broken.items()})
     return Survey("flowlit-checked-images", 1, dict(formats), dict(modes), dict(changes), [*sizes.values()])
 
 
-def _refusal(source: str, count: int, broken: dict[str, UnreadableImage]) -> FlowlitError:
+def refusal(source: str, count: int, broken: dict[str, UnreadableImage]) -> FlowlitError:
+    """Return the error for images of a set, by their names, that cannot be read."""
     if len(broken) == 1:
         [(name, error)] = broken.items()
         return FlowlitError(f"{name} is not a readable image ({error}); replace or remove it")

@@ -61,7 +61,7 @@ class ImageFiles(ImageDataset):
         """Counts of files of each kind that are no images."""
 
     @abstractmethod
-    def _count(self) -> int:
+    def listed(self) -> int:
         """Return the number of images that are listed."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class ImageFiles(ImageDataset):
         """Return a hash that changes if a file does."""
 
     @abstractmethod
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
         """Return the name of an image in an error."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class ImageFiles(ImageDataset):
         Raises:
             FlowlitError: if one cannot be read, or is of another size.
         """
-        survey = checking.survey(self.source, self._count(), self._key(), self._where, self._opened)
+        survey = checking.survey(self.source, self.listed(), self._key(), self.where, self._opened)
         checking.check_sizes(self.source, survey, self.resolution)
         return survey
 
@@ -134,22 +134,29 @@ class ImageFiles(ImageDataset):
         turned = ["turned"] if "turned" in survey.changes else []
         return over + deep + turned
 
-    def _decoded(self, index: int) -> Decoded:
+    def load(self, index: int) -> Decoded:
+        """Decode an image, of any size.
+
+        Raises:
+            UnreadableImage: saying why it cannot be.
+        """
         try:
             with self._opened(index) as file:
                 return load(file)
-        except (UnreadableImage, OSError) as error:
-            raise FlowlitError(
-                f"{self._where(index)} is not a readable image ({error}); replace or remove it"
-            ) from error
+        except OSError as error:
+            raise UnreadableImage(str(error)) from error
 
     def _pixels(self, index: int) -> Tensor:
         """Return an image as uint8 (C, H, W)."""
-        pixels = self._decoded(index).array(self.channels, self.background)
+        try:
+            pixels = self.load(index).array(self.channels, self.background)
+        except UnreadableImage as error:
+            name = self.where(index)
+            raise FlowlitError(f"{name} is not a readable image ({error}); replace or remove it") from error
         height, width, _ = pixels.shape
         if self.resolution is not None and (width, height) != (self.resolution, self.resolution):
             raise FlowlitError(
-                f"{self._where(index)} is {width}×{height} pixels, expected {self.resolution}×"
+                f"{self.where(index)} is {width}×{height} pixels, expected {self.resolution}×"
                 f"{self.resolution}; resize the images first"
             )
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

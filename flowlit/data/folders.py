@@ -115,14 +115,14 @@ class ImageFolder(ImageFiles):
             "ImageFolder", stats, self.resolution, self.channels, *self._reading(), *self._numbering()
         )
 
-    def _count(self) -> int:
+    def listed(self) -> int:
         return len(self.files)
 
     def _key(self) -> str:
         return hashlib.sha256(self.files.digest() + self._listed.stats.tobytes()).hexdigest()[:32]
 
-    def _where(self, index: int) -> str:
-        return str(self.files[index])
+    def where(self, index: int) -> str:
+        return str(self.files[index]).encode(errors="backslashreplace").decode()  # not all names are UTF-8
 
     def _opened(self, index: int) -> IO[bytes]:
         return open(self.files[index], "rb")

@@ -134,15 +134,15 @@ class ImageZip(ImageFiles):
             "ImageZip", entries, len(self), self.resolution, self.channels, *self._reading(), *given
         )
 
-    def _count(self) -> int:
+    def listed(self) -> int:
         return len(self.index)
 
     def _key(self) -> str:
         facts = [os.stat(path) for path in self.paths]
         stats = [(fact.st_size, fact.st_mtime_ns) for fact in facts]
-        return short_hash([os.path.abspath(path) for path in self.paths], stats, self._count())
+        return short_hash([os.path.abspath(path) for path in self.paths], stats, self.listed())
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
         shard, name, _ = self.index[index]
         return f"{self.paths[shard]}:{name}"
 
