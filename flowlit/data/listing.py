@@ -196,4 +196,5 @@ def _is_shadow(name: str) -> bool:
 
 def in_words(left_out: Counter[str]) -> str:
     """Return counts as in "3 .gif, 2 hidden", the most frequent first."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
+    frequent = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {kind}" for kind, count in frequent)

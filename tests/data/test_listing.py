@@ -41,7 +41,9 @@ def test_links_are_followed(tmp_path):
 @pytest.mark.parametrize("target", [".", "..", "../..", "self"])
 def test_a_loop_of_links_is_refused(target, tmp_path):
     into_folder(tmp_path, {"a/b/1.png": b""})
-    os.symlink("self" if target == "self" else target, tmp_path / "a/b" / target.replace(".", "x"))
+    os.symlink(
+        "self" if target == "self" else target, tmp_path / "a/b" / target.replace(".", "x").replace("/", "-")
+    )
     with pytest.raises(FlowlitError, match=r"loop of links|does not exist"):
         list_folder(tmp_path)
 
