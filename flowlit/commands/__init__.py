@@ -37,6 +37,7 @@ COMMANDS = {
     "sweep": Command("quality against cost of many solvers", "-c experiments/sweep_digits.yaml"),
     "init": Command("a folder of your own with a recipe", "my_project", "init:init"),
     "list": Command("what a YAML can name", "solvers", "listing:listing"),
+    "completion": Command("commands and options for a shell to complete", "bash", "completion:completion"),
     "cost": Command(
         "what networks cost, as table and plot",
         "experiments/parts/networks/unet_7m_32.yaml --into cost.png",
