@@ -43,6 +43,11 @@ COMMANDS = {
         "experiments/parts/networks/unet_7m_32.yaml --into cost.png",
         "cost:cost",
     ),
+    "images": Command(
+        "crop and resize a folder into a zip",
+        "my_photos --resolution 32 --into my_images.zip",
+        "images:images",
+    ),
     "reference": Command(
         "statistics of real images", "-c experiments/reference_digits.yaml", "reference:reference"
     ),

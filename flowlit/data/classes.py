@@ -170,9 +170,7 @@ def names_in(place: str) -> tuple[str, ...]:
             with zipfile.ZipFile(place) as archive:
                 names = tuple(_parsed(archive, place).classes or ())
         except (zipfile.BadZipFile, OSError) as error:
-            raise FlowlitError(
-                f"classes in {place} cannot be read ({error}); give a list of names"
-            ) from error
+            raise FlowlitError(f"classes in {place} cannot be read ({error}); give a list") from error
     if not names:
         raise FlowlitError(f"{place} has no names of classes; give a list, as classes: [cat, dog]")
     return names
@@ -203,6 +201,21 @@ def _parsed(archive: zipfile.ZipFile, path: str) -> DatasetJson:
     where = f"{path}:{LABELS}"
     if LABELS not in archive.namelist():
         raise FlowlitError(f"{path}: labels asked for, but {LABELS} is missing; set labels: false or add it")
+    parsed = _content(archive, where)
+    if parsed.labels is None:
+        raise FlowlitError(f"{where} has no labels; set labels: false or repair it")
+    if parsed.classes is not None:
+        given_names(parsed.classes, where)
+    check_labels(parsed.labels, len(parsed.classes or ()), where)
+    return parsed
+
+
+def has_labels(archive: zipfile.ZipFile, path: str) -> bool:
+    """Return whether the images of a zip have labels."""
+    return LABELS in archive.namelist() and _content(archive, f"{path}:{LABELS}").labels is not None
+
+
+def _content(archive: zipfile.ZipFile, where: str) -> DatasetJson:
     try:
         size = archive.getinfo(LABELS).file_size
         content = archive.read(LABELS) if size <= DATASET_JSON.limit else b""
@@ -210,13 +223,7 @@ def _parsed(archive: zipfile.ZipFile, path: str) -> DatasetJson:
         raise FlowlitError(f"{where} cannot be read ({error}); set labels: false or repair it") from error
     if not content:
         raise FlowlitError(f"{where} has {size:,} bytes; expected up to {DATASET_JSON.limit:,}")
-    parsed = DATASET_JSON.check(DATASET_JSON.parse(content, where), where)
-    if parsed.labels is None:
-        raise FlowlitError(f"{where} has no labels; set labels: false or repair it")
-    if parsed.classes is not None:
-        given_names(parsed.classes, where)
-    check_labels(parsed.labels, len(parsed.classes or ()), where)
-    return parsed
+    return DATASET_JSON.check(DATASET_JSON.parse(content, where), where)
 
 
 def check_labels(labels: Sequence[tuple[str, Any]], classes: int, where: str) -> None:

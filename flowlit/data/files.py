@@ -65,6 +65,10 @@ class ImageFiles(ImageDataset):
         """Return the number of images that are listed."""
 
     @abstractmethod
+    def labelled(self) -> bool:
+        """Return whether labels: true is possible."""
+
+    @abstractmethod
     def _key(self) -> str:
         """Return a hash that changes if a file does."""
 
@@ -84,6 +88,10 @@ class ImageFiles(ImageDataset):
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
         return self._classes[0] if self.labels else None
+
+    def class_numbers(self) -> np.ndarray:
+        """Return the class of each image, (images,) int64; needs labels."""
+        return self._classes[1]
 
     def label_counts(self) -> Counter[int] | None:
         return Counter(self._classes[1].tolist()) if self.labels else None

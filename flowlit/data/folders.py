@@ -84,6 +84,10 @@ class ImageFolder(ImageFiles):
     def left_out(self) -> Counter[str]:
         return self._listed.left_out
 
+    def labelled(self) -> bool:
+        """Return whether all images lie in sub-folders."""
+        return all("/" in self.files.name(i) for i in range(len(self.files)))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _item(self._pixels(index), int(self._classes[1][index]) if self.labels else None)
 

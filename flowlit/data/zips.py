@@ -15,7 +15,7 @@ import numpy as np
 from .._support.files import check_file, short_hash
 from ..errors import FlowlitError
 from .base import _digest, _item, _limited
-from .classes import Classes, check_same_names, listed, read_labels, renumbered
+from .classes import Classes, check_same_names, has_labels, listed, read_labels, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
 from .listing import in_words, list_zip
@@ -92,6 +92,10 @@ class ImageZip(ImageFiles):
     @property
     def left_out(self) -> Counter[str]:
         return self._left_out
+
+    def labelled(self) -> bool:
+        """Return whether every ``dataset.json`` has labels."""
+        return all(has_labels(self._open(shard), path) for shard, path in enumerate(self.paths))
 
     def _open(self, shard: int) -> zipfile.ZipFile:
         key = os.getpid(), shard  # a forked worker would share its parent's position in the file

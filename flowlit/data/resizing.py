@@ -1,0 +1,166 @@
+"""Images of any size as a zip of squares of one size."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image, ImageColor, ImageOps
+from PIL import __version__ as pillow
+from tqdm import tqdm
+
+from .._support.files import building, check_room
+from .._version import __version__
+from ..errors import FlowlitError
+from .checking import refusal
+from .decode import GREY, Decoded, UnreadableImage, check_colour
+from .files import ImageFiles
+from .listing import CARD, LABELS
+
+LARGEST = 8192
+"""Width and height in pixels, at most."""
+
+_BLOCK = 64
+_DATE = (1980, 1, 1, 0, 0, 0)  # equal images make equal files
+
+
+class Resized(NamedTuple):
+    """An image as it is written, with facts about its file."""
+
+    png: bytes
+    pixels: bytes
+    size: tuple[int, int]
+    format: str
+    mode: str
+    changes: tuple[str, ...]
+
+
+class Style(NamedTuple):
+    """Way in which images become squares of one size."""
+
+    resolution: int
+    fit: Literal["crop", "pad"]
+    background: str
+
+    def square(self, image: Decoded) -> Image.Image:
+        """Return the image as grey or RGB of ``resolution`` × ``resolution``."""
+        grey = image.mode in GREY and "transparent" not in image.changes
+        plain = image.over(self.background).convert("L" if grey else "RGB")
+        size = (self.resolution, self.resolution)
+        if self.fit == "crop":
+            return ImageOps.fit(plain, size, Image.Resampling.LANCZOS)
+        colour = ImageColor.getcolor(self.background, plain.mode)
+        return ImageOps.pad(plain, size, Image.Resampling.LANCZOS, color=colour)
+
+    def enlarges(self, size: tuple[int, int]) -> bool:
+        return (min(size) if self.fit == "crop" else max(size)) < self.resolution
+
+
+def write_resized(files: ImageFiles, into: str, style: Style) -> dict[str, Any]:
+    """Write images as a zip with their classes and a card, and return the card.
+
+    Args:
+        files: of any size.
+        into: the zip, ending in .zip.
+        style: how they become squares of one size.
+
+    Raises:
+        FlowlitError: if the zip exists, the disk cannot hold it, or an image cannot be read.
+    """
+    check_colour(style.background)
+    if not 1 <= style.resolution <= LARGEST:
+        raise FlowlitError(f"resolution is {style.resolution}; expected 1 to {LARGEST} pixels")
+    if Path(into).suffix != ".zip":
+        raise FlowlitError(f"{into} is to be a zip; expected a name that ends in .zip")
+    needed = files.listed() * (3 * style.resolution**2 + 300)
+    with building(Path(into), "images.zip") as folder:
+        check_room(folder.parent, needed, "the images", "free some, or choose another --into")
+        return _write(files, folder / "images.zip", style)
+
+
+def _write(files: ImageFiles, path: Path, style: Style) -> dict[str, Any]:
+    """Write the zip, and return its card."""
+
+    def convert(index: int) -> Resized | UnreadableImage:
+        try:
+            return _resized(files.load(index), style)
+        except UnreadableImage as error:
+            return error
+
+    count = files.listed()
+    broken: dict[str, UnreadableImage] = {}
+    counts = {name: Counter[str]() for name in ("formats", "modes", "sizes", "changes")}
+    pixels = hashlib.sha256()
+    enlarged = 0
+    bar = tqdm(total=count, desc="Resizing images", unit=" images")
+    with zipfile.ZipFile(path, "w") as archive, ThreadPoolExecutor() as pool, bar:
+        for start in range(0, count, _BLOCK):
+            block = range(start, min(start + _BLOCK, count))
+            for index, image in zip(block, pool.map(convert, block), strict=True):
+                if isinstance(image, UnreadableImage):
+                    broken[files.where(index)] = image
+                    continue
+                archive.writestr(zipfile.ZipInfo(_name(index), _DATE), image.png)
+                pixels.update(image.pixels)
+                counts["formats"][image.format] += 1
+                counts["modes"][image.mode] += 1
+                counts["sizes"]["{}×{}".format(*image.size)] += 1
+                counts["changes"].update(image.changes)
+                enlarged += style.enlarges(image.size)
+            bar.update(len(block))
+        if broken:
+            raise refusal(files.source, count, broken)
+        card = {
+            **_card(files, style),
+            **{name: dict(sorted(number.items())) for name, number in counts.items()},
+            "enlarged": enlarged,
+            "sha256": pixels.hexdigest(),
+        }
+        for name, content in ((LABELS, _labels(files)), (CARD, card)):
+            archive.writestr(zipfile.ZipInfo(name, _DATE), json.dumps(content, indent=1, ensure_ascii=False))
+    return card
+
+
+def _resized(image: Decoded, style: Style) -> Resized:
+    square = style.square(image)
+    png = io.BytesIO()
+    square.save(png, "PNG")
+    return Resized(
+        png.getvalue(), square.tobytes(), image.image.size, image.format, image.mode, image.changes
+    )
+
+
+def _name(index: int) -> str:
+    return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def _labels(files: ImageFiles) -> dict[str, Any]:
+    """Return the content of dataset.json."""
+    if not files.labels:
+        return {"labels": None}
+    labels = [[_name(index), number] for index, number in enumerate(files.class_numbers().tolist())]
+    names = [name.encode(errors="backslashreplace").decode() for name in files.classes or ()]
+    return {"labels": labels, "classes": names} if names else {"labels": labels}
+
+
+def _card(files: ImageFiles, style: Style) -> dict[str, Any]:
+    """Return how the images are made."""
+    return {
+        "format": "flowlit-images",
+        "version": 1,
+        "source": Path(files.source).resolve().name,
+        "count": files.listed(),
+        "classes": None if files.classes is None else list(files.classes),
+        "left_out": dict(sorted(files.left_out.items())),
+        "resolution": style.resolution,
+        "fit": style.fit,
+        "background": style.background,
+        "resampling": f"Lanczos, Pillow {pillow}",
+        "flowlit": __version__,
+    }
