@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,11 +14,19 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .._support.files import write_atomically
 from ..errors import FlowlitError
+from ..networks.checkpoints.archive import is_archive, outline
 from ..networks.checkpoints.read import read_checkpoint
+from ..networks.checkpoints.tensors import hash_parts
+
+ORDER = ("last.ckpt", "previous.ckpt")
+"""Checkpoints of equal steps, the best first; others follow by name."""
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name."""
+    """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name.
+
+    Checkpoints of flowlit's modules also say which hash their weights have, and are read if they have it.
+    """
 
     _errors: list[str] | None = None
 
@@ -35,6 +42,9 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
+        facts = checkpoint.get("flowlit")
+        if isinstance(facts, dict):
+            checkpoint = {**checkpoint, "flowlit": {**facts, "sha256": hash_parts(checkpoint)}}
         buffer = io.BytesIO()  # on a full disk torch.save itself would raise an obscure RuntimeError
         torch.save(checkpoint, buffer)
         try:
@@ -44,56 +54,72 @@ class AtomicIO(TorchCheckpointIO):
                 raise
             self._errors.append(str(error))
 
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if weights_only is not False:
+            read_checkpoint(path)
+        return super().load_checkpoint(path, map_location, weights_only)
+
 
 def collecting_errors(writer: CheckpointIO) -> AbstractContextManager[list[str]]:
     """Put errors of an ``AtomicIO`` into the list; any other writer raises them at once."""
     return writer.collecting_errors() if isinstance(writer, AtomicIO) else nullcontext([])
 
 
-def check_whole(path: Path) -> dict[str, Any]:
-    """Return a checkpoint that training can go on from, after its checksums have been compared.
+def newest(folders: Iterable[Path], resume: bool = True) -> tuple[Path, int] | None:
+    """Return the checkpoint of the highest step that is good, and its step; None if there are no checkpoints.
 
-    Raises:
-        FlowlitError: if it is torn, corrupt, unsafe, or has weights only.
-    """
-    checkpoint = read_checkpoint(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            corrupt = archive.testzip()
-    except Exception as error:  # whatever zipfile makes of damaged names, methods and offsets
-        corrupt = str(error) or type(error).__name__
-    if corrupt:
-        raise FlowlitError(
-            f"checkpoint {path} is corrupt ({corrupt}); use an older one, --resume auto finds it"
-        )
-    if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
-        raise FlowlitError(
-            f"checkpoint {path} holds weights only, so no run can go on from it; start one from its weights "
-            "(network: flowlit.networks.pretrained)"
-        )
-    return checkpoint
+    Copies of a run need not keep the times of its files, so that these are not looked at. Each checkpoint
+    that is not good is reported.
 
-
-def newest(folders: Iterable[Path]) -> tuple[Path, int] | None:
-    """Return the good checkpoint that was written last, and its step; None if there are no checkpoints.
-
-    Each one that is not good is reported.
+    Args:
+        folders: of the run.
+        resume: the run is to go on from it; otherwise its weights are enough.
 
     Raises:
         FlowlitError: if there are checkpoints, but none is good: to begin afresh would be no resuming.
     """
-    present = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
-    files = {path for path in present if path.is_file()}
-    refused = []
-    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    steps: dict[Path, int] = {}
+    refused: dict[Path, str] = {}
+    for file in sorted({file for folder in folders for file in checkpoints_in(folder)}):
         try:
-            return path, check_whole(path)["global_step"]
+            steps[file] = step_of(file)
         except (FlowlitError, OSError) as error:
-            refused.append(str(error))
-            more = "; trying the one before it" if len(refused) < len(files) else ""
-            rank_zero_info(f"flowlit: {error}{more}")
+            refused[file] = str(error)
+    for file in sorted(steps, key=lambda file: (-steps[file], *_order(file))):
+        try:
+            read_checkpoint(file, resume)
+        except (FlowlitError, OSError) as error:
+            refused[file] = str(error)
+            continue
+        for why in refused.values():
+            rank_zero_info(f"flowlit: {why}; trying the one before it")
+        return file, steps[file]
     if refused:
-        raise FlowlitError(
-            f"no good checkpoint among {len(refused)}: {refused[0]}. Remove them to start afresh"
-        )
+        first = refused[min(refused, key=_order)]
+        raise FlowlitError(f"no good checkpoint among {len(refused)}: {first}. Remove them to start afresh")
     return None
+
+
+def step_of(file: Path) -> int:
+    """Return the step of a checkpoint, of which little is read.
+
+    Raises:
+        FlowlitError: if it is torn, or has none.
+    """
+    content = outline(file) if is_archive(file) else read_checkpoint(file)
+    step = content.get("global_step") if isinstance(content, dict) else None
+    if type(step) is not int:
+        raise FlowlitError(f"checkpoint {file}: its global_step is {step!r}, expected a whole number")
+    return step
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder of a run; those that SLURM made Lightning write are of any run."""
+    files = folder.glob("*.ckpt") if folder.is_dir() else ()
+    return [file for file in files if file.is_file() and not file.name.startswith("hpc_ckpt_")]
+
+
+def _order(file: Path) -> tuple[int, str]:
+    return ORDER.index(file.name) if file.name in ORDER else len(ORDER), str(file)

@@ -11,12 +11,34 @@ from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+
+
+class NamedCheckpoints(_CheckpointConnector):
+    """Restore no checkpoint that was not named.
+
+    By itself, in SLURM jobs, Lightning takes a file ``hpc_ckpt_*.ckpt`` in the working folder, of any run.
+    """
+
+    _hpc_resume_path = None  # type: ignore[assignment]
+
+
+def restore_only_named(trainer: pl.Trainer) -> None:
+    """Keep Lightning from restoring, and from writing, checkpoints of SLURM jobs by itself.
+
+    ``SaveOnSignal`` saves, and puts a job back into the queue.
+    """
+    trainer._checkpoint_connector = NamedCheckpoints(trainer)
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
 
 
 class FirstOptimizerCounts(_ManualOptimization):

@@ -1,7 +1,8 @@
-"""The checkpoint that ``--resume auto`` goes on from."""
+"""The checkpoints that ``--ckpt_path`` and ``--resume auto`` mean."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,6 +13,77 @@ from .._engine.checkpoint_files import newest
 from .._engine.lightning import checkpoint_folder, has_fixed_folder
 from ..callbacks.training.checkpoint import LAST
 from ..errors import FlowlitError
+from ..networks.checkpoints.archive import check_archive, is_archive, outline
+from ..networks.checkpoints.locate import files_in, locate
+from ..networks.checkpoints.read import read_checkpoint
+
+BY_NAME = ("last", "best")
+"""Names that are looked up in the run's folder."""
+
+
+def check_named(name: str, resume: bool, plain: bool = True) -> str:
+    """Return the path of the checkpoint that ``--ckpt_path`` names, after it has been read and compared.
+
+    Args:
+        name: path of a file, file://, or one of ``BY_NAME``, which are looked up when the trainer is there.
+        resume: a run is to go on from it.
+        plain: it is read as plain data; otherwise its checksums alone are compared.
+
+    Raises:
+        FlowlitError: if it cannot be used.
+    """
+    if name in BY_NAME:
+        return name
+    if name.partition(":")[0] in ("hpc", "registry"):
+        raise FlowlitError(
+            f"--ckpt_path {name}: flowlit has no such checkpoints; name a file, or {' or '.join(BY_NAME)}"
+        )
+    path = locate(name)
+    if plain:
+        read_checkpoint(path, resume)
+    elif is_archive(path):
+        check_archive(path)
+    return str(path)
+
+
+def look_up(trainer: pl.Trainer, name: str, resume: bool) -> str | None:
+    """Return the checkpoint in the run's folder that is the last, or the best; None if a fit has none yet.
+
+    Raises:
+        FlowlitError: if there is none, naming those that are there.
+    """
+    folders = _folders(trainer)
+    latest = newest(folders, resume)
+    if latest is None and resume and name == "last":
+        rank_zero_info("flowlit: no checkpoint yet, starting")
+        return None
+    if latest is None:
+        where = ", ".join(map(str, sorted(folders))) or "this run, which keeps none"
+        raise FlowlitError(f"--ckpt_path {name}: there are no checkpoints in {where}; name a file")
+    if name == "last":
+        return str(latest[0])
+    candidates = {path for key in _best(latest[0]) for path in _places(key, folders) if path.is_file()}
+    if len(candidates) != 1:
+        which = (
+            "several best ones" if candidates else "no best one, for want of a ModelCheckpoint with a monitor"
+        )
+        files = "; ".join(f"{folder} has {files_in(folder)}" for folder in sorted(folders))
+        raise FlowlitError(f"--ckpt_path best: the run has {which}; name a file: {files}")
+    return check_named(str(*candidates), resume)
+
+
+def _best(checkpoint: Path) -> set[Path]:
+    """Return the best checkpoints that ``ModelCheckpoint`` callbacks had kept when one was written."""
+    content = outline(checkpoint)
+    states = content.get("callbacks", {}).values() if isinstance(content, dict) else ()
+    paths = {state.get("best_model_path") for state in states if isinstance(state, dict)}
+    return {Path(path) for path in paths if isinstance(path, str) and path}
+
+
+def _places(file: Path, folders: Iterable[Path]) -> set[Path]:
+    """Return where a file of a run may be, which may have been moved."""
+    moved = {folder / file.name for folder in folders}
+    return {file} if file.is_file() else moved
 
 
 def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:

@@ -7,7 +7,6 @@ import logging
 import sys
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
@@ -19,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
-from .._engine.checkpoint_files import AtomicIO, check_whole
+from .._engine.checkpoint_files import AtomicIO
 from ..callbacks.evaluation.base import command_of
 from ..callbacks.training.checkpoint import LastCheckpoint
 from ..callbacks.training.progress import Progress
@@ -27,8 +26,7 @@ from ..callbacks.training.signals import SaveOnSignal
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
-from ..networks.checkpoints.read import read_checkpoint
-from ._resume import announce_replacement, checkpoint_to_resume
+from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
 from ._yaml import read_yaml
 from .trainer import FlowTrainer
 
@@ -118,14 +116,13 @@ class FlowCLI(LightningCLI):
         if reports and self.subcommand in ("validate", "test"):
             config["verbose"] = False  # Report prints a table of its own
         path = config.get("ckpt_path")
-        if self.subcommand == "fit" and path is not None and config.get("resume"):
+        if path is None:
+            return
+        if self.subcommand == "fit" and config.get("resume"):
             raise FlowlitError(
                 f"--resume auto looks for a checkpoint, --ckpt_path names {path}; give one of the two"
             )
-        is_file = path not in (None, "last", "best", "hpc", "registry") and "://" not in str(path)
-        if is_file and not Path(path).is_dir() and config["weights_only"]:
-            check = check_whole if self.subcommand == "fit" else read_checkpoint
-            check(Path(path))
+        config["ckpt_path"] = check_named(str(path), self.subcommand == "fit", config["weights_only"])
 
     def before_fit(self) -> None:
         """Resolve ``--resume auto`` to a checkpoint."""
@@ -134,6 +131,18 @@ class FlowCLI(LightningCLI):
             config["ckpt_path"] = checkpoint_to_resume(self.trainer)
         elif config.get("ckpt_path") is None:
             announce_replacement(self.trainer)
+        else:
+            self.look_up_checkpoint()
+
+    def look_up_checkpoint(self) -> None:
+        """Resolve ``--ckpt_path last`` and ``best`` to a checkpoint."""
+        config = self.config_init[self.subcommand]
+        if config.get("ckpt_path") in BY_NAME:
+            config["ckpt_path"] = look_up(self.trainer, config["ckpt_path"], self.subcommand == "fit")
+
+    before_validate = before_test = before_predict = before_couple = before_sweep = before_doctor = (
+        look_up_checkpoint
+    )
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
         """Add ``Progress``, unless another bar or none is configured, and what saves a fit on a signal."""

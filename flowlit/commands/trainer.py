@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from .._engine.lightning import restore_only_named
 from ..callbacks.training.rollback import Rollback
 from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
@@ -25,6 +26,10 @@ class FlowTrainer(pl.Trainer):
 
     command: str | None = None
     """The command at work, if it is none of Lightning's; see ``running``."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        restore_only_named(self)
 
     @contextmanager
     def running(self, command: str) -> Iterator[None]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import FlowlitError
+from .fingerprint import hash_state
 from .layouts import Layout, OwnLayout
 from .layouts.base import is_buffer
 from .layouts.rules import State, ordered
+from .tensors import check_hashes
 
 Weights = str
 """Name of the weights to take: "ema", "raw", or another average that a run of flowlit has."""
@@ -25,6 +28,7 @@ class Contents(NamedTuple):
     states: dict[str, State]
     facts: dict[str, Any] = {}  # what a file of flowlit's says of its network, solver, codec and average
     shadow: list[Any] | None = None  # an average without names, in the order of the parameters of "raw"
+    hashes: Mapping[str, str] = {}  # of the states that flowlit wrote, by name
 
     @property
     def velocity(self) -> bool:
@@ -46,7 +50,8 @@ class Contents(NamedTuple):
         """Return the weights of one kind, by name, tensors of any shape.
 
         Raises:
-            FlowlitError: if the file does not hold them, or its average is of another network.
+            FlowlitError: if the file does not hold them, its average is of another network, or they are not
+                what flowlit wrote.
         """
         if weights == "ema" and self.shadow is not None:
             names = [name for name in self.states["raw"] if not is_buffer(name)]
@@ -54,6 +59,8 @@ class Contents(NamedTuple):
         self.check(weights, file)
         for kind in (weights, "only"):
             if kind in self.states:
+                if kind in self.hashes:
+                    check_hashes(self.hashes, {kind: hash_state(self.states[kind])}, file)
                 return self.states[kind]
         ours = isinstance(self.layout, OwnLayout)
         never = weights == "ema" and ours and not self.facts.get("ema_updates")

@@ -40,6 +40,10 @@ class Facts(Struct):
     """Name of the one set of weights that safetensors hold."""
     step: Count = 0
     source: dict[str, Any] | None = None
+    sha256: dict[str, str] | None = None
+    """Hash of each part of a checkpoint: network, ema, averages.<name>, optimizers; of safetensors: file."""
+    shared: dict[str, str] | None = None
+    """Second names of tensors in safetensors, and the first."""
 
 
 FACTS = Format(Facts, "description of a network", "use an older checkpoint, or convert or fetch it again")

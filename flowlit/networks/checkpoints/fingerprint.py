@@ -23,10 +23,18 @@ _PASSING = (
 
 def fingerprint(network: nn.Module) -> str:
     """Hash names, shapes and bytes of all weights (SHA-256), independently of their file."""
+    return hash_state(network.state_dict())
+
+
+def hash_state(state: Mapping[str, Any]) -> str:
+    """Hash names, shapes and bytes of tensors of any shape, and what else is among them (SHA-256)."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
+    for name, value in sorted(state.items()):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(_bytes(value))
+        else:
+            digest.update(f"{name} {value!r}".encode())
     return digest.hexdigest()
 
 

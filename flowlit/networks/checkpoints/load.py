@@ -13,8 +13,10 @@ from ...errors import FlowlitError
 from .contents import Contents, Weights
 from .layouts import Layout
 from .layouts.rules import State, Translated
+from .locate import locate
 from .read import read_contents
 from .spec import build, spec
+from .tensors import check_finite, is_extra, kind
 
 MOST = 20
 """Names of a kind that a report prints, at most."""
@@ -30,6 +32,8 @@ class LoadReport(NamedTuple):
     unused: list[str] = []
     new: list[str] = []
     """Tensors of a second time, in a network that takes the weights of a velocity; which of them are zero."""
+    retyped: list[str] = []
+    """Tensors of integers where floating-point numbers belong, and the like."""
 
     def differences(self, most: int = 3) -> str:
         """Return what does not fit, the first names of each kind; '' if all does."""
@@ -37,6 +41,7 @@ class LoadReport(NamedTuple):
             "missing there": self.missing,
             "unknown here": self.unexpected,
             "of another shape": self.mismatched,
+            "of another type": self.retyped,
         }
         return "; ".join(
             f"{len(names)} {what}: {', '.join(names[:most])}{' …' if len(names) > most else ''}"
@@ -46,7 +51,7 @@ class LoadReport(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
-        for what in ("missing", "unexpected", "mismatched", "unused", "new"):
+        for what in ("missing", "unexpected", "mismatched", "retyped", "unused", "new"):
             names = getattr(self, what)
             lines += [f"{what}: {name}" for name in names[:MOST]]
             lines += [f"{what}: {len(names) - MOST} more"] * (len(names) > MOST)
@@ -62,14 +67,24 @@ def mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str
 def compare(expected: Mapping[str, Tensor], found: Translated, unused: Sequence[str] = ()) -> LoadReport:
     """Compare the state dict of a network (tensors of any shape) with what a file has for it."""
     both = {name: value for name, value in found.state.items() if name in expected}
+    tensors = {name: value for name, value in both.items() if not is_extra(name)}
+    shapes = {name for name, value in tensors.items() if value.shape != expected[name].shape}
+    types = {name for name, value in tensors.items() if kind(value) != kind(expected[name])}
+    loaded = [name for name in both if name not in shapes | types]
     mismatched = [
         f"{name} is {tuple(value.shape)} there, {tuple(expected[name].shape)} here"
-        for name, value in both.items()
-        if value.shape != expected[name].shape
+        for name, value in tensors.items()
+        if name in shapes
     ]
-    loaded = [name for name, value in both.items() if value.shape == expected[name].shape]
+    retyped = [
+        f"{name} is {kind(value)} there, {kind(expected[name])} here"
+        for name, value in tensors.items()
+        if name in types
+    ]
     unexpected = [*found.unexpected, *(name for name in found.state if name not in expected)]
-    return LoadReport(loaded, found.missing, unexpected, [*mismatched, *found.torn], list(unused))
+    return LoadReport(
+        loaded, found.missing, unexpected, [*mismatched, *found.torn], list(unused), retyped=retyped
+    )
 
 
 def pretrained(
@@ -94,7 +109,8 @@ def pretrained(
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
     """
-    return take(read_contents(checkpoint), checkpoint, weights, network, strict)
+    path = str(locate(checkpoint))
+    return take(read_contents(path), path, weights, network, strict)
 
 
 def take(
@@ -140,13 +156,9 @@ def fill(velocity: nn.Module, layout: Layout, contents: Contents, state: State, 
             content = layout.content(contents.first)
             raise FlowlitError(f"checkpoint {layout.file} is of another architecture than {why}.{content}")
         logging.getLogger("flowlit").warning("checkpoint %s does not fit %s", layout.file, why)
-    non_finite = [key for key in report.loaded if not translated.state[key].isfinite().all()]
-    if non_finite:
-        raise FlowlitError(
-            f"checkpoint {layout.file}: {non_finite[0]} is not finite (and {len(non_finite) - 1} more); use "
-            "an older checkpoint"
-        )
-    velocity.load_state_dict({key: translated.state[key] for key in report.loaded}, strict=False)
+    loaded = {key: translated.state[key] for key in report.loaded}
+    check_finite(loaded, velocity, f"checkpoint {layout.file}")
+    velocity.load_state_dict(loaded, strict=False)
     return report
 
 

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import FlowlitError
+from .archive import check_archive, is_archive, torn
 from .contents import Contents
+from .facts import FACTS
 from .layouts import LAYOUTS, Layout, OwnLayout
 from .layouts.rules import State
+from .locate import locate
+from .run import RUN, WEIGHTS
+from .safetensors_file import unpack
+from .tensors import check_dense, check_hashes, hash_parts, part_of
 
 
-def read_file(path: str | Path) -> Any:
-    """Open a file as plain data, mapped rather than loaded where it can be.
+def read_file(checkpoint: str | Path) -> Any:
+    """Open a file as plain data, mapped rather than loaded where it can be, after its checksums are compared.
 
     Raises:
-        FlowlitError: if it is missing, torn, or needs code to unpickle.
+        FlowlitError: if it is missing, damaged, or needs code to unpickle.
     """
-    if not Path(path).is_file():
-        raise FlowlitError(
-            f"checkpoint {path} does not exist; run the stage that writes it first (see the header of its "
-            "YAML), or mend the path"
-        )
+    path = locate(checkpoint)
     try:
+        checked = is_archive(path)
+        if checked:
+            check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # about the protocol of a pickle, before it is refused
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=checked)
     except pickle.UnpicklingError as error:
         if not _named(error) and Path(path).suffix != ".pkl":
             raise FlowlitError(
@@ -47,11 +49,15 @@ def read_file(path: str | Path) -> Any:
             "EDM publishes such files. Where you trust it, turn it into plain weights with the project that "
             'wrote it: torch.save(network.state_dict(), "weights.pt"), and read those'
         ) from error
+    except FlowlitError:
+        raise
     except Exception as error:  # whatever a parser makes of bytes that are no checkpoint
-        raise FlowlitError(
-            f"checkpoint {path} is torn or not a checkpoint ({_first(error)}); use an older one, or fetch "
-            "it again"
-        ) from error
+        raise torn(path, error) from error
+    if not checked:
+        logging.getLogger("flowlit").warning(
+            "checkpoint %s has no checksums (PyTorch's format before 1.6): damage would not be noticed", path
+        )
+    return content
 
 
 def _named(error: Exception) -> str:
@@ -61,19 +67,28 @@ def _named(error: Exception) -> str:
     return f" (it names {name[1]})" if name else ""
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:120] or type(error).__name__
+def read_checkpoint(path: str | Path, resume: bool = False) -> dict[str, Any]:
+    """Open a Lightning checkpoint as plain data (``weights_only``), in which everything is as it was written.
 
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a Lightning checkpoint as plain data (``weights_only``).
+    Args:
+        path: of the file.
+        resume: a run is to go on from it, so it must have a run's loops and optimizers.
 
     Raises:
-        FlowlitError: as ``read_file``, and if it is none.
+        FlowlitError: as ``read_file``; if it is none, its facts are unsound, or its weights damaged.
     """
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FlowlitError(f"checkpoint {path} has no state_dict; expected one that flowlit wrote")
+    if resume and ("loops" not in checkpoint or "optimizer_states" not in checkpoint):
+        raise FlowlitError(
+            f"checkpoint {path} holds weights only, so no run can go on from it; start one from its weights "
+            "(network: flowlit.networks.pretrained)"
+        )
+    (RUN if resume else WEIGHTS).check(checkpoint, f"checkpoint {path}")
+    check_dense(checkpoint["state_dict"], path)
+    if expected := checkpoint.get("flowlit", {}).get("sha256"):
+        check_hashes(expected, hash_parts(checkpoint), path)
     return checkpoint
 
 
@@ -84,7 +99,7 @@ def read_contents(path: str | Path) -> Contents:
         FlowlitError: as ``read_file``, and for other layouts.
     """
     if Path(path).suffix == ".safetensors":
-        return _safetensors(path)
+        return _safetensors(locate(path))
     content = read_file(path)
     if isinstance(content, Mapping):
         if isinstance(content.get("flowlit"), Mapping) and _is_named(content.get("state_dict")):
@@ -120,22 +135,27 @@ def _unknown(path: str | Path, content: Any) -> FlowlitError:
 
 def _own(content: Mapping[str, Any], file: str) -> Contents:
     facts = content["flowlit"]
-    states = {}
-    prefixes = {"raw": "network.", **({"ema": "ema."} if facts.get("ema_updates") else {})}
-    prefixes |= {
-        name: f"averages.{name}." for name, average in (facts.get("averages") or {}).items() if average
-    }
-    for kind, prefix in prefixes.items():
-        states[kind] = {
-            k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)
-        }
+    FACTS.check(facts, f"checkpoint {file}")
+    averages = [name for name, average in (facts.get("averages") or {}).items() if average]
+    parts = {"raw": "network", **({"ema": "ema"} if facts.get("ema_updates") else {})}
+    parts |= {name: f"averages.{name}" for name in averages}
+    states: dict[str, State] = {kind: {} for kind in parts}
+    kinds = {part: kind for kind, part in parts.items()}
+    for name, value in content["state_dict"].items():
+        part, inside = part_of(name)
+        if part in kinds:
+            states[kinds[part]][inside] = value
+    for state in states.values():
+        check_dense(state, file)
+    known = facts.get("sha256") or {}
+    hashes = {kind: known[part] for kind, part in parts.items() if part in known}
     facts = {**facts, "step": content.get("global_step", 0)}
-    return Contents(OwnLayout(file, facts=facts), states, facts)
+    return Contents(OwnLayout(file, facts=facts), states, facts, hashes=hashes)
 
 
 def _trained(content: Mapping[str, Any], file: str) -> Contents:
     """Read what Rectified Flow and SlimFlow save: a model, its average as a list, optimizer and step."""
-    raw, preconditioned = _without_prefix(content["model"])
+    raw, preconditioned = _without_prefix(content["model"], file)
     layout = _layout(raw, file, plain=False, preconditioned=preconditioned)
     if layout is None:
         raise _unknown(file, content["model"])
@@ -144,16 +164,17 @@ def _trained(content: Mapping[str, Any], file: str) -> Contents:
     facts = {"step": content.get("step", 0)}
     shadow = None
     if isinstance(average, Mapping) and _is_state(average):
-        states["ema"] = _without_prefix(average)[0]
+        states["ema"] = _without_prefix(average, file)[0]
     elif isinstance(average, Mapping) and isinstance(average.get("shadow_params"), (list, tuple)):
         shadow = list(average["shadow_params"])
+        check_dense({f"shadow_params.{index}": value for index, value in enumerate(shadow)}, file)
         facts["ema"] = {"decay": average.get("decay"), "updates": average.get("num_updates")}
     return Contents(layout, states, facts, shadow)
 
 
 def _plain(states: Mapping[str, Mapping[str, Tensor]], path: str | Path) -> Contents:
     """Read state dicts without more. EDM's names are taken for its denoiser, unless a velocity is given."""
-    bare = {kind: _without_prefix(state) for kind, state in states.items()}
+    bare = {kind: _without_prefix(state, path) for kind, state in states.items()}
     first, preconditioned = next(iter(bare.values()))
     layout = _layout(first, str(path), plain=True, preconditioned=preconditioned)
     if layout is None:
@@ -166,7 +187,7 @@ def _layout(state: Mapping[str, Tensor], file: str, **form: bool) -> Layout | No
     return matching[0] if matching else None
 
 
-def _without_prefix(state: Mapping[str, Any]) -> tuple[State, bool]:
+def _without_prefix(state: Mapping[str, Any], file: str | Path) -> tuple[State, bool]:
     """Return names without the prefixes of DataParallel, torch.compile and EDM's preconditioner (model.).
 
     The second value is whether the last of these was there.
@@ -175,20 +196,14 @@ def _without_prefix(state: Mapping[str, Any]) -> tuple[State, bool]:
     while state and all(name.startswith(("module.", "_orig_mod.", "model.")) for name in state):
         preconditioned |= all(name.startswith("model.") for name in state)
         state = {name.partition(".")[2]: value for name, value in state.items()}
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, preconditioned
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    check_dense(tensors, file)
+    return tensors, preconditioned
 
 
-def _safetensors(path: str | Path) -> Contents:
-    if not Path(path).is_file():
-        raise FlowlitError(f"checkpoint {path} does not exist; `flowlit convert` writes such files")
-    try:
-        with safetensors.safe_open(str(path), "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("flowlit", "null"))
-        state = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise FlowlitError(
-            f"checkpoint {path} is torn or no safetensors file ({_first(error)}); convert or fetch it again"
-        ) from error
-    if isinstance(facts, dict) and isinstance(facts.get("weights"), str):
-        return Contents(OwnLayout(str(path), facts=facts), {facts["weights"]: state}, facts)
-    return _plain({"only": state}, path)
+def _safetensors(path: Path) -> Contents:
+    state, facts = unpack(path)
+    if facts is None or not isinstance(facts.get("weights"), str):
+        return _plain({"only": state}, path)
+    check_dense(state, path)
+    return Contents(OwnLayout(str(path), facts=facts), {facts["weights"]: state}, facts)

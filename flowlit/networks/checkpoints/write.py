@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from ..._support.files import write_atomically
@@ -19,6 +17,7 @@ from ..wrappers.preconditioning import EDM
 from .layouts import EDMLayout, SlimFlowLayout
 from .layouts.base import is_buffer
 from .layouts.rules import State
+from .safetensors_file import pack
 from .spec import spec
 
 
@@ -45,9 +44,7 @@ def write_safetensors(network: nn.Module, into: Path, facts: dict[str, Any]) -> 
 
 def write_state(state: State, description: dict[str, Any] | None, into: Path, facts: dict[str, Any]) -> None:
     """Write a state dict likewise, tensors of any shape, with the spec of its network or None."""
-    metadata = json.dumps({**facts, "network": description}, sort_keys=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    write_atomically(into, to_safetensors(tensors, {"flowlit": metadata}))
+    write_atomically(into, pack(state, {**facts, "network": description}))
 
 
 def write_slimflow(raw: nn.Module, ema: nn.Module, into: Path, facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ....errors import FlowlitError
+from ..tensors import kind
 
 State = dict[str, Tensor]
 
@@ -69,7 +70,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], unused: Callable
         if absent:
             missing += absent
             continue
-        other = [name for name in rule.theirs if not state[name].is_floating_point()]
+        other = [name for name in rule.theirs if kind(state[name]) != "floating-point"]
         if other:
             torn += [f"{name} is {state[name].dtype}, expected floating-point numbers" for name in other]
             continue
