@@ -100,7 +100,11 @@ def _known(contents: Any, average: str) -> dict[str, Any]:
     profile = contents.average(average)
     updates = profile.get("updates", contents.facts.get("ema_updates"))
     facts = {**contents.facts, "ema": profile, "ema_updates": updates}
-    return {key: facts[key] for key in ("ema", "ema_updates", "solver", "codec", "step") if facts.get(key)}
+    return {
+        key: facts[key]
+        for key in ("ema", "ema_updates", "solver", "codec", "class_names", "step")
+        if facts.get(key)
+    }
 
 
 def _lost(network: Any, written: Any, into: Path) -> list[str]:

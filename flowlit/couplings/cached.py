@@ -79,6 +79,8 @@ class RowNumbers(Dataset):
         self.shape = pairs.shape
         self.num_classes = pairs.num_classes
         self.name = pairs.name
+        self.classes = pairs.classes
+        self.label_counts = pairs.label_counts
 
     def __len__(self) -> int:
         return len(self.pairs)

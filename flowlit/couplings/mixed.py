@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import rng
+from ..data.classes import check_same_names
 from ..errors import FlowlitError
 from ..types import Codec, Coupling, Pair
 from .cached import Cached
@@ -63,9 +65,15 @@ class MixedPairs(Dataset):
         self.shape = parts[0].shape
         self.num_classes = parts[0].num_classes
         self.name = " and ".join(part.name for part in parts)
+        self.classes = next((part.classes for part in parts if part.classes is not None), None)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def label_counts(self) -> Counter[int] | None:
+        """Return how many stored pairs each class has; None without classes."""
+        counts = [part.label_counts() for part in self.parts]
+        return sum((count for count in counts if count), Counter()) if self.num_classes else None
 
     def find(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Part, and row within it, of each index."""
@@ -114,6 +122,7 @@ class Mixed(Coupling):
                     f"Mixed: {other.name} have shape {other.shape} and {other.num_classes} classes, but "
                     f"{first.name} {first.shape} and {first.num_classes}; only equal ones can be mixed"
                 )
+            check_same_names(other.classes, first.classes, f"Mixed: {other.name}", first.name)
             if other.conditions != first.conditions:
                 raise FlowlitError(
                     f"Mixed: {other.name} have the conditions {', '.join(other.conditions) or 'none'}, but "

@@ -134,11 +134,18 @@ class SeededNoise(Source):
         labels = np.full(count, given) if isinstance(given, int) else np.asarray(given, np.int64)[:count]
         return hashlib.sha256(labels.tobytes()).hexdigest()
 
-    def classes(self) -> list[int]:
-        """Return the classes that are generated, in order."""
-        if self.labels is None:
-            return list(range(min(self.num, self.num_classes)))
-        return [self.labels] if isinstance(self.labels, int) else np.unique(self.labels[: self.num]).tolist()
+    def label_counts(self) -> dict[int, int] | None:
+        """Return how many samples each class has; None without classes."""
+        if not self.num_classes:
+            return None
+        if isinstance(self.labels, int):
+            return {self.labels: self.num}
+        if self.labels is not None:
+            classes, counts = np.unique(self.labels[: self.num], return_counts=True)
+            return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        each, remainder = divmod(self.num, self.num_classes)
+        occurring = range(min(self.num, self.num_classes))
+        return {label: each + (label < remainder) for label in occurring}
 
     def batch(self, indices: Sequence[int]) -> Noise:
         x0 = seeded_normals([self.seed], indices, self.shape)

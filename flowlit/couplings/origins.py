@@ -132,10 +132,12 @@ class FromData(Origin):
                 "lower it"
             )
         labels = {"num_classes": self.num_classes, "law": "of the images"} if self.num_classes else None
+        names = self.images.classes if self.num_classes else None
         return {
             "noise": {"generator": "the flow in reverse"},
             "images": {"sha256": self.images.fingerprint},
             "labels": labels,
+            **({"classes": list(names)} if names else {}),
             **self.further_facts(),
         }
 

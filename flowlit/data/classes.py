@@ -77,8 +77,12 @@ def listed(names: Sequence[str]) -> str:
 
 def class_names_of(network: Any) -> tuple[str, ...] | None:
     """Return the names of the classes that a network was trained on; None if it does not say."""
-    names = getattr(network, "class_names", None)
-    return None if names is None else tuple(names)
+    while network is not None:  # a wrapper's are those of the network inside
+        names = getattr(network, "class_names", None)
+        if names is not None:
+            return tuple(names)
+        network = getattr(network, "network", None)
+    return None
 
 
 def renumbered(names: Sequence[str], given: Sequence[str], where: str) -> list[int]:

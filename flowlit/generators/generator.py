@@ -18,6 +18,7 @@ from .._support.whole import whole_number
 from ..couplings import SeededNoise
 from ..couplings.noise import SEEDS
 from ..data import Pixels
+from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..networks.checkpoints.contents import Weights
 from ..networks.checkpoints.load import take
@@ -233,4 +234,5 @@ def load(
         solver = build(facts["solver"], Solver)
     described = codec_of(net)
     codec = build(described, Codec) if described else Pixels()
-    return Generator(net, solver, codec, shape_of(net), classes_of(net) or 0)
+    names = class_names_of(net)
+    return Generator(net, solver, codec, shape_of(net), classes_of(net) or 0, class_names=names)

@@ -22,10 +22,12 @@ from .._engine.sharding import gather, parts, scatter, shard
 from .._support.names import in_current_names
 from .._support.nested import flatten
 from .._version import __version__
+from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
 from .averages import without_averages
+from .classes import compare_with_checkpoint, take_names
 from .overrides import override, scheduler_of
 
 
@@ -61,6 +63,7 @@ class CheckpointedModule(pl.LightningModule):
             count_first_optimizer(self.trainer)
             for player in self.players():
                 player.network.train()
+        take_names(self.network, getattr(self.trainer, "datamodule", None), stage == "fit")
 
     def networks(self) -> list[nn.Module]:
         """Return all networks that are trained or averaged."""
@@ -108,7 +111,9 @@ class CheckpointedModule(pl.LightningModule):
     def facts(self) -> dict[str, Any]:
         """Return the entries of a checkpoint that ``flowlit.load`` and ``pretrained`` need."""
         network = spec(self.network) or configured(self.hparams, "network")
-        return {"version": __version__, "network": network}
+        names = class_names_of(self.network)
+        classes = {} if names is None else {"class_names": list(names)}
+        return {"version": __version__, "network": network, **classes}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flowlit"] = self.facts()
@@ -124,6 +129,8 @@ class CheckpointedModule(pl.LightningModule):
             )
         trainer = trainer_of(self)
         training = trainer is None or trainer.state.fn in (None, "fit")
+        fitting = trainer is not None and trainer.state.fn == "fit"
+        compare_with_checkpoint(self.network, checkpoint, getattr(trainer, "datamodule", None), fitting)
         before = checkpoint.get("hyper_parameters", {})
         announce_differences(before, self.hparams, training)
         if training and type(self).configure_optimizers is CheckpointedModule.configure_optimizers:

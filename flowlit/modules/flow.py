@@ -35,6 +35,7 @@ from ..types import (
 )
 from .averages import Averages, join_names
 from .base import CheckpointedModule, configured
+from .classes import check_classes
 
 
 class Generated(TypedDict):
@@ -91,6 +92,8 @@ class FlowModule(CheckpointedModule):
             for network in self.networks():
                 network.loaded = None  # type: ignore[assignment]
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            check_classes(self.network, data)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
             if source is not None and hasattr(source, "shape"):
                 name = getattr(source, "name", "data.noise")

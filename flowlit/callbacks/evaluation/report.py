@@ -16,6 +16,7 @@ from ..._support.batch_invariance import BLOCK
 from ..._support.files import write_atomically
 from ..._support.formatting import aligned
 from ..._support.machine import hardware, versions
+from ...data.classes import class_names_of
 from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
 from ...networks.checkpoints.fingerprint import fingerprint
@@ -92,6 +93,7 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     noise = data.evaluated(str(trainer.state.fn.value)) if getattr(data, "noise", None) is not None else None  # type: ignore
     facts = module.generation()
     weights = module.averages.generating()
+    names = class_names_of(module.network)
     return {
         "sha256": facts["network"]["weights"],
         "built": {key: value for key, value in facts["network"].items() if key != "weights"},
@@ -100,6 +102,7 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         "ema": (loaded or {}).get("ema", module.averages.describe(weights)) or None,
         "solvers": facts["solvers"],
         "codec": facts["codec"],
+        **({} if names is None else {"classes": list(names)}),
         "rounding": facts["rounding"],
         "noise": None if noise is None else noise.identity(),
         "images": None if noise is None else len(noise),

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 
 from ...couplings.origins import Origin, make_origin
 from ...couplings.store.writer import Store
+from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
 from ...modules import FlowDataModule, FlowModule
 from ...modules.flow import check_rows
@@ -39,6 +40,9 @@ def couple(
     origin = origin_of(model, datamodule, options)
     facts = model.provenance()
     facts["solver"]["precision"] = str(trainer.precision)
+    names = class_names_of(model.network)
+    if names and origin.name == "noise":
+        facts["classes"] = list(names)
     remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": options.batch_size}
     if options.origin == "random":
         facts = {"teacher": None, "solver": None}
@@ -75,5 +79,7 @@ def origin_of(model: FlowModule, datamodule: pl.LightningDataModule | None, opti
         raise FlowlitError(
             f"couple: images of shape {origin.shape}, but data.noise.shape is {noise.shape}; make them equal"
         )
+    names = class_names_of(model.network)
+    check_same_names(getattr(images, "classes", None), names, "data.coupling.images", "the network")
     origin.check(options.x0, options.x1)
     return origin

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import FlowlitError
 from ..noise import seeded_normals
-from .manifest import IDENTITY, OPTIONAL, check_ranges, differences
+from .manifest import CLASSES, IDENTITY, OPTIONAL, check_ranges, differences
 from .shard import ShardFile, reading
 
 PROBE_TOLERANCE = 1e-6
@@ -30,7 +30,7 @@ def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]
     Raises:
         FlowlitError: if teacher, solver, shape or dtypes differ, or the same noise occurs twice.
     """
-    keys = tuple(key for key in (*IDENTITY, *OPTIONAL) if key != "shard_size")
+    keys = tuple(key for key in (*IDENTITY, *OPTIONAL, CLASSES) if key != "shard_size")
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         if different := differences(manifests[0], manifest, keys, ("in the first", "in this one")):
             raise FlowlitError(

@@ -105,4 +105,5 @@ def _write_zip(pairs: StoredPairs, codec: Codec, path: Path) -> None:
                 archive.writestr(name, file.getvalue())
                 if "label" in pair.cond:
                     labels.append([name, int(pair.cond["label"][i - start])])
-        archive.writestr("dataset.json", json.dumps({"labels": labels or None}))
+        classes = {"classes": pairs.classes} if labels and pairs.classes else {}
+        archive.writestr("dataset.json", json.dumps({"labels": labels or None, **classes}))

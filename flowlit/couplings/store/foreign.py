@@ -215,6 +215,11 @@ class SeededZip(PairReader):
         x1 = self.codec.encode(torch.stack([item["x1"] for item in items]))
         return Rows(numbers, torch.stack([self._noise(int(n)) for n in numbers]), x1, label)
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in ``dataset.json``."""
+        return self.images.classes
+
     def _noise(self, number: int) -> torch.Tensor:
         generator = torch.Generator(self.device).manual_seed(number % (1 << 32))
         return torch.randn(self.shape, generator=generator, device=self.device).cpu()

@@ -75,6 +75,7 @@ def _facts(sources: Sequence[PairReader], num_classes: int | None) -> dict[str, 
             raise FlowlitError(f"labels reach {classes - 1}, but num_classes is {num_classes}; raise it")
         classes = num_classes
     codec = codec_facts(sources[0].codec)
+    names = getattr(sources[0], "classes", None)
     return {
         "origin": "noise",
         "shape": list(sources[0].shape),
@@ -84,6 +85,7 @@ def _facts(sources: Sequence[PairReader], num_classes: int | None) -> dict[str, 
         "solver": None,
         "seeds": [source.seed for source in sources],
         **({"codec": codec} if codec else {}),
+        **({"classes": list(names)} if names else {}),
     }
 
 

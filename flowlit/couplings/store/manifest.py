@@ -19,6 +19,8 @@ from .plan import plan
 from .schema import MANIFEST, unfit_conditions
 
 NAME = "manifest.json"
+SHOWN = 12
+"""Entries of a list that a message shows."""
 
 
 IDENTITY = (
@@ -39,6 +41,10 @@ IDENTITY = (
 
 OPTIONAL = ("codec", "conditions")
 """Likewise, but absent where there is nothing to say: x1 are pixels, and labels are the only condition."""
+
+
+CLASSES = "classes"
+"""Names of class 0, 1, …; must agree where two sets have them."""
 
 
 def read_manifest(folder: str | Path, whole: bool = True) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def check_conditions(names: Iterable[str], where: str) -> None:
 def differences(
     known: dict[str, Any],
     wanted: dict[str, Any],
-    keys: tuple[str, ...] = (*IDENTITY, *OPTIONAL),
+    keys: tuple[str, ...] = (*IDENTITY, *OPTIONAL, CLASSES),
     words: tuple[str, str] = ("there", "now"),
 ) -> list[str]:
     """List in words where two manifests describe other pairs."""
@@ -121,6 +127,7 @@ def differences(
         f"{key}: {_short(known.get(key))} {words[0]}, {_short(wanted.get(key))} {words[1]}"
         for key in keys
         if known.get(key) != wanted.get(key)
+        and not (key == CLASSES and None in (known.get(key), wanted.get(key)))
         and in_current_names(known.get(key)) != in_current_names(wanted.get(key))
     ]
 
@@ -130,6 +137,8 @@ def _short(value: Any) -> str:
         return ", ".join(
             f"{key} {str(entry)[:12] if key == 'sha256' else _short(entry)}" for key, entry in value.items()
         )
+    if isinstance(value, list) and len(value) > SHOWN:
+        return f"[{', '.join(map(str, value[:SHOWN]))}, … {len(value)} in all]"
     return str(value)
 
 
@@ -149,7 +158,7 @@ def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
         rows["range of x1"] = f"{manifest['range'][0]} … {manifest['range'][1]}"
     rows["labels"] = _short(manifest["labels"]) if manifest["labels"] else "none"
     rows["noise"] = _short(manifest["noise"]) + f"; seeds {', '.join(map(str, manifest['seeds']))}"
-    for key in ("images", *OPTIONAL, "teacher", "checkpoint", "solver"):
+    for key in (CLASSES, "images", *OPTIONAL, "teacher", "checkpoint", "solver"):
         if manifest.get(key):
             rows[key] = _short(manifest[key])
     if nfe := manifest.get("nfe"):

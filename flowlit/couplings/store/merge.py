@@ -12,7 +12,7 @@ from typing import Any
 
 from ..._support.files import building, write_atomically
 from ...errors import FlowlitError
-from .manifest import IDENTITY, NAME, OPTIONAL, sums
+from .manifest import CLASSES, IDENTITY, NAME, OPTIONAL, sums
 from .plan import Shard
 from .reader import StoredPairs
 from .schema import FORMAT, MANIFEST, VERSION
@@ -46,6 +46,7 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
             "version": VERSION,
             **{key: first[key] for key in (*IDENTITY, *OPTIONAL) if key in first},
             "seeds": sorted({seed for m in pairs.manifests for seed in m["seeds"]}),
+            **({CLASSES: list(pairs.classes)} if pairs.classes else {}),
             "checkpoint": first.get("checkpoint"),
             "flowlit": first["flowlit"],
             "shard_size": max(rows),

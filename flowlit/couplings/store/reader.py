@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -93,6 +94,23 @@ class StoredPairs(Dataset):
         return self.manifest.get("codec")
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of class 0, 1, …; None where the store does not have them."""
+        named = (manifest.get("classes") for manifest in self.manifests)
+        return next((tuple(names) for names in named if names), None)
+
+    def label_counts(self) -> Counter[int] | None:
+        """Return how many pairs each class has; None without classes."""
+        if not self.num_classes:
+            return None
+        counts: Counter[int] = Counter()
+        for (folder, entry), start in zip(self.entries, self.starts.tolist(), strict=True):
+            rows = min(entry["rows"], self.count - start)
+            if rows > 0:
+                counts.update(labels_of_shard(folder, self.manifest["labels"], entry, rows).tolist())
+        return counts
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """dtype and shape of what a row is conditioned on, by name, labels included."""
         return conditions_of(self.manifest)
@@ -148,6 +166,14 @@ class StoredPairs(Dataset):
             begin += manifest["count"]
             if begin >= self.count:
                 break
+
+
+def labels_of_shard(folder: Path, labels: dict[str, Any], entry: dict[str, Any], rows: int) -> np.ndarray:
+    """Return the labels of the first rows of a shard, (rows,): computed where they are balanced by index."""
+    first, last = entry["index"]
+    if labels["law"] == "balanced" and last - first + 1 == entry["rows"]:
+        return np.arange(first, first + rows) % labels["num_classes"]
+    return ShardFile(folder / entry["file"]).read("label", 0, rows)
 
 
 def _finished(folder: Path) -> dict[str, Any]:

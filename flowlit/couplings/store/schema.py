@@ -143,6 +143,7 @@ class Manifest(Struct):
     complete: bool
     flowlit: str
     codec: dict[str, Any] | None = None
+    classes: list[str] | None = None
     conditions: dict[str, tuple[Dtype, Sizes]] = {}
     nfe: MeanEvaluations | None = None
     range: Interval | None = None

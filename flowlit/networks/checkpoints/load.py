@@ -132,6 +132,8 @@ def take(
     velocity.loaded = {**source, **({"ema": average} if average else {})}  # type: ignore[assignment]
     if codec := contents.facts.get("codec"):
         velocity.codec = codec
+    if names := contents.facts.get("class_names"):
+        velocity.class_names = tuple(names)  # type: ignore[assignment]
     return velocity.eval()
 
 
