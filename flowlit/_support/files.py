@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import FlowlitError
+from .locks import locked_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,23 +129,25 @@ def building(target: Path, file: str | None = None) -> Iterator[Path]:
     if anything fails, nothing of it stays.
 
     Raises:
-        FlowlitError: if ``target`` exists, or the disk is full or cannot be written.
+        FlowlitError: if ``target`` exists or another process makes it, or the disk is full or cannot be
+            written.
     """
-    if target.exists():
-        raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
     temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync_folder(temporary)
-        (temporary / file if file else temporary).rename(target)
-    except OSError as error:
-        raise FlowlitError(
-            f"{target} cannot be written ({error}); free some space, or choose another --into"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with locked_target(target):
+        if target.exists():
+            raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            _sync_folder(temporary)
+            (temporary / file if file else temporary).rename(target)
+        except OSError as error:
+            raise FlowlitError(
+                f"{target} cannot be written ({error}); free some space, or choose another --into"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

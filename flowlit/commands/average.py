@@ -47,12 +47,20 @@ def average(snapshots: list[Path], *, std: float, into: Path, at: int | None = N
 
     Raises:
         FlowlitError: if snapshots are missing, torn or of different networks, width or step cannot be had, or
-            ``into`` exists.
+            ``into`` exists or is being made.
     """
-    from ..schedules.averages import Tracked, combine, exponent
+    from .._support.locks import locked_target
+    from ..schedules.averages import exponent
 
     exponent(std)
     _check_target(into)
+    with locked_target(into):
+        return _average(snapshots, std, into, at)
+
+
+def _average(snapshots: list[Path], std: float, into: Path, at: int | None) -> list[str]:
+    from ..schedules.averages import Tracked, combine
+
     given = [_described(file) for file in _progress(_files(snapshots), "Looking")]
     _check_alike(given)
     last = max(given, key=lambda snapshot: snapshot.tracked.step)

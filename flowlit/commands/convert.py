@@ -31,18 +31,28 @@ def convert(
         loose: take what fits, and leave the remainder as it was initialised
 
     Raises:
-        FlowlitError: as ``pretrained``; if the new file exists, or does not give the same network back.
+        FlowlitError: as ``pretrained``; if the new file exists, is being made, or does not give the same
+            network back.
     """
+    from .._support.locks import locked_target
+
+    _check_target(into, layout)
+    with locked_target(into):
+        return _convert(file, into, weights, layout, network, not loose)
+
+
+def _convert(
+    file: Path, into: Path, weights: str, layout: Layout, network: Path | None, strict: bool
+) -> list[str]:
     from .._support.files import file_hash
     from ..networks.checkpoints.read import read_contents
     from ..networks.checkpoints.spec import summarise
 
-    _check_target(into, layout)
     contents = read_contents(file)
     contents.check(weights, file)
     average = "ema" if weights == "raw" else weights
     networks = {
-        kind: _take(contents, file, kind if contents.holds(kind) else weights, network, not loose)
+        kind: _take(contents, file, kind if contents.holds(kind) else weights, network, strict)
         for kind in ([weights] if layout == "safetensors" else ["raw", average])
     }
     chosen = networks[weights]

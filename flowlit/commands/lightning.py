@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jsonargparse
 import lightning.pytorch as pl
@@ -125,14 +125,20 @@ class FlowCLI(LightningCLI):
         config["ckpt_path"] = check_named(str(path), self.subcommand == "fit", config["weights_only"])
 
     def before_fit(self) -> None:
-        """Resolve ``--resume auto`` to a checkpoint."""
+        """Resolve ``--resume auto`` to a checkpoint, once no other run writes any there."""
+        trainer = cast(FlowTrainer, self.trainer)
         config = self.config_init[self.subcommand]
-        if config.get("resume"):
-            config["ckpt_path"] = checkpoint_to_resume(self.trainer)
-        elif config.get("ckpt_path") is None:
-            announce_replacement(self.trainer)
-        else:
-            self.look_up_checkpoint()
+        trainer.occupy("fit")
+        try:
+            if config.get("resume"):
+                config["ckpt_path"] = checkpoint_to_resume(trainer)
+            elif config.get("ckpt_path") is None:
+                announce_replacement(trainer)
+            else:
+                self.look_up_checkpoint()
+        except BaseException:
+            trainer.leave()
+            raise
 
     def look_up_checkpoint(self) -> None:
         """Resolve ``--ckpt_path last`` and ``best`` to a checkpoint."""
@@ -206,6 +212,7 @@ ADVICE = (
     ".*no pre-optimization state was saved.*",  # nor should it be
     ".*LightningCLI's args parameter is intended.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*Experiment logs directory .* exists and is not empty.*",  # the run's lock is in it
     ".*ended before the epoch ended and your dataloader is not resumable.*",
     ".*module\\(s\\) in eval mode at the start of training.*",  # averages always are
     ".*LeafSpec.*",

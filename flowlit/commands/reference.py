@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import wraps
 from inspect import Signature, signature
+from pathlib import Path
 from typing import Any
 
 from .. import data, networks  # noqa: F401 - short class names resolve
+from .._support.locks import locked_target
 from ..metrics.reference import make_reference
 
 
 @wraps(make_reference)
 def reference(**options: Any) -> Iterator[str]:
-    result = make_reference(**options)
+    with locked_target(Path(options["into"])):
+        result = make_reference(**options)
     protocol = result.protocol
     shape = "×".join(map(str, protocol["shape"]))
     features = f"{len(result.mean)} {protocol['features']['name']} features"

@@ -16,16 +16,21 @@ from ..couplings.store.encoding import X0, X1
 from ..errors import Diverged
 from ..modules import FlowModule
 from ..types import Solver
+from ._locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
 from .doctor import doctor
 from .sweep import sweep
 
 
-class FlowTrainer(pl.Trainer):
+class FlowTrainer(OneWriter, pl.Trainer):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
     command: str | None = None
     """The command at work, if it is none of Lightning's; see ``running``."""
+
+    validate = one_writer(pl.Trainer.validate)
+    test = one_writer(pl.Trainer.test)
+    predict = one_writer(pl.Trainer.predict)
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
@@ -40,6 +45,7 @@ class FlowTrainer(pl.Trainer):
         finally:
             self.command = None
 
+    @one_writer
     def fit(
         self,
         model: pl.LightningModule,

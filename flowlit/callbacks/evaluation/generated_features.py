@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import check_room, short_hash
+from ..._support.locks import locked_folder
 from ..._support.machine import hardware
 from ..._version import __version__
 from ...errors import FlowlitError
@@ -50,10 +52,16 @@ class GeneratedFeatures:
         self._temporary: tempfile.TemporaryDirectory | None = None
         folder = trainer.strategy.broadcast(self._parent(trainer) / f"{features.name}-{key}")
         self.cache = FeatureCache(folder, device=hardware(trainer.world_size, module.device)["device"])
-        stored: Any = on_rank_zero(trainer, self.cache.clean)
+        self._lock = ExitStack()
+        stored: Any = on_rank_zero(trainer, self._hold)
         self.stored: np.ndarray = trainer.strategy.broadcast(stored)
         """Indices (N,) int64 that an earlier run has left."""
         self._announce(self.reused(len(noise_of(trainer))))
+
+    def _hold(self) -> np.ndarray:
+        mend = "choose another folder for the run (--vars.root)"
+        self._lock.enter_context(locked_folder(self.cache.folder, "evaluation", mend))
+        return self.cache.clean()
 
     def _parent(self, trainer: pl.Trainer) -> Path:
         folder = trainer.log_dir  # on every rank, since Lightning broadcasts it
@@ -129,6 +137,7 @@ class GeneratedFeatures:
                 )
 
     def close(self) -> None:
-        """Remove a temporary folder."""
+        """Let others write the folder, and remove a temporary one."""
+        self._lock.close()
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import check_room, short_hash, write_atomically
+from ..._support.locks import locked_folder
 from ..._support.nested import flatten
 from ..._support.schema import Count, Format
 from ..._version import __version__
@@ -59,6 +61,7 @@ class ImageWriter(BasePredictionWriter):
         self.folder = Path(folder)
         self._rows: list[tuple[int, int | None]] = []
         self._record: dict[str, Any] = {}
+        self._lock = ExitStack()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Open the folder, once weights are those that generate."""
@@ -77,6 +80,8 @@ class ImageWriter(BasePredictionWriter):
         }
         record = {"format": FORMAT.name, "version": 1, "flowlit": __version__, "facts": facts, "images": num}
         self._record = json.loads(json.dumps(record, default=str))
+        if trainer.is_global_zero:
+            self._lock.enter_context(locked_folder(self.folder, "predict", "choose another folder"))
         check_same_images(self.folder, self._record)
         for left in self.folder.glob(".*.png.*.tmp"):  # of a process that was killed
             left.unlink(missing_ok=True)
@@ -114,6 +119,11 @@ class ImageWriter(BasePredictionWriter):
             table = listed(rows, class_names_of(pl_module.network))
             write_atomically(self.folder / LIST, table.encode())
             self._write_record(complete=True)
+        self._lock.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Let others write the folder."""
+        self._lock.close()
 
 
 def name_of(index: int) -> str:

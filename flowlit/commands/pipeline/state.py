@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ...errors import FlowlitError
+from ..._support import locks
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a folder, into another that may not exist yet."""
+    """Move a folder, into another that may not exist yet.
+
+    Raises:
+        FlowlitError: if a process is writing there, such as a fit that was started by hand.
+    """
+    locks.refuse_at_work(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
 
@@ -35,19 +38,11 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, folder / "stage.json")
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> AbstractContextManager[None]:
     """Keep a second pipeline out of the same root; the lock goes with the process, however it ends.
 
     Raises:
         FlowlitError: if another pipeline is at work there.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FlowlitError(
-                f"another pipeline is at work in {root}; wait for it, or choose another --root"
-            ) from error
-        yield
+    busy = f"another pipeline is at work in {root}"
+    return locks.locked(root / ".lock", busy, "choose another --root", keep=True)

@@ -6,7 +6,6 @@ finished shard is never touched again. One process at a time writes the manifest
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from safetensors.numpy import save
 from tqdm import tqdm
 
 from ..._support.files import file_hash, write_atomically
+from ..._support.locks import locked
 from ...errors import FlowlitError
 from .manifest import NAME, differences, identity_key, read_manifest, sums
 from .plan import Shard, plan
@@ -48,7 +48,8 @@ class Store:
         Raises:
             FlowlitError: if another process is writing.
         """
-        with _locked(self.folder):
+        busy = f"{self.folder}: another process is writing this store"
+        with locked(self.folder / ".lock", busy, "choose another folder with --store", keep=True):
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -175,26 +176,6 @@ class Store:
         """Write the manifest, if it is one that can be read."""
         MANIFEST.check(manifest, self.manifest_path)
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be; see ``Store.writing``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise FlowlitError(
-            f"{folder} cannot be written ({error}); choose another folder with --store"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FlowlitError(
-                f"{folder}: another process is writing this store; wait for it, or choose another --store"
-            ) from error
-        yield
 
 
 def _growth_differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -1,0 +1,84 @@
+"""One writer at a time in the folders of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from .._engine.lightning import checkpoint_folder
+from .._engine.ranks import on_rank_zero
+from .._support.locks import locked_folder
+
+Options = ParamSpec("Options")
+Result = TypeVar("Result")
+AnyTrainer = TypeVar("AnyTrainer", bound=pl.Trainer)
+
+
+class OneWriter:
+    """A trainer that holds the folders it writes. Commands that write other files there do not exclude each
+    other: ``validate`` may look at the checkpoints of a running ``fit``.
+    """
+
+    _locks: ExitStack | None = None
+
+    def occupy(self, command: str) -> None:
+        """Hold the folders of a command on rank 0, until ``leave``.
+
+        Raises:
+            FlowlitError: on every rank, if another process writes there.
+        """
+        trainer: Any = self
+        if self._locks is None:
+            self._locks = ExitStack()
+            folders = list(written(trainer, command))
+            on_rank_zero(trainer, lambda: self._hold(trainer, folders, command))
+
+    def _hold(self, trainer: pl.Trainer, folders: list[Path], command: str) -> None:
+        assert self._locks is not None
+        if trainer.is_global_zero:  # also before the processes are connected
+            for folder in folders:
+                self._locks.enter_context(locked_folder(folder, command, "choose another (--vars.root)"))
+
+    def leave(self) -> None:
+        """Let others write."""
+        if self._locks is not None:
+            self._locks.close()
+            self._locks = None
+
+
+def one_writer(
+    method: Callable[Concatenate[AnyTrainer, Options], Result],
+) -> Callable[Concatenate[AnyTrainer, Options], Result]:
+    """Have a ``OneWriter`` hold its folders while it runs a command."""
+
+    @wraps(method)
+    def run(self: AnyTrainer, *args: Options.args, **options: Options.kwargs) -> Result:
+        trainer = cast(OneWriter, self)
+        trainer.occupy(getattr(self, "command", None) or method.__name__)
+        try:
+            return method(self, *args, **options)
+        finally:
+            trainer.leave()
+
+    return run
+
+
+def written(trainer: pl.Trainer, command: str) -> Iterator[Path]:
+    """Yield the folders that a command writes, without those inside another one."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, (TensorBoardLogger, CSVLogger))]
+    places = [Path(logger.log_dir) for logger in loggers]
+    known = len(loggers) == len(trainer.loggers)  # others give a run its folder later
+    for callback in trainer.checkpoint_callbacks if command == "fit" else []:
+        if isinstance(callback, ModelCheckpoint) and (known or callback.dirpath):
+            places.append(checkpoint_folder(trainer, callback))
+    local = {place.resolve() for place in places if ":/" not in str(place)}
+    yield from (place for place in sorted(local) if not local & set(place.parents))
