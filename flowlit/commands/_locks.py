@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -21,38 +21,6 @@ Result = TypeVar("Result")
 AnyTrainer = TypeVar("AnyTrainer", bound=pl.Trainer)
 
 
-class OneWriter:
-    """A trainer that holds the folders it writes. Commands that write other files there do not exclude each
-    other: ``validate`` may look at the checkpoints of a running ``fit``.
-    """
-
-    _locks: ExitStack | None = None
-
-    def occupy(self, command: str) -> None:
-        """Hold the folders of a command on rank 0, until ``leave``.
-
-        Raises:
-            FlowlitError: on every rank, if another process writes there.
-        """
-        trainer: Any = self
-        if self._locks is None:
-            self._locks = ExitStack()
-            folders = list(written(trainer, command))
-            on_rank_zero(trainer, lambda: self._hold(trainer, folders, command))
-
-    def _hold(self, trainer: pl.Trainer, folders: list[Path], command: str) -> None:
-        assert self._locks is not None
-        if trainer.is_global_zero:  # also before the processes are connected
-            for folder in folders:
-                self._locks.enter_context(locked_folder(folder, command, "choose another (--vars.root)"))
-
-    def leave(self) -> None:
-        """Let others write."""
-        if self._locks is not None:
-            self._locks.close()
-            self._locks = None
-
-
 def one_writer(
     method: Callable[Concatenate[AnyTrainer, Options], Result],
 ) -> Callable[Concatenate[AnyTrainer, Options], Result]:
@@ -61,13 +29,49 @@ def one_writer(
     @wraps(method)
     def run(self: AnyTrainer, *args: Options.args, **options: Options.kwargs) -> Result:
         trainer = cast(OneWriter, self)
-        trainer.occupy(getattr(self, "command", None) or method.__name__)
         try:
+            trainer.occupy(trainer.command or method.__name__)
             return method(self, *args, **options)
         finally:
             trainer.leave()
 
     return run
+
+
+class OneWriter(pl.Trainer):
+    """A trainer that holds the folders it writes. Commands that write other files there do not exclude each
+    other: ``validate`` may look at the checkpoints of a running ``fit``.
+    """
+
+    _locks: ExitStack | None = None
+    command: str | None
+
+    validate = one_writer(pl.Trainer.validate)
+    test = one_writer(pl.Trainer.test)
+    predict = one_writer(pl.Trainer.predict)
+
+    def occupy(self, command: str) -> None:
+        """Hold the folders of a command on rank 0, until ``leave``.
+
+        Raises:
+            FlowlitError: on every rank, if another process writes there.
+        """
+        if self._locks is None:
+            self._locks = ExitStack()
+            folders = list(written(self, command))
+            on_rank_zero(self, lambda: self._hold(folders, command))
+
+    def _hold(self, folders: list[Path], command: str) -> None:
+        assert self._locks is not None
+        if self.is_global_zero:  # also before the processes are connected
+            for folder in folders:
+                self._locks.enter_context(locked_folder(folder, command, "choose another (--vars.root)"))
+
+    def leave(self) -> None:
+        """Let others write."""
+        if self._locks is not None:
+            self._locks.close()
+            self._locks = None
 
 
 def written(trainer: pl.Trainer, command: str) -> Iterator[Path]:

@@ -128,8 +128,8 @@ class FlowCLI(LightningCLI):
         """Resolve ``--resume auto`` to a checkpoint, once no other run writes any there."""
         trainer = cast(FlowTrainer, self.trainer)
         config = self.config_init[self.subcommand]
-        trainer.occupy("fit")
         try:
+            trainer.occupy("fit")
             if config.get("resume"):
                 config["ckpt_path"] = checkpoint_to_resume(trainer)
             elif config.get("ckpt_path") is None:

@@ -22,15 +22,11 @@ from .doctor import doctor
 from .sweep import sweep
 
 
-class FlowTrainer(OneWriter, pl.Trainer):
+class FlowTrainer(OneWriter):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
     command: str | None = None
     """The command at work, if it is none of Lightning's; see ``running``."""
-
-    validate = one_writer(pl.Trainer.validate)
-    test = one_writer(pl.Trainer.test)
-    predict = one_writer(pl.Trainer.predict)
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
