@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..._engine.lightning import is_logging_step, optimizer_steps
+from ..._support.formatting import duration
+
+LINES = 20
+"""Of a run, where a bar cannot move."""
 
 
 class Progress(TQDMProgressBar):
     """Lightning's bar, called "Training": it counts the optimizer steps of ``max_steps``, with the time left.
 
     To read the numbers beside it is to wait for a GPU, so they are those of the first and the last step, and
-    of steps that the trainer logs.
+    of steps that the trainer logs. Where the output is no terminal (a file, a batch system), a bar would
+    fill it: it has some 20 lines of a run instead, each of a step that the trainer logs.
     """
+
+    def init_train_tqdm(self) -> Tqdm:
+        with _drawing():
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Tqdm:
+        with _drawing():
+            return super().init_validation_tqdm()
+
+    def init_test_tqdm(self) -> Tqdm:
+        with _drawing():
+            return super().init_test_tqdm()
+
+    def init_predict_tqdm(self) -> Tqdm:
+        with _drawing():
+            return super().init_predict_tqdm()
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        with _drawing():
+            return super().init_sanity_tqdm()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if hasattr(pl_module, "keep_loss_from_bar"):
             pl_module.keep_loss_from_bar()
         super().on_train_start(trainer, pl_module)
+        self._part = 0
         self._count_steps(trainer)  # a run that goes on within an epoch does not begin one
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -46,13 +77,37 @@ class Progress(TQDMProgressBar):
             return
         first = bar.n == bar.initial
         bar.n = done
-        if first or done == bar.total or is_logging_step(trainer):
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
-        else:
+        if not (first or done == bar.total or is_logging_step(trainer)):
             bar.refresh()
+            return
+        metrics = self.get_metrics(trainer, pl_module)
+        bar.set_postfix(metrics)
+        part = LINES * done // bar.total if bar.total else done
+        if not is_terminal() and part > self._part:
+            rank_zero_info(f"flowlit: {_line(bar, metrics)}")
+            self._part = part
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         loss = trainer.callback_metrics.get("train/loss")
         return metrics if loss is None else {"train/loss": float(loss), **metrics}
+
+
+def is_terminal() -> bool:
+    """Return whether a bar can move where standard output goes."""
+    return bool(getattr(sys.stdout, "isatty", bool)())
+
+
+def _drawing() -> AbstractContextManager[Any]:
+    """Return a context whose bars count, but draw nothing where there is no terminal."""
+    return nullcontext() if is_terminal() else redirect_stdout(io.StringIO())
+
+
+def _line(bar: Tqdm, metrics: dict[str, Any]) -> str:
+    """Return what a bar shows, as words."""
+    rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
+    numbers = [f"{name} {float(value):.4g}" for name, value in metrics.items()]
+    left = [f"{duration((bar.total - bar.n) / rate)} left"] if bar.total and rate else []
+    steps = f"step {bar.n:,}" + (f" of {bar.total:,}" if bar.total else "")
+    return ", ".join([steps, f"{rate:.3g} a second", *left, *numbers])

@@ -261,6 +261,22 @@ def test_bug_the_bar_of_a_resumed_run_did_not_know_how_many_steps_there_are(tmp_
     assert seen.seen[0] == (half, half + 1, 9) and seen.seen[-1][1:] == (9, 9)
 
 
+def test_a_file_has_lines_instead_of_a_bar(tmp_path, capsys, caplog):
+    """A line where the trainer logs, at most 20 of a run, the last one of the last step."""
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(tmp_path, teacher(), [Progress()], steps=50, enable_progress_bar=True, log_every_n_steps=2)
+    lines = [message for message in caplog.messages if message.startswith("flowlit: step ")]
+    assert len(lines) == 20 and lines[-1].startswith("flowlit: step 50 of 50, ") and "train/loss" in lines[0]
+    assert "\r" not in capsys.readouterr().out
+
+
+def test_a_terminal_has_a_bar_and_no_lines(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr("flowlit.callbacks.training.progress.is_terminal", lambda: True)
+    fit(tmp_path, teacher(), [Progress()], steps=5, enable_progress_bar=True)
+    assert not [message for message in caplog.messages if message.startswith("flowlit: step ")]
+    assert "Training: 100%" in capsys.readouterr().out
+
+
 # -----------------------------------------------------------------------------------------------------
 # LastCheckpoint
 
