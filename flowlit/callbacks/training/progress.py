@@ -82,7 +82,7 @@ class Progress(TQDMProgressBar):
             return
         metrics = self.get_metrics(trainer, pl_module)
         bar.set_postfix(metrics)
-        part = LINES * done // bar.total if bar.total else done
+        part = LINES * done // int(bar.total) if bar.total else done
         if not is_terminal() and part > self._part:
             rank_zero_info(f"flowlit: {_line(bar, metrics)}")
             self._part = part
@@ -104,7 +104,7 @@ def _drawing() -> AbstractContextManager[Any]:
     return nullcontext() if is_terminal() else redirect_stdout(io.StringIO())
 
 
-def _line(bar: Tqdm, metrics: dict[str, Any]) -> str:
+def _line(bar: Any, metrics: dict[str, Any]) -> str:
     """Return what a bar shows, as words."""
     rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
     numbers = [f"{name} {float(value):.4g}" for name, value in metrics.items()]
