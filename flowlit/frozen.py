@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import FlowlitError
+from .ranges import Checked, PositiveInt
 from .types import evaluations_of, reads_of
 
 
-class Frozen:
+class Frozen(Checked):
     """Hide a teacher, guide or perceptual network from everything that walks over modules.
 
     It is not an ``nn.Module``, so the network is absent from ``state_dict``, optimizers, averages and DDP
@@ -62,7 +63,7 @@ class FrozenLayers(Frozen):
         FlowlitError: naming layers that the network lacks.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], resize: int | None = None):
+    def __init__(self, network: nn.Module, layers: Sequence[str], resize: PositiveInt | None = None):
         names = dict(network.named_modules())
         missing = [name for name in layers if name not in names]
         if missing or not layers:

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from .errors import Diverged as Diverged
 from .errors import FlowlitError as FlowlitError
 from .errors import NotFinite as NotFinite
+from .ranges import Checked
 
 
-class Diffusion(ABC):
+class Diffusion(Checked, ABC):
     """Scales of data and noise in a diffusion, α x + σ ε, and the time input of its networks."""
 
     preserves_variance: ClassVar[bool] = True
@@ -126,7 +127,7 @@ def codec_of(network: Any) -> dict[str, Any] | None:
     return getattr(network, "codec", None)
 
 
-class Objective(nn.Module, ABC):
+class Objective(Checked, nn.Module, ABC):
     """Training objective of a network.
 
     One that draws training times has their distribution as ``times``, and calls ``self.report(t, loss)``.
@@ -148,7 +149,7 @@ class Objective(nn.Module, ABC):
             self.observer(t.detach(), loss.detach())
 
 
-class Coupling(ABC):
+class Coupling(Checked, ABC):
     """Joint law of (x0, x1), in two halves: one for data workers, one for the device."""
 
     simulates: bool = False
@@ -166,7 +167,7 @@ class Coupling(ABC):
     def complete(self, batch: Any, device: torch.device) -> Pair:
         """Finish a collated batch on its device, without gradients: draw noise, integrate a teacher, flip."""
 
-    def check_codec(self, codec: Codec) -> None:  # noqa: B027
+    def check_codec(self, codec: Codec) -> None:
         """Refuse the codec of a model if these x1 are of another; called once the data are open.
 
         Raises:
@@ -179,7 +180,7 @@ class Coupling(ABC):
         return type(self).__name__
 
 
-class Solver(ABC):
+class Solver(Checked, ABC):
     """Integrator of dx/dt = v(x, t) from t = 0 to t = 1 (or back, with ``reverse``)."""
 
     @abstractmethod
@@ -194,14 +195,14 @@ class Solver(ABC):
     ) -> Solution: ...
 
 
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """Scalar as a function of the optimizer step; not to be confused with a learning-rate scheduler."""
 
     @abstractmethod
     def __call__(self, step: int) -> float: ...
 
 
-class TimeDistribution(ABC):
+class TimeDistribution(Checked, ABC):
     """Distribution of the training times."""
 
     @abstractmethod
@@ -209,7 +210,7 @@ class TimeDistribution(ABC):
         """Draw n times, (n,) float32 in [0, 1]."""
 
 
-class LossWeighting(ABC):
+class LossWeighting(Checked, ABC):
     """Weight of a sample's loss as a function of its time."""
 
     @abstractmethod
@@ -217,7 +218,7 @@ class LossWeighting(ABC):
         """Return positive weights (B,) for times (B,) in [0, 1]."""
 
 
-class Distance(nn.Module, ABC):
+class Distance(Checked, nn.Module, ABC):
     """Discrepancy of two images or velocities, per sample; zero for equal arguments."""
 
     @abstractmethod
@@ -225,7 +226,7 @@ class Distance(nn.Module, ABC):
         """Return the discrepancies (B,) of a and b, (B, C, H, W)."""
 
 
-class Codec(ABC):
+class Codec(Checked, ABC):
     """The only border between images outside (uint8) and x1 inside (float32).
 
     x1 may have another shape than its image, and values outside [-1, 1] (latents). A codec without state, or
@@ -256,7 +257,7 @@ class Codec(ABC):
         return tuple(self.decode(torch.zeros(1, *shape)).shape[1:])
 
 
-class Source(Dataset, ABC):
+class Source(Checked, Dataset, ABC):
     """Start of generation: x0 and its conditions.
 
     Row i is a function of the source and i alone, whatever the batch, worker, rank or order: validation
@@ -305,7 +306,7 @@ class Source(Dataset, ABC):
         return Noise(noise.index[0], noise.x0[0], {key: value[0] for key, value in noise.cond.items()})
 
 
-class ImageDataset(Dataset, ABC):
+class ImageDataset(Checked, Dataset, ABC):
     """Set of real images: item i is ``{"x1": uint8 (C, H, W), "cond": {"label": int64 ()} or {}}``."""
 
     classes: tuple[str, ...] | None = None  # names of class 0, 1, …; None without labels or without names
@@ -334,7 +335,7 @@ class ImageDataset(Dataset, ABC):
         return {}
 
 
-class EMAProfile(ABC):
+class EMAProfile(Checked, ABC):
     """Decay of an average of weights."""
 
     @abstractmethod

@@ -48,8 +48,8 @@ def test_the_checker_finds_what_breaks_a_rule(tmp_path: Path, source, expected):
 
 def test_nothing_else_stands_at_the_top():
     packages = (
-        "paths data networks solvers objectives schedules couplings metrics generators modules callbacks "
-        "commands"
+        "ranges paths data networks solvers objectives schedules couplings metrics generators modules "
+        "callbacks commands"
     )
     files = "types.py errors.py frozen.py rng.py __init__.py __main__.py _version.py py.typed"
     expected = {*packages.split(), *files.split(), "_engine", "_support"}

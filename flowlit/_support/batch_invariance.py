@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..types import Cond, VelocityField, evaluations_of, reads_of
 from .nested import rows_of
+from .velocities import evaluate
 
 BLOCK = 16
 """Rows that kernels take at a time, on every machine where this was measured."""
@@ -64,8 +65,8 @@ class BatchInvariant:
             return self(x[rows], t[rows], rows_of(cond, rows))[: len(x)]
         slices = parts(x)
         if len(slices) < 2:
-            return self.velocity(x, t, cond)
-        return torch.cat([self.velocity(x[rows], t[rows], rows_of(cond, rows)) for rows in slices])
+            return evaluate(self.velocity, x, t, cond)
+        return torch.cat([evaluate(self.velocity, x[rows], t[rows], rows_of(cond, rows)) for rows in slices])
 
 
 def in_blocks(function: Callable[[Tensor], tuple[Any, ...]], images: Tensor) -> tuple[Any, ...]:

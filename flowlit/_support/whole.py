@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import reprlib
 from typing import Any
 
 from ..errors import FlowlitError
-
-
-def as_whole(value: Any) -> int | None:
-    """Return an int of a whole number, also of NumPy's and of a tensor (); None for anything else.
-
-    >>> as_whole(3), as_whole(3.0), as_whole(True)
-    (3, None, None)
-    """
-    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
-        return None
-    try:
-        return operator.index(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
+from ..ranges import as_whole as as_whole
 
 
 def whole_number(value: Any, name: str, low: int = 0, high: int | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._version import __version__
 from ..errors import FlowlitError
+from ..ranges import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,9 @@ class Snapshot(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
 
-def average(snapshots: list[Path], *, std: float, into: Path, at: int | None = None) -> list[str]:
+def average(
+    snapshots: list[Path], *, std: PositiveFloat, into: Path, at: PositiveInt | None = None
+) -> list[str]:
     """Combine snapshots of power-law averages (callback EMA, snapshots) to the average of another width.
 
     The average is written, and read back.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .._version import __version__
 from ..couplings.store.manifest import describe, read_manifest
 from ..errors import FlowlitError
+from ..ranges import NonNegativeInt, PositiveInt, Seed
 
 
 def info(store: list[str], *, json: bool = False) -> Iterator[str]:
@@ -66,8 +67,8 @@ def import_pairs(
     teacher: str = "unknown",
     x0: Literal["float32", "float16"] = "float16",
     x1: Literal["float32", "float16", "uint8"] = "float16",
-    shard_size: int = 1000,
-    num_classes: int | None = None,
+    shard_size: PositiveInt = 1000,
+    num_classes: NonNegativeInt | None = None,
     swap: bool = False,
     data_range: tuple[float, float] = (-1.0, 1.0),
     seeds: str | None = None,
@@ -168,7 +169,7 @@ def export(store: str, *, into: str) -> str:
     return into
 
 
-def show(store: str, *, into: str | None = None, seed: int = 0) -> str:
+def show(store: str, *, into: str | None = None, seed: Seed = 0) -> str:
     """Draw pairs, and histograms of their lengths, as a PNG.
 
     Args:

@@ -15,6 +15,7 @@ from .._support.nested import rows_of
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import boards, check_noise, file_for
 from ..modules import FlowModule
+from ..ranges import PositiveInt
 from ..solvers import RK45
 from ..types import Solver
 
@@ -31,7 +32,7 @@ def sweep(
 ) -> None:
     """Validate a model with other solvers than its own, and with ``Sweep`` among the callbacks."""
     own = model.solvers
-    model.solvers = solvers or own
+    model.solvers = own if solvers is None else solvers
     callback = Sweep(exact or RK45(1e-6, 1e-6), num)
     trainer.callbacks.append(callback)  # type: ignore[attr-defined]
     running = trainer.running("sweep")  # type: ignore[attr-defined]
@@ -57,7 +58,7 @@ class Sweep(Evaluation):
         num: samples whose error is taken, on all devices together; the exact solver may be slow.
     """
 
-    def __init__(self, exact: Solver, num: int = 256):
+    def __init__(self, exact: Solver, num: PositiveInt = 256):
         self.exact = exact
         self.num = num
         self._squares: dict[str, MeanMetric] = {}

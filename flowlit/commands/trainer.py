@@ -15,6 +15,7 @@ from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
 from ..errors import Diverged
 from ..modules import FlowModule
+from ..ranges import PositiveInt, Seed
 from ..types import Solver
 from ._locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
@@ -81,7 +82,7 @@ class FlowTrainer(OneWriter):
         weights_only: bool | None = None,
         solvers: dict[str, Solver] | None = None,
         exact: Solver | None = None,
-        num: int = 256,
+        num: PositiveInt = 256,
     ) -> None:
         """Measure many solvers on the same noise: NFE against Fréchet distance and against error.
 
@@ -105,14 +106,14 @@ class FlowTrainer(OneWriter):
         ckpt_path: str | None = None,
         weights_only: bool | None = None,
         store: str | None = None,
-        num: int | None = None,
-        seed: int | None = None,
+        num: PositiveInt | None = None,
+        seed: Seed | None = None,
         origin: From | None = None,
         labels: str | None = None,
         x0: X0 | None = None,
         x1: X1 | None = None,
-        shard_size: int | None = None,
-        batch_size: int | None = None,
+        shard_size: PositiveInt | None = None,
+        batch_size: PositiveInt | None = None,
     ) -> None:
         """Examine what fit would do before hours are spent on it: files, memory, disk, time, settings.
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .._support.machine import free_memory
 from .._support.nested import rows_of
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
 from .store.encoding import check_codec, restored_pair
@@ -35,7 +36,7 @@ class Cached(Coupling):
         self,
         store: str | list[str],
         flip: bool = False,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
         resident: bool = False,
         checksums: bool = True,
     ):

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from .. import rng
 from ..data.classes import check_same_names
 from ..errors import FlowlitError
+from ..ranges import PositiveFloat
 from ..types import Codec, Coupling, Pair
 from .cached import Cached
 from .flip import flip
@@ -105,10 +106,10 @@ class Mixed(Coupling):
         shares: one for each part, of all rows of a pass; relative to their sum.
     """
 
-    def __init__(self, parts: list[Cached], shares: list[float]):
+    def __init__(self, parts: list[Cached], shares: list[PositiveFloat]):
         self.parts = parts
         self.shares = shares
-        if len(parts) != len(shares) or not parts or not all(0 < share < np.inf for share in shares):
+        if len(parts) != len(shares) or not parts:
             raise FlowlitError(
                 f"Mixed: {len(parts)} parts, but shares {shares}; expected a positive number for each part"
             )

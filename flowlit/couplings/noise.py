@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._support.whole import as_whole, whole_number
 from ..errors import FlowlitError
+from ..ranges import NonNegativeInt, PositiveInt, Seed, as_whole
 from ..types import Noise, Source
 
 SEEDS = 1 << 64
 """Number of seeds of noise, which begin at 0."""
 
-ROWS = 1 << 48
+CLASSES = 1 << 31
+"""Classes of a network at most."""
+
+ROWS = 1 << 50
 """Rows of noise at most: more than any disk holds the images of, and few enough to be counted in int64."""
 
 GENERATOR = "numpy.random.Philox(key=seed, counter=index << 64).standard_normal(float32)"
@@ -79,24 +82,22 @@ class SeededNoise(Source):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        num: int,
-        seed: int = 0,
-        num_classes: int = 0,
+        shape: Sequence[PositiveInt],
+        num: PositiveInt,
+        seed: Seed = 0,
+        num_classes: NonNegativeInt = 0,
         labels: int | Sequence[int] | None = None,
     ):
-        seeds = as_whole(seed)
-        rows = as_whole(num)
-        if seeds is None or rows is None or not (0 <= seeds < SEEDS and 1 <= rows <= ROWS):
+        if num > ROWS or num_classes > CLASSES:
             raise FlowlitError(
-                "SeededNoise: expected seed >= 0 (and < 2^64) and num >= 1 (up to 2^48), found "
-                f"seed={seed!r:.40}, num={num!r:.40}"
+                f"SeededNoise: expected num up to 2^50 and num_classes up to 2^31, found num={num}, "
+                f"num_classes={num_classes}"
             )
-        self.shape = tuple(whole_number(size, "SeededNoise: a size of shape", 1) for size in shape)
-        self.num = rows
-        self.seed = seeds
-        self.num_classes = whole_number(num_classes, "SeededNoise: num_classes", 0, 1 << 31)
-        self.labels = labels if labels is None else class_numbers(labels, self.num_classes, self.num)
+        self.shape = tuple(shape)
+        self.num = num
+        self.seed = seed
+        self.num_classes = num_classes
+        self.labels = labels if labels is None else class_numbers(labels, num_classes, num)
 
     def __len__(self) -> int:
         return self.num

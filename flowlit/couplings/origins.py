@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from ..data import Pixels
 from ..errors import FlowlitError
+from ..ranges import Checked, NonNegativeInt, Seed
 from ..types import Codec, Cond, ImageDataset, Source
 from .noise import GENERATOR, SeededNoise
 from .store.encoding import X0, X1, codec_facts
@@ -22,7 +23,7 @@ from .store.manifest import check_conditions
 From = Literal["noise", "data", "random"]
 
 
-class Origin(ABC):
+class Origin(Checked, ABC):
     """The ends that pairs begin with: row i is a function of i alone."""
 
     name: From
@@ -113,7 +114,7 @@ class FromData(Origin):
     seed = 0  # nothing is drawn: image i is image i
     unseeded: str | None = "noise that the flow finds from data"
 
-    def __init__(self, images: ImageDataset, num_classes: int = 0, codec: Codec | None = None):
+    def __init__(self, images: ImageDataset, num_classes: NonNegativeInt = 0, codec: Codec | None = None):
         self.images = images
         self.num_classes = num_classes
         self.codec = codec or Pixels()
@@ -150,7 +151,13 @@ class Random(FromData):
     name: From = "random"
     unseeded = None
 
-    def __init__(self, images: ImageDataset, num_classes: int = 0, seed: int = 0, codec: Codec | None = None):
+    def __init__(
+        self,
+        images: ImageDataset,
+        num_classes: NonNegativeInt = 0,
+        seed: Seed = 0,
+        codec: Codec | None = None,
+    ):
         super().__init__(images, num_classes, codec)
         self.noise = SeededNoise(self.shape, 1, seed)
         self.seed = seed

@@ -22,8 +22,6 @@ def _item(image: Tensor, label: int | None) -> dict[str, Any]:
 
 
 def _limited(count: int, limit: int | None, source: str, left_out: str = "") -> int:
-    if limit is not None and limit < 1:
-        raise FlowlitError(f"{source}: limit is {limit}; expected at least 1, or none for all images")
     if limit is not None and limit > count:
         raise FlowlitError(
             f"{source}: limit is {limit}, but it holds {count} images; lower or remove the limit"

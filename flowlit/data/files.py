@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from ..types import ImageDataset
 from . import checking
 from .checking import Survey
@@ -29,15 +30,13 @@ class ImageFiles(ImageDataset):
 
     def __init__(
         self,
-        resolution: int | None,
-        channels: int,
-        limit: int | None,
+        resolution: PositiveInt | None,
+        channels: Literal[1, 3],
+        limit: PositiveInt | None,
         labels: bool,
         background: str,
         classes: Classes,
     ):
-        if channels not in (1, 3):
-            raise FlowlitError(f"{type(self).__name__}: channels is {channels}; expected 1 (grey) or 3 (RGB)")
         check_colour(background)
         if classes is not None and not labels:
             raise FlowlitError(

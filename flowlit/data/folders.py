@@ -6,11 +6,12 @@ import hashlib
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from .base import _digest, _item, _limited
 from .classes import Classes, numbered, renumbered
 from .files import ImageFiles
@@ -48,9 +49,9 @@ class ImageFolder(ImageFiles):
     def __init__(
         self,
         root: str,
-        resolution: int | None = None,
-        channels: int = 3,
-        limit: int | None = None,
+        resolution: PositiveInt | None = None,
+        channels: Literal[1, 3] = 3,
+        limit: PositiveInt | None = None,
         labels: bool = False,
         background: str = "white",
         classes: Classes = None,

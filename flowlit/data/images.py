@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torchvision import datasets
 
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from ..types import ImageDataset
 from .base import _digest, _limited
 
@@ -21,7 +22,7 @@ class _InMemory(ImageDataset):
     names: ClassVar[tuple[str, ...]]
     """Names of its classes."""
 
-    def __init__(self, limit: int | None, labels: bool):
+    def __init__(self, limit: PositiveInt | None, labels: bool):
         self.limit = limit
         self.labels = labels
         self._data: tuple[Tensor, Tensor] | None = None
@@ -71,10 +72,13 @@ class Digits(_InMemory):
 
     names = tuple("0123456789")
 
-    def __init__(self, part: str = "all", limit: int | None = None, labels: bool = True):
+    def __init__(
+        self,
+        part: Literal["all", "train", "test"] = "all",
+        limit: PositiveInt | None = None,
+        labels: bool = True,
+    ):
         super().__init__(limit, labels)
-        if part not in ("all", "train", "test"):
-            raise FlowlitError(f"Digits: part is {part!r}; expected 'all', 'train' or 'test'")
         self.part = part
 
     def _read(self) -> tuple[Tensor, Tensor]:
@@ -105,7 +109,7 @@ class CIFAR10(_InMemory):
         root: str = "data/cifar10",
         train: bool = True,
         download: bool = True,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
         labels: bool = True,
     ):
         super().__init__(limit, labels)

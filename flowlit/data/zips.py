@@ -8,12 +8,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from .._support.files import check_file, short_hash
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from .base import _digest, _item, _limited
 from .classes import Classes, check_same_names, has_labels, listed, read_labels, renumbered
 from .decode import UnreadableImage
@@ -41,9 +42,9 @@ class ImageZip(ImageFiles):
     def __init__(
         self,
         paths: str | Sequence[str],
-        resolution: int | None = None,
-        channels: int = 3,
-        limit: int | None = None,
+        resolution: PositiveInt | None = None,
+        channels: Literal[1, 3] = 3,
+        limit: PositiveInt | None = None,
         labels: bool = False,
         background: str = "white",
         classes: Classes = None,

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ranges import Checked
+
 
 class FeatureBatch(NamedTuple):
     """Features of images, in their order."""
@@ -19,7 +21,7 @@ class FeatureBatch(NamedTuple):
     logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
 
 
-class FeatureExtractor(ABC):
+class FeatureExtractor(Checked, ABC):
     """Features of images for Fréchet distances and their relatives."""
 
     name: str
@@ -49,7 +51,7 @@ class Estimate(NamedTuple):
     spread: float | None = None
 
 
-class FeatureMetric(ABC):
+class FeatureMetric(Checked, ABC):
     """Another measure of generated images by the same features: kernel distance, precision, …."""
 
     needs_real: bool = False
@@ -61,7 +63,7 @@ class FeatureMetric(ABC):
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:
         """Return numbers by name, from features of generated images and (N, d) of real ones."""
 
-    def check(self, generated: int, real: int | None) -> None:  # noqa: B027
+    def check(self, generated: int, real: int | None) -> None:
         """Refuse, before any work, counts of images with which it is not defined.
 
         Raises:

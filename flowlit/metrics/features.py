@@ -11,6 +11,7 @@ from ..frozen import FrozenLayers
 from ..networks import pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
 from ..networks.checkpoints.spec import build
+from ..ranges import PositiveInt
 from ..types import Codec, codec_of
 from .base import FeatureBatch, FeatureExtractor
 
@@ -32,7 +33,12 @@ class NetworkFeatures(FeatureExtractor):
     """
 
     def __init__(
-        self, network: nn.Module, layer: str, name: str, resize: int | None = None, classifies: bool = False
+        self,
+        network: nn.Module,
+        layer: str,
+        name: str,
+        resize: PositiveInt | None = None,
+        classifies: bool = False,
     ):
         check_name("NetworkFeatures", name)
         self.layer = layer

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import FlowlitError
+from ..ranges import PositiveInt
 from .base import Estimate, FeatureBatch, FeatureMetric
 
 
@@ -22,13 +23,13 @@ class KID(FeatureMetric):
         subset_size: images of each kind in a subset; at most as many as there are.
     """
 
-    subsets: int = 100
-    subset_size: int = 1000
+    subsets: PositiveInt = 100
+    subset_size: PositiveInt = 1000
     needs_real = True
 
     def check(self, generated: int, real: int | None) -> None:
-        if self.subsets < 1 or self.subset_size < 2:
-            raise FlowlitError(f"{self}: expected at least 1 subset of at least 2 images")
+        if self.subset_size < 2:
+            raise FlowlitError(f"{self}: expected subsets of at least 2 images")
         if real is not None and self.subset_size > min(generated, real):
             raise FlowlitError(
                 f"KID: subsets of {self.subset_size} images, but there are {generated} generated and {real} "
@@ -60,12 +61,10 @@ class InceptionScore(FeatureMetric):
         splits: parts of the images, after a fixed shuffle.
     """
 
-    splits: int = 10
+    splits: PositiveInt = 10
     needs_logits = True
 
     def check(self, generated: int, real: int | None) -> None:
-        if self.splits < 1:
-            raise FlowlitError(f"{self}: expected at least 1 split")
         if generated < self.splits:
             raise FlowlitError(
                 f"InceptionScore: {self.splits} splits of {generated} images; lower splits, or generate more"
@@ -89,12 +88,10 @@ class PrecisionRecall(FeatureMetric):
         neighbourhood: k.
     """
 
-    neighbourhood: int = 3
+    neighbourhood: PositiveInt = 3
     needs_real = True
 
     def check(self, generated: int, real: int | None) -> None:
-        if self.neighbourhood < 1:
-            raise FlowlitError(f"{self}: expected at least 1 neighbour")
         if real is not None and min(generated, real) <= self.neighbourhood:
             raise FlowlitError(
                 f"PrecisionRecall: {self.neighbourhood} neighbours need more images than {generated} "

@@ -26,12 +26,13 @@ from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
+from ..ranges import Checked
 from .averages import without_averages
 from .classes import compare_with_checkpoint, take_names
 from .overrides import override, scheduler_of
 
 
-class CheckpointedModule(pl.LightningModule):
+class CheckpointedModule(Checked, pl.LightningModule):
     """A module whose checkpoints describe its network, and refuse another architecture with a clear error."""
 
     network: nn.Module

@@ -72,10 +72,9 @@ def accumulation(batch_size: int, devices: int, limit: int) -> int:
         FlowlitError: if the devices cannot share the batch.
     """
     share, remainder = divmod(batch_size, devices)
-    if remainder or limit < 1:
+    if remainder:
         raise FlowlitError(
-            f"batch_size {batch_size} is that of one optimizer step and must divide by {devices} devices; "
-            f"device_batch_size is {limit}, expected at least 1"
+            f"batch_size {batch_size} is that of one optimizer step and must divide by {devices} devices"
         )
     return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= limit)
 

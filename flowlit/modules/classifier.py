@@ -13,6 +13,7 @@ from .. import rng
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import spec
+from ..ranges import NonNegativeFloat
 from ..types import Codec, Cond, Pair
 from .base import CheckpointedModule, configured
 
@@ -32,7 +33,7 @@ class Classifier(CheckpointedModule):
         network: nn.Module,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
-        noise: float = 0.0,
+        noise: NonNegativeFloat = 0.0,
         codec: Codec | None = None,
     ):
         super().__init__(network, optimizer, lr_scheduler)

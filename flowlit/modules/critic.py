@@ -15,13 +15,13 @@ from .. import rng
 from .._engine.lightning import accumulated_batches
 from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
-from ..errors import FlowlitError
 from ..objectives import TwoPlayerObjective
+from ..ranges import Checked, PositiveInt
 from ..types import Objective, Pair
 from .flow import FlowModule, check_conditions
 
 
-class Critic(nn.Module):
+class Critic(Checked, nn.Module):
     """A network that is trained beside the generator, and follows what the generator makes.
 
     In score distillation it is a velocity of the generator's samples, in a game against real images their
@@ -45,7 +45,7 @@ class Critic(nn.Module):
         objective: Objective | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
-        updates: int = 1,
+        updates: PositiveInt = 1,
     ):
         super().__init__()
         self.network = network
@@ -101,8 +101,6 @@ class CriticModule(FlowModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            if self.critic.updates < 1:
-                raise FlowlitError(f"critic.updates is {self.critic.updates}; expected at least 1")
             count_in_steps(self.trainer, self.global_batches)
             self._counts_in_steps = True
 

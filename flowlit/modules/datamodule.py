@@ -14,6 +14,7 @@ from .._engine.lightning import accumulated_batches, batches_seen, mark_logged_v
 from .._support.timers import DeviceTimer
 from ..couplings import SeededNoise
 from ..errors import FlowlitError
+from ..ranges import NonNegativeInt, PositiveInt, Seed
 from ..types import Coupling, ImageDataset, Pair, Source
 from .batches import GlobalBatch, accumulate, check_filled, check_same_size
 from .evaluation import EvaluationData, make_loader
@@ -49,14 +50,14 @@ class FlowDataModule(EvaluationData):
     def __init__(
         self,
         coupling: Coupling | None = None,
-        batch_size: int = 128,
+        batch_size: PositiveInt = 128,
         noise: SeededNoise | Source | None = None,  # the first names it in a YAML without class_path
-        noise_batch_size: int = 256,
-        test_num: int = 50_000,
+        noise_batch_size: PositiveInt = 256,
+        test_num: PositiveInt = 50_000,
         validation: ImageDataset | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        device_batch_size: int | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: Seed = 0,
+        device_batch_size: PositiveInt | None = None,
         new_batch_size: bool = False,
         overlap: bool | None = None,
     ):

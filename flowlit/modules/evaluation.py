@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ..errors import FlowlitError
+from ..ranges import Checked
 from ..types import Coupling, ImageDataset, Source
 from .samplers import StridedSampler, check_enough, missing_rows
 
 
-class EvaluationData(pl.LightningDataModule):
+class EvaluationData(Checked, pl.LightningDataModule):
     """Noise, or held-out images, for ``validate``, ``test`` and ``predict``; the half of ``FlowDataModule``
     that does not train. Arguments as there.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,6 +17,7 @@ from ..errors import Diverged, FlowlitError, NotFinite
 from ..networks.checkpoints.fingerprint import fingerprint, identity
 from ..networks.checkpoints.spec import build, spec
 from ..solvers import RK45, Euler
+from ..solvers.base import check_names
 from ..types import (
     Codec,
     Cond,
@@ -75,7 +75,9 @@ class FlowModule(CheckpointedModule):
     ):
         super().__init__(network, optimizer, lr_scheduler)
         self.objective = objective
-        self.solvers = self._first_solvers = solvers or {"rk45": RK45(), "euler1": Euler(1)}
+        default: dict[str, Solver] = {"rk45": RK45(), "euler1": Euler(1)}
+        self.solvers = self._first_solvers = default if solvers is None else solvers
+        check_names(self.solvers)
         described = codec_of(network)
         self.codec = codec or (build(described, Codec) if described else Pixels())
         averages = Averages(network, weights)
@@ -114,7 +116,11 @@ class FlowModule(CheckpointedModule):
 
     def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
         """Integrate the velocity from noise (B, C, H, W), or from data in reverse, with a named solver."""
-        return self.solvers[solver](BatchInvariant(self.velocity()), noise.x0, noise.cond, reverse=reverse)
+        velocity = BatchInvariant(self.velocity())
+        try:
+            return self.solvers[solver](velocity, noise.x0, noise.cond, reverse=reverse)
+        except NotFinite as error:
+            raise NotFinite(f"{solver}: {error}") from error
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         """Return the objective's loss of a pair, a scalar."""
@@ -185,20 +191,6 @@ class FlowModule(CheckpointedModule):
         trainer = trainer_of(self)
         training = trainer is not None and trainer.state.fn == "fit"
         self.averages.read_checkpoint(checkpoint, training)
-
-
-def check_names(solvers: dict[str, Solver]) -> None:
-    """Refuse names of solvers that could not stand in tags and names of files.
-
-    Raises:
-        FlowlitError: naming the first that cannot.
-    """
-    for name in solvers:
-        if not re.fullmatch(r"[\w.-]+", name) or name in ("sum", "mean", "rms", "per_dimension", "train"):
-            raise FlowlitError(
-                f"solver {name!r}: its name becomes part of tags; use letters, digits, _ . - (and no word "
-                "like sum)"
-            )
 
 
 def check_rows(network: nn.Module, shape: tuple[int, ...], num_classes: int, source: str) -> None:

@@ -49,5 +49,5 @@ class OneStepStudent(FlowModule):
         solvers: dict[str, Solver] | None = None,
         **kwargs: Any,
     ):
-        one_step = solvers or {"euler1": Euler(1)}
+        one_step: dict[str, Solver] = {"euler1": Euler(1)} if solvers is None else solvers
         super().__init__(network, objective or Distillation(), solvers=one_step, **kwargs)

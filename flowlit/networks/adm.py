@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
+from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, TimeEmbedding, resampled
 from .norm import norm
@@ -102,22 +103,22 @@ class ADM(UNetBase):
 
     def __init__(
         self,
-        resolution: int = 64,
-        in_channels: int = 3,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 4),
-        blocks: int = 2,
-        attention_resolutions: Sequence[int] = (32, 16),
-        dropout: float = 0.13,
-        num_classes: int = 1000,
-        label_dropout: float = 0.0,
-        time_scale: float = 999.0,
+        resolution: PositiveInt = 64,
+        in_channels: PositiveInt = 3,
+        width: PositiveInt = 128,
+        multipliers: Sequence[PositiveInt] = (1, 2, 2, 4),
+        blocks: PositiveInt = 2,
+        attention_resolutions: Sequence[PositiveInt] = (32, 16),
+        dropout: Probability = 0.13,
+        num_classes: NonNegativeInt = 1000,
+        label_dropout: Probability = 0.0,
+        time_scale: PositiveFloat = 999.0,
         second_time: bool = False,
     ):
         described = own_spec("ADM", locals())
         super().__init__()
         self.spec = described
-        check_size("ADM", resolution, width, multipliers, blocks)
+        check_size("ADM", resolution, width, multipliers)
         self.shape = (in_channels, resolution, resolution)
         self.num_classes = num_classes
         self.label_dropout = label_dropout

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
+from ..ranges import Checked
 from ..types import Cond
 from .layers import LabelEmbedding, SecondTime, TimeEmbedding
 
 
-class ConditionalNetwork(nn.Module):
+class ConditionalNetwork(Checked, nn.Module):
     """A network of a time, and of the conditions in ``reads``: a label, and the second time of a flow map.
 
     A flow map u(x, t, r) is the average velocity from t to r: the flow that passes x at time t arrives at

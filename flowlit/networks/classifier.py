@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
+from ..ranges import Checked, PositiveInt
 
 
-class SmallClassifier(nn.Module):
+class SmallClassifier(Checked, nn.Module):
     """Classify images (B, C, R, R) in [-1, 1] -> logits (B, classes); ``features`` are (B, dim).
 
     Three levels of two 3×3 convolutions with batch normalisation, halving the resolution in between. The
@@ -15,7 +16,7 @@ class SmallClassifier(nn.Module):
     and hardly see blur or artefacts.
     """
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 10, dim: int = 64):
+    def __init__(self, in_channels: PositiveInt = 1, num_classes: PositiveInt = 10, dim: PositiveInt = 64):
         super().__init__()
         if dim % 4:
             raise FlowlitError(f"SmallClassifier: dim {dim} must be a multiple of 4")

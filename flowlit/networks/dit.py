@@ -18,6 +18,7 @@ from timm.layers import (
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
+from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from ..types import Cond
 from .activation_checkpointing import recomputed
 from .base import ConditionalNetwork
@@ -103,18 +104,18 @@ class DiT(ConditionalNetwork):
 
     def __init__(
         self,
-        resolution: int = 32,
-        in_channels: int = 3,
-        patch: int = 2,
-        width: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        mlp_ratio: float = 4.0,
+        resolution: PositiveInt = 32,
+        in_channels: PositiveInt = 3,
+        patch: PositiveInt = 2,
+        width: PositiveInt = 384,
+        depth: PositiveInt = 12,
+        heads: PositiveInt = 6,
+        mlp_ratio: PositiveFloat = 4.0,
         positions: Literal["learned", "rotary"] = "learned",
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
-        time_scale: float = 999.0,
+        dropout: Probability = 0.0,
+        num_classes: NonNegativeInt = 0,
+        label_dropout: Probability = 0.0,
+        time_scale: PositiveFloat = 999.0,
         second_time: bool = False,
     ):
         described = own_spec("DiT", locals())
@@ -183,8 +184,6 @@ class DiT(ConditionalNetwork):
 
 
 def _check_sizes(resolution: int, patch: int, width: int, heads: int, positions: str) -> None:
-    if positions not in ("learned", "rotary"):
-        raise FlowlitError(f"DiT: positions is {positions!r}; expected 'learned' or 'rotary'")
     if resolution % patch:
         raise FlowlitError(f"DiT: resolution {resolution} is not a multiple of patch {patch}")
     if width % heads:

@@ -8,10 +8,11 @@ from torch.utils.data import Dataset
 
 from ..errors import FlowlitError
 from ..paths.straight import expand
+from ..ranges import Checked, PositiveFloat
 from ..types import Codec, Cond
 
 
-class EmpiricalFlow(nn.Module):
+class EmpiricalFlow(Checked, nn.Module):
     """The minimiser of the rectified-flow loss for independent noise and the empirical law of ``images``.
 
     v(x, t) = (Σ w_i x_i - x) / (1 - t), with w the softmax over i of -‖x - t x_i‖² / (2 (1 - t)²). Its ODE
@@ -27,8 +28,10 @@ class EmpiricalFlow(nn.Module):
 
     reads = frozenset({"label"})
 
-    def __init__(self, images: Dataset | Tensor, eps: float = 1e-3, codec: Codec | None = None):
+    def __init__(self, images: Dataset | Tensor, eps: PositiveFloat = 1e-3, codec: Codec | None = None):
         super().__init__()
+        if eps >= 1:
+            raise FlowlitError(f"EmpiricalFlow: eps is {eps}; expected a distance to t = 1 below 1")
         self.images = images
         self.eps = eps
         self.image_codec = codec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3
 from .norm import norm
@@ -40,23 +41,23 @@ class UNet(UNetBase):
 
     def __init__(
         self,
-        resolution: int = 32,
-        in_channels: int = 3,
-        width: int = 96,
-        multipliers: Sequence[int] = (1, 2, 2),
-        blocks: int = 2,
-        attention_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.15,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
-        time_scale: float = 999.0,
+        resolution: PositiveInt = 32,
+        in_channels: PositiveInt = 3,
+        width: PositiveInt = 96,
+        multipliers: Sequence[PositiveInt] = (1, 2, 2),
+        blocks: PositiveInt = 2,
+        attention_resolutions: Sequence[PositiveInt] = (16,),
+        dropout: Probability = 0.15,
+        num_classes: NonNegativeInt = 0,
+        label_dropout: Probability = 0.0,
+        time_scale: PositiveFloat = 999.0,
         early_label: bool = False,
         second_time: bool = False,
     ):
         described = own_spec("UNet", locals())
         super().__init__()
         self.spec = described
-        check_size("UNet", resolution, width, multipliers, blocks)
+        check_size("UNet", resolution, width, multipliers)
         self.shape = (in_channels, resolution, resolution)
         self.num_classes = num_classes
         self.label_dropout = label_dropout

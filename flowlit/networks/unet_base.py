@@ -40,7 +40,7 @@ MakeStage = Callable[[int, int, int, bool], Stage]
 """(inputs, outputs, resample, attention) -> Stage."""
 
 
-def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int], blocks: int) -> None:
+def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int]) -> None:
     """Refuse sizes that cannot be halved, or not be grouped.
 
     Args:
@@ -48,16 +48,13 @@ def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int
         resolution: in pixels.
         width: base of the channels.
         multipliers: one for each level.
-        blocks: of each level in the encoder.
 
     Raises:
         FlowlitError: saying which sizes can.
     """
     levels = len(multipliers)
-    if not levels or min(multipliers) < 1 or blocks < 1:
-        raise FlowlitError(
-            f"{name}: expected multipliers and blocks of at least 1, found {list(multipliers)} and {blocks}"
-        )
+    if not levels:
+        raise FlowlitError(f"{name}: multipliers is empty; expected one for each level")
     if resolution % 2 ** (levels - 1):
         raise FlowlitError(
             f"{name}: resolution {resolution} cannot be halved {levels - 1} times; give a multiple of "

@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..types import Objective, Pair, VelocityField
 
@@ -33,7 +34,7 @@ class TwoPlayerObjective(Objective):
 
     def sample(self, generator: VelocityField, pair: Pair) -> Tensor:
         """Return the generator's samples (B, C, H, W) from the noise of a pair: one Euler step by default."""
-        return pair.x0 + generator(pair.x0, pair.x0.new_zeros(len(pair.x0)), pair.cond)
+        return pair.x0 + evaluate(generator, pair.x0, pair.x0.new_zeros(len(pair.x0)), pair.cond)
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Refuse to train one network alone; never returns scalars."""

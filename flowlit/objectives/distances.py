@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import FlowlitError
 from ..frozen import Frozen, FrozenLayers
+from ..ranges import Float, PositiveFloat, PositiveInt
 from ..types import Distance
 
 
@@ -37,7 +38,7 @@ class AbsoluteError(Distance):
 class PseudoHuber(Distance):
     """Mean of sqrt((a - b)² + c²) - c over pixels: squared for small differences, absolute for large ones."""
 
-    def __init__(self, c: float = 0.03):
+    def __init__(self, c: PositiveFloat = 0.03):
         super().__init__()
         self.c = c
 
@@ -53,7 +54,7 @@ class VectorPseudoHuber(Distance):
     ``PseudoHuber``.
     """
 
-    def __init__(self, c: float = 0.00054):
+    def __init__(self, c: PositiveFloat = 0.00054):
         super().__init__()
         self.c = c
 
@@ -72,7 +73,7 @@ class LPIPS(Distance):
     (VGG16 and its linear heads) are downloaded by torch.hub at the first call, or read from its folder.
     """
 
-    def __init__(self, resize: int | None = 64):
+    def __init__(self, resize: PositiveInt | None = 64):
         super().__init__()
         self.resize = resize
         self._network: Frozen | None = None
@@ -127,8 +128,8 @@ class FeatureDistance(Distance):
         network: nn.Module,
         layers: Sequence[str],
         normalize: bool = True,
-        weights: Sequence[float] | None = None,
-        resize: int | None = None,
+        weights: Sequence[PositiveFloat] | None = None,
+        resize: PositiveInt | None = None,
     ):
         super().__init__()
         self._features = FrozenLayers(network, layers, resize)
@@ -156,8 +157,10 @@ class FeatureDistance(Distance):
 class WeightedSum(Distance):
     """Add distances with weights, e.g. LPIPS + 1 · AbsoluteError."""
 
-    def __init__(self, distances: list[Distance], weights: list[float] | None = None):
+    def __init__(self, distances: list[Distance], weights: list[Float] | None = None):
         super().__init__()
+        if not distances:
+            raise FlowlitError("WeightedSum: distances is empty; expected at least one")
         self.distances = nn.ModuleList(distances)
         self.weights = weights or [1.0] * len(distances)
         if len(self.weights) != len(distances):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import rng
+from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..frozen import Frozen
 from ..paths.straight import endpoint, expand
+from ..ranges import Float, Name, PositiveInt
 from ..types import Cond, Distance, LossWeighting, Objective, Pair, TimeDistribution, VelocityField
 from .distances import SquaredError
 from .reflow import RectifiedFlow, weighted_mean
@@ -21,7 +23,7 @@ FirstStep = Literal["student", "guide"]
 
 def one_step(velocity: VelocityField, x0: Tensor, cond: Cond = {}) -> tuple[Tensor, Tensor]:
     """Jump from the noise end x0 (B, C, H, W): return x0 + v(x0, 0) and v(x0, 0)."""
-    v = velocity(x0, x0.new_zeros(len(x0), dtype=torch.float32), cond)
+    v = evaluate(velocity, x0, x0.new_zeros(len(x0), dtype=torch.float32), cond)
     return x0 + v, v
 
 
@@ -55,7 +57,7 @@ def flow_guided_loss(
     with torch.no_grad():
         v0 = v.detach() if first_step == "student" else one_step(guide, noise, pair.cond)[1]
         x_t = noise + expand(t, noise) * v0
-        target = endpoint(x_t, guide(x_t, t, pair.cond), t)
+        target = endpoint(x_t, evaluate(guide, x_t, t, pair.cond), t)
     return distance(jump, target)
 
 
@@ -78,7 +80,7 @@ class KStepDistillation(RectifiedFlow):
     k = 1 with the squared error it is ``Distillation``.
     """
 
-    def __init__(self, k: int, distance: Distance | None = None):
+    def __init__(self, k: PositiveInt, distance: Distance | None = None):
         super().__init__(distance, times=Grid(k))
 
 
@@ -103,8 +105,6 @@ class FlowGuided(Objective):
         weight: LossWeighting | None = None,
     ):
         super().__init__()
-        if first_step not in ("student", "guide"):
-            raise FlowlitError(f"FlowGuided: first_step is {first_step!r}; expected 'student' or 'guide'")
         self.guide = Frozen(guide)
         self.distance = distance or SquaredError()
         self.times = times or Uniform(0.2, 0.8)
@@ -128,8 +128,10 @@ class Combined(Objective):
     SlimFlow's total is ``{"distillation": Distillation, "two_step": FlowGuided}`` with weights 1.
     """
 
-    def __init__(self, objectives: dict[str, Objective], weights: dict[str, float] | None = None):
+    def __init__(self, objectives: dict[Name, Objective], weights: dict[str, Float] | None = None):
         super().__init__()
+        if not objectives:
+            raise FlowlitError("Combined: objectives is empty; expected at least one, by name")
         self.objectives = nn.ModuleDict(objectives)
         self.weights = weights or {}
         if unknown := set(self.weights) - set(objectives):

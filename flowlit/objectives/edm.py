@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import FlowlitError
+from ..ranges import Float, NonNegativeFloat, PositiveFloat
 from .reflow import RectifiedFlow
 from .times import LogitNormal
 from .weights import EDMWeight
@@ -23,7 +24,7 @@ class EDMLoss(RectifiedFlow):
             [-1, 1].
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5):
+    def __init__(self, mean: Float = -1.2, std: NonNegativeFloat = 1.2, sigma_data: PositiveFloat = 0.5):
         super().__init__(times=LogitNormal(-mean, std), weight=EDMWeight(sigma_data))
         self.sigma_data = sigma_data
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._support.velocities import evaluate
 from ..paths.straight import endpoint, interpolate
 from ..types import Distance, Objective, Pair, TimeDistribution, VelocityField
 from .distances import LPIPS, VectorPseudoHuber
@@ -29,7 +30,7 @@ def lpips_huber_parts(
     the predicted image is almost x1, and the rounding error of the difference would be divided by 1 - t.
     """
     x_t = interpolate(pair.x0, pair.x1, t)
-    v = velocity(x_t, t, pair.cond).float()
+    v = evaluate(velocity, x_t, t, pair.cond).float()
     with torch.autocast(v.device.type, enabled=False):
         straight = huber(v, pair.x1 - pair.x0)
         alike = perceptual(pair.x1, endpoint(x_t, v, t))

@@ -8,7 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import rng
+from .._support.velocities import evaluate
 from ..paths.straight import anneal, interpolate
+from ..ranges import Probability
 from ..types import Distance, LossWeighting, Objective, Pair, TimeDistribution, VelocityField
 from .distances import SquaredError
 from .times import Uniform
@@ -20,7 +22,7 @@ def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, *, dista
     Liu et al. 2022 (2209.03003), eq. 1. With pairs made by a teacher it is reflow.
     """
     x_t = interpolate(pair.x0, pair.x1, t)
-    return distance(velocity(x_t, t, pair.cond), pair.x1 - pair.x0)
+    return distance(evaluate(velocity, x_t, t, pair.cond), pair.x1 - pair.x0)
 
 
 def annealed_reflow_loss(
@@ -87,7 +89,7 @@ class AnnealedReflow(RectifiedFlow):
         distance: Distance | None = None,
         times: TimeDistribution | None = None,
         weight: LossWeighting | None = None,
-        beta: float = 0.0,
+        beta: Probability = 0.0,
     ):
         super().__init__(distance, times, weight)
         self.beta = beta

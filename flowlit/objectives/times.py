@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import rng
 from ..errors import FlowlitError
+from ..ranges import Float, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from ..types import TimeDistribution
 
 
@@ -17,8 +18,13 @@ from ..types import TimeDistribution
 class Uniform(TimeDistribution):
     """Draw t uniformly from [low, high). The papers' reference code uses low = 0.001 for training."""
 
-    low: float = 0.0
-    high: float = 1.0
+    low: Probability = 0.0
+    high: Probability = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an empty interval."""
+        if self.low > self.high:
+            raise FlowlitError(f"Uniform: expected low <= high, found low={self.low}, high={self.high}")
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         return self.low + (self.high - self.low) * rng.rand(n, device)
@@ -28,7 +34,7 @@ class Uniform(TimeDistribution):
 class Fixed(TimeDistribution):
     """Use one time for all samples; 0 for one-step distillation in velocity form."""
 
-    t: float = 0.0
+    t: Probability = 0.0
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         return torch.full((n,), self.t, device=device)
@@ -38,11 +44,7 @@ class Fixed(TimeDistribution):
 class Grid(TimeDistribution):
     """Draw t uniformly from {0, 1/k, …, (k-1)/k}, the times of k Euler steps, for k-step distillation."""
 
-    k: int
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise FlowlitError(f"Grid: k is {self.k}; expected at least 1")
+    k: PositiveInt
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         return rng.randint(self.k, n, device) / self.k
@@ -56,8 +58,15 @@ class UShaped(TimeDistribution):
     teacher. Drawn by inverting the distribution function of one half and mirroring with probability ½.
     """
 
-    a: float = 4.0
-    clamp: float = 1e-5
+    a: PositiveFloat = 4.0
+    clamp: NonNegativeFloat = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse densities beyond float32, and a clamp that leaves no interval."""
+        if self.a > 80 or self.clamp >= 0.5:
+            raise FlowlitError(
+                f"UShaped: expected a <= 80 and clamp < 0.5, found a={self.a}, clamp={self.clamp}"
+            )
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         t = torch.log1p(rng.rand(n, device) * math.expm1(self.a)) / self.a
@@ -69,8 +78,8 @@ class UShaped(TimeDistribution):
 class LogitNormal(TimeDistribution):
     """Draw t = sigmoid(N(mean, std²)): dense in the middle. Esser et al. 2024 (2403.03206), for teachers."""
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Float = 0.0
+    std: NonNegativeFloat = 1.0
 
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         return torch.sigmoid(self.mean + self.std * rng.randn(n, device))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..ranges import PositiveFloat
 from ..types import LossWeighting
 
 
@@ -29,7 +30,7 @@ class SNR(LossWeighting):
 class InverseSNR(LossWeighting):
     """w = 1 / snr, kept finite at t = 0."""
 
-    eps: float = 1e-3
+    eps: PositiveFloat = 1e-3
 
     def __call__(self, t: Tensor) -> Tensor:
         return 1 / (snr(t) + self.eps)
@@ -47,7 +48,7 @@ class SNRPlusOne(LossWeighting):
 class Karras(LossWeighting):
     """w = snr + 1 / sigma_data², with sigma_data the standard deviation of the data; 0.5 for images."""
 
-    sigma_data: float = 0.5
+    sigma_data: PositiveFloat = 0.5
 
     def __call__(self, t: Tensor) -> Tensor:
         return snr(t) + 1 / self.sigma_data**2
@@ -76,7 +77,7 @@ class EDMWeight(LossWeighting):
     Karras et al. 2022 (2206.00364), table 1; see ``EDMLoss``.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: PositiveFloat = 0.5
 
     def __call__(self, t: Tensor) -> Tensor:
         return ((1 - t) / self.sigma_data) ** 2 + t**2

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FlowlitError
+from ..ranges import Fraction, PositiveFloat, PositiveInt
 from ..types import EMAProfile
 
 WIDEST = 12**-0.5
@@ -42,7 +43,7 @@ class Constant(EMAProfile):
         warmup: cap it by (1 + n) / (10 + n), n counted from 1 in each run.
     """
 
-    decay: float = 0.999999
+    decay: Fraction = 0.999999
     warmup: bool = True
 
     def __call__(self, updates: int, batch_size: int) -> float:
@@ -60,14 +61,8 @@ class HalfLife(EMAProfile):
         rampup: early on, at most this share of the images seen so far; None for no such cap.
     """
 
-    images: int = 500_000
-    rampup: float | None = 0.05
-
-    def __post_init__(self) -> None:
-        if self.images <= 0 or (self.rampup is not None and self.rampup <= 0):
-            raise FlowlitError(
-                f"HalfLife: expected images and rampup above 0, found {self.images} and {self.rampup}"
-            )
+    images: PositiveInt = 500_000
+    rampup: PositiveFloat | None = 0.05
 
     def __call__(self, updates: int, batch_size: int) -> float:
         ramp = math.inf if self.rampup is None else self.rampup * updates * batch_size
@@ -89,7 +84,7 @@ class PowerLaw(EMAProfile):
             0.05 and 0.10.
     """
 
-    std: float = 0.10
+    std: PositiveFloat = 0.10
 
     def __post_init__(self) -> None:
         exponent(self.std)  # refuse what has none

@@ -8,9 +8,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import FlowlitError
+from ..ranges import Checked, Fraction, NonNegativeInt, PositiveInt
 
 
-class WarmUp(LambdaLR):
+class WarmUp(Checked, LambdaLR):
     """Learning rate that rises linearly over ``steps``, then stays.
 
     With ``total`` it falls along half a cosine, to ``floor`` of the full rate at that step. The first step
@@ -18,11 +19,15 @@ class WarmUp(LambdaLR):
     optimizer step; not a ``Schedule``.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int, total: int | None = None, floor: float = 0.0):
-        if not 0 <= floor < 1 or (floor and total is None):
-            raise FlowlitError(
-                f"WarmUp: floor is {floor} and total {total}; expected 0 up to 1, and a total to fall over"
-            )
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps: NonNegativeInt,
+        total: PositiveInt | None = None,
+        floor: Fraction = 0.0,
+    ):
+        if floor and total is None:
+            raise FlowlitError(f"WarmUp: floor is {floor} and total {total}; expected a total to fall over")
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / max(1, steps))

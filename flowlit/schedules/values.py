@@ -6,19 +6,15 @@ import math
 from dataclasses import dataclass
 
 from ..errors import FlowlitError
+from ..ranges import Float, Int, PositiveFloat, PositiveInt
 from ..types import Schedule
-
-
-def _positive(owner: Schedule, name: str, value: float) -> None:
-    if value <= 0:
-        raise FlowlitError(f"{type(owner).__name__}: {name} is {value}; expected more than 0")
 
 
 @dataclass
 class Constant(Schedule):
     """Stay at ``value``."""
 
-    value: float
+    value: Float
 
     def __call__(self, step: int) -> float:
         return self.value
@@ -32,12 +28,9 @@ class Linear(Schedule):
     0.75
     """
 
-    steps: int
-    start: float = 1.0
-    end: float = 0.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "steps", self.steps)
+    steps: PositiveInt
+    start: Float = 1.0
+    end: Float = 0.0
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(1.0, step / self.steps)
@@ -47,12 +40,9 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """Go from ``start`` to ``end`` along half a cosine over ``steps`` optimizer steps, then stay."""
 
-    steps: int
-    start: float = 1.0
-    end: float = 0.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "steps", self.steps)
+    steps: PositiveInt
+    start: Float = 1.0
+    end: Float = 0.0
 
     def __call__(self, step: int) -> float:
         share = (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
@@ -63,11 +53,8 @@ class Cosine(Schedule):
 class Exponential(Schedule):
     """Decay as ``start`` · exp(-step / scale); never exactly 0."""
 
-    scale: float
-    start: float = 1.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "scale", self.scale)
+    scale: PositiveFloat
+    start: Float = 1.0
 
     def __call__(self, step: int) -> float:
         return self.start * math.exp(-step / self.scale)
@@ -81,7 +68,7 @@ class Piecewise(Schedule):
     0.25
     """
 
-    points: list[tuple[int, float]]
+    points: list[tuple[Int, Float]]
 
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.points]

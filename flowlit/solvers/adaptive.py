@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import FlowlitError, NotFinite
 from ..paths.straight import expand
+from ..ranges import NonNegativeFloat
 from ..types import Cond, Observer, Solution, Solver, VelocityField
 from .base import Counted
 
@@ -81,7 +82,7 @@ def rk45(
         going = done[rows] < 1
         rows, k1, h, most = (value[going] for value in (rows, k1, h, most))
         if len(rows) == 0:
-            return Solution(x, v.nfe)
+            return v.solution(x)
     raise FlowlitError(
         f"RK45: {len(rows)} samples need more than {max_steps} steps; loosen rtol={rtol} and atol={atol}"
     )
@@ -102,7 +103,7 @@ def _slope(v: Counted, reverse: bool, x: Tensor, share: Tensor, rows: Tensor | N
 def _finite(error: Tensor) -> Tensor:
     if not torch.isfinite(error).all():
         infinite = int((~torch.isfinite(error)).sum())
-        raise NotFinite(f"RK45: the velocity of {infinite} samples is not finite")
+        raise NotFinite(f"the velocity of {infinite} samples is not finite")
     return error
 
 
@@ -158,8 +159,13 @@ class RK45(Solver):
     error control.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: NonNegativeFloat = 1e-5
+    atol: NonNegativeFloat = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse to tolerate no error at all."""
+        if self.rtol == self.atol == 0:
+            raise FlowlitError("RK45: rtol and atol are 0; expected one of them > 0")
 
     def __call__(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from .._support.nested import rows_of
-from ..errors import FlowlitError
+from .._support.velocities import evaluate
+from ..errors import FlowlitError, NotFinite
+from ..ranges import PositiveFloat, PositiveInt
 from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
 from .grids import TimeGrid, check_grid, time_grid
 
@@ -32,7 +35,20 @@ class Counted:
         """Evaluate at (x, t), which are the given rows of the batch (all of them by default)."""
         self.nfe[slice(None) if rows is None else rows] += evaluations_of(self.velocity)
         cond = self.cond if rows is None else rows_of(self.cond, rows)
-        return self.velocity(x, t.float(), cond).to(x.dtype)
+        return evaluate(self.velocity, x, t.float(), cond).to(x.dtype)
+
+    def solution(self, x: Tensor) -> Solution:
+        """Return the end x (B, C, H, W) with its cost.
+
+        Looks once at the end instead of at each velocity: NaN and infinity that came into x stay there.
+
+        Raises:
+            NotFinite: saying how many samples have such values.
+        """
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            raise NotFinite(f"{bad} of {len(x)} generated images are not finite; the velocity is not")
+        return Solution(x, self.nfe)
 
 
 def march(
@@ -52,7 +68,27 @@ def march(
         if observe is not None:
             observe(t, x, v_t)
         x = step(v, x, v_t, t, t_next)
-    return Solution(x, v.nfe)
+    return v.solution(x)
+
+
+RESERVED = ("sum", "mean", "rms", "per_dimension", "train")
+"""Names that end tags already."""
+
+
+def check_names(solvers: Mapping[str, Solver]) -> None:
+    """Refuse names of solvers that could not stand in tags and names of files, and an empty set.
+
+    Raises:
+        FlowlitError: naming the first that cannot.
+    """
+    if not solvers:
+        raise FlowlitError("solvers is empty; expected at least one, e.g. {euler1: {class_path: Euler}}")
+    for name in solvers:
+        if not re.fullmatch(r"[\w-][\w.-]*", str(name)) or name in RESERVED:
+            raise FlowlitError(
+                f"solver {name!r}: its name becomes part of tags; use letters, digits, _ - and, not first, "
+                "dots (and no word like sum)"
+            )
 
 
 @dataclass
@@ -65,8 +101,8 @@ class GridSolver(Solver):
         grid: times of one's own, e.g. ``flowlit.solvers.grids.Given``; None is ``Power(rho)``.
     """
 
-    steps: int
-    rho: float = 1.0
+    steps: PositiveInt
+    rho: PositiveFloat = 1.0
     grid: TimeGrid | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..paths.straight import endpoint
+from ..ranges import PositiveFloat, PositiveInt
 from ..types import Cond, Observer, Solution, Solver, VelocityField
 from .base import Counted
 from .grids import sigma_grid
@@ -37,7 +38,7 @@ def edm_heun(
         d = slope(y, level, show=True)
         ahead = y + (following - level) * d
         y = ahead if following == 0 else y + (following - level) * (d + slope(ahead, following)) / 2
-    return Solution(y.to(x0.dtype), v.nfe)
+    return v.solution(y.to(x0.dtype))
 
 
 @dataclass
@@ -48,10 +49,15 @@ class EDMHeun(Solver):
     little short of t = 0, and so takes noise levels instead of a ``TimeGrid``.
     """
 
-    steps: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    steps: PositiveInt = 18
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+
+    def __post_init__(self) -> None:
+        """Refuse levels that do not fall."""
+        if self.sigma_min > self.sigma_max:
+            raise FlowlitError(f"EDMHeun: expected sigma_min <= sigma_max, found {self}")
 
     def __call__(
         self,
@@ -64,10 +70,6 @@ class EDMHeun(Solver):
     ) -> Solution:
         if reverse:
             raise FlowlitError("EDMHeun begins at sigma_max and cannot run in reverse; use RK45")
-        if self.steps < 1 or not 0 < self.sigma_min <= self.sigma_max or self.rho <= 0:
-            raise FlowlitError(
-                f"EDMHeun: expected steps >= 1, 0 < sigma_min <= sigma_max and rho > 0, found {self}"
-            )
         return edm_heun(
             velocity, x0, cond, sigma_grid(self.steps, self.sigma_min, self.sigma_max, self.rho), observe
         )

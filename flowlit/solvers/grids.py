@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ..errors import FlowlitError
+from ..ranges import Checked, Float, PositiveFloat
 
 
-class TimeGrid(ABC):
+class TimeGrid(Checked, ABC):
     """Times between which a solver steps, from 0 (noise) to 1 (data)."""
 
     @abstractmethod
@@ -21,7 +22,7 @@ class TimeGrid(ABC):
 class Power(TimeGrid):
     """Times (i / steps)^(1 / rho): uniform for rho = 1, dense near data above 1, near noise below 1."""
 
-    rho: float = 1.0
+    rho: PositiveFloat = 1.0
 
     def __call__(self, steps: int) -> list[float]:
         return time_grid(steps, self.rho)
@@ -38,7 +39,7 @@ class Given(TimeGrid):
         times: one more than the solver's ``steps``, increasing from 0 to 1.
     """
 
-    times: list[float]
+    times: list[Float]
 
     def __post_init__(self) -> None:
         """Make a list of floats, so that equal grids compare equal, also after a file."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..paths.straight import expand
+from ..ranges import PositiveInt, Share
 from .base import Counted, SingleStep, Step
 
 
@@ -40,7 +41,7 @@ def rk4_step(v: Counted, x: Tensor, v_t: Tensor, t: Tensor, t_next: Tensor) -> T
 class Euler(SingleStep):
     """Euler's rule; with ``steps: 1`` the one-step generator x0 + v(x0, 0). NFE = steps."""
 
-    steps: int = 1
+    steps: PositiveInt = 1
 
     def rule(self, x0: Tensor) -> Step:
         """Return the rule for x0 (B, C, H, W)."""
@@ -51,7 +52,7 @@ class Euler(SingleStep):
 class RK2(SingleStep):
     """The second-order family by its parameter r: 1/2 midpoint, 2/3 Ralston, 1 Heun. NFE = 2 steps."""
 
-    r: float = 0.5
+    r: Share = 0.5
 
     def rule(self, x0: Tensor) -> Step:
         """Return the rule for x0 (B, C, H, W)."""
@@ -67,14 +68,14 @@ class Midpoint(RK2):
 class Ralston(RK2):
     """The member of the family with the smallest error bound. NFE = 2 steps."""
 
-    r: float = 2 / 3
+    r: Share = 2 / 3
 
 
 @dataclass
 class Heun(RK2):
     """An Euler step, corrected by the slope at its end. NFE = 2 steps."""
 
-    r: float = 1.0
+    r: Share = 1.0
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..paths.straight import endpoint, expand, interpolate
+from ..ranges import NonNegativeFloat
 from .base import Counted, SingleStep, Step
 
 
@@ -41,7 +42,7 @@ class SDE(SingleStep):
     NFE = steps.
     """
 
-    sigma: float = 1.0
+    sigma: NonNegativeFloat = 1.0
     reversible: ClassVar[bool] = False
 
     def rule(self, x0: Tensor) -> Step:

@@ -215,7 +215,7 @@ def test_doctor_has_the_options_of_couple_which_are_those_of_the_dataclass(cli):
         (["--labels", "none.txt"], "labels none.txt cannot be read"),
         (["--origin", "data", "--data.noise.shape", "[1, 4, 4]"], "takes images of shape (1, 8, 8)"),
         (["--data.noise", "null"], "couple needs the shape of the noise"),
-        (["--num", 0], "couple: expected at least 1"),
+        (["--num", 0], "expected a whole number > 0"),
     ],
 )
 def test_an_order_that_cannot_be_met(words, told, tmp_path):

@@ -89,8 +89,8 @@ def test_noise_takes_labels_that_are_given():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, "found seed=-1, num=3"),
-        ({"num": 0}, "found seed=0, num=0"),
+        ({"seed": -1}, "seed is -1; expected a whole number in"),
+        ({"num": 0}, "num is 0; expected a whole number > 0"),
         ({"num_classes": 5, "labels": [1, 2]}, "2 labels for 3 samples"),
         ({"num_classes": 5, "labels": [1, 2, 5]}, r"labels are 1 … 5; expected 0 … 4"),
         ({"num_classes": 5, "labels": [-1, 2, 3]}, r"labels are -1 … 3; expected 0 … 4"),

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +101,13 @@ def test_limit_takes_the_first_images():
     ("limit", "message"), [(9999, "limit is 9999, but it holds"), (0, "limit is 0"), (-1, "limit is -1")]
 )
 def test_limits_that_make_no_sense(kind, limit, message, tmp_path):
-    if kind == "digits":
-        images = Digits(limit=limit)
-    elif kind == "folder":
-        images = ImageFolder(write_folder(tmp_path, ["a.png", "b.png"]), limit=limit)
-    else:
-        images = ImageZip(write_zip(tmp_path / "a.zip", [1, 2]), limit=limit)
+    makes = {
+        "digits": Digits,
+        "folder": partial(ImageFolder, write_folder(tmp_path, ["a.png", "b.png"])),
+        "zip": partial(ImageZip, write_zip(tmp_path / "a.zip", [1, 2])),
+    }
     with pytest.raises(FlowlitError, match=message):
-        len(images)
+        len(makes[kind](limit=limit))
 
 
 # CIFAR-10

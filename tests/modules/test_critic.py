@@ -215,7 +215,7 @@ def test_two_players_need_a_module_of_two(tmp_path):
 
 
 def test_a_critic_that_never_learns_is_refused(tmp_path):
-    with pytest.raises(FlowlitError, match=r"critic.updates is 0; expected at least 1"):
+    with pytest.raises(FlowlitError, match="Critic: updates is 0; expected a whole number > 0"):
         fit(tmp_path, players(updates=0), 1)
 
 

@@ -132,7 +132,7 @@ def test_widths_that_no_power_law_has(std):
 
 @pytest.mark.parametrize("arguments", [{"images": 0}, {"rampup": 0.0}])
 def test_half_lives_that_are_none(arguments):
-    with pytest.raises(FlowlitError, match="above 0"):
+    with pytest.raises(FlowlitError, match="number > 0"):
         HalfLife(**arguments)
 
 
@@ -342,18 +342,24 @@ def test_an_average_counts_afresh_in_a_run_of_its_own(tmp_path):
         ([EMA(0.9, name="a.b")], "'a.b' cannot be the name"),
         ([EMA(0.9, name="keys")], "'keys' cannot be the name"),
         ([EMA(0.9, snapshots=2)], "snapshots of Constant cannot be combined"),
-        ([EMA(profile=PowerLaw(), snapshots=0)], "snapshots is 0"),
         (
             [EMA(profile=PowerLaw(), snapshots=6, every=4)],
             "snapshots is 6; expected optimizer steps, a multiple of every, 4",
         ),
-        ([EMA(0.9, every=0)], "every is 0"),
         ([EMA(profile=PowerLaw(), snapshots=2)], "give trainer.logger"),
     ],
 )
 def test_averages_that_cannot_be_kept(tmp_path, callbacks, message):
     with pytest.raises(FlowlitError, match=message):
         trained(tmp_path, callbacks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"snapshots": 0}, "snapshots is 0"), ({"every": 0}, "every is 0")]
+)
+def test_averages_that_never_happen(arguments, message):
+    with pytest.raises(FlowlitError, match=message):
+        EMA(profile=PowerLaw(), **arguments)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

@@ -59,5 +59,5 @@ def test_no_warm_up_starts_with_the_full_rate():
     "make", [lambda: Linear(steps=0), lambda: Cosine(steps=-1), lambda: Exponential(scale=0)]
 )
 def test_horizon_must_be_positive(make):
-    with pytest.raises(FlowlitError, match="more than 0"):
+    with pytest.raises(FlowlitError, match="number > 0"):
         make()

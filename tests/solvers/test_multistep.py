@@ -15,7 +15,7 @@ from flowlit.couplings import SeededNoise
 from flowlit.couplings.noise import seeded_normals
 from flowlit.couplings.store.manifest import read_manifest
 from flowlit.couplings.store.reader import StoredPairs
-from flowlit.errors import FlowlitError
+from flowlit.errors import FlowlitError, NotFinite
 from flowlit.modules import FlowDataModule, Teacher
 from flowlit.networks import EmpiricalFlow
 from flowlit.networks.checkpoints.fingerprint import identity
@@ -179,11 +179,17 @@ def test_a_sample_ends_on_the_same_bits_alone_and_in_any_batch(solver):
 @pytest.mark.parametrize("solver", BOTH, ids=order)
 def test_a_sample_does_not_feel_a_neighbour_whose_velocity_is_not_finite(solver):
     x0 = start(3, dtype=torch.float32)
-    whole = solver(
-        lambda x, t, cond: torch.where(expand(cond["id"], x) == 1, torch.nan, -x), x0, {"id": torch.arange(3)}
-    ).x1
-    alone = solver(lambda x, t, cond: -x, x0).x1
-    assert whole[1].isnan().all() and torch.equal(whole[[0, 2]], alone[[0, 2]])
+    states, alone = [], []
+    with pytest.raises(NotFinite, match="1 of 3 generated images are not finite"):
+        solver(
+            lambda x, t, cond: torch.where(expand(cond["id"], x) == 1, torch.nan, -x),
+            x0,
+            {"id": torch.arange(3)},
+            observe=lambda t, x, v: states.append(x),
+        )
+    solver(lambda x, t, cond: -x, x0, observe=lambda t, x, v: alone.append(x))
+    assert states[-1][1].isnan().all()
+    assert torch.equal(torch.stack(states)[:, [0, 2]], torch.stack(alone)[:, [0, 2]])
 
 
 @pytest.mark.parametrize("solver", BOTH, ids=order)
@@ -255,14 +261,14 @@ def test_gradients_flow_through_it():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"steps": -3}, "steps=-3"),
-        ({"steps": 4, "rho": 0.0}, "rho=0.0"),
-        ({"steps": 4, "rho": -1.0}, "rho=-1.0"),
+        ({"steps": 0}, "steps is 0; expected a whole number > 0"),
+        ({"steps": -3}, "steps is -3; expected a whole number > 0"),
+        ({"steps": 4, "rho": 0.0}, "rho is 0.0; expected a finite number > 0"),
+        ({"steps": 4, "rho": -1.0}, "rho is -1.0; expected a finite number > 0"),
         ({"steps": 50, "rho": 0.002}, "rho=0.002 makes some of 50 steps empty"),
         ({"steps": 4, "rho": 1e18}, "makes some of 4 steps empty"),
-        ({"steps": 4, "order": 1}, "expected order 2 or 3, found order=1"),
-        ({"steps": 4, "order": 4}, "expected order 2 or 3, found order=4"),
+        ({"steps": 4, "order": 1}, "order is 1; expected 2 or 3"),
+        ({"steps": 4, "order": 4}, "order is 4; expected 2 or 3"),
     ],
     ids=repr,
 )

@@ -8,10 +8,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from ...errors import FlowlitError
+from ...ranges import Checked
 from ...types import Source
 
 
-class Evaluation(Callback):
+class Evaluation(Checked, Callback):
     """Follow a validation or test run: ``begin``, ``look`` at every batch, ``end``. Silent in the sanity
     check.
 

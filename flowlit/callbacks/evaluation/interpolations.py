@@ -10,6 +10,7 @@ import torch
 from ..._support.nested import rows_of
 from ...errors import FlowlitError
 from ...metrics.geometry import interpolate_noise
+from ...ranges import PositiveInt
 from ...types import Noise
 from .base import Evaluation
 from .grids import check_noise, first_noises, generate, show
@@ -28,7 +29,7 @@ class Interpolations(Evaluation):
         solver: only this one of the module's; None is all.
     """
 
-    def __init__(self, num: int = 6, steps: int = 9, solver: str | None = None):
+    def __init__(self, num: PositiveInt = 6, steps: PositiveInt = 9, solver: str | None = None):
         self.num = num
         self.steps = steps
         self.solver = solver

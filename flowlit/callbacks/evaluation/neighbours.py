@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...errors import FlowlitError
 from ...metrics.memorisation import memorisation, nearest
+from ...ranges import PositiveInt
 from ...types import ImageDataset
 from .grids import FirstImages, check_noise, show
 
@@ -33,7 +34,7 @@ class NearestNeighbours(FirstImages):
         k: neighbours in a row.
     """
 
-    def __init__(self, images: ImageDataset, num: int = 16, k: int = 5):
+    def __init__(self, images: ImageDataset, num: PositiveInt = 16, k: PositiveInt = 5):
         super().__init__(num)
         self.images = images
         self.k = k
@@ -47,7 +48,7 @@ class NearestNeighbours(FirstImages):
         if noise is None:
             return
         super().setup(trainer, pl_module, stage)
-        if not 1 <= self.k < len(self.images):
+        if self.k >= len(self.images):
             raise FlowlitError(
                 f"NearestNeighbours: expected k from 1 to {len(self.images) - 1} for {len(self.images)} "
                 f"images, found {self.k}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from ...ranges import PositiveInt
 from .grids import FirstImages, show
 
 
@@ -19,7 +20,7 @@ class Samples(FirstImages):
         columns: of the grid.
     """
 
-    def __init__(self, num: int = 64, columns: int = 16):
+    def __init__(self, num: PositiveInt = 64, columns: PositiveInt = 16):
         super().__init__(num)
         self.columns = columns
 

@@ -12,6 +12,7 @@ from ..._support.batch_invariance import BatchInvariant
 from ..._support.files import write_atomically
 from ...errors import FlowlitError
 from ...metrics.geometry import Curves, MeanMotion, motion
+from ...ranges import PositiveInt
 from .base import Evaluation
 from .grids import boards, check_noise, file_for, first_noises, in_parts, show_figure
 
@@ -36,7 +37,7 @@ class Straightness(Evaluation):
         num: at most so many samples, over all ranks.
     """
 
-    def __init__(self, steps: int = 100, num: int = 256):
+    def __init__(self, steps: PositiveInt = 100, num: PositiveInt = 256):
         self.steps = steps
         self.num = num
         self._samples = 0
@@ -45,10 +46,8 @@ class Straightness(Evaluation):
         return {"straightness": {"euler_steps": self.steps, "samples": self._samples}}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.steps < 3 or self.num < 1:
-            raise FlowlitError(
-                f"Straightness: expected steps >= 3 and num >= 1, found steps={self.steps}, num={self.num}"
-            )
+        if self.steps < 3:
+            raise FlowlitError(f"Straightness: expected steps >= 3, found steps={self.steps}")
         check_noise(trainer, stage, "Straightness", 1)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:

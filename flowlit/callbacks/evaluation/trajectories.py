@@ -7,8 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from ..._support.batch_invariance import BatchInvariant
-from ...errors import FlowlitError
 from ...metrics.geometry import snapshots
+from ...ranges import PositiveInt
 from .base import Evaluation
 from .grids import check_noise, first_noises, show
 
@@ -26,16 +26,12 @@ class Trajectories(Evaluation):
         euler: at least so many Euler steps in all.
     """
 
-    def __init__(self, num: int = 8, steps: int = 8, euler: int = 100):
+    def __init__(self, num: PositiveInt = 8, steps: PositiveInt = 8, euler: PositiveInt = 100):
         self.num = num
         self.steps = steps
         self.euler = euler
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if min(self.steps, self.euler) < 1:
-            raise FlowlitError(
-                f"Trajectories: expected at least 1, found steps={self.steps}, euler={self.euler}"
-            )
         check_noise(trainer, stage, "Trajectories", self.num)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:

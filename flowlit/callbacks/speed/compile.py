@@ -15,10 +15,11 @@ from torch import nn
 from ..._engine.sharding import Sharded
 from ..._support.cuda_graphs import FirstCallGraphed, check_device
 from ...errors import FlowlitError
+from ...ranges import Checked
 from .base import networks
 
 
-class Compile(Callback):
+class Compile(Checked, Callback):
     """Compile the networks by ``torch.compile``, in place: names of weights, checkpoints and copies stay as
     they are.
 

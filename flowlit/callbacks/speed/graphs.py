@@ -9,11 +9,12 @@ from lightning.pytorch.callbacks import Callback
 
 from ..._support import cuda_graphs
 from ...errors import FlowlitError
+from ...ranges import Checked, PositiveInt
 from .base import networks
 from .compile import Compile, check_graphs
 
 
-class CUDAGraphs(Callback):
+class CUDAGraphs(Checked, Callback):
     """Launch all kernels of a network at once, by a CUDA graph, where it is called without gradients.
 
     That is generation in ``validate``, ``test``, ``predict`` and ``couple``, guides, averages, and the
@@ -30,7 +31,7 @@ class CUDAGraphs(Callback):
             evaluation.
     """
 
-    def __init__(self, most: int = 4):
+    def __init__(self, most: PositiveInt = 4):
         self.most = most
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -40,8 +41,6 @@ class CUDAGraphs(Callback):
             FlowlitError: on a device without graphs, for sharded networks, or if ``Compile`` comes later.
         """
         check_graphs(trainer, "CUDAGraphs")
-        if self.most < 1:
-            raise FlowlitError(f"CUDAGraphs: most is {self.most}; expected a number of graphs, at least 1")
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(later, Compile) for later in callbacks[callbacks.index(self) :]):
             raise FlowlitError(

@@ -8,8 +8,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ...ranges import Checked
 
-class MatmulPrecision(Callback):
+
+class MatmulPrecision(Checked, Callback):
     """Choose how a GPU multiplies float32 numbers, in matrix products and convolutions; no effect on a CPU.
 
     Without it PyTorch takes float32 for products, but TF32 (10 bits of mantissa instead of 23) for

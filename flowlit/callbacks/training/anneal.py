@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import Callback
 
 from ..._engine.lightning import is_logging_step, optimizer_steps
 from ...errors import FlowlitError
+from ...ranges import Checked
 from ...types import Schedule
 
 
-class Anneal(Callback):
+class Anneal(Checked, Callback):
     """Set ``module.<attribute>`` to ``schedule(optimizer step)`` before every training batch, and log it.
 
     Stateless, so a resumed run continues exactly.

@@ -20,13 +20,14 @@ from ..._engine.loops import clear_started_batch, mark_validation_pending, resca
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
 from ...errors import Diverged, FlowlitError
+from ...ranges import Checked, PositiveInt
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 PART = "last.ckpt.part"
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(Checked, ModelCheckpoint):
     """Keep ``checkpoints/last.ckpt``, and the one before it as ``previous.ckpt``.
 
     Written after the first optimizer step, every so many steps, before every validation, and at the end of
@@ -39,7 +40,7 @@ class LastCheckpoint(ModelCheckpoint):
         every_n_train_steps: optimizer steps between two saves; what a kill costs at most.
     """
 
-    def __init__(self, every_n_train_steps: int = 1000):
+    def __init__(self, every_n_train_steps: PositiveInt = 1000):
         super().__init__(
             save_last=True,
             save_top_k=0,

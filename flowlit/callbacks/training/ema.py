@@ -16,12 +16,13 @@ from lightning.pytorch.callbacks import Callback
 from ..._engine.lightning import accumulated_batches, is_logging_step, optimizer_steps
 from ...errors import FlowlitError
 from ...networks.checkpoints.write import write_state
+from ...ranges import Checked, Fraction, PositiveInt
 from ...schedules.averages import Constant, PowerLaw
 from ...types import EMAProfile
 from .averaged_weights import AveragedWeights, PendingUpdate, describe, remove_snapshots
 
 
-class EMA(Callback):
+class EMA(Checked, Callback):
     """Move an average of the weights towards ``module.network`` after optimizer steps.
 
     Several of these callbacks keep several averages at once. The one named "ema" moves ``module.ema``; others
@@ -44,12 +45,12 @@ class EMA(Callback):
 
     def __init__(
         self,
-        decay: float | None = None,
+        decay: Fraction | None = None,
         warmup: bool = True,
         profile: EMAProfile | None = None,
         name: str = "ema",
-        snapshots: int | None = None,
-        every: int = 1,
+        snapshots: PositiveInt | None = None,
+        every: PositiveInt = 1,
     ):
         self.decay = decay
         self.warmup = warmup
@@ -157,8 +158,6 @@ def check(average: EMA, trainer: Any, averages: Any) -> None:
             f"precision {trainer.precision} would round the average after every step, and lose what it "
             "gathers; use --trainer.precision bf16-mixed, or no EMA"
         )
-    if average.every < 1:
-        raise FlowlitError(f"EMA {name}: every is {average.every}; expected optimizer steps, at least 1")
     if average.snapshots is not None:
         check_snapshots(average, trainer, average.snapshots)
 
@@ -169,9 +168,11 @@ def check_snapshots(average: EMA, trainer: Any, steps: int) -> None:
     Raises:
         FlowlitError: saying what to do.
     """
-    if steps < 1 or steps % average.every:
-        multiple = "at least 1" if average.every == 1 else f"a multiple of every, {average.every}"
-        raise FlowlitError(f"EMA {average.name}: snapshots is {steps}; expected optimizer steps, {multiple}")
+    if steps % average.every:
+        raise FlowlitError(
+            f"EMA {average.name}: snapshots is {steps}; expected optimizer steps, a multiple of every, "
+            f"{average.every}"
+        )
     if not isinstance(average.rule, PowerLaw):
         raise FlowlitError(
             f"EMA {average.name}: snapshots of {type(average.rule).__name__} cannot be combined later; "

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ..._engine.lightning import is_logging_step
+from ...ranges import Checked, PositiveFloat
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def in_memory(tensor: Tensor) -> Tensor:
     return tensor.detach().permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).view(-1)
 
 
-class Gradients(Callback):
+class Gradients(Checked, Callback):
     """Repair non-finite gradients, or skip the step; clip their global norm; count and log what happened.
 
     The order matters: a single NaN would make the norm, and so every gradient, NaN. Use it instead of the
@@ -71,7 +72,7 @@ class Gradients(Callback):
             weights, optimizer and its moments as they are in this step, and waits for a GPU in every step.
     """
 
-    def __init__(self, clip: float | None = 1.0, nonfinite: Literal["repair", "skip"] = "repair"):
+    def __init__(self, clip: PositiveFloat | None = 1.0, nonfinite: Literal["repair", "skip"] = "repair"):
         self.clip = clip
         self.nonfinite = nonfinite
         self.bad_entries: Tensor | int = 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..._engine.lightning import is_logging_step, logged_step
 from ..._engine.ranks import gathered
 from ...errors import FlowlitError
+from ...ranges import Checked, PositiveInt
 from ...types import Objective
 
 
@@ -32,7 +33,7 @@ class Binned:
         )
 
 
-class LossOverTime(Callback):
+class LossOverTime(Checked, Callback):
     """Log the mean loss, per sample and before any weighting, in equal bins of the training time.
 
     ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
@@ -45,7 +46,7 @@ class LossOverTime(Callback):
         bins: of [0, 1].
     """
 
-    def __init__(self, bins: int = 10):
+    def __init__(self, bins: PositiveInt = 10):
         self.bins = bins
         self._watched: dict[str, Objective] = {}
         self._binned: dict[str, Binned] = {}
@@ -59,8 +60,6 @@ class LossOverTime(Callback):
         self._saved = checkpoint.get("loss_over_time", {})
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        if self.bins < 1:
-            raise FlowlitError(f"LossOverTime: expected at least 1 bin, found {self.bins}")
         if stage == "fit":
             objective = getattr(pl_module, "objective", None)
             second = getattr(getattr(pl_module, "critic", None), "objective", None)

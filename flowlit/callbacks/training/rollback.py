@@ -15,6 +15,7 @@ from torch import Tensor
 from ..._engine.lightning import is_accumulating, is_logging_step, optimizer_steps
 from ..._engine.loops import scale_learning_rate
 from ...errors import Diverged, FlowlitError
+from ...ranges import Checked, PositiveFloat, PositiveInt, Share
 from .checkpoint import LAST, PREVIOUS, LastCheckpoint, keeper_of
 from .gradients import Gradients
 
@@ -24,7 +25,7 @@ spike.
 """
 
 
-class Rollback(Callback):
+class Rollback(Checked, Callback):
     """Go back to a good checkpoint, with a lower learning rate and other draws, when training goes wrong.
 
     Watched is the mean loss over windows of optimizer steps, on all devices: one that is not finite, or many
@@ -43,8 +44,15 @@ class Rollback(Callback):
     """
 
     def __init__(
-        self, spike: float = 5.0, window: int = 50, bad_steps: int = 20, factor: float = 0.5, most: int = 3
+        self,
+        spike: PositiveFloat = 5.0,
+        window: PositiveInt = 50,
+        bad_steps: PositiveInt = 20,
+        factor: Share = 0.5,
+        most: PositiveInt = 3,
     ):
+        if spike <= 1:
+            raise FlowlitError(f"Rollback: spike is {spike}; expected more than 1 times the usual loss")
         self.spike = spike
         self.window = window
         self.bad_steps = bad_steps
@@ -73,18 +81,6 @@ class Rollback(Callback):
             self._farthest = state_dict["farthest"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if not (
-            self.spike > 1
-            and self.window > 0
-            and self.bad_steps > 0
-            and 0 < self.factor <= 1
-            and self.most > 0
-        ):
-            raise FlowlitError(
-                "Rollback: expected spike > 1, window, bad_steps and most > 0, 0 < factor <= 1, found "
-                f"spike={self.spike}, window={self.window}, bad_steps={self.bad_steps}, most={self.most}, "
-                f"factor={self.factor}"
-            )
         if stage == "fit":
             keeper(trainer)
 

@@ -18,6 +18,7 @@ from ..._engine.lightning import is_logging_step
 from ..._support.timers import StepTimer
 from ...metrics.cost import count_flops
 from ...metrics.speed import images_per_second, matmul_rate
+from ...ranges import PositiveInt
 from ...types import Noise
 from ..evaluation.base import Evaluation
 from .ema import EMA
@@ -54,7 +55,7 @@ class Throughput(Evaluation):
         repeats: timed calls of which the median counts.
     """
 
-    def __init__(self, batch_size: int = 256, repeats: int = 3):
+    def __init__(self, batch_size: PositiveInt = 256, repeats: PositiveInt = 3):
         self.batch_size = batch_size
         self.repeats = repeats
         self._noise: Noise | None = None

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import FlowlitError
+from ...ranges import PositiveInt
 
 
 def cost(
     file: list[str],
     *,
     weights: str = "ema",
-    batch_size: int = 64,
-    repeats: int = 5,
+    batch_size: PositiveInt = 64,
+    repeats: PositiveInt = 5,
     device: str = "cpu",
     records: list[str] = [],
     into: str | None = None,
@@ -33,7 +34,7 @@ def cost(
         into: a PNG, in which MACs are drawn against recorded distances
         json: everything as JSON instead of a table
     """
-    _check(batch_size, repeats, into)
+    _check(repeats, into)
     from .measure import check_device, measure
     from .models import match, read_models
     from .plot import draw
@@ -56,10 +57,8 @@ def cost(
         yield into
 
 
-def _check(batch_size: int, repeats: int, into: str | None) -> None:
+def _check(repeats: int, into: str | None) -> None:
     """Refuse what would fail after the work is done."""
-    if batch_size < 1:
-        raise FlowlitError(f"--batch_size {batch_size}: expected 1 or more")
     if repeats < 2:
         raise FlowlitError(f"--repeats {repeats}: expected 2 or more, since a spread is printed")
     if into and (Path(into).suffix != ".png" or Path(into).is_dir()):

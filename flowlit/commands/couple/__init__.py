@@ -64,9 +64,6 @@ def origin_of(model: FlowModule, datamodule: pl.LightningDataModule | None, opti
     Raises:
         FlowlitError: if options, model and data do not fit.
     """
-    if min(options.num, options.shard_size, options.batch_size) < 1:
-        sizes = f"num={options.num}, shard_size={options.shard_size}, batch_size={options.batch_size}"
-        raise FlowlitError(f"couple: expected at least 1, found {sizes}")
     noise = getattr(datamodule, "noise", None)
     if not isinstance(datamodule, FlowDataModule) or noise is None:
         raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")

@@ -7,10 +7,11 @@ from typing import Any
 
 from ...couplings.origins import From
 from ...couplings.store.encoding import X0, X1
+from ...ranges import Checked, PositiveInt, Seed
 
 
 @dataclass(frozen=True)
-class CoupleOptions:
+class CoupleOptions(Checked):
     """Pairs to make.
 
     Args:
@@ -27,14 +28,14 @@ class CoupleOptions:
     """
 
     store: str = "data/couplings/pairs"
-    num: int = 10_000
-    seed: int = 1
+    num: PositiveInt = 10_000
+    seed: Seed = 1
     origin: From = "noise"
     labels: str | None = None
     x0: X0 = "float16"
     x1: X1 = "float16"
-    shard_size: int = 1000
-    batch_size: int = 500
+    shard_size: PositiveInt = 1000
+    batch_size: PositiveInt = 500
 
     @classmethod
     def if_given(cls, **options: Any) -> CoupleOptions | None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ..._support.machine import free_memory
@@ -58,7 +59,8 @@ def measure_steps(subject: Subject, patient: Any) -> None:
     """Measure what training needs: memory with two small batches, time with one that may be larger."""
     measured = subject.measured
     # what is wrong with them, and further averages
-    for callback in (*subject.callbacks(Anneal), *subject.callbacks(EMA)):
+    moving: list[Callback] = [*subject.callbacks(Anneal), *subject.callbacks(EMA)]
+    for callback in moving:
         callback.setup(subject.trainer, patient, "fit")
     bytes_kept = [memory_of_a_step(subject, patient, samples) for samples in (SMALL, LARGER)]
     measured.activations = statistics.linear_regression((SMALL, LARGER), bytes_kept)

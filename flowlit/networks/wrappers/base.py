@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..._support.names import public_path
+from ...ranges import Checked
 from ...types import Cond, codec_of, evaluations_of, loaded_of, reads_of
 from ..checkpoints.spec import spec
 
 
-class VelocityWrapper(nn.Module):
+class VelocityWrapper(Checked, nn.Module):
     """A network inside, whose shape, classes, conditions and file are also those of the wrapper.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,6 @@ class DiffusionVelocity(VelocityWrapper):
     """
 
     def __init__(self, network: nn.Module, diffusion: Diffusion, predicts: Predicts = "epsilon"):
-        if predicts not in get_args(Predicts):
-            raise FlowlitError(
-                f"DiffusionVelocity: predicts is {predicts!r}; expected one of "
-                f"{', '.join(get_args(Predicts))}"
-            )
         if predicts == "v" and not diffusion.preserves_variance:
             raise FlowlitError(
                 "DiffusionVelocity: v-prediction is defined for variance-preserving diffusions only"

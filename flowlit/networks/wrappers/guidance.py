@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FlowlitError
+from ...ranges import Float
 from ...types import Cond, classes_of, label_dropout_of
 from .base import VelocityWrapper
 
@@ -21,7 +22,7 @@ class ClassifierFreeGuidance(VelocityWrapper):
 
     evaluations_of_network = 2
 
-    def __init__(self, network: nn.Module, scale: float):
+    def __init__(self, network: nn.Module, scale: Float):
         if classes_of(network) == 0:
             raise FlowlitError(
                 "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to "

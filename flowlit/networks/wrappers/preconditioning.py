@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import FlowlitError
 from ...paths.straight import expand
+from ...ranges import PositiveFloat
 from ...types import Cond
 from ..layers import time_scale_of
 from .base import VelocityWrapper
@@ -35,12 +36,14 @@ class EDM(VelocityWrapper):
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
+        self,
+        network: nn.Module,
+        sigma_data: PositiveFloat = 0.5,
+        sigma_min: PositiveFloat = 0.002,
+        sigma_max: PositiveFloat = 80.0,
     ):
-        if not 0 < sigma_min < sigma_max or sigma_data <= 0:
-            raise FlowlitError(
-                f"EDM: expected 0 < sigma_min < sigma_max, found {sigma_min} and {sigma_max}; sigma_data > 0"
-            )
+        if sigma_min >= sigma_max:
+            raise FlowlitError(f"EDM: expected sigma_min < sigma_max, found {sigma_min} and {sigma_max}")
         scale = time_scale_of(network)
         if scale != 1:
             raise FlowlitError(
