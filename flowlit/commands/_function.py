@@ -19,6 +19,8 @@ import jsonargparse
 from docstring_parser import parse
 
 from ..errors import FlowlitError
+from ._parsing import usage_error
+from ._words import Variables, check_words, configs, with_text_root
 
 Function = Callable[..., str | Iterable[str]]
 Parameters = Mapping[str, inspect.Parameter]
@@ -30,11 +32,15 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print what is wrong, with options as they are typed, and exit with code 2."""
-        text = re.sub(r'^Parser key "(\w+)"[^:]*:\s*', r"argument --\1: ", message)
-        before, required, names = text.partition("required: ")
+        before, required, names = message.partition("required: ")
         options = self._option_string_actions
         typed = [f"--{name}" if f"--{name}" in options else name for name in names.split(", ")]
-        self.exit(2, f"{self.prog}: error: {before}{required}{', '.join(typed)}\nsee {self.prog} --help\n")
+        text = usage_error(self.prog, f"{before}{required}{', '.join(typed)}")
+        self.exit(2, re.sub(r"(?<=: error: )(\w+)(?=: )", _as_typed(options), text, count=1))
+
+
+def _as_typed(options: Mapping[str, Any]) -> Callable[[re.Match[str]], str]:
+    return lambda name: f"argument --{name[1]}" if f"--{name[1]}" in options else name[1]
 
 
 def run(target: Function | Mapping[str, Function], words: Sequence[str], prog: str) -> int:
@@ -69,8 +75,11 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
     # a configuration may have ${…}; omegaconf is imported for it alone
     configured = any(word.startswith(("-c", "--config")) for word in own) and "config" not in parameters
     mode = "omegaconf+" if configured else "yaml"
+    if configured:
+        check_words(own)
+        configs(own)
     parser = make_parser(function, parameters, prog, mode)
-    values = parser.instantiate(parser.parse_args(own)).as_dict()
+    values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
     positional = [
         values[name] for name, value in parameters.items() if value.kind is value.POSITIONAL_OR_KEYWORD
     ]
@@ -86,7 +95,7 @@ def make_parser(function: Function, parameters: Parameters, prog: str, mode: str
     if "config" not in parameters:
         parser.add_argument("-c", "--config", action="config", help="a YAML with these options")
         parser.add_argument(
-            "--vars", type=dict[str, Any], default={}, help="free variables for ${vars.name} in the YAML"
+            "--vars", type=Variables, default={}, help="free variables for ${vars.name} in the YAML"
         )
     for name, parameter in parameters.items():
         settings = {"help": texts.get(name), **_type(parameter.annotation)}

@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ..errors import FlowlitError
+from ._yaml_text import load_text, read_text
 
 if TYPE_CHECKING:
     from torch import nn
 
 MISSING = "{} does not exist; run flowlit from the folder that holds experiments/"
+FRAGMENTS = 64
+"""Files that one configuration is made of, at most."""
 
 
 def load_yaml(path: str | Path, missing: str = MISSING) -> Any:
@@ -24,16 +25,9 @@ def load_yaml(path: str | Path, missing: str = MISSING) -> Any:
     ``missing`` is the error's text if there is no such file, with {} for its name.
 
     Raises:
-        FlowlitError: if the file cannot be read, or is no YAML.
+        FlowlitError: as ``read_text`` and ``load_text``.
     """
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise FlowlitError(missing.format(path)) from error
-    except OSError as error:
-        raise FlowlitError(f"{path} cannot be read ({error.strerror}); expected a YAML") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise FlowlitError(f"{path} is not valid YAML: {error}") from error
+    return load_text(read_text(path, missing), path)
 
 
 def read_yaml(path: str | Path, missing: str = MISSING) -> dict[str, Any]:
@@ -42,19 +36,27 @@ def read_yaml(path: str | Path, missing: str = MISSING) -> dict[str, Any]:
     Raises:
         FlowlitError: as ``load_yaml``, or if the file holds no mapping.
     """
+    return _read(Path(path), missing, [])
+
+
+def _read(path: Path, missing: str, files: list[Path]) -> dict[str, Any]:
     content = load_yaml(path, missing)
     if not isinstance(content, dict):
-        raise FlowlitError(f"{path}: expected a mapping, found {type(content).__name__}")
-    return _with_fragments(content, Path(path).parent)
+        kind = "it is empty" if content is None else f"found {type(content).__name__}"
+        raise FlowlitError(f"{path}: expected a mapping of names to values, {kind}")
+    files.append(path)
+    if len(files) > FRAGMENTS:
+        raise FlowlitError(f"{files[0]} names more than {FRAGMENTS} fragments, or {path} names itself")
+    return _with_fragments(content, path.parent, files)
 
 
-def _with_fragments(node: Any, folder: Path) -> Any:
+def _with_fragments(node: Any, folder: Path, files: list[Path]) -> Any:
     if isinstance(node, dict):
-        return {key: _with_fragments(value, folder) for key, value in node.items()}
+        return {key: _with_fragments(value, folder, files) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_fragments(value, folder) for value in node]
-    if isinstance(node, str) and node.endswith(".yaml") and (folder / node).is_file():
-        return read_yaml(folder / node)
+        return [_with_fragments(value, folder, files) for value in node]
+    if isinstance(node, str) and node.endswith(".yaml") and len(node) < 1000 and (folder / node).is_file():
+        return _read(folder / node, MISSING, files)
     return node
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import warnings
-from contextlib import suppress
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, cast
 
 import jsonargparse
 import lightning.pytorch as pl
@@ -26,8 +25,10 @@ from ..callbacks.training.signals import SaveOnSignal
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
+from ._items import with_items
+from ._parsing import usage_error
 from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
-from ._yaml import read_yaml
+from ._words import Variables, check_words, configs, options, with_text_root
 from .trainer import FlowTrainer
 
 
@@ -73,10 +74,14 @@ class SaveConfig(SaveConfigCallback):
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors take a few lines: what is wrong, and where the options are described."""
+    """A parser whose errors take two lines: what is wrong, and where the options are described."""
 
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing: the usage of all options takes two pages, and hides the error below it."""
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, and exit with code 2."""
+        if not self.exit_on_error:
+            raise jsonargparse.ArgumentError(None, message) from ex
+        parser = getattr(ex, "subcommand_parser", None) or self
+        self.exit(2, usage_error(parser.prog.replace(" [options]", ""), message))
 
 
 class FlowCLI(LightningCLI):
@@ -89,7 +94,7 @@ class FlowCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--vars", type=dict[str, Any], default={}, help="Free variables for ${vars.name} in the YAML."
+            "--vars", type=Variables, default={}, help="Free variables for ${vars.name} in the YAML."
         )
         parser.add_argument(
             "--resume",
@@ -169,7 +174,9 @@ class FlowCLI(LightningCLI):
     def run(cls, argv: list[str]) -> FlowCLI:
         """Parse the arguments and run the command that they name."""
         quiet()
-        check_vars(argv)
+        check_words(argv)
+        contents = read_configs(argv)
+        check_vars(argv, contents)
         if argv[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in argv):
             raise FlowlitError(f"--resume goes on with a fit; give {argv[0]} its weights by --ckpt_path")
         return cls(
@@ -184,26 +191,34 @@ class FlowCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
             parser_kwargs={"parser_mode": "omegaconf+", "prog": "flowlit"},
-            args=argv,
+            args=with_text_root(with_items(argv, contents)),
         )
 
 
-def check_vars(argv: list[str]) -> None:
+def read_configs(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is in the files given with -c.
+
+    Raises:
+        FlowlitError: if one is no sound YAML.
+    """
+    try:
+        return configs(words)
+    except FlowlitError as error:
+        raise FlowlitError(f"parsing config {error}") from error
+
+
+def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None:
     """Refuse ``--vars.name`` that none of the files given with -c declares: nothing would read it.
 
     Raises:
         FlowlitError: naming those that are declared.
     """
-    files = [value for flag, value in itertools.pairwise(argv) if flag in ("-c", "--config")]
-    declared: set[str] = set()
-    for path in files:
-        with suppress(FlowlitError):  # the parser refuses it, and says why
-            declared |= set(read_yaml(path).get("vars") or {})
-    given = [word.removeprefix("--vars.").split("=")[0] for word in argv if word.startswith("--vars.")]
+    declared = {name for content in contents for name in content.get("vars") or {}}
+    given = [option.removeprefix("--vars.") for option, _ in options(words) if option.startswith("--vars.")]
     unknown = [name for name in given if name.split(".")[0] not in declared]
     if declared and unknown:
         raise FlowlitError(
-            f"--vars.{unknown[0]}: no such variable; {', '.join(files)} declare {', '.join(sorted(declared))}"
+            f"--vars.{unknown[0]}: no such variable; the files declare {', '.join(sorted(declared))}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import sys
 import warnings
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Outcome:
         """The one message for the user; fails if there is a traceback, or not exactly one message."""
         assert self.code in (1, 2), f"exit code {self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err, self.err
-        starts = [line for line in self.err.splitlines() if line.startswith(("flowlit: error: ", "error: "))]
+        starts = [line for line in self.err.splitlines() if re.match(r"(flowlit[\w ]*: )?error: ", line)]
         assert len(starts) == 1, self.err
         return self.err[self.err.index(starts[0]) :]
 

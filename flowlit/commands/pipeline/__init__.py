@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 
-def pipeline(*overrides: str, config: str, root: str | None = None, dry_run: bool = False) -> Iterator[str]:
+def pipeline(*overrides: str, config: str, root: str = "", dry_run: bool = False) -> Iterator[str]:
     """Run the stages of a recipe, each in a process of its own.
 
     A stage that is done is skipped, one that was interrupted goes on. An option of a stage is overridden by

@@ -35,7 +35,7 @@ class Recipe:
     table: list[dict[str, str]]
 
     @classmethod
-    def read(cls, path: str, root: str | None = None) -> Recipe:
+    def read(cls, path: str, root: str = "") -> Recipe:
         """Read a recipe.
 
         Raises:
