@@ -106,7 +106,8 @@ def _check(text: str) -> None:
     open_nodes: list[_Node] = [_Node(False, None)]
     sizes: dict[str, int] = {}
     for event in yaml.parse(text, Loader):
-        line = event.start_mark.line + 1
+        mark = event.start_mark
+        line = 0 if mark is None else mark.line + 1
         parent = open_nodes[-1]
         size = 0
         if isinstance(event, yaml.events.NodeEvent):
@@ -130,7 +131,7 @@ def _check(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(node.anchor == event.anchor for node in open_nodes):
                 raise ValueError(f"line {line}: &{event.anchor} contains itself")
-            size = sizes.get(event.anchor, 1)
+            size = sizes.get(event.anchor or "", 1)
         parent.size += size
         if parent.size > VALUES:
             raise ValueError(f"line {line}: more than {VALUES:,} values, aliases in place")
