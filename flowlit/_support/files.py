@@ -40,8 +40,8 @@ def check_file(path: str | Path, what: str, mend: str) -> int:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        why = "does not exist" if missing else f"cannot be read ({error})"
-        raise FlowlitError(f"{what} {path} {why}; {mend}") from error
+        why = "it does not exist" if missing else error
+        raise FlowlitError(f"{what} {path} cannot be read ({why}); {mend}") from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise FlowlitError(f"{what} {path} is {kind}, expected a file; {mend}")

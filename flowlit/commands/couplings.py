@@ -150,7 +150,7 @@ def _seeds(text: str | None) -> Sequence[int] | None:
     if text is None:
         return None
     first, dash, last = text.partition("-")
-    if dash and first.isdigit() and last.isdigit():
+    if dash and first.isdecimal() and last.isdecimal() and max(len(first), len(last)) < 19:
         return range(int(first), int(last) + 1)
     return read_labels(text, "seeds")
 

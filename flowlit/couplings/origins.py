@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from .._support.arrays import map_npy
+from .._support.files import check_file
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeInt, Seed
@@ -19,6 +22,10 @@ from ..types import Codec, Cond, ImageDataset, Source
 from .noise import GENERATOR, SeededNoise
 from .store.encoding import X0, X1, codec_facts
 from .store.manifest import check_conditions
+
+MOST_BYTES = 1 << 30
+"""Of a file of labels or seeds, at most."""
+
 
 From = Literal["noise", "data", "random"]
 
@@ -232,16 +239,14 @@ def read_labels(path: str, what: str = "labels") -> list[int]:
     Raises:
         FlowlitError: if the file is missing or holds something else.
     """
+    expected = "expected .npy or text, one number a pair"
+    if check_file(path, what, expected) > MOST_BYTES:
+        raise FlowlitError(f"{what} {path}: the file is larger than {MOST_BYTES:,} bytes; {expected}")
     try:
-        if path.endswith(".npy"):
-            array = np.load(path, allow_pickle=False)
-        else:
-            array = np.loadtxt(path, dtype=np.int64, ndmin=1)
-    except (OSError, ValueError, EOFError) as error:
-        raise FlowlitError(
-            f"{what} {path} cannot be read ({error}); expected .npy or text, one number a pair"
-        ) from error
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        array = map_npy(Path(path)) if path.endswith(".npy") else np.loadtxt(path, dtype=np.int64, ndmin=1)
+    except (OSError, ValueError, OverflowError) as error:
+        raise FlowlitError(f"{what} {path} cannot be read ({error}); {expected}") from error
+    if array.ndim != 1 or not len(array) or not np.issubdtype(array.dtype, np.integer):
         raise FlowlitError(
             f"{what} {path}: found {array.dtype} {array.shape}, expected whole numbers (pairs,)"
         )

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.arrays import Npz
+from ..errors import FlowlitError
 from ..ranges import Checked
 
 
@@ -86,8 +88,16 @@ class Reference(NamedTuple):
 
     def features(self) -> Tensor:
         """Read the features that were kept, (N, d) float32."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return torch.from_numpy(file["features"])
+        try:
+            with Npz(self.path) as file:
+                features = file.read("features", "f")
+            if features.shape != (self.kept, len(self.mean)) or not np.isfinite(features).all():
+                raise ValueError("they are not finite, or the file has changed")
+        except (OSError, ValueError) as error:
+            raise FlowlitError(
+                f"{self.path}: its features cannot be read ({error}); make it again"
+            ) from error
+        return torch.from_numpy(features)
 
     def sha256(self) -> str:
         """Hash mean and covariance."""

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .._support.arrays import Npz
 from .._support.batch_invariance import in_blocks
 from .._support.files import short_hash, write_atomically
+from .._support.schema import Format, Positive
 from .._version import __version__
 from ..errors import FlowlitError
 from ..types import ImageDataset
@@ -37,6 +38,36 @@ from .protocol import foreign_protocol
 FORMAT = "flowlit-reference"
 VERSION = 1
 _ROWS = 1000
+
+
+MOST_FEATURES = 1 << 13
+"""Of an extractor, at most: their covariance has 512 MB."""
+
+
+SYMMETRY = 1e-4
+"""Difference of a covariance from its transpose, at most, relative to its largest entry."""
+
+
+class Extractor(Struct):
+    """The extractor of a reference's features."""
+
+    name: str | None = None
+    sha256: str | None = None
+
+
+class Protocol(Struct):
+    """Way in which a reference was taken, as far as it is compared; see ``check_reference``."""
+
+    features: Extractor | None = None
+    images: str | None = None
+    count: Positive | None = None
+    shape: Annotated[list[Positive], Meta(min_length=3, max_length=3)] | None = None
+    resolution: Positive | None = None
+    range: list[float] | None = None
+    resize: str | None = None
+
+
+PROTOCOL = Format(Protocol, "protocol of a reference", "make the reference again", FORMAT, (1, VERSION))
 
 
 @torch.no_grad()
@@ -151,33 +182,43 @@ def read_reference(path: str | Path) -> Reference:
             f"experiments/reference_….yaml --into {path}"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, cov = (torch.from_numpy(file[name].astype(np.float64)) for name in ("mu", "sigma"))
-            shape = file["features"].shape if "features" in file else (0, mean.numel())
-            own = "protocol" in file
-            protocol = json.loads(str(file["protocol"])) if own else foreign_protocol(path.name)
-            if not isinstance(protocol, dict):
-                raise ValueError("its protocol is no mapping")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+        with Npz(path) as file:
+            mean, cov = _statistics(file)
+            shape = file.header("features", "f").shape if "features" in file else (0, len(mean))
+            protocol = _read_protocol(file) if "protocol" in file else foreign_protocol(path.name)
+    except (OSError, ValueError, FlowlitError) as error:
         raise FlowlitError(
             f"{path} holds no reference statistics ({error}); expected npz with mu and sigma"
         ) from error
-    d = mean.numel()
-    if mean.shape != (d,) or cov.shape != (d, d):
-        raise FlowlitError(
-            f"{path}: mu has shape {tuple(mean.shape)} and sigma {tuple(cov.shape)}; expected (d,) and (d, d)"
+    if len(shape) != 2 or shape[1] != len(mean):
+        raise FlowlitError(f"{path}: features have shape {shape}; expected (N, {len(mean)})")
+    return Reference(torch.from_numpy(mean), torch.from_numpy(cov), shape[0], protocol, path)
+
+
+def _read_protocol(file: Npz) -> dict[str, Any]:
+    shape = file.header("protocol", "U").shape
+    if shape:
+        raise ValueError(f"its protocol has shape {shape}, expected one text")
+    return PROTOCOL.parse(str(file.read("protocol", "U")), "its protocol")
+
+
+def _statistics(file: Npz) -> tuple[np.ndarray, np.ndarray]:
+    """Read mean (d,) and covariance (d, d) as float64.
+
+    Raises:
+        ValueError: if they are not finite, not symmetric, or of other shapes.
+    """
+    shapes = {name: file.header(name, "fiu").shape for name in ("mu", "sigma")}
+    d = shapes["mu"][0] if shapes["mu"] else 0
+    if shapes != {"mu": (d,), "sigma": (d, d)} or not 1 <= d <= MOST_FEATURES:
+        raise ValueError(
+            f"mu has shape {shapes['mu']} and sigma {shapes['sigma']}; expected (d,) and (d, d), d from 1 to "
+            f"{MOST_FEATURES:,}"
         )
-    if len(shape) != 2 or shape[1] != d:
-        raise FlowlitError(f"{path}: features have shape {shape}; expected (N, {d})")
-    if not (torch.isfinite(mean).all() and torch.isfinite(cov).all()):
-        raise FlowlitError(f"{path}: mu or sigma is not finite; make the statistics again")
-    return Reference(mean, cov, shape[0], protocol, path)
+    mean, cov = (file.read(name, "fiu").astype(np.float64) for name in ("mu", "sigma"))
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError("mu or sigma is not finite; make the statistics again")
+    slack = SYMMETRY * np.abs(cov).max()
+    if np.abs(cov - cov.T).max() > slack or cov.diagonal().min() < -slack:
+        raise ValueError("sigma is not symmetric, or has variances below 0; make the statistics again")
+    return mean, cov

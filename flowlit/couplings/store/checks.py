@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any
     if manifest["x0"] != "seed":
         expected["x0"] = (manifest["x0"], shape)
     with reading(shard.path):
+        size = os.stat(shard.path).st_size
+        if size != entry["bytes"]:
+            raise ValueError(f"it has {size} bytes, the manifest says {entry['bytes']}")
         for name, (dtype, size) in expected.items():
             here = shard.fields[name][:2]
             listed = np.dtype(dtype), (entry["rows"], *size)

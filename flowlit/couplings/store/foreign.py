@@ -5,6 +5,7 @@ seed.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..._support.arrays import map_npy
 from ...data import ImageZip, Pixels
 from ...errors import FlowlitError
 from ...types import Codec
+
+MOST_CLASSES = 1 << 31
 
 
 class Rows(NamedTuple):
@@ -62,17 +66,22 @@ class PairFolder(PairReader):
     """
 
     def __init__(self, folder: Path, swap: bool = False, data_range: tuple[float, float] = (-1.0, 1.0)):
+        if not -math.inf < data_range[0] < data_range[1] < math.inf:
+            raise FlowlitError(
+                f"data_range is {data_range}; expected the value of black, and a larger one of white"
+            )
         self.folder = folder
         self.data_range = data_range
         name = folder.resolve().name
-        self.seed = int(name) if name.isdigit() else int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
+        is_seed = name.isdecimal() and int(name) < 1 << 128
+        self.seed = int(name) if is_seed else int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)
         self.noise, self.data = ("z1.npy", "z0.npy") if swap else ("z0.npy", "z1.npy")
         self.generator = (
             f"unknown: imported, noise from {self.noise}, data in {data_range[0]:g} … {data_range[1]:g} from "
             f"{self.data}"
         )
         shapes = {name: self._map(name).shape for name in (self.noise, self.data)}
-        if len(set(shapes.values())) > 1 or len(shapes[self.data]) != 4:
+        if len(set(shapes.values())) > 1 or len(shapes[self.data]) != 4 or 0 in shapes[self.data][1:]:
             raise FlowlitError(f"{folder}: found {shapes}, expected two arrays of one shape (rows, C, H, W)")
         self.rows = shapes[self.data][0]
         self.shape = shapes[self.data][1:]
@@ -86,15 +95,12 @@ class PairFolder(PairReader):
     def _map(self, name: str) -> np.ndarray:
         path = self.folder / name
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.dtype.kind not in "fiub":
-                raise ValueError(f"it holds {array.dtype}")
-            return array
+            return map_npy(path)
         except FileNotFoundError as error:
             raise FlowlitError(
                 f"{path} does not exist; expected z0.npy (noise) and z1.npy (data) in each folder"
             ) from error
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             raise FlowlitError(
                 f"{path} cannot be read as a plain array ({error}); save it with numpy.save"
             ) from error
@@ -103,10 +109,14 @@ class PairFolder(PairReader):
         label = self._map("label.npy")
         one_hot = label.ndim == 2 and label.shape[1] > 1  # and may then be float
         integers = np.issubdtype(label.dtype, np.integer)
-        if label.ndim not in (1, 2) or len(label) != self.rows or not (integers or one_hot):
+        if label.ndim not in (1, 2) or len(label) != self.rows or not (integers or one_hot) or not label.size:
             raise FlowlitError(
                 f"{self.folder}: label.npy is {label.dtype} {label.shape} for {self.rows} pairs; expected "
                 "whole numbers (rows,), or one-hot (rows, classes)"
+            )
+        if integers and not 0 <= label.min() <= label.max() < MOST_CLASSES:
+            raise FlowlitError(
+                f"{self.folder}: label.npy has {label.min()} … {label.max()}; expected classes from 0"
             )
 
     def _check_range(self) -> None:
@@ -184,11 +194,14 @@ class SeededZip(PairReader):
         self.codec = codec or Pixels()
         names = [name for _, name, _ in self.images.index]
         self.images.channels = 1 if self.images.grey else 3
-        numbers = np.asarray(_seeds_of(names) if seeds is None else seeds, np.int64)
-        if len(numbers) != len(names):
+        given = _seeds_of(names) if seeds is None else seeds
+        if len(given) != len(names):
             raise FlowlitError(
-                f"{path}: {len(numbers)} seeds for {len(names)} images; give one for each, in order of names"
+                f"{path}: {len(given)} seeds for {len(names)} images; give one for each, in order of names"
             )
+        if not 0 <= min(given) <= max(given) < 1 << 63:
+            raise FlowlitError(f"{path}: seeds are {min(given)} … {max(given)}; expected 0 to 2^63 - 1")
+        numbers = np.asarray(given, np.int64)
         self.order = np.argsort(numbers, kind="stable")
         self.numbers = numbers[self.order]
         drawn = np.sort(self.numbers % (1 << 32))

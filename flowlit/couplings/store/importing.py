@@ -135,5 +135,5 @@ def find_folders(path: Path) -> list[Path]:
             f"no pairs in {path}: expected z0.npy and z1.npy there, or in one folder a seed inside it"
         )
     return sorted(
-        inside, key=lambda p: (not p.name.isdigit(), int(p.name) if p.name.isdigit() else 0, p.name)
+        inside, key=lambda p: (not p.name.isdecimal(), int(p.name) if p.name.isdecimal() else 0, p.name)
     )

@@ -71,19 +71,16 @@ def read_manifest(folder: str | Path, whole: bool = True) -> dict[str, Any]:
 
 
 def check_complete(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a manifest that calls itself complete and lacks shards, or what sums them up.
+    """Refuse a manifest that calls itself complete and lacks shards.
 
     Raises:
-        FlowlitError: naming what it lacks.
+        FlowlitError: naming their number.
     """
     expected = len(plan(manifest["counts"], manifest["shard_size"]))
-    lacking = [key for key in ("count", "nfe", "range", "rounding") if not manifest.get(key)]
-    listed = len(manifest["shards"])
-    if listed < expected:
-        lacking.append(f"{expected - listed} of {expected} shards")
-    if manifest["complete"] and lacking:
+    missing = expected - len(manifest["shards"])
+    if manifest["complete"] and missing:
         raise FlowlitError(
-            f"{path} is called complete, but lacks {', '.join(lacking)}; make the couplings again"
+            f"{path} is called complete, but lacks {missing} of {expected} shards; make the couplings again"
         )
 
 

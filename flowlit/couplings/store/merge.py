@@ -34,12 +34,10 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
     Raises:
         FlowlitError: if they differ in teacher, solver, shape or dtypes, repeat noise, or ``into`` exists.
     """
-    pairs = StoredPairs(folders)
+    pairs = StoredPairs(folders, checksums=False)
     first = pairs.manifest
     with building(Path(into)) as folder:
-        entries = [
-            _take(folder, number, source, entry) for number, (source, entry) in enumerate(pairs.entries)
-        ]
+        entries = [_take(folder, number, pairs) for number in range(len(pairs.entries))]
         rows = [entry["rows"] for entry in entries]
         manifest = {
             "format": FORMAT,
@@ -62,11 +60,13 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
     return manifest
 
 
-def _take(folder: Path, number: int, source: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """Link or copy one file."""
+def _take(folder: Path, number: int, pairs: StoredPairs) -> dict[str, Any]:
+    """Link or copy one file that is as its manifest says; only ``verify`` reads all of it."""
+    source, entry = pairs.entries[number]
     file = source / entry["file"]
     if not file.is_file() or file.stat().st_size != entry["bytes"]:
         raise FlowlitError(f"shard {file} is missing or truncated; see `flowlit couplings verify {source}`")
+    pairs.open(number)
     target = folder / Shard(number, 0, entry["rows"]).file
     try:
         os.link(file, target)

@@ -61,7 +61,7 @@ class StoredPairs(Dataset):
         self.ends = np.cumsum(rows)
         self.starts = self.ends - rows
         self.count = _limited(limit, int(self.ends[-1]), self.folders[0])
-        self._open = self._opener()
+        self.open = self._opener()
 
     def _opener(self) -> Callable[[int], ShardFile]:
         """Return a function that opens a shard, and keeps the last ones open. It has no reference to self, so
@@ -71,11 +71,11 @@ class StoredPairs(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker opens its own files
-        return {key: value for key, value in self.__dict__.items() if key != "_open"}
+        return {key: value for key, value in self.__dict__.items() if key != "open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open = self._opener()
+        self.open = self._opener()
 
     def __len__(self) -> int:
         return self.count
@@ -143,7 +143,7 @@ class StoredPairs(Dataset):
         """
         ends = {end: (self.manifest[end], self.shape) for end in ("x0", "x1")}
         for number in {number for number, _ in rows}:
-            self._open(number)  # only a file that was verified decides how much is allocated
+            self.open(number)  # only a file that was verified decides how much is allocated
         kinds = {"index": ("int64", ()), **ends, **self.conditions}
         batch = {name: np.empty((len(rows), *kinds[name][1]), kinds[name][0]) for name in names}
         into = [
@@ -151,7 +151,7 @@ class StoredPairs(Dataset):
             for name, array in batch.items()
         ]
         for place, (number, row) in enumerate(rows):
-            shard = self._open(number)
+            shard = self.open(number)
             for name, buffer, nbytes in into:
                 shard.fill(buffer[place * nbytes : (place + 1) * nbytes], shard.begin[name] + row * nbytes)
         return {name: torch.from_numpy(array) for name, array in batch.items()}

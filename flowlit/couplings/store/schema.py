@@ -76,6 +76,8 @@ class ShardFacts(Struct):
         first, last = self.index
         if last - first + 1 < self.rows:
             raise ValueError(f"{self.rows} rows have the indices {first} … {last}; expected unique ones")
+        if self.nfe.min > self.nfe.max or self.range[0] > self.range[1]:
+            raise ValueError("nfe or range has a minimum above its maximum")
 
 
 class Entry(ShardFacts, kw_only=True):
@@ -126,6 +128,7 @@ class EndErrors(Struct):
 class Manifest(Struct):
     """Description of a store; see docs/couplings.md."""
 
+    format: str
     direction: str
     origin: str
     shape: Annotated[list[Positive], Meta(min_length=1, max_length=8)]
@@ -145,6 +148,7 @@ class Manifest(Struct):
     codec: dict[str, Any] | None = None
     classes: list[str] | None = None
     conditions: dict[str, tuple[Dtype, Sizes]] = {}
+    count: Positive | None = None
     nfe: MeanEvaluations | None = None
     range: Interval | None = None
     rounding: EndErrors | None = None
@@ -160,6 +164,10 @@ class Manifest(Struct):
             raise ValueError("codec has no class; expected class_path, or class")
         if any(seed >= 1 << 128 for seed in self.seeds):
             raise ValueError("seeds are not all below 2^128")
+        if self.complete and (
+            not (self.nfe and self.range and self.rounding) or self.count != self.counts[-1]
+        ):
+            raise ValueError(f"it is complete; expected count {self.counts[-1]}, nfe, range and rounding")
         self._check_shards()
 
     def _check_shards(self) -> None:
@@ -168,7 +176,8 @@ class Manifest(Struct):
             rows = {shard.file: shard.rows for shard in plan(self.counts, self.shard_size)}
         except FlowlitError as error:
             raise ValueError(str(error)) from error
-        pair = math.prod(self.shape) * (BYTES[self.x0] + BYTES[self.x1])
+        entries = math.prod(self.shape)
+        pair = entries * (BYTES[self.x0] + BYTES[self.x1])
         seeds = set(self.seeds)
         for entry in self.shards:
             if rows.pop(entry.file, None) != entry.rows:
@@ -178,10 +187,10 @@ class Manifest(Struct):
                 )
             if entry.seed not in seeds:
                 raise ValueError(f"the seed of {entry.file} is not among seeds")
-            if entry.bytes < entry.rows * pair:
+            if entry.bytes < entry.rows * pair or entry.rounding.x1.entries != entries:
                 raise ValueError(
-                    f"{entry.file} has {entry.bytes:,} bytes, fewer than {entry.rows:,} rows of shape "
-                    f"{self.shape}"
+                    f"{entry.file} has {entry.bytes:,} bytes, {entry.rounding.x1.entries:,} entries a row; "
+                    f"expected {entry.rows:,} rows of shape {self.shape}"
                 )
 
 
