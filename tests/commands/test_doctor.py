@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import labelled
 import pytest
 import stores
 import tiny
@@ -24,6 +25,7 @@ from flowlit.commands.doctor.measured import Measured, Step
 from flowlit.commands.doctor.mirror import MOST, asymmetry, bound
 from flowlit.commands.doctor.plan import kept, validations_of
 from flowlit.commands.doctor.probe import Watch, kept_for_backward, probe_trainer
+from flowlit.commands.doctor.report import classes
 from flowlit.commands.doctor.subject import Subject
 from flowlit.commands.trainer import FlowTrainer
 from flowlit.couplings import Cached, Independent, SeededNoise
@@ -693,3 +695,33 @@ def test_the_probe_computes_in_the_precision_of_the_run():
     run = FlowTrainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False)
     with probe_trainer(run, Watch(Measured())).precision_plugin.train_step_context():
         assert torch.is_autocast_enabled("cpu")
+
+
+def labelled_run(root, **classes):
+    """The arguments of a run on a folder with so many images of each class."""
+    folder = {"root": str(labelled.folder(root, classes)), "channels": 1, "labels": True}
+    images = {"class_path": "flowlit.data.ImageFolder", "init_args": folder}
+    coupling = {"class_path": "flowlit.couplings.Independent", "init_args": {"images": images}}
+    noise = tiny.noise(num_classes=len(classes))
+    return {"coupling": coupling, "network": tiny.unet(num_classes=len(classes)), "data": {"noise": noise}}
+
+
+def test_classes_are_listed_with_their_names_and_counts(tmp_path):
+    outcome = examined(tmp_path, **labelled_run(tmp_path / "photos", cat=5, dog=12, emu=8))
+    table = outcome.out[outcome.out.index("class  name  rows") :].splitlines()[:5]
+    assert table[2:] == ["0       cat     5", "1       dog    12", "2       emu     8"]
+    assert outcome.code == 0, outcome.out
+
+
+def test_a_class_without_images_is_a_problem(tmp_path):
+    outcome = examined(tmp_path, **labelled_run(tmp_path / "photos", cat=12, dog=0, emu=8))
+    told = "class 1 (dog) of 3 does not occur in images of ImageFolder"
+    assert [level for level, text in findings(outcome) if told in text] == ["problem"], outcome.out
+    assert "1       dog     0" in outcome.out and outcome.code == 1
+
+
+def test_long_lists_of_classes_are_cut(tmp_path):
+    zipped = labelled.archive(tmp_path / "x.zip", [[f"{i}.png", i % 100] for i in range(150)])
+    images = ImageZip(str(zipped), labels=True, channels=1)
+    rows = classes(SimpleNamespace(pairs=images))
+    assert len(rows) == 21 and rows[1] == ["0", "–", "2"] and rows[-1] == ["…", "81 more", "112"]

@@ -16,9 +16,12 @@ from ...couplings.store.encoding import codec_facts
 from ...couplings.store.manifest import differences
 from ...couplings.store.plan import plan
 from ...couplings.store.writer import Store
+from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
 from ...metrics.protocol import check_dimension, check_reference
 from ...metrics.reference import read_reference
+from ...modules import FlowModule
+from ...modules.classes import check_classes, names_of, trained_names
 from ...networks.checkpoints.read import read_checkpoint
 from ..couple import CoupleOptions, origin_of
 from .plan import output_folder, steps_of, validations_of
@@ -98,7 +101,20 @@ def open_checkpoint(subject: Subject, patient: Any, path: str) -> None:
     content = read_checkpoint(path)
     patient.on_load_checkpoint(content)
     patient.load_state_dict(content["state_dict"])
+    subject.resumes = True
     subject.opened["checkpoint"] = f"{path}, step {content.get('global_step', 0):,}"
+
+
+def compare_classes(subject: Subject, patient: Any) -> None:
+    """Refuse classes that have other numbers in validation or in the checkpoint, or that nothing trains."""
+    data = copy(subject.data)
+    data.pairs = subject.pairs
+    names = trained_names(data)
+    check_same_names(names_of(data.validation), names, "data.validation", "the training data")
+    known = class_names_of(patient.network) if subject.resumes else None
+    check_same_names(names, known, "the training data", "the checkpoint")
+    if isinstance(patient, FlowModule):
+        check_classes(patient.network, data)
 
 
 def open_features(subject: Subject, fid: FID) -> None:
@@ -158,6 +174,7 @@ def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> None
         look(subject, "checkpoint", open_checkpoint, patient, ckpt_path)
     if subject.options is None:
         look(subject, "data", open_data)
+        look(subject, "classes", compare_classes, patient)
     else:
         look(subject, "store", open_store, patient, subject.options)
     for fid in subject.callbacks(FID):

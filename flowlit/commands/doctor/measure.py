@@ -39,7 +39,8 @@ def measure(subject: Subject, patient: Any) -> None:
         failed[attempt(measure_steps, subject, patient)].append("a training step")
     if subject.validations != 0:
         failed[attempt(measure_images, subject, patient)].append("validation")
-    failed.pop("", None)
+    for known in ("", *(finding.what for finding in subject.findings)):
+        failed.pop(known, None)
     texts = [f"{' and '.join(what)} failed: {error}" for error, what in failed.items()]
     subject.findings += [Finding("problem", text) for text in texts]
 

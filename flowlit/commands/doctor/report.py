@@ -10,17 +10,21 @@ from ..._support.formatting import aligned, duration, size
 from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
+from ...modules.classes import counts_of, names_of
 from .checks.resources import files_kept, pair_bytes
 from .subject import Finding, Subject
 
 Rows = list[list[str]]
+
+MOST_CLASSES = 20
+"""Classes that are listed, at most."""
 
 
 def report(subject: Subject) -> str:
     """Return what was opened, the tables that are not empty, and the findings, as text."""
     width = max(map(len, subject.opened))
     opened = [f"{what.ljust(width)}  {state}" for what, state in subject.opened.items()]
-    tables = [networks(subject), memory(subject), disk(subject), times(subject)]
+    tables = [classes(subject), networks(subject), memory(subject), disk(subject), times(subject)]
     blocks = [opened, *(aligned(rows) for rows in tables if len(rows) > 1)]
     lines = chain.from_iterable([*block, ""] for block in blocks)
     findings = map(summarise, subject.findings) if subject.findings else ["nothing is wrong"]
@@ -34,6 +38,21 @@ def summarise(finding: Finding) -> str:
     'hint     the sky is blue; look up'
     """
     return f"{finding.level:7s}  {finding.what}{'; ' + finding.mend if finding.mend else ''}"
+
+
+def classes(s: Subject) -> Rows:
+    """Return number, name and images (or pairs) of each class that is trained on."""
+    counts = counts_of(s.pairs)
+    if not counts:
+        return []
+    names = names_of(s.pairs) or ()
+    every = range(max(len(names), max(counts) + 1))
+    shown = every if len(every) <= MOST_CLASSES else every[: MOST_CLASSES - 1]
+    rows = [[str(i), names[i] if i < len(names) else "–", f"{counts.get(i, 0):,}"] for i in shown]
+    if len(shown) < len(every):
+        remaining = every[len(shown) :]
+        rows.append(["…", f"{len(remaining):,} more", f"{sum(counts.get(i, 0) for i in remaining):,}"])
+    return [["class", "name", "rows"], *rows]
 
 
 def networks(s: Subject) -> Rows:

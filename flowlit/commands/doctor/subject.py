@@ -44,6 +44,8 @@ class Subject:
     """Couplings that are to be made, instead of training."""
     missing: int = 0
     """Pairs of them that are not there yet."""
+    resumes: bool = False
+    """Whether a checkpoint was read, to go on from."""
     pairs: Any = None
     """The opened data set of the coupling."""
     steps: int | None = None
