@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from ..errors import FlowlitError
-from ..ranges import Checked
+from ..ranges import Checked, NonNegativeInt, PositiveInt
 from ..types import Coupling, ImageDataset, Source
 from .samplers import StridedSampler, check_enough, missing_rows
 
@@ -28,10 +28,10 @@ class EvaluationData(Checked, pl.LightningDataModule):
     def __init__(
         self,
         noise: Source | None,
-        noise_batch_size: int,
-        test_num: int,
+        noise_batch_size: PositiveInt,
+        test_num: PositiveInt,
         validation: ImageDataset | None,
-        num_workers: int,
+        num_workers: NonNegativeInt,
     ):
         super().__init__()
         self.noise = noise

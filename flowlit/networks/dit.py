@@ -122,6 +122,8 @@ class DiT(ConditionalNetwork):
         super().__init__()
         self.spec = described
         _check_sizes(resolution, patch, width, heads, positions)
+        if not 1 <= width * mlp_ratio < 2**31:
+            raise FlowlitError(f"DiT: mlp_ratio is {mlp_ratio}, which makes {width * mlp_ratio:g} channels")
         self.shape = (in_channels, resolution, resolution)
         self.patch = patch
         self.num_classes = num_classes

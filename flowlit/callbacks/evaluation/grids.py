@@ -16,6 +16,7 @@ from torchvision.utils import make_grid, save_image
 from ..._support.files import write_atomically, write_figure
 from ..._support.nested import rows_of
 from ...errors import FlowlitError
+from ...ranges import PositiveInt
 from ...types import Noise
 from .base import Evaluation
 
@@ -109,7 +110,7 @@ def generate(trainer: pl.Trainer, module: Any, solver: str, noise: Noise) -> Ten
 class FirstImages(Evaluation):
     """Look at the first ``num`` images of every solver, whatever batches and ranks a validation run has."""
 
-    def __init__(self, num: int):
+    def __init__(self, num: PositiveInt):
         self.num = num
         self._images: dict[str, dict[int, Tensor]] = {}
 

@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..._engine.lightning import is_logging_step, optimizer_steps
 from ..._support.formatting import duration
+from ...ranges import Checked, NonNegativeInt
 
 LINES = 20
 """Of a run, where a bar cannot move."""
 
 
-class Progress(TQDMProgressBar):
+class Progress(Checked, TQDMProgressBar):
     """Lightning's bar, called "Training": it counts the optimizer steps of ``max_steps``, with the time left.
 
     To read the numbers beside it is to wait for a GPU, so they are those of the first and the last step, and
@@ -46,6 +47,11 @@ class Progress(TQDMProgressBar):
     def init_sanity_tqdm(self) -> Tqdm:
         with _drawing():
             return super().init_sanity_tqdm()
+
+    def __init__(
+        self, refresh_rate: NonNegativeInt = 1, process_position: NonNegativeInt = 0, leave: bool = False
+    ):
+        super().__init__(refresh_rate, process_position, leave)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if hasattr(pl_module, "keep_loss_from_bar"):
