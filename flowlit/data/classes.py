@@ -13,8 +13,8 @@ import msgspec
 
 from .._support.files import check_file
 from .._support.schema import Format
-from .._support.whole import as_whole
 from ..errors import FlowlitError
+from ..ranges import as_whole
 from .listing import LABELS, sub_folders
 
 Classes = list[str | int] | str | None

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from .._support.batch_invariance import BatchInvariant
 from .._support.cuda_graphs import check_device, replayed
-from .._support.whole import whole_number
 from ..couplings import SeededNoise
 from ..couplings.noise import SEEDS
 from ..data import Pixels
@@ -25,7 +24,7 @@ from ..networks.checkpoints.load import take
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
-from .inputs import check_memory, conditions, labels_of, noise_to_start_from
+from .inputs import check_memory, conditions, labels_of, noise_to_start_from, whole_number
 
 Precision = Literal["float32", "bf16"]
 

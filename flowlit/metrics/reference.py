@@ -65,6 +65,7 @@ class Protocol(Struct):
     resolution: Positive | None = None
     range: list[float] | None = None
     resize: str | None = None
+    classes: list[str] | None = None
 
 
 PROTOCOL = Format(Protocol, "protocol of a reference", "make the reference again", FORMAT, (1, VERSION))
@@ -152,6 +153,7 @@ def _protocol(images: ImageDataset, shape: list[int], features: FeatureExtractor
         "shape": shape,
         "range": [0, 255],
         "resize": features.resize,
+        **({"classes": list(images.classes)} if images.classes else {}),
         "flowlit": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

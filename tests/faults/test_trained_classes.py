@@ -6,16 +6,18 @@ import labelled
 import pytest
 import tiny
 import torch
-from tools import tiny_unet
+from tools import classifier_checkpoint, tiny_unet
 
 import flowlit
-from flowlit.callbacks import Report
+from flowlit.callbacks import FID, Report
 from flowlit.couplings import Cached, Independent, SeededNoise
 from flowlit.couplings.store.exporting import export_zip
 from flowlit.couplings.store.manifest import read_manifest
 from flowlit.couplings.store.merge import merge
 from flowlit.data import ImageFolder, ImageZip
 from flowlit.errors import FlowlitError
+from flowlit.metrics import ClassifierFeatures
+from flowlit.metrics.reference import make_reference
 from flowlit.modules import Classifier, FlowDataModule, ReflowStudent, Teacher
 from flowlit.networks import SmallClassifier, pretrained
 from flowlit.solvers import Euler
@@ -220,3 +222,18 @@ def test_a_report_has_the_names_of_the_classes(trained, tmp_path):
     trainer = tiny.trainer(tmp_path, 1, [Report()], logger=logger, limit_val_batches=1)
     trainer.validate(teacher(), data(), str(trained))
     assert json.loads((tmp_path / "metrics.json").read_text())["classes"] == list(NAMES)
+
+
+def test_a_reference_of_other_classes_is_refused(photos, trained, tmp_path):
+    extractor = ClassifierFeatures(classifier_checkpoint(tmp_path / "c.ckpt"), "digits")
+    others = labelled.folder(tmp_path / "others", {"ant": 3, "bee": 3, "cat": 3})
+    for root in (others, photos):
+        path = make_reference(images(root), extractor, str(tmp_path / "r.npz")).path
+        trainer = tiny.trainer(tmp_path, 1, [FID(extractor, str(path))], limit_val_batches=1.0)
+        if root is photos:
+            trainer.validate(teacher(), data(), str(trained))
+            continue
+        with pytest.raises(
+            FlowlitError, match=r"reference .*r.npz has the classes \[ant, bee, cat\], the network"
+        ):
+            trainer.validate(teacher(), data(), str(trained))

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from ..._engine.ranks import on_rank_zero
 from ..._support.batch_invariance import BLOCK, in_blocks
+from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
 from ...metrics import Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference, non_finite
@@ -26,6 +27,8 @@ from ...types import Codec, ImageDataset
 from .base import Evaluation, data_of, noise_of
 from .feature_metrics import FeatureMetrics, RealImages, check_metric
 from .generated_features import GeneratedFeatures
+
+REFERENCE = "make one of images of the classes that it was trained on: flowlit reference"
 
 
 class FID(Evaluation):
@@ -98,6 +101,9 @@ class FID(Evaluation):
             device = str(module.device)
             first = on_rank_zero(trainer, lambda: self._reference(device))
             reference = first or self._reference(device)
+            classes = reference.protocol.get("classes")
+            ours = class_names_of(module.network)
+            check_same_names(classes, ours, f"reference {reference.path}", "the network", REFERENCE)
             blank = torch.zeros(BLOCK, *noise_of(trainer).shape, device=module.device)
             self._real = compared(reference, self.features, module.codec.decode(blank))
         return self._real
