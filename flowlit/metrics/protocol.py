@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from .._support.schema import Count
 from ..errors import FlowlitError
 from .base import FeatureExtractor, Reference
 
@@ -62,6 +65,38 @@ def check_reference(reference: Reference, features: FeatureExtractor, shape: Seq
         "resize": protocol.get("resize"),
     }
     return [name for name, fact in facts.items() if fact is None]
+
+
+class Reading(msgspec.Struct):
+    """Facts about the files of images, as ``ImageDataset.facts`` has them."""
+
+    formats: dict[str, Count]
+    changes: dict[str, Count] = {}
+    background: str = "none"
+
+    def words(self) -> dict[str, str]:
+        """Return in words what changes features."""
+        share = self.formats.get("JPEG", 0) / max(sum(self.formats.values()), 1)
+        return {
+            "JPEG files": f"{share:.0%}",
+            "background": self.background,
+            "photos turned upright": "some" if "turned" in self.changes else "none",
+        }
+
+
+def read_otherwise(reference: Reference, facts: Mapping[str, Any]) -> str:
+    """Return in what a reference's images were read otherwise than those with these facts.
+
+    JPEG leaves traces that a distance measures, as do a background and photos on their side. Empty if facts
+    are missing, or nothing differs.
+    """
+    try:
+        theirs = msgspec.convert(reference.protocol["read"], Reading).words()
+        ours = msgspec.convert(facts, Reading).words()
+    except (KeyError, msgspec.ValidationError):  # no image files, or a reference of before
+        return ""
+    different = [name for name in ours if ours[name] != theirs[name]]
+    return ", ".join(f"{name} {theirs[name]} there, {ours[name]} here" for name in different)
 
 
 def _other_features(theirs: dict[str, Any], features: FeatureExtractor) -> list[str]:

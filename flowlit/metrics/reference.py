@@ -143,6 +143,7 @@ def _in_rows(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _protocol(images: ImageDataset, shape: list[int], features: FeatureExtractor, dim: int) -> dict[str, Any]:
+    facts = images.facts()
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -150,6 +151,7 @@ def _protocol(images: ImageDataset, shape: list[int], features: FeatureExtractor
         "images": images.fingerprint,
         "source": type(images).__name__,
         "count": len(images),
+        **({"read": facts} if facts else {}),
         "shape": shape,
         "range": [0, 255],
         "resize": features.resize,

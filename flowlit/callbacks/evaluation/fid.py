@@ -21,7 +21,7 @@ from ...metrics import Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference, non_finite
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
-from ...metrics.protocol import check_dimension, check_reference
+from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import cached_reference, read_reference
 from ...types import Codec, ImageDataset
 from .base import Evaluation, data_of, noise_of
@@ -78,7 +78,13 @@ class FID(Evaluation):
             raise FlowlitError(
                 "FID: in a fit there is the Fréchet distance only; leave measures to validate and test"
             )
-        self._prepare(trainer, pl_module)
+        reference = self._prepare(trainer, pl_module).reference
+        images = getattr(data_of(trainer).coupling, "images", None)
+        different = read_otherwise(reference, images.facts()) if isinstance(images, ImageDataset) else ""
+        if different:
+            rank_zero_warn(
+                f"reference {reference.path} was read otherwise than the training images: {different}"
+            )
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Have the data leave out what an interrupted run has generated, once weights are loaded."""

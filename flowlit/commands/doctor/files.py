@@ -18,11 +18,12 @@ from ...couplings.store.plan import plan
 from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
-from ...metrics.protocol import check_dimension, check_reference
+from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import read_reference
 from ...modules import FlowModule
 from ...modules.classes import check_classes, names_of, trained_names
 from ...networks.checkpoints.read import read_checkpoint
+from ...types import ImageDataset
 from ..couple import CoupleOptions, origin_of
 from .plan import output_folder, steps_of, validations_of
 from .subject import Finding, Subject
@@ -49,6 +50,8 @@ def open_data(subject: Subject) -> None:
     subject.pairs = data.pairs
     rows = len(data.pairs)  # type: ignore[arg-type]
     subject.opened["data"] = f"{data.coupling.source}, {rows:,} rows"
+    if subject.trained_images is not None:
+        open_images(subject, subject.trained_images)
     subject.steps = steps = steps_of(subject.trainer, rows, data.batch_size)
     if steps is not None:
         subject.validations = validations_of(subject.trainer, steps)
@@ -57,6 +60,18 @@ def open_data(subject: Subject) -> None:
         run = f"{steps:,} steps of {data.batch_size} samples, {number} passes over the data"
         subject.opened["run"] = run
     subject.share = data.global_batch().rows
+
+
+def open_images(subject: Subject, images: ImageDataset) -> None:
+    """Show what the images of a fit are, what was left out of them, and what reading does to them."""
+    facts = images.facts()
+    if not facts:
+        return
+    kinds = [f"{count:,} {kind}" for part in ("formats", "modes") for kind, count in facts[part].items()]
+    subject.opened["images"] = ", ".join(kinds)
+    summary = images.summary().partition(" images; ")[2]
+    if summary:
+        subject.opened["read"] = summary
 
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
@@ -138,6 +153,11 @@ def open_features(subject: Subject, fid: FID) -> None:
         reference = read_reference(fid.reference)
         check_reference(reference, features, blank.shape[1:])
         check_dimension(reference, dimension)
+        images = subject.trained_images
+        different = read_otherwise(reference, images.facts()) if images is not None else ""
+        if different:
+            what = f"{fid.reference} was read otherwise than the training images: {different}"
+            subject.findings.append(Finding("warning", what, "make a reference of images read alike"))
     subject.opened[f"{features.name} features"] = f"{dimension}, against {real}"
 
 

@@ -13,6 +13,7 @@ from ...couplings.mixed import MixedPairs
 from ...couplings.store.reader import StoredPairs
 from ...modules import FlowDataModule
 from ...objectives import FlowGuided
+from ...types import ImageDataset
 from ..couple import CoupleOptions
 from .measured import Measured
 
@@ -74,6 +75,12 @@ class Subject:
     @property
     def rows(self) -> int | None:
         return None if self.pairs is None else len(cast(Sized, self.pairs))
+
+    @property
+    def trained_images(self) -> ImageDataset | None:
+        """The images of the coupling, if it has some."""
+        images = getattr(self.data.coupling, "images", None)
+        return images if isinstance(images, ImageDataset) else None
 
     @property
     def stored(self) -> StoredPairs | None:
