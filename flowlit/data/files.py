@@ -16,8 +16,9 @@ from ..ranges import PositiveInt
 from ..types import ImageDataset
 from . import checking
 from .checking import Survey
-from .classes import Classes, given_names, names_in
+from .classes import Classes, given_names
 from .decode import GREY, Decoded, UnreadableImage, check_colour, load
+from .labels import names_in
 from .listing import in_words
 
 

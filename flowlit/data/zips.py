@@ -16,9 +16,10 @@ from .._support.files import check_file, short_hash
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
 from .base import _digest, _item, _limited
-from .classes import Classes, check_same_names, has_labels, listed, read_labels, renumbered
+from .classes import Classes, check_same_names, listed, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
+from .labels import has_labels, read_labels
 from .listing import in_words, list_zip
 
 _Entry = tuple[int, str, int | None]

@@ -219,10 +219,10 @@ def test_zip_without_labels(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "dataset.json is no sound list of labels"),
+        ("{", "dataset.json is no list of labels"),
         ('{"labels": null}', "dataset.json has no labels"),
         ('{"labels": [["00000/img00000001.png", 3]]}', "dataset.json has no label for 00000/img00000002.png"),
-        ("[]", "dataset.json is no sound list of labels"),
+        ("[]", "dataset.json is no list of labels"),
     ],
 )
 def test_zip_with_broken_or_incomplete_labels(content, message, tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowlit.data import CIFAR10, Digits, ImageFolder, ImageZip
-from flowlit.data.classes import check_occurring, check_same_names, listed, names_in, numbered
+from flowlit.data.classes import check_occurring, check_same_names, listed, numbered
+from flowlit.data.labels import names_in
 from flowlit.errors import FlowlitError
 
 

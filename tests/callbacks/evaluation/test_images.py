@@ -113,7 +113,7 @@ def test_images_that_nothing_is_known_of_are_not_mixed_in(tmp_path):
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": "flowlit-images", "version": 1, "facts": 3}'])
 def test_a_damaged_record_is_one_error(tmp_path, damage):
     (predict(tmp_path) / RECORD).write_text(damage)
-    with pytest.raises(FlowlitError, match="no sound record of generated images"):
+    with pytest.raises(FlowlitError, match="no record of generated images"):
         predict(tmp_path)
 
 
