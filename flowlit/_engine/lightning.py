@@ -146,6 +146,11 @@ def time_between_saves(callback: ModelCheckpoint) -> timedelta | None:
     return callback._train_time_interval
 
 
+def saves_at_epoch_end(callback: ModelCheckpoint) -> bool:
+    """Return whether a checkpoint callback is set to save when an epoch ends, and not after validations."""
+    return bool(callback._save_on_train_epoch_end)
+
+
 def has_fixed_folder(logger: Logger) -> bool:
     """Return whether a logger has a version of its own, and so the same folder each time.
 

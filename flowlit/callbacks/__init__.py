@@ -21,6 +21,7 @@ from .speed.graphs import CUDAGraphs
 from .speed.memory import ActivationCheckpointing, ChannelsLast
 from .speed.precision import MatmulPrecision
 from .training.anneal import Anneal
+from .training.best import BestCheckpoint
 from .training.checkpoint import LastCheckpoint
 from .training.ema import EMA
 from .training.gradients import Gradients
@@ -35,6 +36,7 @@ __all__ = [
     "FID",
     "ActivationCheckpointing",
     "Anneal",
+    "BestCheckpoint",
     "CUDAGraphs",
     "ChannelsLast",
     "Compile",

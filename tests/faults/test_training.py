@@ -1,9 +1,16 @@
 """Runs that go on, and what they write: faults that were found in the hands of others."""
 
+from datetime import timedelta
+
 import pytest
 import tiny
+import torch
 from commandline import in_process
+from forks import killed
+from lightning.pytorch.callbacks import ModelCheckpoint
 from watched import rates
+
+from flowlit.callbacks.training.best import misjudgements
 
 TORCH = "torch.optim.lr_scheduler."
 
@@ -51,3 +58,95 @@ def test_a_schedule_that_is_added_or_taken_away_is_told_and_followed(tmp_path):
     assert "lr_scheduler.init_args.gamma: the checkpoint had 0.5, now nothing (used)" in outcome.err
     found = rates(tmp_path / "run.txt")
     assert list(found.values()) == [1e-3] * 5 + [0.5e-3] + [1e-3] * 2
+
+
+VALUES = {"2": 3.0, "4": 1.0, "6": 2.0, "8": 0.5, "10": 4.0, "12": 3.0}
+
+
+def judged(root, steps, *callbacks, values=VALUES):
+    """A run that validates after every two steps, and logs these values there."""
+    scores = {"class_path": "watched.Scores", "init_args": {"values": values}}
+    settings = {"limit_val_batches": 1.0, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    content = tiny.fit(
+        root, callbacks=[tiny.EMA, scores, *callbacks, tiny.checkpoints(3)], steps=steps, **settings
+    )
+    return tiny.write(root.with_suffix(".yaml"), content)
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+LAYER = ("-c", "experiments/parts/keep_best.yaml", "--trainer.callbacks.monitor", "quality/euler2")
+
+
+@pytest.mark.journey
+def test_the_best_checkpoint_is_the_best(cli, tmp_path):
+    """It was judged by the metric of the validation before."""
+    run = tmp_path / "run"
+    assert cli("fit", "-c", judged(run, 6), *LAYER).code == 0
+    assert step_of(run / "checkpoints/best.ckpt") == 4
+    moved = run.rename(tmp_path / "moved")
+    assert cli("fit", "-c", judged(moved, 7), *LAYER, "--resume", "auto").code == 0
+    assert step_of(moved / "checkpoints/best.ckpt") == 4, "a run that was moved keeps its best"
+    assert cli("fit", "-c", judged(moved, 12), *LAYER, "--resume", "auto").code == 0
+    assert step_of(moved / "checkpoints/best.ckpt") == 8
+    assert sorted(file.name for file in (moved / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+
+
+@pytest.mark.journey
+@pytest.mark.parametrize(("hook", "count"), [("on_validation_batch_end", 4), ("on_train_batch_start", 9)])
+def test_a_killed_run_keeps_its_best(cli, tmp_path, hook, count):
+    """Once before the best is saved, once after, and before the next last.ckpt."""
+    once = str(tmp_path / "struck")
+    arguments = {"hook": hook, "count": count, "once": once, "signum": 9}
+    strike = {"class_path": "interrupted.Strike", "init_args": arguments}
+    path = judged(tmp_path / "run", 10, strike)
+    killed("fit", "-c", path, *LAYER)
+    assert cli("fit", "-c", path, *LAYER, "--resume", "auto").code == 0
+    assert step_of(tmp_path / "run/checkpoints/best.ckpt") == 8
+
+
+@pytest.mark.journey
+def test_a_metric_that_nobody_logs_is_one_error(cli, tmp_path):
+    words = [*LAYER[:3], "quality/rk45"]
+    error = cli("fit", "-c", judged(tmp_path / "run", 4), *words).error
+    assert "no validation logs 'quality/rk45'; logged is quality/euler2" in error
+
+
+WRONG = [
+    ({"every_n_train_steps": 8}, "saves before the validation of its step"),
+    ({"train_time_interval": {"seconds": 60}}, "saves before the validation of its step"),
+    ({"save_on_train_epoch_end": True}, "saves before the validation of its step"),
+    ({"filename": "{step}-{quality/euler2:.2f}"}, "makes folders"),
+    ({"filename": "best/{step}", "auto_insert_metric_name": False}, "makes folders"),
+    ({"filename": "{step}-{quality/euler2:.2f}", "auto_insert_metric_name": False}, None),
+    ({"monitor": "train/loss", "every_n_train_steps": 8}, None),
+    ({"monitor": None, "every_n_train_steps": 8}, None),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), WRONG)
+def test_a_checkpoint_callback_that_misjudges_is_warned_of(tmp_path, settings, words):
+    """Doctor has the same words."""
+    settings = {"monitor": "quality/euler2", **settings}
+    if "train_time_interval" in settings:
+        settings["train_time_interval"] = timedelta(**settings["train_time_interval"])
+    trainer = tiny.trainer(tmp_path, callbacks=[ModelCheckpoint(**settings)], enable_checkpointing=True)
+    found = [what for what, _ in misjudgements(trainer)]
+    assert len(found) == bool(words) and all(words in what for what in found)
+
+
+@pytest.mark.journey
+def test_fit_and_doctor_warn_of_a_checkpoint_callback_that_misjudges(tmp_path):
+    wrong = {"monitor": "quality/euler2", "every_n_train_steps": 2, "filename": "{step}-{quality/euler2:.2f}"}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": wrong}
+    path = judged(tmp_path / "run", 4, callback)
+    outcome = in_process("doctor", "-c", path)
+    assert "saves before the validation of its step" in outcome.out and "makes folders" in outcome.out
+    with pytest.warns(UserWarning, match="saves before the validation"):
+        assert in_process("fit", "-c", path).code == 0

@@ -25,3 +25,14 @@ def rates(path: Path | str) -> dict[int, float]:
         step, rate = line.split()
         assert found.setdefault(int(step), float(rate)) == float(rate), line
     return found
+
+
+class Scores(Callback):
+    """Logs the number that is given for the step of a validation."""
+
+    def __init__(self, values: dict[str, float], name: str = "quality/euler2"):
+        self.values, self.name = values, name
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            pl_module.log(self.name, float(self.values[str(trainer.global_step)]))

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ..._engine.checkpoint_files import collecting_errors
@@ -21,6 +22,7 @@ from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
 from ...errors import Diverged, FlowlitError
 from ...ranges import Checked, PositiveInt
+from .best import misjudgements
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -33,8 +35,8 @@ class LastCheckpoint(Checked, ModelCheckpoint):
     Written after the first optimizer step, every so many steps, before every validation, and at the end of
     training wherever that is. A file takes its name when it is whole, and what was logged up to its step is
     on the disk: a run killed at any moment goes on (``--resume auto``) to the same weights and the same
-    logged values. To keep the best or several, add Lightning's own ``ModelCheckpoint`` (whose ``save_last``
-    does not save the last step unless it is a multiple).
+    logged values. To keep the best, add ``BestCheckpoint``; to keep several, Lightning's own
+    ``ModelCheckpoint`` (whose ``save_last`` does not save the last step unless it is a multiple).
 
     Args:
         every_n_train_steps: optimizer steps between two saves; what a kill costs at most.
@@ -56,6 +58,12 @@ class LastCheckpoint(Checked, ModelCheckpoint):
     @property
     def folder(self) -> Path:
         return Path(str(self.dirpath))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            for what, mend in misjudgements(trainer):
+                rank_zero_warn(f"{what}; {mend}")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

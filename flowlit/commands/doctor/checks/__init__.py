@@ -20,6 +20,7 @@ CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     data.seen_noise,
     data.mirror,
     run.unprepared,
+    run.misjudged,
     run.seldom_saved,
     method.no_guide,
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...._support.formatting import duration
+from ....callbacks.training.best import misjudgements
 from ..plan import interval
 from ..subject import Finding, Subject
 
@@ -30,6 +31,12 @@ def unprepared(s: Subject) -> Iterator[Finding]:
     if "PL_GLOBAL_SEED" not in os.environ:
         what = "seed_everything: false draws other first weights each time"
         yield Finding("warning", what, "seed_everything: 0, or any number")
+
+
+def misjudged(s: Subject) -> Iterator[Finding]:
+    """Yield a warning for each checkpoint callback that does not keep what it seems to."""
+    for what, mend in misjudgements(s.trainer) if s.trains else ():
+        yield Finding("warning", what, mend)
 
 
 def seldom_saved(s: Subject) -> Iterator[Finding]:
