@@ -13,13 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..._engine.lightning import saves_at_epoch_end, steps_between_saves, time_between_saves
 from ...errors import FlowlitError
+from ...ranges import Checked
 
 BEST = "best.ckpt"
 TRAINING = ("train/", "loss_over_t/", "gradients/", "anneal/", "lr-")
 """Beginnings of what is logged in training, and not in validations."""
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(Checked, ModelCheckpoint):
     """Keep ``checkpoints/best.ckpt``, the state after the validation with the best value of a metric.
 
     Judged is each validation by its own numbers, whatever counts steps or epochs. Use ``save_top_k`` of
