@@ -91,6 +91,7 @@ def giant(width: int = 20_000, height: int = 20_000) -> bytes:
 
 
 def into_folder(root: Path, files: dict[str, bytes]) -> str:
+    root.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
