@@ -3,7 +3,10 @@
 import json
 
 import labelled
+import tiny
+from commandline import in_process
 
+from flowlit.couplings import SeededNoise
 from flowlit.data import ImageFolder, ImageZip
 
 from .row import Row
@@ -166,4 +169,57 @@ GIVEN += [
     Row("zip: names without labels", _zip(labels=None, classes=["cat"], **{"text": ""}), ("missing",)),
 ]
 
-ROWS = [*LABELS, *CLASSES, *GIVEN]
+
+def _noise(**arguments):
+    return lambda folder: SeededNoise((1, 8, 8), 2, **{"num_classes": 3, **arguments})
+
+
+NOISE = [
+    Row(f"noise: labels {value!r:.30}", _noise(labels=value), ("SeededNoise", "label"))
+    for value in (
+        -1,
+        3,
+        1.5,
+        True,
+        "cat",
+        [0],
+        [0, 3],
+        [-1, 0],
+        [0.0, 1.0],
+        [True, False],
+        ["0", "1"],
+        [],
+        {},
+        [[0, 1]],
+    )
+]
+NOISE += [Row("noise: labels without classes", _noise(labels=1, num_classes=0), ("num_classes is 0",))]
+
+
+def _predict(*words, before=()):
+    """Predict with a network of two classes, after the same command with other words has run if there are some."""
+
+    def attempt(folder):
+        network = tiny.unet(num_classes=2)
+        content = tiny.fit(folder / "run", network=network, data={"noise": tiny.noise(num_classes=2)})
+        writer = {"class_path": "flowlit.callbacks.ImageWriter", "init_args": {"folder": str(folder / "png")}}
+        content["trainer"]["callbacks"] = [writer]
+        path = tiny.write(folder / "x.yaml", content)
+        if before:
+            assert in_process("predict", "-c", path, *before).code == 0
+        return in_process("predict", "-c", path, *words)
+
+    return attempt
+
+
+COMMANDS = [
+    Row(
+        "predict: images of another seed are there",
+        _predict("--data.noise.seed", 5, before=("--data.noise.seed", 4)),
+        ("noise.seed: 4 there, 5 now", "choose another folder"),
+    ),
+    Row("predict: a class that the network has not", _predict("--data.noise.labels", 2), ("expected 0 … 1",)),
+    Row("predict: more images than a disk", _predict("--data.noise.num", 10**12), ("GB are free",)),
+]
+
+ROWS = [*LABELS, *CLASSES, *GIVEN, *NOISE, *COMMANDS]
