@@ -197,7 +197,7 @@ NOISE += [Row("noise: labels without classes", _noise(labels=1, num_classes=0), 
 
 
 def _predict(*words, before=()):
-    """Predict with a network of two classes, after the same command with other words has run if there are some."""
+    """Predict with a network of two classes; before that, if there are words for it, with others."""
 
     def attempt(folder):
         network = tiny.unet(num_classes=2)
