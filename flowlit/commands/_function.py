@@ -20,7 +20,8 @@ from docstring_parser import parse
 
 from ..errors import FlowlitError
 from ._parsing import usage_error
-from ._words import Variables, check_words, configs, with_text_root
+from ._trust import only_packages
+from ._words import Variables, check_numbers, check_words, configs, with_text_root
 
 Function = Callable[..., str | Iterable[str]]
 Parameters = Mapping[str, inspect.Parameter]
@@ -79,7 +80,9 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
         check_words(own)
         configs(own)
     parser = make_parser(function, parameters, prog, mode)
-    values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
+    with only_packages(restricted=False):
+        values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
+    check_numbers(own, values)
     positional = [
         values[name] for name, value in parameters.items() if value.kind is value.POSITIONAL_OR_KEYWORD
     ]

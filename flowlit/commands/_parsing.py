@@ -6,6 +6,7 @@ import os
 import re
 
 from ._errors import LENGTH, TRACEBACK
+from ._trust import MEND
 
 KEY = re.compile(r'Parser key "([\w.+-]+)":\s*(.*)')
 FRAME = re.compile(
@@ -28,7 +29,7 @@ WORDS = (
     (r"^Type .* expects a function or a callable class: ", ""),
     (r"Expected a (typing\.)?Literal", "expected one of "),
     (r"\.\. Got value: .*$", ""),
-    (r"Importing '(\S+)' is not allowed, denied by .*", r"\1 is refused: a configuration could run anything"),
+    (r"Importing '(\S+)' is not allowed, denied by .*", rf"\1 is refused; {MEND}"),
 )
 """Wordings of jsonargparse, and ours."""
 

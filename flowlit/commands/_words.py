@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import FlowlitError
@@ -30,6 +31,11 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield option, words[place + 1]
 
 
+def config_files(words: Sequence[str]) -> list[str]:
+    """Return the files that are given with -c."""
+    return [value for option, value in options(words) if option in CONFIG]
+
+
 def configs(words: Sequence[str]) -> list[dict[str, Any]]:
     """Return the content of every file that is given with -c.
 
@@ -37,12 +43,40 @@ def configs(words: Sequence[str]) -> list[dict[str, Any]]:
         FlowlitError: if one is missing or no sound YAML, or makes its root a number.
     """
     contents = []
-    for option, value in options(words):
-        if option in CONFIG:
-            content = read_yaml(value)
-            _check_root(value, content.get("vars"))
-            contents.append(content)
+    for file in config_files(words):
+        content = read_yaml(file)
+        _check_root(file, content.get("vars"))
+        if "trust" in content:
+            raise FlowlitError(f"{file} has the key trust; trust is given on the command line")
+        contents.append(content)
     return contents
+
+
+def read_configs(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is in the files given with -c.
+
+    Raises:
+        FlowlitError: if one is no sound YAML.
+    """
+    try:
+        return configs(words)
+    except FlowlitError as error:
+        raise FlowlitError(f"parsing config {error}") from error
+
+
+def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None:
+    """Refuse ``--vars.name`` that none of the files given with -c declares: nothing would read it.
+
+    Raises:
+        FlowlitError: naming those that are declared.
+    """
+    declared = {name for content in contents for name in content.get("vars") or {}}
+    given = [option.removeprefix("--vars.") for option, _ in options(words) if option.startswith("--vars.")]
+    unknown = [name for name in given if name.split(".")[0] not in declared]
+    if declared and unknown:
+        raise FlowlitError(
+            f"--vars.{unknown[0]}: no such variable; the files declare {', '.join(sorted(declared))}"
+        )
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -52,10 +86,33 @@ def check_words(words: Sequence[str]) -> None:
         FlowlitError: naming the file or the option.
     """
     for option, value in options(words):
-        if value.endswith((".yaml", ".yml")) and option not in CONFIG and Path(value).is_file():
+        if value.endswith((".yaml", ".yml")) and option not in CONFIG and os.path.isfile(value):
             load_yaml(value)
         elif value.startswith(("{", "[", "&")) or "*" in value:
             check_text(value, option)
+
+
+def check_numbers(words: Sequence[str], values: dict[str, Any]) -> None:
+    """Refuse words that a parser read as other numbers than they look like: 010 as 8, 12:30 as 750.
+
+    Args:
+        words: of a command line.
+        values: that a parser made of them, nested.
+
+    Raises:
+        FlowlitError: naming the option, and both numbers.
+    """
+    for option, word in options(words):
+        if not re.fullmatch(r"[-+]?0\d+|\d+(:[0-5]?\d)+", word):
+            continue
+        node: Any = values
+        for part in option.removeprefix("--").split("."):
+            inner = node.get("init_args") if isinstance(node, dict) and part not in node else node
+            node = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(node, (int, float)) and str(node) != word:
+            raise FlowlitError(
+                f"{option} {word} is read as the number {node}; write that, or a text: v{word}"
+            )
 
 
 def _check_root(path: str, variables: Any) -> None:

@@ -5,6 +5,7 @@ Only ``build_network`` imports torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def _with_fragments(node: Any, folder: Path, files: list[Path]) -> Any:
         return {key: _with_fragments(value, folder, files) for key, value in node.items()}
     if isinstance(node, list):
         return [_with_fragments(value, folder, files) for value in node]
-    if isinstance(node, str) and node.endswith(".yaml") and len(node) < 1000 and (folder / node).is_file():
+    if isinstance(node, str) and node.endswith(".yaml") and os.path.isfile(folder / node):
         return _read(folder / node, MISSING, files)
     return node
 
@@ -83,11 +84,11 @@ def network_in(path: str | Path) -> dict[str, Any]:
     return network
 
 
-def build_network(path: str | Path) -> nn.Module:
+def build_network(path: str | Path, trust: bool = True) -> nn.Module:
     """Build the network of a YAML by a class, or by a function that returns one, as the other commands do.
 
     Not for descriptions that come with a file of weights, which must not choose what is called: those are
-    built by ``networks.checkpoints.spec.build``.
+    built by ``networks.checkpoints.spec.build``. Without trust only classes of ``_trust.PACKAGES`` are built.
 
     Raises:
         FlowlitError: as ``network_in``, or if the network cannot be built.
@@ -95,10 +96,16 @@ def build_network(path: str | Path) -> nn.Module:
     from jsonargparse import ArgumentError, ArgumentParser
     from torch import nn
 
+    from ._parsing import reworded
+    from ._trust import check_class_paths, only_packages
+
     description = network_in(path)
+    if not trust:
+        check_class_paths(description, path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
     try:
-        return parser.instantiate(parser.parse_object({"network": description})).network
+        with only_packages(not trust):
+            return parser.instantiate(parser.parse_object({"network": description})).network
     except (ArgumentError, FlowlitError, ValueError, TypeError, ImportError) as error:
-        raise FlowlitError(f"{path}: its network cannot be built: {error}") from error
+        raise FlowlitError(f"{path}: its network cannot be built: {reworded(str(error))}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, cast
 
 import jsonargparse
@@ -28,7 +27,16 @@ from ..networks import dit  # noqa: F401 - likewise
 from ._items import with_items
 from ._parsing import usage_error
 from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
-from ._words import Variables, check_words, configs, options, with_text_root
+from ._trust import only_packages, trusted, without_trust
+from ._words import (
+    Variables,
+    check_numbers,
+    check_vars,
+    check_words,
+    config_files,
+    read_configs,
+    with_text_root,
+)
 from .trainer import FlowTrainer
 
 
@@ -105,6 +113,11 @@ class FlowCLI(LightningCLI):
             ),
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse numbers that were read otherwise than they were typed."""
+        super().parse_arguments(parser, args)
+        check_numbers(args, self.config.as_dict()[self.config["subcommand"]])
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint contains must not beat the command line."""
 
@@ -174,52 +187,28 @@ class FlowCLI(LightningCLI):
     def run(cls, argv: list[str]) -> FlowCLI:
         """Parse the arguments and run the command that they name."""
         quiet()
-        check_words(argv)
-        contents = read_configs(argv)
-        check_vars(argv, contents)
-        if argv[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in argv):
-            raise FlowlitError(f"--resume goes on with a fit; give {argv[0]} its weights by --ckpt_path")
-        return cls(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            trainer_class=FlowTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "flowlit"},
-            args=with_text_root(with_items(argv, contents)),
-        )
-
-
-def read_configs(words: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what is in the files given with -c.
-
-    Raises:
-        FlowlitError: if one is no sound YAML.
-    """
-    try:
-        return configs(words)
-    except FlowlitError as error:
-        raise FlowlitError(f"parsing config {error}") from error
-
-
-def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None:
-    """Refuse ``--vars.name`` that none of the files given with -c declares: nothing would read it.
-
-    Raises:
-        FlowlitError: naming those that are declared.
-    """
-    declared = {name for content in contents for name in content.get("vars") or {}}
-    given = [option.removeprefix("--vars.") for option, _ in options(words) if option.startswith("--vars.")]
-    unknown = [name for name in given if name.split(".")[0] not in declared]
-    if declared and unknown:
-        raise FlowlitError(
-            f"--vars.{unknown[0]}: no such variable; the files declare {', '.join(sorted(declared))}"
-        )
+        looks = argv[0] == "doctor" or any(word.startswith("--print_config") for word in argv)
+        words, trust = without_trust(argv, looks)
+        check_words(words)
+        contents = read_configs(words)
+        check_vars(words, contents)
+        if words[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in words):
+            raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")
+        with only_packages(looks and not trust and not trusted(config_files(words))):
+            return cls(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                trainer_class=FlowTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_class=Parser,
+                parser_kwargs={"parser_mode": "omegaconf+", "prog": "flowlit"},
+                args=with_text_root(with_items(words, contents)),
+            )
 
 
 ADVICE = (

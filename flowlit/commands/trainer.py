@@ -118,7 +118,8 @@ class FlowTrainer(OneWriter):
         """Examine what fit would do before hours are spent on it: files, memory, disk, time, settings.
 
         Trains a copy for a few steps on one device and generates a few images; writes nothing. Fails if there
-        is a problem.
+        is a problem. Classes of other packages than flowlit, torch, lightning, torchvision and timm are built
+        only with --trust.
 
         Args:
             model: which to train.

@@ -389,7 +389,7 @@ def test_kill_9_in_the_middle_of_a_stage(tmp_path):
     stages = {"a": {"command": "fit", "config": str(path), "writes": "a/checkpoints/last.ckpt"}}
     recipe = tiny.write(tmp_path / "recipe.yaml", {"root": str(tmp_path / "root"), "stages": stages})
     environment = {**os.environ, "PYTHONPATH": str(runs.HELPERS)}
-    words = [sys.executable, "-m", "flowlit", "pipeline", "-c", str(recipe)]
+    words = [sys.executable, "-m", "flowlit", "pipeline", "-c", str(recipe), "--trust"]  # tiny.KillAt
 
     first = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert first.returncode == 1 and "stage a failed with exit code -9" in first.stderr

@@ -21,6 +21,7 @@ def cost(
     records: list[str] = [],
     into: str | None = None,
     json: bool = False,
+    trust: bool = False,
 ) -> Iterator[str]:
     """Measure parameters, multiplications, latency and images per second of networks.
 
@@ -33,6 +34,7 @@ def cost(
         records: look for metrics*.json in these folders
         into: a PNG, in which MACs are drawn against recorded distances
         json: everything as JSON instead of a table
+        trust: build classes of other packages than flowlit, torch, lightning, torchvision and timm
     """
     _check(repeats, into)
     from .measure import check_device, measure
@@ -42,7 +44,7 @@ def cost(
     from .table import table
 
     check_device(device)
-    models = read_models(file, weights)
+    models = read_models(file, weights, trust)
     matched = match(models, read_reports(records)) if records else ""
     facts = measure(models, device, batch_size, repeats)
     if into:

@@ -14,6 +14,7 @@ from ...metrics.cost import Macs, count_macs, count_parameters
 from ...metrics.speed import Speed
 from ...networks import pretrained
 from ...networks.checkpoints.contents import Weights
+from .._trust import trusted
 from .._yaml import build_network
 from .records import Kind, Record, Reports, belonging
 
@@ -44,7 +45,7 @@ class Model:
         }
 
 
-def read_models(files: Sequence[str], weights: Weights = "ema") -> list[Model]:
+def read_models(files: Sequence[str], weights: Weights = "ema", trust: bool = False) -> list[Model]:
     """Build the network of each file, and count; in the order of their sizes.
 
     Raises:
@@ -55,7 +56,7 @@ def read_models(files: Sequence[str], weights: Weights = "ema") -> list[Model]:
     models = []
     for file, stem in zip(files, stems, strict=True):
         described = Path(file).suffix in YAML
-        network = build_network(file) if described else pretrained(file, weights)
+        network = build_network(file, trust or trusted([file])) if described else pretrained(file, weights)
         network = network.requires_grad_(False).eval()
         try:
             macs = count_macs(network)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 
-def pipeline(*overrides: str, config: str, root: str = "", dry_run: bool = False) -> Iterator[str]:
+def pipeline(
+    *overrides: str, config: str, root: str = "", dry_run: bool = False, trust: bool = False
+) -> Iterator[str]:
     """Run the stages of a recipe, each in a process of its own.
 
     A stage that is done is skipped, one that was interrupted goes on. An option of a stage is overridden by
@@ -17,6 +19,7 @@ def pipeline(*overrides: str, config: str, root: str = "", dry_run: bool = False
         config: the recipe, e.g. experiments/recipes/slimflow_digits.yaml
         root: folder for all results; the recipe's own by default
         dry_run: only show what would run, and why
+        trust: run classes of other packages than flowlit, torch, lightning, torchvision and timm
     """
     from .recipe import Recipe
     from .state import locked
@@ -30,6 +33,7 @@ def pipeline(*overrides: str, config: str, root: str = "", dry_run: bool = False
         if dry_run:
             return
         recipe.check(plans)
+        recipe.trust = trust or recipe.check_trust(config)
         for plan in plans:
             recipe.run(plan)
         if recipe.table:

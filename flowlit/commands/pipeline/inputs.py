@@ -141,11 +141,11 @@ def _module_file(parts: list[str]) -> Path | None:
 
 def stamp(path: Path, besides: Path) -> str:
     """Return the stamp of a file or a folder; what lies below ``besides`` does not count."""
+    if not os.path.exists(path):
+        return GONE
     if path.is_file() and path.suffix == ".py":
         return _code_stamp(path)
     files = sorted(_files(path, besides))
-    if not path.exists():
-        return GONE
     size = sum(status.st_size for _, status in files)
     known = hashlib.sha256()
     for file, status in files:

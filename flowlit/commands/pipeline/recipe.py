@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ...errors import FlowlitError
+from .._trust import UNTRUSTED, check_class_paths, trusted
 from .._yaml import load_yaml
 from .children import PARENT, run_child
 from .plan import Plan, decide, measured, stale
@@ -33,6 +34,8 @@ class Recipe:
     root: Path
     stages: list[Stage]
     table: list[dict[str, str]]
+    trust: bool = True
+    """Stages may run classes of any package."""
 
     @classmethod
     def read(cls, path: str, root: str = "") -> Recipe:
@@ -98,6 +101,18 @@ class Recipe:
         if missing:
             raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; put it there, or name another")
 
+    def check_trust(self, path: str) -> bool:
+        """Return whether the recipe and its files are trusted.
+
+        Raises:
+            FlowlitError: if they are not, and name a class of another package.
+        """
+        if trusted([path, *(file for stage in self.stages for file in stage.configs)]):
+            return True
+        for stage in self.stages:
+            check_class_paths(stage.configuration(self.root), f"{path}: stage {stage.name}")
+        return False
+
     def prepare(self, plan: Plan) -> None:
         """Make the stage's folder hold what belongs to its key, putting aside what does not."""
         folder = plan.stage.folder(self.root)
@@ -131,10 +146,8 @@ class Recipe:
         write_state(folder, state)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         start = time.monotonic()
-        child = {
-            **os.environ,
-            PARENT: str(os.getpid()),
-        }  # a stage must not outlive a pipeline that was killed
+        # a stage must not outlive a pipeline that was killed
+        child = {**os.environ, PARENT: str(os.getpid())} | ({} if self.trust else {UNTRUSTED: "1"})
         code = run_child([sys.executable, "-m", "flowlit", *words], child)
         if code != 0:
             raise FlowlitError(

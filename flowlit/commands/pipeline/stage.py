@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Stage(msgspec.Struct, forbid_unknown_fields=True):
             full = path.absolute()
             if text in stamps or any(full.is_relative_to(folder.absolute()) for folder in written):
                 continue
-            if option not in READ and not (path.exists() and (path.suffix or path.parent != Path())):
+            if option not in READ and not (os.path.exists(path) and (path.suffix or path.parent != Path())):
                 continue
             if full in (root.absolute(), *root.absolute().parents) and option not in READ:
                 continue
@@ -131,4 +132,4 @@ def read_stage(path: str, name: Any, fields: Any) -> Stage:
 
 
 def _is_file(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(".yaml") and Path(value).is_file()
+    return isinstance(value, str) and value.endswith(".yaml") and os.path.isfile(value)
