@@ -45,7 +45,7 @@ def read_header(file: IO[bytes], size: int, kinds: str = "fiub") -> Header:
         shape, fortran, dtype = read[version](file)
         header = Header(dtype, shape, fortran, file.tell())
     except Exception as error:  # whatever NumPy's parser makes of damaged text
-        raise ValueError(f"its header is damaged: {str(error).splitlines()[0][:100]}") from error
+        raise ValueError(f"its header is damaged: {_why(error)}") from error
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which could run code (allow_pickle)")
     if dtype.kind not in kinds:
@@ -73,6 +73,11 @@ def map_npy(path: Path) -> np.ndarray:
     return np.memmap(path, header.dtype, "r", header.begin, header.shape, order)  # type: ignore[call-overload]
 
 
+def _why(error: Exception) -> str:
+    """Return what a parser says, on one line, or else the kind of its error."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
 class Npz:
     """An open .npz file, whose arrays are read one by one; a context manager.
 
@@ -92,7 +97,7 @@ class Npz:
         try:
             self.archive = zipfile.ZipFile(path)
         except Exception as error:  # whatever zipfile makes of damaged directories
-            raise ValueError(f"it is no zip archive: {str(error)[:100]}") from error
+            raise ValueError(f"it is no zip archive: {_why(error)}") from error
 
     def __enter__(self) -> Npz:
         return self
@@ -122,7 +127,7 @@ class Npz:
                     buffer = buffer[read:]
                 file.read(1)  # at the end the checksum is compared
             except Exception as error:  # whatever zipfile and zlib make of damaged bytes
-                raise ValueError(f"{name} is damaged: {str(error)[:100]}") from error
+                raise ValueError(f"{name} is damaged: {_why(error)}") from error
         return array.T if header.fortran else array
 
     def _opened(self, name: str) -> IO[bytes]:
@@ -131,7 +136,7 @@ class Npz:
         except KeyError:
             raise ValueError(f"it has no {name}") from None
         except Exception as error:  # whatever zipfile makes of damaged entries
-            raise ValueError(f"{name} is damaged: {str(error)[:100]}") from error
+            raise ValueError(f"{name} is damaged: {_why(error)}") from error
 
     def _header(self, file: IO[bytes], name: str, kinds: str) -> Header:
         info = self.archive.getinfo(f"{name}.npy")

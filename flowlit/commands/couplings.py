@@ -145,7 +145,7 @@ def _refuse(kind: str, path: str, **given: bool) -> None:
 
 def _seeds(text: str | None) -> Sequence[int] | None:
     """Read 0-9 as range(10), anything else as a file."""
-    from ..couplings.origins import read_labels
+    from ..couplings.labels import read_labels
 
     if text is None:
         return None

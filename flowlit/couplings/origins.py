@@ -6,26 +6,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from .._support.arrays import map_npy
-from .._support.files import check_file
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeInt, Seed
 from ..types import Codec, Cond, ImageDataset, Source
+from .labels import read_labels
 from .noise import GENERATOR, SeededNoise
 from .store.encoding import X0, X1, codec_facts
 from .store.manifest import check_conditions
-
-MOST_BYTES = 1 << 30
-"""Of a file of labels or seeds, at most."""
-
 
 From = Literal["noise", "data", "random"]
 
@@ -231,23 +224,3 @@ def _reseeded(noise: Source, num: int, seed: int, labels: str | None) -> Source:
     if labels:
         raise FlowlitError(f"couple: {type(noise).__name__} has conditions of its own; drop --labels")
     return source.first(num)
-
-
-def read_labels(path: str, what: str = "labels") -> list[int]:
-    """Read whole numbers from .npy or text (one a line): class labels, or seeds.
-
-    Raises:
-        FlowlitError: if the file is missing or holds something else.
-    """
-    expected = "expected .npy or text, one number a pair"
-    if check_file(path, what, expected) > MOST_BYTES:
-        raise FlowlitError(f"{what} {path}: the file is larger than {MOST_BYTES:,} bytes; {expected}")
-    try:
-        array = map_npy(Path(path)) if path.endswith(".npy") else np.loadtxt(path, dtype=np.int64, ndmin=1)
-    except (OSError, ValueError, OverflowError) as error:
-        raise FlowlitError(f"{what} {path} cannot be read ({error}); {expected}") from error
-    if array.ndim != 1 or not len(array) or not np.issubdtype(array.dtype, np.integer):
-        raise FlowlitError(
-            f"{what} {path}: found {array.dtype} {array.shape}, expected whole numbers (pairs,)"
-        )
-    return array.tolist()

@@ -39,15 +39,12 @@ class FeatureCache:
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         for path in self._paths():
-            try:
-                with safe_open(path, "pt") as file:
-                    file.get_tensor("index")
-            except SafetensorError:
+            if not _is_sound(path):
                 path.unlink(missing_ok=True)
         return self.stored()
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("[!.]*.safetensors"))
+        return sorted(path for path in self.folder.glob("[!.]*.safetensors") if path.is_file())
 
     def files(self) -> dict[Path, Tensor]:
         """Return every file, and its indices (n,).
@@ -126,6 +123,21 @@ class FeatureCache:
             yield torch.from_numpy(out)
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether a file has unique indices from 0, and as many rows of every other tensor."""
+    try:
+        with safe_open(path, "pt") as file:
+            index = file.get_tensor("index")
+            names = file.keys()  # no mapping
+            rows = {file.get_slice(name).get_shape()[0] for name in names}
+            seconds = float((file.metadata() or {}).get("seconds", 0))
+    except (SafetensorError, OSError, ValueError, IndexError):
+        return False
+    if index.dtype != torch.int64 or index.dim() != 1 or rows != {len(index)} or not len(index):
+        return False
+    return bool(index.min() >= 0 and len(index.unique()) == len(index) and seconds >= 0)
 
 
 def _tensor(path: Path, name: str) -> Tensor:

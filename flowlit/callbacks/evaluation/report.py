@@ -19,11 +19,9 @@ from ..._support.machine import hardware, versions
 from ...data.classes import class_names_of
 from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
+from ...metrics.report import FORMAT, VERSION
 from ...networks.checkpoints.fingerprint import fingerprint
 from .base import command_of, numbers, protocols
-
-FORMAT = "flowlit-metrics"
-VERSION = 2
 
 FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
 """Files of the commands: regular numbers and published ones stand side by side."""

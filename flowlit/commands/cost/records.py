@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..._support.names import in_current_names
-from ...callbacks.evaluation.report import FORMAT
 from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
+from ...metrics.report import FORMAT, REPORT
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.checkpoints.spec import structure
 from ...types import loaded_of
@@ -76,13 +76,9 @@ def read_reports(folders: Sequence[str]) -> Reports:
             )
         for path in sorted(Path(folder).rglob("metrics*.json")):
             try:
-                report = json.loads(path.read_text())
-            except (OSError, ValueError):
-                report = None
-            if isinstance(report, dict) and report.get("format") == FORMAT:
-                reports[str(path)] = report
-            else:
-                print(f"flowlit: {path} is not {FORMAT}, skipped", file=sys.stderr)
+                reports[str(path)] = REPORT.read(path)
+            except FlowlitError as error:
+                print(f"flowlit: {path} is not {FORMAT}, skipped ({error})", file=sys.stderr)
     return reports
 
 
@@ -128,7 +124,7 @@ def records(file: str, report: dict[str, Any]) -> list[Record]:
         if value is None or name.endswith("_half") or not (name == "fid" or name.startswith("frechet_")):
             continue
         protocol = protocols.get("inception" if name == "fid" else name.removeprefix("frechet_"), {})
-        reference = protocol.get("reference", {}).get("sha256")
+        reference = (protocol.get("reference") or {}).get("sha256")
         kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
         record = by_solver.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
         record.distances[kind] = RecordedDistance(value, spread.get(tag))

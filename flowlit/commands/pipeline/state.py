@@ -6,9 +6,13 @@ import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from ..._support import locks
+from ..._support.schema import Format
+from ...errors import FlowlitError
 
 
 def move(source: Path, target: Path) -> None:
@@ -22,11 +26,25 @@ def move(source: Path, target: Path) -> None:
     source.rename(target)
 
 
+class StageState(Struct):
+    """State of a stage. Its key becomes part of a folder's name."""
+
+    key: Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    done: bool
+    seconds: Annotated[float, Meta(ge=0)]
+    content: dict[str, Any]
+    result: str | None = None
+    inputs: dict[str, str] | None = None
+
+
+STATE = Format(StageState, "state of a stage", "run the pipeline again")
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """Return the state of a stage's folder; None if it has none."""
+    """Return the state of a stage's folder; None if it has none, or a damaged one: the stage runs again."""
     try:
-        return json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return STATE.read(folder / "stage.json")
+    except FlowlitError:
         return None
 
 

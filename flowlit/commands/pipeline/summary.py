@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..._support.formatting import aligned
 from ...errors import FlowlitError
+from ...metrics.report import REPORT
 
 
 def read_rows(
@@ -30,8 +31,8 @@ def read_rows(
 
 def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
     try:
-        report = json.loads(path.read_text())
-        metrics = report["metrics"]
+        report = _without_gaps(REPORT.read(path))
+        metrics = _without_gaps(report["metrics"])
         distances = (
             name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}")
         )
@@ -46,12 +47,16 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
         }
-    except (FileNotFoundError, KeyError, StopIteration) as error:
+    except (FlowlitError, KeyError, StopIteration) as error:
+        why = error if isinstance(error, FlowlitError) else repr(error)
         raise FlowlitError(
-            f"{path} has no complete metrics for solver {solver!r} ({error!r}); the evaluation stage needs "
-            "the callbacks FID, "
-            "Throughput and Report"
+            f"{path} has no complete metrics for solver {solver!r} ({why}); the evaluation stage needs the "
+            "callbacks FID, Throughput and Report"
         ) from error
+
+
+def _without_gaps(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -84,7 +89,13 @@ def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Imag
     font = ImageFont.load_default(size=16)
     strips = []
     for entry in table:
-        grid = Image.open(root / entry["stage"] / "samples" / f"{entry['solver']}.png").convert("RGB")
+        path = root / entry["stage"] / "samples" / f"{entry['solver']}.png"
+        try:
+            grid = Image.open(path).convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise FlowlitError(
+                f"samples {path} cannot be read ({error}); the evaluation stage needs the callback Samples"
+            ) from error
         strips.append(
             (entry["model"], grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST))
         )

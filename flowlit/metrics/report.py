@@ -1,0 +1,43 @@
+"""The fields of reports of an evaluation (``metrics*.json``) that are read again. Read without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from .._support.schema import Count, Format
+
+FORMAT = "flowlit-metrics"
+VERSION = 2
+
+
+class ReferenceFacts(Struct):
+    """The part of a reference's identity in which measurements may differ."""
+
+    sha256: str | None = None
+    count: Count | None = None
+
+
+class FeatureFacts(Struct):
+    """Features in which images were measured, and against what."""
+
+    sha256: str | None = None
+    images: Count | None = None
+    reference: ReferenceFacts | None = None
+
+
+class Measurements(Struct):
+    """A report; numbers that are not finite are null."""
+
+    format: str
+    metrics: dict[str, float | None]
+    spread: dict[str, float | None] = {}
+    features: dict[str, FeatureFacts] = {}
+    params: Count | None = None
+    images: Count | None = None
+    sha256: str | None = None
+    built: dict[str, Any] | None = None
+
+
+REPORT = Format(Measurements, "report of metrics", "run the evaluation again", FORMAT, (1, VERSION))
