@@ -127,3 +127,33 @@ def test_a_network_of_a_checkpoint_may_be_named_in_a_new_configuration(old, run)
     configuration["trainer"]["logger"]["init_args"]["save_dir"] = "again"
     Path("again.yaml").write_text(yaml.safe_dump(configuration))
     run("fit", "-c", "again.yaml", "--trainer.max_steps", 2)
+
+
+def test_a_student_goes_on(old, run):
+    """Its saved configuration has classes and arguments that have other names now, or none."""
+    outcome = run("fit", "-c", "student/config.yaml", "--resume", "auto", "--trainer.max_steps", 4)
+    assert "going on from student/checkpoints/last.ckpt, step 2" in outcome.err
+    before = load_file(OLD / "expected_student.safetensors")
+    after = tiny.weights("student/checkpoints/last.ckpt")
+    assert after.keys() == before.keys()
+    assert all(torch.allclose(after[name], before[name], rtol=1e-4, atol=1e-6) for name in after)
+
+
+def test_a_labelled_store_grows(old, run):
+    checkpoint = "diffusion/checkpoints/last.ckpt"
+    words = ("--ckpt_path", checkpoint, "--store", "labelled", "--shard_size", 4, "--num", 12)
+    run("couple", "-c", "couple_labels.yaml", *words)
+    assert read_manifest("labelled")["counts"] == [8, 12]
+    run("couplings", "verify", "labelled")
+
+
+def test_a_diffusion_with_an_argument_of_before_is_trained_further(old, run):
+    outcome = run("fit", "-c", "diffusion/config.yaml", "--resume", "auto", "--trainer.max_steps", 3)
+    assert "going on from diffusion/checkpoints/last.ckpt, step 2" in outcome.err
+
+
+def test_statistics_of_images_are_read(old):
+    from flowlit.metrics.reference import read_reference
+
+    reference = read_reference("digits.npz")
+    assert reference.protocol["count"] == 64 and reference.mean.shape == (8,)

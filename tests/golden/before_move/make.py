@@ -2,6 +2,8 @@
 of it.
 
 A teacher with two averages and snapshots, its store of pairs, a classifier, and the report of a validation.
+``make.py <folder> labels``: a diffusion with classes, its labelled store, an annealed student of it with
+callbacks that had other names, and statistics of images. The folder has the first files already.
 """
 
 from __future__ import annotations
@@ -58,9 +60,7 @@ def run(name: str, content: dict[str, Any], *words: str) -> None:
     assert main([words[0], "-c", str(path), *words[1:]]) == 0
 
 
-if __name__ == "__main__":
-    os.makedirs(sys.argv[1], exist_ok=True)
-    os.chdir(sys.argv[1])
+def unlabelled() -> None:
     network = part(
         "networks.UNet",
         resolution=8,
@@ -132,6 +132,76 @@ if __name__ == "__main__":
     generator = flowlit.load(checkpoint)
     samples = generator(torch.stack([generator_noise(i) for i in range(2)]))
     save_file({"samples": samples, **state}, "expected.safetensors")
+
+
+def labels() -> None:
+    network = part(
+        "networks.UNet",
+        resolution=8,
+        in_channels=1,
+        width=8,
+        multipliers=[1],
+        blocks=1,
+        num_classes=10,
+        attention_resolutions=[],
+        label_dropout=0.1,
+    )
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
+    images = part("images.Digits", limit=64)
+    noise = part("couplings.SeededNoise", shape=SHAPE, num=8, num_classes=10)
+    diffusion = part(
+        "networks.DiffusionVelocity",
+        network=network,
+        predicts="x0",
+        diffusion=part("diffusions.VE", tells="log_sigma"),
+    )
+    model = part(
+        "modules.Teacher",
+        network=diffusion,
+        optimizer=adam,
+        solvers={"heun2": part("solvers.Heun", steps=2)},
+        objective=part("objectives.RectifiedFlow", weight=part("weights.One")),
+        weights="raw",
+    )
+    coupling = part("couplings.Independent", images=images)
+    data = part("datamodule.FlowDataModule", coupling=coupling, batch_size=8, noise=noise)
+    run("diffusion", experiment(model, data, "diffusion", [part("callbacks.LastCheckpoint")], steps=2), "fit")
+    coupled = experiment(model, part("datamodule.FlowDataModule", noise=noise), "unused", [])
+    words = ["--ckpt_path", "diffusion/checkpoints/last.ckpt", "--num", "8", "--shard_size", "4"]
+    run("couple_labels", coupled, "couple", *words, "--store", "labelled")
+
+    annealed = part("objectives.AnnealedReflow", weight=part("weights.One"))
+    student = part("modules.ReflowStudent", network=network, optimizer=adam, objective=annealed)
+    cached = part(
+        "datamodule.FlowDataModule", coupling=part("couplings.Cached", store="labelled"), batch_size=8
+    )
+    callbacks = [
+        part("callbacks.Anneal", schedule=part("schedules.Linear", steps=4)),
+        part("callbacks.EMA", decay=0.9),
+        part("callbacks.Recompute"),
+        part("callbacks.Signals"),
+        part("callbacks.Neighbours", images=part("images.Digits", limit=64, labels=False), num=4, k=2),
+        part("callbacks.LastCheckpoint"),
+    ]
+    run("student", experiment(student, cached, "student", callbacks, steps=2), "fit")
+    features = part("features.ClassifierFeatures", checkpoint="classifier/checkpoints/last.ckpt", name="tiny")
+    statistics = {
+        "images": part("images.Digits", limit=64, labels=False),
+        "features": features,
+        "into": "digits.npz",
+    }
+    Path("reference.yaml").write_text(yaml.safe_dump(statistics))
+    assert main(["reference", "-c", "reference.yaml"]) == 0
+    shutil.copytree("student", "continued")
+    run("continued", experiment(student, cached, "continued", callbacks, steps=4), "fit", "--resume", "auto")
+    state = torch.load("continued/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    save_file(state, "expected_student.safetensors")
+
+
+if __name__ == "__main__":
+    os.makedirs(sys.argv[1], exist_ok=True)
+    os.chdir(sys.argv[1])
+    labels() if "labels" in sys.argv[2:] else unlabelled()
     for leftover in [*Path().glob("*/events*"), *Path().rglob(".lock"), *Path().rglob("previous.ckpt")]:
         leftover.unlink()
     for name in ("unused", "cache", "lightning_logs", "continued"):
