@@ -43,6 +43,9 @@ RENAMED: dict[str, str] = {
 ARGUMENTS: dict[str, dict[str, str]] = {"paths.VE": {"tells": "conditioning"}}
 """Arguments of before, by the public path of their class below ``flowlit``, and their names now."""
 
+REMOVED = {"objectives.weights.One", "weights.One"}
+"""Classes of before that are None now, by their path below ``flowlit``."""
+
 
 class MovedModule:
     """Stand-in for a module of before: ``flowlit.images.Digits`` is looked up where it is now."""
@@ -129,11 +132,17 @@ def current(path: str) -> str:
 
 
 def in_current_names(data: Any) -> Any:
-    """Return plain data with every name of a class as its public path of today, and arguments likewise."""
+    """Return plain data with every name of a class as its public path of today, and arguments likewise.
+
+    What describes a class that is gone becomes None.
+    """
     if isinstance(data, dict):
         renewed = {key: in_current_names(value) for key, value in data.items()}
         path = renewed.get("class_path") or renewed.get("class")
-        arguments = ARGUMENTS.get(str(path).removeprefix("flowlit."), {})
+        below = str(path).removeprefix("flowlit.")
+        if below in REMOVED:
+            return None
+        arguments = ARGUMENTS.get(below, {})
         if arguments and isinstance(renewed.get("init_args"), dict):
             renewed["init_args"] = _renamed_keys(renewed["init_args"], arguments)
         return _renamed_keys(renewed, arguments)

@@ -19,6 +19,7 @@ import jsonargparse
 from docstring_parser import parse
 
 from ..errors import FlowlitError
+from ._older_yaml import MODE, renew_names
 from ._parsing import usage_error
 from ._trust import only_packages
 from ._words import Variables, check_numbers, check_words, configs, with_text_root
@@ -75,8 +76,9 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
             raise FlowlitError(f"--{name} is given twice, and the last one would win; give all values to one")
     # a configuration may have ${…}; omegaconf is imported for it alone
     configured = any(word.startswith(("-c", "--config")) for word in own) and "config" not in parameters
-    mode = "omegaconf+" if configured else "yaml"
+    mode = MODE if configured else "yaml"
     if configured:
+        renew_names()
         check_words(own)
         configs(own)
     parser = make_parser(function, parameters, prog, mode)

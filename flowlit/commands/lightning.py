@@ -25,6 +25,7 @@ from ..couplings import cached, independent, mixed, simulated, transport  # noqa
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ._items import with_items
+from ._older_yaml import MODE, renew_names
 from ._parsing import usage_error
 from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
 from ._trust import only_packages, trusted, without_trust
@@ -187,6 +188,7 @@ class FlowCLI(LightningCLI):
     def run(cls, argv: list[str]) -> FlowCLI:
         """Parse the arguments and run the command that they name."""
         quiet()
+        renew_names()
         looks = argv[0] == "doctor" or any(word.startswith("--print_config") for word in argv)
         words, trust = without_trust(argv, looks)
         check_words(words)
@@ -206,7 +208,7 @@ class FlowCLI(LightningCLI):
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_class=Parser,
-                parser_kwargs={"parser_mode": "omegaconf+", "prog": "flowlit"},
+                parser_kwargs={"parser_mode": MODE, "prog": "flowlit"},
                 args=with_text_root(with_items(words, contents)),
             )
 

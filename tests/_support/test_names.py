@@ -150,3 +150,8 @@ def test_arguments_of_before_are_found_in_specs_and_in_identities():
     assert build(described, nn.Module).diffusion == VE(sigma_max=50.0, conditioning="time")
     unrelated = {"class_path": "flowlit.paths.DiscreteVE", "init_args": {"tells": 1}}
     assert in_current_names(unrelated) == unrelated
+
+
+def test_a_class_that_is_gone_becomes_none():
+    gone = {"weight": {"class_path": "flowlit.weights.One", "init_args": {}}, "beta": 1.0}
+    assert in_current_names(gone) == {"weight": None, "beta": 1.0}

@@ -167,7 +167,7 @@ def labels() -> None:
     data = part("datamodule.FlowDataModule", coupling=coupling, batch_size=8, noise=noise)
     run("diffusion", experiment(model, data, "diffusion", [part("callbacks.LastCheckpoint")], steps=2), "fit")
     coupled = experiment(model, part("datamodule.FlowDataModule", noise=noise), "unused", [])
-    words = ["--ckpt_path", "diffusion/checkpoints/last.ckpt", "--num", "8", "--shard_size", "4"]
+    words = ["--ckpt_path", "diffusion/checkpoints/last.ckpt", "--num", "12", "--shard_size", "6"]
     run("couple_labels", coupled, "couple", *words, "--store", "labelled")
 
     annealed = part("objectives.AnnealedReflow", weight=part("weights.One"))
