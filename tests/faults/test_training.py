@@ -1,12 +1,16 @@
 """Runs that go on, and what they write: faults that were found in the hands of others."""
 
+import signal
 from datetime import timedelta
 
 import pytest
+import runs
 import tiny
 import torch
+import yaml
 from commandline import in_process
 from forks import killed
+from interrupted import assert_equal, configuration
 from lightning.pytorch.callbacks import ModelCheckpoint
 from watched import rates
 
@@ -150,3 +154,22 @@ def test_fit_and_doctor_warn_of_a_checkpoint_callback_that_misjudges(tmp_path):
     assert "saves before the validation of its step" in outcome.out and "makes folders" in outcome.out
     with pytest.warns(UserWarning, match="saves before the validation"):
         assert in_process("fit", "-c", path).code == 0
+
+
+@pytest.mark.journey
+@pytest.mark.parametrize(("hook", "count"), [("on_fit_end", 1), ("on_validation_batch_end", 4)])
+def test_every_scalar_is_written_also_those_of_the_end(tmp_path, hook, count):
+    """The row in the table of runs was empty if all validations were over before the run was killed."""
+    roots = [tmp_path / "whole", tmp_path / "parts"]
+    for root in roots:
+        strike = None if root is roots[0] else (hook, count, signal.SIGKILL)
+        path = configuration(root, strike=strike, accumulate_grad_batches=1, val_check_interval=4)
+        content = yaml.safe_load(path.read_text())
+        content["trainer"]["callbacks"].append({"class_path": "flowlit.callbacks.Dashboard"})
+        tiny.write(path, content)
+        if strike:
+            killed("fit", "-c", path)
+        assert in_process("fit", "-c", path, "--resume", "auto").code == 0
+    assert_equal(*roots)
+    logged = runs.logged(roots[0])
+    assert 9 in logged["straightness/sum"] and 9 in logged["train/loss"]

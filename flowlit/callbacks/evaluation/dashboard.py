@@ -78,9 +78,11 @@ class Dashboard(Evaluation):
         self._laid_out = False
         self._pixels: dict[str, Tensor] = {}
         self._nfe: dict[str, CatMetric] = {}
+        self._outcome: dict[str, float] = {}  # of the part of a run before it was stopped
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._laid_out = False
+        self._outcome = {}
         for logger in trainer.loggers:
             log_no_default_metric(logger)  # before Lightning logs hyper-parameters
 
@@ -118,20 +120,25 @@ class Dashboard(Evaluation):
                 if len(nfe) and nfe.min() < nfe.max():
                     board.add_histogram(f"nfe_per_sample/{name}", nfe, trainer.global_step)
 
-    def _compare(self, trainer: pl.Trainer, module: Any) -> None:
-        metrics = {
-            name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if is_outcome(name)
-        }
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Store the outcome so far: the remainder of a run that goes on may log none of it again."""
+        checkpoint["callbacks"][self.state_key] = {"outcome": {**self._outcome, **outcome(trainer)}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._outcome = dict(state_dict["outcome"])
+
+    def _compare(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
                 logger.log_hyperparams(hyper_parameters(trainer, module), metrics, trainer.global_step)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._compare(trainer, pl_module)
+        metrics = {**self._outcome, **outcome(trainer)}
+        self._compare(trainer, pl_module, dict(sorted(metrics.items())))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
-            self._compare(trainer, pl_module)
+            self._compare(trainer, pl_module, outcome(trainer))
 
     on_test_end = on_validation_end
 
@@ -150,6 +157,13 @@ def present(trainer: pl.Trainer) -> set[str]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     measures = [measure for callback in callbacks for measure in getattr(callback, "measures", [])]
     return {command_of(trainer), *(type(thing).__name__ for thing in [*callbacks, *measures])}
+
+
+def outcome(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what was logged last of each metric that belongs into a table of runs."""
+    return {
+        name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if is_outcome(name)
+    }
 
 
 def is_outcome(tag: str) -> bool:
