@@ -26,9 +26,10 @@ WORDS = (
     (r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1"),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", IS_NO),
     (r"Import path does not correspond to a subclass of (\w+)", r"expected \1, or what returns one"),
-    (r"^Type .* expects a function or a callable class: ", ""),
+    (r"^Not of type .*?: (found .*, expected .*)", r"\1"),
     (r"Expected a (typing\.)?Literal", "expected one of "),
     (r"\.\. Got value: .*$", ""),
+    (r"(expected an? [\w ]*number.*)\. Got value: .*$", r"\1"),
     (r"Importing '(\S+)' is not allowed, denied by .*", rf"\1 is refused; {MEND}"),
 )
 """Wordings of jsonargparse, and ours."""
@@ -43,7 +44,7 @@ def reworded(message: str) -> str:
     keys: list[str] = []
     reasons: list[str] = []
     for line in message.splitlines():
-        text = re.sub(r"^\s*(- )?", "", line)
+        text = re.sub(r"^\s*(- )?(Type .* expects a function or a callable class: )?", "", line)
         key = KEY.fullmatch(text)
         if key is not None and not reasons:
             keys.append(key[1])

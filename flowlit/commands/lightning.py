@@ -25,6 +25,7 @@ from ..couplings import cached, independent, mixed, simulated, transport  # noqa
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ._items import with_items
+from ._limits import check_seed
 from ._older_yaml import MODE, renew_names
 from ._parsing import usage_error
 from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
@@ -109,15 +110,14 @@ class FlowCLI(LightningCLI):
             "--resume",
             type=Literal["auto"] | None,
             default=None,
-            help=(
-                "fit: 'auto' goes on from the newest good checkpoint of this run, or begins if there is none."
-            ),
+            help="fit: 'auto' goes on from the run's newest good checkpoint, or begins if there is none.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse numbers that were read otherwise than they were typed."""
+        """Parse, and refuse numbers that were read otherwise than they were typed, and seeds that are none."""
         super().parse_arguments(parser, args)
         check_numbers(args, self.config.as_dict()[self.config["subcommand"]])
+        check_seed(self.config[self.config["subcommand"]].seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint contains must not beat the command line."""

@@ -17,6 +17,7 @@ from ..errors import Diverged
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
+from ._limits import check_end, checked_numbers, is_endless
 from ._locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
 from .doctor import doctor
@@ -26,10 +27,11 @@ from .sweep import sweep
 class FlowTrainer(OneWriter):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
-    command: str | None = None
-    """The command at work, if it is none of Lightning's; see ``running``."""
+    command: str | None = None  # at work, if it is none of Lightning's; see ``running``
 
     def __init__(self, *arguments: Any, **named: Any):
+        self.endless = is_endless(named)
+        named |= checked_numbers(named)
         super().__init__(*arguments, **named)
         restore_only_named(self)
 
@@ -56,12 +58,12 @@ class FlowTrainer(OneWriter):
 
         Args:
             model: which to train.
-            train_dataloaders: not needed with a data module.
-            val_dataloaders: not needed with a data module.
+            train_dataloaders, val_dataloaders: not needed with a data module.
             datamodule: its data.
             ckpt_path: go on from this checkpoint (--resume auto finds the newest).
             weights_only: checkpoints are read as plain data unless this is false.
         """
+        check_end(self)
         while True:
             try:
                 return super().fit(

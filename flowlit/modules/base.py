@@ -29,7 +29,8 @@ from ..networks.checkpoints.spec import spec, summarise
 from ..ranges import Checked
 from .averages import without_averages
 from .classes import compare_with_checkpoint, take_names
-from .overrides import override, scheduler_of
+from .optimizers import optimizer_of
+from .overrides import override
 
 
 class CheckpointedModule(Checked, pl.LightningModule):
@@ -141,15 +142,6 @@ class CheckpointedModule(Checked, pl.LightningModule):
     def configurations(self, hparams: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Return the hyper-parameters of each of the ``players``."""
         return [hparams]
-
-
-def optimizer_of(player: Any) -> Any:
-    """Return the optimizer and scheduler of a network, as Lightning takes them."""
-    optimizer = player.make_optimizer(player.network.parameters())
-    if player.make_scheduler is None:
-        return {"optimizer": optimizer}
-    scheduler = {"scheduler": scheduler_of(player, optimizer), "interval": "step"}
-    return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 def announce_differences(before: Mapping[str, Any], now: Mapping[str, Any], training: bool) -> None:

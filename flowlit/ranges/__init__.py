@@ -16,6 +16,7 @@ number, and 3.0 for a whole one. Annotations of other kinds are left alone.
 """
 
 from .checked import Checked, check_fields, checked
+from .checks import check_of
 from .kinds import (
     Float,
     Fraction,
@@ -29,6 +30,7 @@ from .kinds import (
     Seed,
     Share,
     as_whole,
+    number,
 )
 
 __all__ = [
@@ -46,5 +48,7 @@ __all__ = [
     "Share",
     "as_whole",
     "check_fields",
+    "check_of",
     "checked",
+    "number",
 ]

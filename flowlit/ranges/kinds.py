@@ -51,8 +51,14 @@ def _as_float(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _number(base: type, bounds: str, holds: Callable[[Any], bool]) -> Any:
-    """Return a type of numbers, which is called to convert one. Its instances are plain ints and floats."""
+def number(base: type, bounds: str, holds: Callable[[Any], bool]) -> Any:
+    """Return a type of numbers, which is called to convert one. Its instances are plain ints and floats.
+
+    Args:
+        base: int or float; the latter takes ints, too.
+        bounds: their text, for help and errors.
+        holds: whether a number is within them.
+    """
     convert = as_whole if base is int else as_finite
     expected = f"a {'whole' if base is int else 'finite'} number {bounds}".strip()
 
@@ -108,14 +114,14 @@ if TYPE_CHECKING:
     Share: TypeAlias = float
     Name: TypeAlias = str
 else:
-    Int = _number(int, "", lambda value: -_INT64 <= value < _INT64)
-    PositiveInt = _number(int, "> 0", lambda value: 0 < value < _INT64)
-    NonNegativeInt = _number(int, ">= 0", lambda value: 0 <= value < _INT64)
-    Seed = _number(int, "in [0, 2**64)", lambda value: 0 <= value < 2**64)
-    Float = _number(float, "", lambda value: True)
-    PositiveFloat = _number(float, "> 0", lambda value: value > 0)
-    NonNegativeFloat = _number(float, ">= 0", lambda value: value >= 0)
-    Probability = _number(float, "in [0, 1]", lambda value: 0 <= value <= 1)
-    Fraction = _number(float, "in [0, 1)", lambda value: 0 <= value < 1)
-    Share = _number(float, "in (0, 1]", lambda value: 0 < value <= 1)
+    Int = number(int, "", lambda value: -_INT64 <= value < _INT64)
+    PositiveInt = number(int, "> 0", lambda value: 0 < value < _INT64)
+    NonNegativeInt = number(int, ">= 0", lambda value: 0 <= value < _INT64)
+    Seed = number(int, "in [0, 2**64)", lambda value: 0 <= value < 2**64)
+    Float = number(float, "", lambda value: True)
+    PositiveFloat = number(float, "> 0", lambda value: value > 0)
+    NonNegativeFloat = number(float, ">= 0", lambda value: value >= 0)
+    Probability = number(float, "in [0, 1]", lambda value: 0 <= value <= 1)
+    Fraction = number(float, "in [0, 1)", lambda value: 0 <= value < 1)
+    Share = number(float, "in (0, 1]", lambda value: 0 < value <= 1)
     Name = _text("name", "a name of letters, digits, _ and -", r"[\w-]+")

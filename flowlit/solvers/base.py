@@ -84,7 +84,8 @@ def check_names(solvers: Mapping[str, Solver]) -> None:
     if not solvers:
         raise FlowlitError("solvers is empty; expected at least one, e.g. {euler1: {class_path: Euler}}")
     for name in solvers:
-        if not re.fullmatch(r"[\w-][\w.-]*", str(name)) or name in RESERVED:
+        fits = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name)
+        if not fits or name in RESERVED:
             raise FlowlitError(
                 f"solver {name!r}: its name becomes part of tags; use letters, digits, _ - and, not first, "
                 "dots (and no word like sum)"
