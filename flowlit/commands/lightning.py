@@ -114,7 +114,7 @@ class FlowCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse numbers that were read otherwise than they were typed, and seeds that are none."""
+        """Parse, and refuse numbers that were read otherwise than they were typed, and bad seeds."""
         super().parse_arguments(parser, args)
         check_numbers(args, self.config.as_dict()[self.config["subcommand"]])
         check_seed(self.config[self.config["subcommand"]].seed_everything)

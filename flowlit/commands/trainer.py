@@ -86,9 +86,7 @@ class FlowTrainer(OneWriter):
         exact: Solver | None = None,
         num: PositiveInt = 256,
     ) -> None:
-        """Measure many solvers on the same noise: NFE against Fréchet distance and against error.
-
-        Writes a table, sweep.csv, and a picture, sweep.png.
+        """Measure many solvers on the same noise, NFE against distance and error: sweep.csv and sweep.png.
 
         Args:
             model: whose velocity is integrated.
