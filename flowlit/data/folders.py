@@ -130,4 +130,4 @@ class ImageFolder(ImageFiles):
         return str(self.files[index]).encode(errors="backslashreplace").decode()  # not all names are UTF-8
 
     def _opened(self, index: int) -> IO[bytes]:
-        return open(self.files[index], "rb")
+        return open(self.files.place(index), "rb")

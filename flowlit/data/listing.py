@@ -68,6 +68,10 @@ class Paths(Sequence[Path]):
         """Return a hash of all names."""
         return hashlib.sha256(self._names + self._ends.tobytes()).digest()
 
+    def place(self, index: int) -> str:
+        """Return a path as text; ``Path`` would intern its parts, in a table that grows in each worker."""
+        return os.path.join(self.root, self.name(index))
+
     def name(self, index: int) -> str:
         """Return a path relative to the folder."""
         position = range(len(self))[index]
