@@ -57,8 +57,10 @@ class AtomicIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        if weights_only is not False:
-            read_checkpoint(path)
+        if weights_only is not False and "pytorch-lightning_version" not in read_checkpoint(path):
+            raise FlowlitError(
+                f"checkpoint {path} is none of Lightning's; expected one that flowlit fit wrote"
+            )
         return super().load_checkpoint(path, map_location, weights_only)
 
 

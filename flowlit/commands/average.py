@@ -191,7 +191,7 @@ def _write(
 def _combined(given: Sequence[Snapshot], combination: Combination, last: Snapshot) -> dict[str, Tensor]:
     """Return Σ coefficient · snapshot, summed in float64, for each tensor of a state, of any shape.
 
-    What is not a floating-point number is the last snapshot's.
+    What is not a floating-point number, or has infinities as masks do, is the last snapshot's.
     """
     import torch
 
@@ -199,7 +199,7 @@ def _combined(given: Sequence[Snapshot], combination: Combination, last: Snapsho
     total = {
         name: torch.zeros_like(value, dtype=torch.float64)
         for name, value in latest.items()
-        if value.is_floating_point()
+        if value.is_floating_point() and not value.isinf().any()
     }
     parts = list(zip(given, combination.coefficients, strict=True))
     for snapshot, coefficient in _progress(parts, "Combining"):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins import TorchCheckpointIO
 
+from .._engine.checkpoint_files import AtomicIO
 from .._engine.lightning import restore_only_named
 from ..callbacks.training.rollback import Rollback
 from ..couplings.origins import From
@@ -34,6 +36,8 @@ class FlowTrainer(OneWriter):
         named |= checked_numbers(named)
         super().__init__(*arguments, **named)
         restore_only_named(self)
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = AtomicIO()
 
     @contextmanager
     def running(self, command: str) -> Iterator[None]:

@@ -21,6 +21,7 @@ from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..networks.checkpoints.contents import Weights
 from ..networks.checkpoints.load import take
+from ..networks.checkpoints.locate import locate
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
@@ -212,8 +213,6 @@ def load(
     Raises:
         FlowlitError: as ``pretrained``.
     """
-    if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint):
-        raise FlowlitError(f"checkpoint is {checkpoint!r:.40}; expected the path of a file")
     for value, name, kind in (
         (weights, "weights", str),
         (solver, "solver", Solver),
@@ -221,7 +220,7 @@ def load(
     ):
         if value is not None or name == "weights":
             check_kind(value, name, kind)
-    checkpoint = str(checkpoint)
+    checkpoint = str(locate(checkpoint))
     contents = read_contents(checkpoint)
     facts = contents.facts
     net = take(contents, checkpoint, weights, network).requires_grad_(False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import FlowlitError
+from ..networks.checkpoints.demands import copied
 
 Metadata = dict[str, Any]
 """How an average was taken, as its ``EMA`` callback describes it, and its ``updates`` so far."""
@@ -141,7 +141,7 @@ class Averages(nn.ModuleDict):
 
 def frozen_copy(network: nn.Module) -> nn.Module:
     """Return a copy in eval mode whose parameters need no gradient."""
-    return deepcopy(network).requires_grad_(False).eval()
+    return copied(network).requires_grad_(False).eval()
 
 
 def averages_of(checkpoint: dict[str, Any]) -> dict[str, Metadata]:

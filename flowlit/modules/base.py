@@ -24,11 +24,14 @@ from .._support.nested import flatten
 from .._version import __version__
 from ..data.classes import class_names_of
 from ..errors import FlowlitError
+from ..networks.checkpoints.demands import check_network, check_trainable
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
+from ..networks.checkpoints.tensors import check_finite
 from ..ranges import Checked
 from .averages import without_averages
 from .classes import compare_with_checkpoint, take_names
+from .moments import check_moments
 from .optimizers import optimizer_of
 from .overrides import override
 
@@ -44,6 +47,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         super().__init__()
         if is_built_from_configuration():
             self.save_hyperparameters()
+        check_network(network)
         self.network = network
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
@@ -64,6 +68,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         if stage == "fit":
             count_first_optimizer(self.trainer)
             for player in self.players():
+                check_trainable(player.network)
                 player.network.train()
         take_names(self.network, getattr(self.trainer, "datamodule", None), stage == "fit")
 
@@ -129,13 +134,17 @@ class CheckpointedModule(Checked, pl.LightningModule):
                 "Take the config.yaml beside it, or start afresh without --ckpt_path"
                 + (f". It holds {summarise(network)}" if network else "")
             )
+        check_finite(checkpoint["state_dict"], self, "the checkpoint")
         trainer = trainer_of(self)
         training = trainer is None or trainer.state.fn in (None, "fit")
         fitting = trainer is not None and trainer.state.fn == "fit"
         compare_with_checkpoint(self.network, checkpoint, getattr(trainer, "datamodule", None), fitting)
         before = checkpoint.get("hyper_parameters", {})
         announce_differences(before, self.hparams, training)
-        if training and type(self).configure_optimizers is CheckpointedModule.configure_optimizers:
+        own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers
+        if fitting and own:
+            check_moments(self.players(), checkpoint["optimizer_states"])
+        if training and own:
             now = self.configurations(self.hparams)
             override(checkpoint, self.players(), self.configurations(before), now)
 

@@ -21,6 +21,7 @@ from ..._engine.loops import clear_started_batch, mark_validation_pending, resca
 from ..._engine.ranks import on_rank_zero
 from ..._support.files import existing
 from ...errors import Diverged, FlowlitError
+from ...networks.checkpoints.tensors import non_finite, parameters_of
 from ...ranges import Checked, PositiveInt
 from .best import misjudgements
 
@@ -198,10 +199,8 @@ def refuse_broken(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
     Raises:
         Diverged: naming a tensor.
     """
-    state = checkpoint["state_dict"]  # of sharded networks only rank 0 has it
-    broken = [
-        name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()
-    ]
+    parameters = parameters_of(trainer.lightning_module)
+    broken = non_finite(checkpoint["state_dict"], parameters)  # of sharded networks only rank 0 has it
     if broken := trainer.strategy.broadcast(broken):
         raise Diverged(
             f"step {optimizer_steps(trainer)}: {broken[0]} is not finite (and {len(broken) - 1} more), so "

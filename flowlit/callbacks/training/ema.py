@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ..._engine.lightning import accumulated_batches, is_logging_step, optimizer_steps
 from ...errors import FlowlitError
+from ...networks.checkpoints.safetensors_file import check_only_tensors
 from ...networks.checkpoints.write import write_state
 from ...ranges import Checked, Fraction, PositiveInt
 from ...schedules.averages import Constant, PowerLaw
@@ -159,6 +160,7 @@ def check(average: EMA, trainer: Any, averages: Any) -> None:
             "gathers; use --trainer.precision bf16-mixed, or no EMA"
         )
     if average.snapshots is not None:
+        check_only_tensors(averages.ema.state_dict())
         check_snapshots(average, trainer, average.snapshots)
 
 

@@ -22,6 +22,7 @@ from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import read_reference
 from ...modules import FlowModule
 from ...modules.classes import check_classes, names_of, trained_names
+from ...modules.moments import check_moments
 from ...networks.checkpoints.read import read_checkpoint
 from ...types import ImageDataset
 from ..couple import CoupleOptions, origin_of
@@ -115,6 +116,8 @@ def open_checkpoint(subject: Subject, patient: Any, path: str) -> None:
     """Read a checkpoint into a copy of the model, as going on from it would."""
     content = read_checkpoint(path)
     patient.on_load_checkpoint(content)
+    if subject.options is None and content.get("optimizer_states"):
+        check_moments(patient.players(), content["optimizer_states"])
     patient.load_state_dict(content["state_dict"])
     subject.resumes = True
     subject.opened["checkpoint"] = f"{path}, step {content.get('global_step', 0):,}"

@@ -16,15 +16,15 @@ MOST = 6
 """Files that a message names, at most."""
 
 
-def locate(checkpoint: str | Path) -> Path:
+def locate(checkpoint: str | os.PathLike[str]) -> Path:
     """Return the path of a checkpoint that is named by path or as file://.
 
     Raises:
         FlowlitError: if it is no file on a disk of this machine; pipes and devices are not opened, for they
             may never end.
     """
-    if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint):
-        raise FlowlitError(f"checkpoint is {checkpoint!r}; expected the path of a file")
+    if not isinstance(checkpoint, (str, os.PathLike)) or not os.fspath(checkpoint):
+        raise FlowlitError(f"checkpoint is {checkpoint!r:.40}; expected the path of a file")
     path = _on_disk(str(checkpoint))
     try:
         mode = path.stat().st_mode
@@ -34,7 +34,9 @@ def locate(checkpoint: str | Path) -> Path:
             "its YAML), or mend the path"
         ) from error
     except (OSError, ValueError) as error:
-        raise FlowlitError(f"checkpoint {checkpoint!r} cannot be read ({error}); mend the path") from error
+        raise FlowlitError(
+            f"checkpoint {checkpoint!r:.200} cannot be read ({error!s:.300}); mend the path"
+        ) from error
     if stat.S_ISDIR(mode):
         raise FlowlitError(f"checkpoint {checkpoint} is a folder; {_content(path)}")
     if not stat.S_ISREG(mode):

@@ -92,7 +92,7 @@ class Weights(Struct):
     """Weights of a module, and the step that they are of."""
 
     state_dict: dict[str, Any]
-    version: Version = field(name="pytorch-lightning_version")
+    version: Version | None = field(name="pytorch-lightning_version", default=None)
     global_step: Count = 0
     epoch: Count = 0
     flowlit: Facts = field(default_factory=Facts)
@@ -108,6 +108,7 @@ class Weights(Struct):
 class Run(Weights, kw_only=True):
     """Everything that a run goes on from."""
 
+    version: Version = field(name="pytorch-lightning_version")
     global_step: Count
     epoch: Count
     loops: Loops

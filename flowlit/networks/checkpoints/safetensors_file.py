@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,7 @@ def pack(state: State, facts: dict[str, Any]) -> bytes:
     Raises:
         FlowlitError: for a state that is no tensor, or of a type that the format lacks.
     """
-    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise FlowlitError(
-            f"{odd[0]} is no tensor, and safetensors hold nothing else; let the network keep it as a buffer, "
-            "or build it in its constructor"
-        )
+    check_only_tensors(state)
     shared = second_names(state)
     own = {name: value.detach() for name, value in state.items() if name not in shared}
     storages = Counter(value.untyped_storage().data_ptr() for value in own.values())
@@ -49,6 +46,20 @@ def pack(state: State, facts: dict[str, Any]) -> bytes:
         return to_safetensors(tensors, {"flowlit": json.dumps(written, sort_keys=True)})
     except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise FlowlitError(f"the weights cannot be written as safetensors ({error})") from error
+
+
+def check_only_tensors(state: Mapping[str, Any]) -> None:
+    """Refuse a state dict with something else than tensors (any shape).
+
+    Raises:
+        FlowlitError: naming the first.
+    """
+    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise FlowlitError(
+            f"{other[0]} of the network is no tensor, and safetensors hold nothing else; let the network "
+            "keep it as a buffer, or build it in its constructor"
+        )
 
 
 def second_names(state: State) -> dict[str, str]:

@@ -1,0 +1,273 @@
+"""Checkpoints as other people leave them: copied, renamed, moved, damaged, edited."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from commandline import in_process
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
+import flowlit
+from flowlit.errors import FlowlitError
+from flowlit.networks import pretrained
+from flowlit.networks.checkpoints.read import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 4 steps with its configuration, which also keeps the best by step."""
+    folder = tmp_path_factory.mktemp("finished")
+    best = {"monitor": "step", "mode": "max", "filename": "best-{step}"}
+    keep = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best}
+    callbacks = [tiny.EMA, tiny.checkpoints(every=3), keep]
+    path = tiny.write(folder / "c.yaml", tiny.fit("run", callbacks=callbacks, limit_val_batches=1))
+    os.chdir(folder)
+    assert in_process("fit", "-c", path).code == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path, monkeypatch):
+    """A copy of that run in the working folder, as a careless copy leaves it."""
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    folder = Path("run/checkpoints")
+    for age, name in enumerate(("previous.ckpt", "last.ckpt")):
+        os.utime(folder / name, (10**9 - age, 10**9 - age))
+    return folder
+
+
+def changed(run, change, name="last.ckpt"):
+    content = torch.load(run / name)
+    change(content)
+    torch.save(content, run / name)
+
+
+def test_a_copied_run_goes_on_from_its_highest_step(run):
+    outcome = in_process("fit", "-c", "c.yaml", "--resume", "auto", "--trainer.max_steps", 5)
+    assert outcome.code == 0 and "last.ckpt, step 4" in outcome.err
+
+
+def test_a_checkpoint_of_slurm_that_lies_there_is_not_picked_up(run, monkeypatch):
+    """A job of SLURM's, in whose working folder another run left what Lightning saves on a signal."""
+    shutil.copy(run / "last.ckpt", "hpc_ckpt_1.ckpt")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    assert SLURMEnvironment.detect()
+    shutil.rmtree("run")
+    outcome = in_process("fit", "-c", "c.yaml", "--trainer.max_steps", 2)
+    assert outcome.code == 0, outcome.err
+    assert "hpc_ckpt" not in outcome.err and not list(Path().glob("hpc_ckpt_2*"))
+    assert torch.load("run/checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_names_of_checkpoints_are_looked_up_in_the_run(run):
+    for name, file in (("last", "last.ckpt"), ("best", "best-step=4.ckpt")):
+        outcome = in_process("validate", "-c", "c.yaml", "--ckpt_path", name)
+        assert outcome.code == 0, outcome.err
+        assert f"run/checkpoints/{file}" in outcome.err
+    (run / "best-step=4.ckpt").rename(run / "mine.ckpt")
+    error = in_process("predict", "-c", "c.yaml", "--ckpt_path", "best").error
+    assert "no best one" in error and "mine.ckpt" in error
+    shutil.rmtree(run)
+    error = in_process("predict", "-c", "c.yaml", "--ckpt_path", "last").error
+    assert "there are no checkpoints in" in error and "run/checkpoints" in error
+    outcome = in_process("fit", "-c", "c.yaml", "--ckpt_path", "last", "--trainer.max_steps", 1)
+    assert outcome.code == 0 and "no checkpoint yet, starting" in outcome.err
+
+
+def test_a_moved_run_still_has_its_best(run, monkeypatch):
+    """The path that ModelCheckpoint stored is of another folder."""
+    changed(run, lambda content: move(content, "/elsewhere/"))
+    outcome = in_process("validate", "-c", "c.yaml", "--ckpt_path", "best")
+    assert outcome.code == 0 and "best-step=4.ckpt" in outcome.err
+
+
+def move(content, folder):
+    for state in content["callbacks"].values():
+        if "best_model_path" in state:
+            state["best_model_path"] = folder + Path(state["best_model_path"]).name
+
+
+def test_a_checkpoint_is_named_by_a_url_of_the_disk_and_no_other(run):
+    last = (run / "last.ckpt").resolve()
+    assert pretrained(last.as_uri()).loaded["file"] == str(last)
+    spaced = last.with_name("a b.ckpt")
+    shutil.copy(last, spaced)
+    assert flowlit.load(spaced.as_uri()).network.loaded["file"] == str(spaced)
+    outcome = in_process("validate", "-c", "c.yaml", "--ckpt_path", last.as_uri())
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_flipped_byte_is_found_by_every_reader(run):
+    whole = (run / "last.ckpt").read_bytes()
+    content = bytearray(whole)
+    name = next(iter(torch.load(run / "last.ckpt")["state_dict"]))
+    tensor = torch.load(run / "last.ckpt")["state_dict"][name].numpy().tobytes()
+    content[whole.index(tensor)] ^= 1
+    path = run / "last.ckpt"
+    path.write_bytes(content)
+    for read in (flowlit.load, pretrained):
+        with pytest.raises(FlowlitError, match=r"last.ckpt is corrupt \(.*data/0\)"):
+            read(str(path))
+    readers = [
+        ("validate", "-c", "c.yaml", "--ckpt_path", path),
+        ("fit", "-c", "c.yaml", "--ckpt_path", path),
+        ("fit", "-c", "c.yaml", "--ckpt_path", path, "--weights_only", "false"),
+        ("couple", "-c", "c.yaml", "--ckpt_path", path, "--store", "s", "--num", 1, "--shard_size", 1),
+        ("sweep", "-c", "c.yaml", "--ckpt_path", path),
+        ("doctor", "-c", "c.yaml", "--ckpt_path", path),
+        ("convert", path, "--into", "c.safetensors"),
+        ("cost", path),
+    ]
+    for words in readers:
+        assert "last.ckpt is corrupt" in in_process(*words).error, words
+    trainer = tiny.trainer("python")
+    with pytest.raises(FlowlitError, match="corrupt"):
+        trainer.strategy.checkpoint_io.load_checkpoint(path)
+
+
+def put(*keys):
+    """Return a change of a checkpoint: the last of the keys becomes what stands before it."""
+    *path, name, value = keys
+
+    def change(content):
+        for key in path:
+            content = content[key]
+        content.pop(name) if value is MISSING else content.update({name: value})
+
+    return change
+
+
+MISSING = object()
+FIT = ("loops", "fit_loop")
+MOMENTS = ("optimizer_states", 0)
+NAME = "network.head.bias"
+LIES = {
+    "global_step": [put("global_step", value) for value in (MISSING, None, "4", -1, 4.0, True, [4], 5)],
+    "epoch": [put("epoch", value) for value in (MISSING, None, "a", -1, 0.5, True)],
+    "pytorch-lightning_version": [
+        put("pytorch-lightning_version", value) for value in (MISSING, None, "", "new", 2.6, [2])
+    ],
+    "weights only": [put("loops", MISSING), put("optimizer_states", MISSING)],
+    "loops": [
+        *(put("loops", value) for value in ([], None, {}, {"fit_loop": []}, {"fit_loop": {}})),
+        put(*FIT, "epoch_progress", MISSING),
+        put(*FIT, "epoch_progress", {"total": 3, "current": 3}),
+        put(*FIT, "epoch_progress", "current", "ready", "3"),
+        put(*FIT, "epoch_loop.batch_progress", "total", "completed", -1),
+        put(*FIT, "epoch_loop.batch_progress", "total", None),
+        put(*FIT, "epoch_loop.state_dict", {"_batches_that_stepped": "x"}),
+        put(*FIT, "validate_first", 3),
+    ],
+    "optimizer_states": [
+        *(put("optimizer_states", value) for value in (None, {}, [3], [{}], [{"state": []}])),
+        put(*MOMENTS, "param_groups", 0, "params", MISSING),
+        put(*MOMENTS, "param_groups", 0, "params", 7),
+        put(*MOMENTS, "param_groups", [3]),
+        put(*MOMENTS, "state", 0, [3]),
+    ],
+    "lr_schedulers": [put("lr_schedulers", value) for value in (None, {}, [3], "none")],
+    "callbacks": [put("callbacks", value) for value in (None, [], {"EMA": 3})],
+    "hyper_parameters": [put("hyper_parameters", value) for value in (None, [], 3)],
+    "state_dict": [put("state_dict", value) for value in (None, [], 3, {3: torch.zeros(1)})],
+    "flowlit": [
+        *(put("flowlit", value) for value in ([], None, 3)),
+        *(put("flowlit", "ema_updates", value) for value in ("many", -1, 1.5, True)),
+        *(put("flowlit", "averages", value) for value in ([], {"long": 3}, {"long": {"updates": -1}})),
+        put("flowlit", "averages", {"long": {"updates": 7}}),
+        put("flowlit", "ema", [1]),
+        put("flowlit", "network", "UNet"),
+        put("flowlit", "sha256", ["a"]),
+    ],
+    "averages_waiting": [
+        put("averages_waiting", value) for value in ([], {"ema": 3}, {"ema": {"steps": -1, "decay": 2}})
+    ],
+    "FlowDataModule": [put("FlowDataModule", value) for value in (3, {"rows": "a"}, {"accumulated": 0})],
+    "network is not what flowlit wrote": [
+        put("state_dict", NAME, torch.zeros(8)),
+        put("state_dict", NAME, MISSING),
+        put("state_dict", "network.more", torch.zeros(1)),
+        put("flowlit", "sha256", {"network": "0" * 64}),
+    ],
+    "optimizers is not what flowlit wrote": [
+        put(*MOMENTS, "state", 0, "step", torch.tensor(3.0)),
+        put(*MOMENTS, "state", 0, "more", 1),
+    ],
+}
+"""Changes of a checkpoint, by words of the error."""
+
+
+@pytest.mark.parametrize("words", LIES)
+def test_facts_that_lie_are_refused(words, run):
+    path = run / "last.ckpt"
+    before = path.read_bytes()
+    read_checkpoint(path, resume=True)
+    for number, change in enumerate(LIES[words]):
+        path.write_bytes(before)
+        changed(run, change)
+        with pytest.raises(FlowlitError) as caught:
+            read_checkpoint(path, resume=True)
+        assert words in str(caught.value) and str(path) in str(caught.value), (number, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("global_step", "four"), "global_step: Expected int, got str"),
+        (put(*MOMENTS, "state", 0, "exp_avg", torch.zeros(3)), "exp_avg of parameter 0 is (3,) there"),
+        (put(*MOMENTS, "param_groups", 0, "params", [0, 1]), "groups of [2] parameters"),
+        (put("optimizer_states", []), "has 0 optimizers, this run has 1"),
+        (put("state_dict", NAME, torch.tensor([float("nan")])), f"{NAME} is not finite"),
+        (put("state_dict", NAME, torch.tensor([3])), f"{NAME} is int64 there, floating-point here"),
+    ],
+)
+def test_no_training_begins_from_a_checkpoint_that_lies(change, words, run):
+    changed(run, change)
+    changed(run, put("flowlit", "sha256", MISSING))
+    outcome = in_process("fit", "-c", "c.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_steps", 5)
+    assert words in outcome.error and "Traceback" not in outcome.err
+
+
+def test_files_that_are_no_checkpoints_are_one_line(run):
+    Path("code.ckpt").write_bytes(pickle.dumps({"state_dict": os.system}))
+    torch.save({"state_dict": {}, "code": torch.nn.Linear(1, 1)}, "module.ckpt")
+    os.mkfifo("pipe.ckpt")
+    Path("sharded.ckpt").mkdir()
+    Path("sharded.ckpt/.metadata").write_bytes(b"")
+    expected = {
+        "": "expected the path of a file",
+        "hpc": "flowlit has no such checkpoints",
+        "registry:model": "flowlit has no such checkpoints",
+        "run": "is a folder; give a file in it: checkpoints/best-step=4.ckpt",
+        "run/checkpoints": "is a folder; give a file in it: best-step=4.ckpt, last.ckpt",
+        "sharded.ckpt": "dcp_to_torch",
+        "pipe.ckpt": "is a pipe or device",
+        "/dev/zero": "is a pipe or device",
+        "https://example.org/c.ckpt": "not on a disk of this machine",
+        "s3://bucket/c.ckpt": "not on a disk of this machine",
+        "file://elsewhere/c.ckpt": "not on a disk of this machine",
+        "file:///nothing.ckpt": "does not exist",
+        "code.ckpt": "is refused",
+        "module.ckpt": "would run code",
+        "nothing.ckpt": "does not exist",
+        "c.yaml/c.ckpt": "does not exist",
+        "c.yaml": "is torn or not a checkpoint",
+        "x" * 5000: "cannot be read",
+    }
+    for name, word in expected.items():
+        for read in (pretrained, flowlit.load) if name not in ("hpc", "registry:model") else ():
+            with pytest.raises(FlowlitError) as caught:
+                read(name)
+            assert word in str(caught.value), name
+    for name in ("", "hpc", "registry:model", "run", "pipe.ckpt", "https://example.org/c.ckpt", "code.ckpt"):
+        assert expected[name] in in_process("predict", "-c", "c.yaml", "--ckpt_path", name).error, name
