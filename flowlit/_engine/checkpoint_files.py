@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,6 +18,7 @@ from ..errors import FlowlitError
 from ..networks.checkpoints.archive import is_archive, outline
 from ..networks.checkpoints.read import read_checkpoint
 from ..networks.checkpoints.tensors import hash_parts
+from .lightning import restore_only_named
 
 ORDER = ("last.ckpt", "previous.ckpt")
 """Checkpoints of equal steps, the best first; others follow by name."""
@@ -62,6 +64,13 @@ class AtomicIO(TorchCheckpointIO):
                 f"checkpoint {path} is none of Lightning's; expected one that flowlit fit wrote"
             )
         return super().load_checkpoint(path, map_location, weights_only)
+
+
+def keep_own_checkpoints(trainer: pl.Trainer) -> None:
+    """Let a trainer write and compare checkpoints by ``AtomicIO``, and restore those that are named alone."""
+    restore_only_named(trainer)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicIO()
 
 
 def collecting_errors(writer: CheckpointIO) -> AbstractContextManager[list[str]]:

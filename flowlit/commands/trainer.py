@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins import TorchCheckpointIO
 
-from .._engine.checkpoint_files import AtomicIO
-from .._engine.lightning import restore_only_named
+from .._engine.checkpoint_files import keep_own_checkpoints
 from ..callbacks.training.rollback import Rollback
 from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
@@ -35,9 +33,7 @@ class FlowTrainer(OneWriter):
         self.endless = is_endless(named)
         named |= checked_numbers(named)
         super().__init__(*arguments, **named)
-        restore_only_named(self)
-        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.strategy.checkpoint_io = AtomicIO()
+        keep_own_checkpoints(self)
 
     @contextmanager
     def running(self, command: str) -> Iterator[None]:
