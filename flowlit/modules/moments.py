@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import FlowlitError
+from .optimizers import optimizer_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg")
 """Tensors of PyTorch's optimizers that have the shape of their parameter."""
@@ -18,13 +19,13 @@ def check_moments(players: Sequence[Any], states: Sequence[Mapping[str, Any]]) -
     """Refuse states of optimizers that are of other parameters.
 
     Args:
-        players: the trained networks, each with ``make_optimizer``.
+        players: the trained networks, each with ``make_optimizer`` and ``make_scheduler``.
         states: of their optimizers, in a checkpoint.
 
     Raises:
         FlowlitError: naming the first difference, which PyTorch would find in the first step.
     """
-    optimizers = [player.make_optimizer(player.network.parameters()) for player in players]
+    optimizers = [optimizer_of(player)["optimizer"] for player in players]
     if len(optimizers) != len(states):
         raise FlowlitError(
             f"the checkpoint has {len(states)} optimizers, this run has {len(optimizers)}; take the "
