@@ -105,7 +105,7 @@ def rebuild(player: Any, steps: int) -> Rebuilt:
     """Return what a new optimizer and its scheduler are after so many steps, each of two microseconds.
 
     Raises:
-        FlowlitError: if the scheduler ends before.
+        FlowlitError: if the scheduler ends before, or cannot be stepped.
     """
     optimizer = player.make_optimizer(player.network.parameters())
     if player.make_scheduler is None:
@@ -117,7 +117,7 @@ def rebuild(player: Any, steps: int) -> Rebuilt:
         try:
             for _ in range(steps):
                 scheduler.step()
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             raise FlowlitError(
                 f"{type(scheduler).__name__} cannot go on from step {steps}: {error}; choose arguments that "
                 "reach as far as the run, or start a new run from its weights "

@@ -1,6 +1,7 @@
 """Runs that go on, and what they write: faults that were found in the hands of others."""
 
 import signal
+import warnings
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from interrupted import assert_equal, configuration
 from lightning.pytorch.callbacks import ModelCheckpoint
 from watched import rates
 
+from flowlit.callbacks import Gradients
 from flowlit.callbacks.training.best import misjudgements
 
 TORCH = "torch.optim.lr_scheduler."
@@ -173,3 +175,13 @@ def test_every_scalar_is_written_also_those_of_the_end(tmp_path, hook, count):
     assert_equal(*roots)
     logged = runs.logged(roots[0])
     assert 9 in logged["straightness/sum"] and 9 in logged["train/loss"]
+
+
+@pytest.mark.parametrize(("clip", "limit", "times"), [(1.0, 0.5, 1), (None, 0.5, 0), (1.0, None, 0)])
+def test_gradients_that_are_clipped_twice_are_warned_of(tmp_path, clip, limit, times):
+    """The smaller limit won, without a word."""
+    trainer = tiny.trainer(tmp_path, gradient_clip_val=limit)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Gradients(clip=clip).setup(trainer, None, "fit")
+    assert len([one for one in caught if "clipped twice" in str(one.message)]) == times

@@ -112,6 +112,7 @@ class FID(Evaluation):
             check_same_names(classes, ours, f"reference {reference.path}", "the network", REFERENCE)
             blank = torch.zeros(BLOCK, *noise_of(trainer).shape, device=module.device)
             self._real = compared(reference, self.features, module.codec.decode(blank))
+            warn_of_few_images(len(noise_of(trainer)), self._real.dim)
         return self._real
 
     def _reference(self, device: str) -> Reference:
@@ -176,6 +177,15 @@ class FID(Evaluation):
         if self._generated is not None:
             self._generated.close()
             self._generated = None
+
+
+def warn_of_few_images(num: int, dim: int) -> None:
+    """Warn of too few images for a covariance of ``dim`` features."""
+    if num <= dim:
+        rank_zero_warn(
+            f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the distance "
+            f"is too large; generate {dim + 1} or more"
+        )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..._engine.ranks import on_rank_zero
@@ -92,7 +92,7 @@ class GeneratedFeatures:
         return int((self.stored < num).sum())
 
     def check(self, trainer: pl.Trainer, module: Any, dim: int, classes: int) -> None:
-        """Refuse features that do not fit on the disk; warn of too few images for a covariance.
+        """Refuse features that do not fit on the disk.
 
         Args:
             trainer: of this run.
@@ -106,11 +106,6 @@ class GeneratedFeatures:
         if trainer.is_global_zero:
             mend = "free some, or evaluate fewer images or solvers"
             check_room(self.cache.folder.parent, needed, f"features of {missing:,} images", mend)
-        if num <= dim:
-            rank_zero_warn(
-                f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the "
-                f"distance is too large; generate {dim + 1} or more"
-            )
 
     def add(self, rows: dict[str, Tensor], first: bool) -> None:
         """Write the new rows of a batch; compare those of the first batch that are on disk already.

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -62,7 +63,7 @@ class Gradients(Checked, Callback):
     """Repair non-finite gradients, or skip the step; clip their global norm; count and log what happened.
 
     The order matters: a single NaN would make the norm, and so every gradient, NaN. Use it instead of the
-    trainer's ``gradient_clip_val``, which clips first (and does not go with fused optimizers under mixed
+    trainer's ``gradient_clip_val``, which clips once more (and does not go with fused optimizers under mixed
     precision). ``Rollback`` goes back when it happens too often. With a critic, each network has its own norm
     (``gradients/critic_norm``), and all bad entries count.
 
@@ -85,6 +86,14 @@ class Gradients(Checked, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.bad_entries = state_dict["bad_entries"]
         self.bad_steps = state_dict["bad_steps"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        limit = trainer.gradient_clip_val
+        if stage == "fit" and self.clip is not None and limit:
+            rank_zero_warn(
+                f"gradients are clipped twice, by Gradients to a norm of {self.clip:g} and by "
+                f"trainer.gradient_clip_val: {limit:g}; drop one of the two"
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
