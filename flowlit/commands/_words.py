@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import FlowlitError
 from ._yaml import load_yaml, read_yaml
+from ._yaml_references import check_references
 from ._yaml_text import check_text, load_text
 
 CONFIG = ("-c", "--config")
@@ -49,6 +50,7 @@ def configs(words: Sequence[str]) -> list[dict[str, Any]]:
         if "trust" in content:
             raise FlowlitError(f"{file} has the key trust; trust is given on the command line")
         contents.append(content)
+    check_references(contents, ", ".join(config_files(words)))
     return contents
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlowlitError
+from ._yaml_references import check_references
 from ._yaml_text import load_text, read_text
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def network_in(path: str | Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     content = read_yaml(path, "{} cannot be read (No such file); expected a YAML that describes a network")
+    check_references([content], str(path))
     try:
         network: Any = OmegaConf.select(OmegaConf.create(content), "model.init_args.network")
         if OmegaConf.is_config(network):

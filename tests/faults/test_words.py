@@ -82,11 +82,11 @@ def test_a_number_that_is_not_what_was_typed_is_refused(config, word):
     assert "v" + word in error
 
 
-def test_a_batch_of_010_is_not_8(config):
-    assert "is read as the number 8" in in_process("fit", "-c", config, "--data.batch_size", "010").error
-    assert "is read as the number 8" in in_process("cost", "x.yaml", "--batch_size", "010").error
-    content = printed("fit", "-c", config, "--data.batch_size", "10", "--vars.version", "007")
-    assert content["data"]["init_args"]["batch_size"] == 10 and content["vars"]["version"] == "007"
+def test_a_number_with_leading_zeros_is_refused(config):
+    error = in_process("fit", "-c", config, "--trainer.log_every_n_steps", "010").error
+    assert "--trainer.log_every_n_steps 010 is read as the number 10" in error
+    content = printed("fit", "-c", config, "--trainer.log_every_n_steps", "10", "--vars.version", "007")
+    assert content["trainer"]["log_every_n_steps"] == 10 and content["vars"]["version"] == "007"
 
 
 def test_items_of_lists_are_overridden(config):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ CONTENTS: dict[str, tuple[str | bytes, str]] = {
     "random bytes": (bytes(range(128, 256)), "is not UTF-8"),
     "a PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is not UTF-8"),
     "a list as a key": ("? [a]\n: b", "unhashable"),
+}
+
+
+def _growing(first: str, item: str, more: str) -> str:
+    """Ten references to ten references to ten …; ``more`` is a value that has ten items."""
+    lines = [f"a: {first}"]
+    for before, name in pairwise("abcdefghi"):
+        lines.append(f"{name}: {more.format((item % before) * 10)}")
+    return "\n".join(lines)
+
+
+REFERENCES = {
+    "a text that grows exponentially by references": (
+        _growing("x", "${%s}", '"{}"'),
+        "more than 1,000,000 characters",
+    ),
+    "a list that grows exponentially by references": (
+        _growing("[x]", "'${%s}', ", "[{}]"),
+        "more than 1,000,000 characters",
+    ),
+    "references in a circle": ("vars: {a: '${vars.b}', b: '${vars.a}'}", "lead back to themselves"),
+    "a reference to itself": ("vars: {a: '${vars.a}'}", "lead back to themselves"),
+    "relative references in a circle": ("vars: {a: '${.b}', b: 'x${.a}'}", "lead back to themselves"),
+    "a reference to what it stands in": ("model: {a: {b: '${model}'}}", "lead back to themselves"),
+    "references in a long chain": (
+        "vars:\n" + "\n".join(f"  a{i}: '${{vars.a{i + 1}}}'" for i in range(2000)),
+        "more than 32 deep",
+    ),
 }
 
 FORMS: dict[str, tuple[str, str]] = {
@@ -251,6 +280,11 @@ ROWS = [
         Row(f"{reader}: {name}", _reading(READERS[reader], content), ("a.yaml", words))
         for reader in READERS
         for name, (content, words) in CONTENTS.items()
+    ),
+    *(
+        Row(f"{reader}: {name}", _reading(READERS[reader], content), ("a.yaml", words))
+        for reader in ("a configuration given with -c", "a network")
+        for name, (content, words) in REFERENCES.items()
     ),
     *(
         Row(f"{reader}: {name}", _reading(READERS[reader], content), ("a.yaml",))

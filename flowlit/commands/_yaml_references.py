@@ -1,0 +1,90 @@
+"""References ``${…}`` of configurations: their size and their ends, before anything follows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import FlowlitError
+
+SIZE = 1_000_000
+"""Characters and values that a configuration may have with all references in place."""
+
+CHAIN = 32
+"""References that lead to each other, at most."""
+
+REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
+
+Path = tuple[str, ...]
+
+
+def check_references(contents: Sequence[dict[str, Any]], where: str) -> None:
+    """Refuse configurations whose references lead back to themselves, or that grow too large by them.
+
+    One that leads nowhere, or calls a resolver, is left to the parser.
+
+    Args:
+        contents: of files that are laid over each other.
+        where: they come from.
+
+    Raises:
+        FlowlitError: naming the references.
+    """
+    sizes = _Sizes(contents, where)
+    for content in contents:
+        sizes.of_node(content, ())
+
+
+class _Sizes:
+    """Sizes of the values of a configuration, references in place; each is measured once."""
+
+    def __init__(self, contents: Sequence[dict[str, Any]], where: str):
+        self.contents = contents
+        self.where = where
+        self.measured: dict[Path, int] = {}
+        self.chain: list[Path] = []
+
+    def of_node(self, node: Any, path: Path) -> int:
+        if isinstance(node, (dict, list)):
+            items = node.items() if isinstance(node, dict) else enumerate(node)
+            size = 1 + sum(self.of_node(value, (*path, str(key))) for key, value in items)
+        elif isinstance(node, str):
+            targets = [_target(path, *match) for match in REFERENCE.findall(node)]
+            size = len(node) + sum(self.at(target) for target in targets)
+        else:
+            size = 1
+        if size > SIZE:
+            name = ".".join(path) or "all of it"
+            raise FlowlitError(f"{self.where}: {name} has more than {SIZE:,} characters, references in place")
+        return size
+
+    def at(self, path: Path) -> int:
+        """Return the size of what a reference leads to; 0 if to nothing."""
+        if path in self.measured:
+            return self.measured[path]
+        if path in self.chain or len(self.chain) > CHAIN:
+            names = " → ".join(".".join(step) for step in (*self.chain[-3:], path))
+            why = "lead back to themselves" if path in self.chain else f"are more than {CHAIN} deep"
+            raise FlowlitError(f"{self.where}: references {why}: {names}")
+        self.chain.append(path)
+        values = (_look_up(content, path) for content in self.contents)
+        size = max((self.of_node(value, path) for value in values if value is not None), default=0)
+        self.chain.pop()
+        self.measured[path] = size
+        return size
+
+
+def _target(path: Path, dots: str, name: str) -> Path:
+    """Return where a reference leads; dots count levels up from the value that has it."""
+    steps = tuple(re.split(r"[.\[\]]+", name.rstrip("]")))
+    return (*path[: -len(dots)], *steps) if dots else steps
+
+
+def _look_up(content: Any, path: Path) -> Any:
+    for step in path:
+        if isinstance(content, list) and step.isdigit() and int(step) < len(content):
+            content = content[int(step)]
+        else:
+            content = content.get(step) if isinstance(content, dict) else None
+    return content
