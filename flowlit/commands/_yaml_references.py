@@ -60,7 +60,7 @@ class _Sizes:
         return size
 
     def at(self, path: Path) -> int:
-        """Return the size of what a reference leads to; 0 if to nothing."""
+        """Return the size of what a reference leads to, in the last file that has it."""
         if path in self.measured:
             return self.measured[path]
         if path in self.chain or len(self.chain) > CHAIN:
@@ -68,8 +68,8 @@ class _Sizes:
             why = "lead back to themselves" if path in self.chain else f"are more than {CHAIN} deep"
             raise FlowlitError(f"{self.where}: references {why}: {names}")
         self.chain.append(path)
-        values = (_look_up(content, path) for content in self.contents)
-        size = max((self.of_node(value, path) for value in values if value is not None), default=0)
+        values = (_look_up(content, path) for content in reversed(self.contents))
+        size = self.of_node(next((value for value in values if value is not None), None), path)
         self.chain.pop()
         self.measured[path] = size
         return size

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowlit.commands._yaml import load_yaml, network_in, read_yaml
+from flowlit.commands._yaml_references import check_references
 from flowlit.commands._yaml_text import check_text, load_text
 from flowlit.errors import FlowlitError
 
@@ -102,3 +103,12 @@ def test_a_word_that_is_no_yaml_is_a_text(word):
 def test_a_missing_file_has_the_text_that_is_given():
     with pytest.raises(FlowlitError, match=r"^no nowhere\.yaml here$"):
         load_yaml(Path("nowhere.yaml"), "no {} here")
+
+
+def test_references_of_shipped_files_and_of_layers_are_sound():
+    for path in (REPOSITORY / "experiments").rglob("*.yaml"):
+        check_references([read_yaml(path)], str(path))
+    check_references([{"x": "${y}", "y": 2}, {"x": 1, "y": "${x}"}], "two files")
+    check_references(
+        [{"x": {"a": "${.b}", "b": "${..y[0]}"}, "y": ["${oc.env:HOME}", "${nowhere}"]}], "a file"
+    )
