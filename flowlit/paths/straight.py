@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor
 
+from ..errors import FlowlitError
+
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
     """Shape times (B,) so that they broadcast over (B, C, H, W).
@@ -33,7 +35,12 @@ def anneal(x0: Tensor, noise: Tensor, beta: float) -> Tensor:
 
     The result is exactly N(0, I) for every beta in [0, 1] if both arguments are; beta = 0 returns x0 itself.
     SlimFlow (2407.12718), section 3.1.
+
+    Raises:
+        FlowlitError: if beta, which a schedule may set, is no such share.
     """
     if beta == 0:
         return x0
+    if not 0 <= beta <= 1:
+        raise FlowlitError(f"anneal: beta is {beta}; expected a share of fresh noise in [0, 1]")
     return math.sqrt(1 - beta**2) * x0 + beta * noise

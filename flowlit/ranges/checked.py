@@ -33,11 +33,9 @@ def checked(function: Function) -> Function:
 
     In an ``__init__`` the message names the class of the object, otherwise the function.
     """
-    names = [
-        name
-        for name, parameter in signature(function).parameters.items()
-        if parameter.kind is not Parameter.VAR_POSITIONAL
-    ]
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = signature(function).parameters
+    names = [name for name, parameter in parameters.items() if parameter.kind in positional]
     makes = function.__name__ == "__init__"
 
     @cache

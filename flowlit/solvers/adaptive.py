@@ -100,11 +100,12 @@ def _slope(v: Counted, reverse: bool, x: Tensor, share: Tensor, rows: Tensor | N
     return _signed(v(x, _time(share, reverse), rows), reverse)
 
 
-def _finite(error: Tensor) -> Tensor:
-    if not torch.isfinite(error).all():
-        infinite = int((~torch.isfinite(error)).sum())
+def _finite(values: Tensor) -> Tensor:
+    """Return values (B, …) of samples; refuse those that are not finite."""
+    if not torch.isfinite(values).all():
+        infinite = int((~torch.isfinite(values)).reshape(len(values), -1).any(1).sum())
         raise NotFinite(f"the velocity of {infinite} samples is not finite")
-    return error
+    return values
 
 
 def _attempt(
@@ -116,7 +117,8 @@ def _attempt(
     for node, weights in zip(_NODES[1:], _STAGES, strict=True):
         new = x + step * _combine(weights, ks)
         ks.append(slope(new, at + node * h, rows))
-    return new, ks[-1], step * _combine(_ERROR, ks)
+    # the second stage has no weight in either sum, but what is not finite there must not pass
+    return new, ks[-1], step * _combine(_ERROR, ks) + 0 * ks[1]
 
 
 def _growth(error: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ def _first_step(slope: Slope, x: Tensor, k1: Tensor, rtol: float, atol: float) -
     d1 = _rms(k1, x, x, rtol, atol)
     tiny = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = torch.where(tiny, torch.full_like(d0, 1e-6), 0.01 * d0 / d1).clamp_max(1.0).double()
-    k2 = slope(x + expand(h0, x).to(x.dtype) * k1, h0)
+    k2 = _finite(slope(x + expand(h0, x).to(x.dtype) * k1, h0))
     d2 = _rms(k2 - k1, x, x, rtol, atol).double() / h0
     steepest = torch.maximum(d1.double(), d2)
     flat = (h0 * 1e-3).clamp_min(1e-6)

@@ -107,6 +107,8 @@ class EMA(Checked, Callback):
         update = averages.updates(self.name) + pending.steps + 1
         images = len(batch.x1) * trainer.world_size * accumulated_batches(trainer)
         decay = self.rule(update, images)
+        if not 0 <= decay <= 1:
+            raise FlowlitError(f"EMA {self.name}: the decay of update {update} is {decay}; expected [0, 1]")
         pending.add(decay)
         if is_logging_step(trainer):
             suffix = "" if self.name == "ema" else f"_{self.name}"
