@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -25,7 +24,7 @@ DEPTH = 64
 """Mappings and lists inside each other, at most."""
 
 
-MANY = 1_000_000
+MANY = 16_000_000
 """Mappings and lists on one level, at most."""
 
 
@@ -152,14 +151,18 @@ def _check_nesting(content: Any) -> None:
     Raises:
         ValueError: naming the bound.
     """
-    level: list[Any] = [content]
+    level = {id(content): (content, 1)}  # each object once, and how often a recursive function would meet it
     for _ in range(DEPTH):
-        children = (child for parent in level for child in _children(parent))
-        level = list(islice(children, MANY))
-        if not level:
+        below: dict[int, tuple[Any, int]] = {}
+        for parent, times in level.values():
+            for child in _children(parent):
+                known = below.get(id(child), (child, 0))[1]
+                below[id(child)] = child, known + times
+        if not below:
             return
-        if len(level) == MANY:
+        if sum(times for _, times in below.values()) > MANY:
             raise ValueError(f"it has more than {MANY:,} mappings and lists on one level")
+        level = below
     raise ValueError(f"it is nested deeper than {DEPTH} levels")
 
 

@@ -149,6 +149,11 @@ def test_objects_that_hold_themselves_or_double_are_refused():
             FORMAT.check(content, "file")
 
 
+def test_a_list_of_a_million_is_no_nesting():
+    content = {**GOOD, "labels": [["name", 1]] * 1_000_000 + [["other", 2] for _ in range(300_000)]}
+    assert FORMAT.check(content, "file").name == "a"
+
+
 @given(mutated(as_json(GOOD)))
 @bounded
 def test_any_bytes_give_a_recipe_or_one_clear_error(data):

@@ -14,6 +14,7 @@ from hostile_bytes import nested
 
 from flowlit.couplings import Cached
 from flowlit.couplings.store.manifest import read_manifest
+from flowlit.couplings.store.plan import plan
 from flowlit.couplings.store.verify import verify
 
 from .row import Row
@@ -210,6 +211,14 @@ ROWS = [
             ("both a hundred times", [FIRST, SECOND] * 100),
             ("the same rows under two names", [FIRST, {**FIRST, "file": SECOND["file"]}, SECOND]),
         )
+    ),
+    *(
+        Row(
+            f"pairs to be made: {num:.0e}, {size} a file",
+            lambda _, num=num, size=size: plan([num], size),
+            ("raise --shard_size",),
+        )
+        for num, size in ((10**9, 1), (10**12, 1000), (2**70, 1000), (2**70, 10**12))
     ),
     Row("manifest: a pipe", _pipe_as_manifest, ("manifest.json", "a pipe")),
 ]
