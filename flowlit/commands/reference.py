@@ -21,6 +21,9 @@ def reference(**options: Any) -> Iterator[str]:
     shape = "×".join(map(str, protocol["shape"]))
     features = f"{len(result.mean)} {protocol['features']['name']} features"
     yield f"{result.path}: {protocol['count']:,} images of {shape} in {features}"
+    summary = options["images"].summary()
+    if summary:
+        yield summary
     yield f"SHA-256 of mean and covariance: {result.sha256()}"
 
 

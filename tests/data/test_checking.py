@@ -1,9 +1,12 @@
 """All images of a set are looked at before the first is used, once."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
+from hostile_bytes import bounded, ends_well, mutated
+from hypothesis import given
 from pictures import encoded, giant, image, into_folder, into_zip, png, turned
 from PIL import Image
 
@@ -201,3 +204,21 @@ def test_a_png_with_text_that_unpacks_to_too_much(made):
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100 << 20)))
     with pytest.raises(FlowlitError, match=r"a.png is not a readable image"):
         len(made({"a.png": png(1, 1, 8, 0, b"\0", more=text)}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"]
+)
+def test_any_bytes_are_a_zip_of_images_or_one_error(compression, tmp_path):
+    files = {"a.png": GOOD, "b/c.jpg": encoded(image("RGB"), "JPEG"), "dataset.json": b'{"labels": null}'}
+    path = Path(into_zip(tmp_path / "good.zip", files, compression))
+
+    @given(mutated(path.read_bytes()))
+    @bounded
+    def check(data):
+        (tmp_path / "any.zip").write_bytes(data)
+        images = ImageZip(str(tmp_path / "any.zip"))
+        ends_well(lambda: (len(images), images[0], images.fingerprint, images.summary()))
+
+    check()

@@ -63,16 +63,13 @@ def open_data(subject: Subject) -> None:
     subject.share = data.global_batch().rows
 
 
-def open_images(subject: Subject, images: ImageDataset) -> None:
-    """Show what the images of a fit are, what was left out of them, and what reading does to them."""
+def open_images(subject: Subject, images: ImageDataset, what: str = "images") -> None:
+    """Show how many images there are, of which formats and modes, and what was left out or changed."""
     facts = images.facts()
-    if not facts:
-        return
-    kinds = [f"{count:,} {kind}" for part in ("formats", "modes") for kind, count in facts[part].items()]
-    subject.opened["images"] = ", ".join(kinds)
-    summary = images.summary().partition(" images; ")[2]
-    if summary:
-        subject.opened["read"] = summary
+    counts = {**facts.get("formats", {}), **facts.get("modes", {})} or {"images": len(images)}
+    notes = images.summary().partition(" images; ")[2]
+    texts = [", ".join(f"{count:,} {kind}" for kind, count in counts.items()), notes]
+    subject.opened[what] = "; ".join(text for text in texts if text)
 
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
@@ -200,6 +197,8 @@ def look_at_files(subject: Subject, patient: Any, ckpt_path: str | None) -> None
         look(subject, "classes", compare_classes, patient)
     else:
         look(subject, "store", open_store, patient, subject.options)
+    if subject.data.validation is not None:
+        look(subject, "validation images", open_images, subject.data.validation, "validation images")
     for fid in subject.callbacks(FID):
         look(subject, f"{fid.features.name} features", open_features, fid)
     look(subject, "output", look_at_output)

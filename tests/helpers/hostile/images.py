@@ -15,7 +15,7 @@ from flowlit.couplings.store.foreign import SeededZip
 from flowlit.data import ImageFolder, ImageZip
 from flowlit.data.resizing import Style, write_resized
 
-from .row import Row
+from .row import Row, command
 
 GOOD = encoded(image("RGB"))
 FILES = {
@@ -322,3 +322,14 @@ ROWS += [
     Row(f"images: resize {name}", _resized(**arguments), words)
     for name, (arguments, words) in RESIZED.items()
 ]
+
+IMAGES = ("images", "{}/set", "--resolution")
+COMMANDS = {
+    "a folder that is not there": ((*IMAGES, 8, "--into", "{}/new.zip"), ("set", "does not exist")),
+    "no resolution": (("images", "{}", "--into", "{}/new.zip"), ("--resolution",)),
+    "a resolution in words": ((*IMAGES, "small", "--into", "{}/new.zip"), ("--resolution",)),
+    "half a pixel": ((*IMAGES, 0.5, "--into", "{}/new.zip"), ("--resolution",)),
+    "another fit": ((*IMAGES, 8, "--into", "{}/new.zip", "--fit", "stretch"), ("--fit",)),
+    "nothing to write into": ((*IMAGES, 8), ("--into",)),
+}
+ROWS += [Row(f"images: {name}", command(*words), expected) for name, (words, expected) in COMMANDS.items()]
