@@ -65,41 +65,49 @@ def refuse_at_work(folder: Path) -> None:
     Raises:
         FlowlitError: naming the folder.
     """
-    for file in folder.glob("*.lock"):
-        with locked(file, f"{folder}: another process is writing there", "stop it", keep=True):
-            pass
+    for file in folder.glob(".*lock"):
+        with open(file, encoding="utf-8") as lock:
+            if not _lock(lock, shared=True):
+                raise FlowlitError(f"{folder}: another process{_holder(lock)} is writing there; wait for it")
 
 
 def _acquire(file: Path, busy: str, mend: str) -> IO[str]:
-    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - closed by the caller
         except OSError as error:
             raise FlowlitError(f"{file.parent} cannot be written ({error}); {mend}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             holder = _holder(lock)
             lock.close()
-            if time.monotonic() > deadline:
-                raise FlowlitError(f"{busy}{holder}; wait for it, or {mend}") from None
-            time.sleep(0.05)
-            continue
-        except OSError as error:
-            warnings.warn(
-                f"flowlit: the file system of {file.parent} has no locks ({error}); nothing keeps a second "
-                "process from writing there, too",
-                stacklevel=2,
-            )
-            return lock
+            raise FlowlitError(f"{busy}{holder}; wait for it, or {mend}")
         if _is_still_there(file, lock):
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {platform.node()}")
             lock.flush()
             return lock
         lock.close()
+
+
+def _lock(lock: IO[str], shared: bool = False) -> bool:
+    """Lock an open file; return whether no other process holds it. Warn where a file system has no locks."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        except OSError as error:
+            warnings.warn(
+                f"flowlit: the file system of {lock.name} has no locks ({error}); nothing keeps a second "
+                "process from writing there, too",
+                stacklevel=2,
+            )
+            return True
 
 
 def _is_still_there(file: Path, lock: IO[str]) -> bool:

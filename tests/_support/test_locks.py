@@ -46,7 +46,9 @@ def test_the_second_is_refused_until_the_first_is_killed(tmp_path):
         with busy, locked_folder(tmp_path, "fit", "choose another"):
             pass
         assert time.monotonic() - begun < 5
-        with pytest.raises(FlowlitError, match="another process is writing there"):
+        with pytest.raises(
+            FlowlitError, match=rf"another process \(process {first.pid} on .*\) is writing there"
+        ):
             refuse_at_work(tmp_path)
     finally:
         first.kill()
@@ -127,6 +129,13 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
     refused = pytest.raises(FlowlitError, match=r"file cannot be written .*; choose another")
     with refused, locked_folder(tmp_path / "file", "fit", "choose another"):
         pass
+
+
+def test_files_of_others_are_not_touched(tmp_path):
+    (tmp_path / "uv.lock").write_text("content")
+    (tmp_path / ".editor.lock").write_text("content")
+    refuse_at_work(tmp_path)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"content"}
 
 
 def test_patience_is_short():

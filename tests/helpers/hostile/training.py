@@ -113,7 +113,7 @@ ROWS = [
     Row(
         "folders: a stage that is moved while it trains",
         _second(lambda folder: locked_folder(folder, "fit", ""), refuse_at_work),
-        ("another process is writing there",),
+        ("another process (process", "is writing there"),
     ),
     *(
         Row(
