@@ -9,12 +9,12 @@ import pytest
 import tiny
 import torch
 from commandline import in_process
+from hostile.checkpoints import HEAD, MISSING, MOMENTS, put
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 import flowlit
 from flowlit.errors import FlowlitError
 from flowlit.networks import pretrained
-from flowlit.networks.checkpoints.read import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -136,90 +136,6 @@ def test_a_flipped_byte_is_found_by_every_reader(run):
         trainer.strategy.checkpoint_io.load_checkpoint(path)
 
 
-def put(*keys):
-    """Return a change of a checkpoint: the last of the keys becomes what stands before it."""
-    *path, name, value = keys
-
-    def change(content):
-        for key in path:
-            content = content[key]
-        content.pop(name) if value is MISSING else content.update({name: value})
-
-    return change
-
-
-MISSING = object()
-FIT = ("loops", "fit_loop")
-MOMENTS = ("optimizer_states", 0)
-NAME = "network.head.bias"
-LIES = {
-    "global_step": [put("global_step", value) for value in (MISSING, None, "4", -1, 4.0, True, [4], 5)],
-    "epoch": [put("epoch", value) for value in (MISSING, None, "a", -1, 0.5, True)],
-    "pytorch-lightning_version": [
-        put("pytorch-lightning_version", value) for value in (MISSING, None, "", "new", 2.6, [2])
-    ],
-    "weights only": [put("loops", MISSING), put("optimizer_states", MISSING)],
-    "loops": [
-        *(put("loops", value) for value in ([], None, {}, {"fit_loop": []}, {"fit_loop": {}})),
-        put(*FIT, "epoch_progress", MISSING),
-        put(*FIT, "epoch_progress", {"total": 3, "current": 3}),
-        put(*FIT, "epoch_progress", "current", "ready", "3"),
-        put(*FIT, "epoch_loop.batch_progress", "total", "completed", -1),
-        put(*FIT, "epoch_loop.batch_progress", "total", None),
-        put(*FIT, "epoch_loop.state_dict", {"_batches_that_stepped": "x"}),
-        put(*FIT, "validate_first", 3),
-    ],
-    "optimizer_states": [
-        *(put("optimizer_states", value) for value in (None, {}, [3], [{}], [{"state": []}])),
-        put(*MOMENTS, "param_groups", 0, "params", MISSING),
-        put(*MOMENTS, "param_groups", 0, "params", 7),
-        put(*MOMENTS, "param_groups", [3]),
-        put(*MOMENTS, "state", 0, [3]),
-    ],
-    "lr_schedulers": [put("lr_schedulers", value) for value in (None, {}, [3], "none")],
-    "callbacks": [put("callbacks", value) for value in (None, [], {"EMA": 3})],
-    "hyper_parameters": [put("hyper_parameters", value) for value in (None, [], 3)],
-    "state_dict": [put("state_dict", value) for value in (None, [], 3, {3: torch.zeros(1)})],
-    "flowlit": [
-        *(put("flowlit", value) for value in ([], None, 3)),
-        *(put("flowlit", "ema_updates", value) for value in ("many", -1, 1.5, True)),
-        *(put("flowlit", "averages", value) for value in ([], {"long": 3}, {"long": {"updates": -1}})),
-        put("flowlit", "averages", {"long": {"updates": 7}}),
-        put("flowlit", "ema", [1]),
-        put("flowlit", "network", "UNet"),
-        put("flowlit", "sha256", ["a"]),
-    ],
-    "averages_waiting": [
-        put("averages_waiting", value) for value in ([], {"ema": 3}, {"ema": {"steps": -1, "decay": 2}})
-    ],
-    "FlowDataModule": [put("FlowDataModule", value) for value in (3, {"rows": "a"}, {"accumulated": 0})],
-    "network is not what flowlit wrote": [
-        put("state_dict", NAME, torch.zeros(8)),
-        put("state_dict", NAME, MISSING),
-        put("state_dict", "network.more", torch.zeros(1)),
-        put("flowlit", "sha256", {"network": "0" * 64}),
-    ],
-    "optimizers is not what flowlit wrote": [
-        put(*MOMENTS, "state", 0, "step", torch.tensor(3.0)),
-        put(*MOMENTS, "state", 0, "more", 1),
-    ],
-}
-"""Changes of a checkpoint, by words of the error."""
-
-
-@pytest.mark.parametrize("words", LIES)
-def test_facts_that_lie_are_refused(words, run):
-    path = run / "last.ckpt"
-    before = path.read_bytes()
-    read_checkpoint(path, resume=True)
-    for number, change in enumerate(LIES[words]):
-        path.write_bytes(before)
-        changed(run, change)
-        with pytest.raises(FlowlitError) as caught:
-            read_checkpoint(path, resume=True)
-        assert words in str(caught.value) and str(path) in str(caught.value), (number, str(caught.value))
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -227,8 +143,8 @@ def test_facts_that_lie_are_refused(words, run):
         (put(*MOMENTS, "state", 0, "exp_avg", torch.zeros(3)), "exp_avg of parameter 0 is (3,) there"),
         (put(*MOMENTS, "param_groups", 0, "params", [0, 1]), "groups of [2] parameters"),
         (put("optimizer_states", []), "has 0 optimizers, this run has 1"),
-        (put("state_dict", NAME, torch.tensor([float("nan")])), f"{NAME} is not finite"),
-        (put("state_dict", NAME, torch.tensor([3])), f"{NAME} is int64 there, floating-point here"),
+        (put("state_dict", HEAD, torch.tensor([float("nan")])), f"{HEAD} is not finite"),
+        (put("state_dict", HEAD, torch.tensor([3])), f"{HEAD} is int64 there, floating-point here"),
     ],
 )
 def test_no_training_begins_from_a_checkpoint_that_lies(change, words, run):
