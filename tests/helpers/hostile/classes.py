@@ -105,6 +105,36 @@ CLASSES = [
 ]
 
 
+def _patched(offset, content):
+    """A zip in whose directory bytes of the last entry, ``dataset.json``, are others."""
+
+    def attempt(folder):
+        path = labelled.archive(folder / "x.zip", TWO)
+        data = bytearray(path.read_bytes())
+        place = data.rindex(b"PK\x01\x02") + offset
+        data[place : place + len(content)] = content
+        path.write_bytes(data)
+        return len(ImageZip(str(path), labels=True, channels=1).index)
+
+    return attempt
+
+
+LABELS += [
+    Row(
+        "dataset.json: a gigabyte",
+        _patched(24, (1 << 30).to_bytes(4, "little")),
+        ("dataset.json", "1,073,741,824"),
+    ),
+    Row("dataset.json: encrypted", _patched(8, b"\x01\x00"), ("dataset.json cannot be read",)),
+    Row(
+        "dataset.json: of an unknown compression", _patched(10, b"\x63\x00"), ("dataset.json cannot be read",)
+    ),
+    Row(
+        "dataset.json: a wrong checksum", _patched(16, b"\x00\x01\x02\x03"), ("dataset.json cannot be read",)
+    ),
+]
+
+
 def _two_zips(first, second):
     def attempt(folder):
         paths = [
