@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..data import Pixels
+from ..data.classes import check_occurring
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeInt, Seed
 from ..types import Codec, Cond, ImageDataset, Source
@@ -208,6 +209,9 @@ def make_origin(
             f"couple: data.noise.num_classes is {noise.num_classes}, but the images bring no labels (labels: "
             "true)"
         )
+    counts = images.label_counts() if noise.num_classes else None
+    if counts:
+        check_occurring((), counts, noise.num_classes, images.classes, "the images")
     if labels:
         raise FlowlitError(f"couple --origin {name} takes the labels of its images; drop --labels")
     if name == "data":

@@ -237,3 +237,13 @@ def test_a_reference_of_other_classes_is_refused(photos, trained, tmp_path):
             FlowlitError, match=r"reference .*r.npz has the classes \[ant, bee, cat\], the network"
         ):
             trainer.validate(teacher(), data(), str(trained))
+
+
+@pytest.mark.parametrize("origin", ["data", "random"])
+def test_images_of_more_classes_than_are_asked_for_make_no_pairs(origin, tmp_path):
+    path = labelled.archive(tmp_path / "x.zip", [[f"{i}.png", i] for i in range(6)])
+    coupling = Independent(ImageZip(str(path), labels=True, channels=1))
+    with pytest.raises(
+        FlowlitError, match="labels of the images run from 0 to 5, but the network knows 3 classes"
+    ):
+        couple(tmp_path / "pairs", teacher(), coupling, origin=origin)
