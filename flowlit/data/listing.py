@@ -187,7 +187,7 @@ def list_zip(archive: zipfile.ZipFile, path: str) -> ZipListing:
 def _check_member(info: zipfile.ZipInfo, path: str) -> None:
     if info.flag_bits & 1:
         raise FlowlitError(f"{path}:{info.filename} is encrypted; make a zip without a password")
-    if info.file_size > MOST_BYTES:
+    if max(info.file_size, info.compress_size) > MOST_BYTES:
         raise FlowlitError(
             f"{path}:{info.filename} has {info.file_size:,} bytes unpacked, expected at most {MOST_BYTES:,}; "
             "remove it"

@@ -21,6 +21,7 @@ from .decode import UnreadableImage
 from .files import ImageFiles
 from .labels import has_labels, read_labels
 from .listing import in_words, list_zip
+from .members import members, read_member
 
 _Entry = tuple[int, str, int | None]
 
@@ -56,9 +57,10 @@ class ImageZip(ImageFiles):
         self._names: tuple[str, ...] | None = None
         self._left_out: Counter[str] = Counter()
         self._zips: dict[tuple[int, int], zipfile.ZipFile] = {}  # by process and shard
+        self._files: dict[int, IO[bytes]] = {}  # by shard; read at places, so that forked workers can share
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zips": {}}  # a worker opens its own
+        return {**self.__dict__, "_zips": {}, "_files": {}}  # another process opens its own
 
     @property
     def source(self) -> str:
@@ -103,6 +105,8 @@ class ImageZip(ImageFiles):
         key = os.getpid(), shard  # a forked worker would share its parent's position in the file
         if key not in self._zips:
             path = self.paths[shard]
+            if not os.path.lexists(path):
+                raise FlowlitError(f"image zip {path} does not exist; check data.coupling.images.paths")
             check_file(path, "image zip", "fetch it again")
             try:
                 self._zips[key] = zipfile.ZipFile(path)
@@ -126,11 +130,11 @@ class ImageZip(ImageFiles):
 
     @cached_property
     def _classes(self) -> tuple[tuple[str, ...] | None, np.ndarray]:
-        labels = np.array([label for _, _, label in self.index], np.int64)
+        labels = np.array([label or 0 for _, _, label in self.index], np.int64)
         return self._names, labels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _item(self._pixels(index), self.index[index][2])
+        return _item(self._pixels(index), int(self._classes[1][index]) if self.labels else None)
 
     @property
     def fingerprint(self) -> str:
@@ -152,10 +156,20 @@ class ImageZip(ImageFiles):
         shard, name, _ = self.index[index]
         return f"{self.paths[shard]}:{name}"
 
+    @cached_property
+    def _members(self) -> np.ndarray:
+        """Places of all images, (images,) of ``MEMBER``."""
+        return members((shard, self._open(shard).getinfo(name)) for shard, name, _ in self.index)
+
     def _opened(self, index: int) -> IO[bytes]:
-        shard, name, _ = self.index[index]
-        archive = self._open(shard)
-        try:
-            return io.BytesIO(archive.read(name))
-        except Exception as error:  # as in ``_open``
-            raise UnreadableImage(str(error) or type(error).__name__) from error
+        member = self._members[index]
+        shard = int(member["shard"])
+        if member["method"] not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            try:
+                return io.BytesIO(self._open(shard).read(self.index[index][1]))
+            except Exception as error:  # as in ``_open``
+                raise UnreadableImage(str(error) or type(error).__name__) from error
+        file = self._files.get(shard)
+        if file is None:  # of two threads, both keep the file of the first
+            file = self._files.setdefault(shard, open(self.paths[shard], "rb"))  # noqa: SIM115 - stays open
+        return io.BytesIO(read_member(file.fileno(), member))

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -281,6 +282,17 @@ def test_zip_is_read_by_several_forked_workers_at_once(tmp_path):
     loader = DataLoader(images, batch_size=1, num_workers=2, multiprocessing_context="fork")
     for _ in range(3):
         assert [int(batch["x1"][0, 0, 0, 0]) for batch in loader] == list(range(200))
+
+
+def test_zip_is_opened_by_many_threads_at_once(tmp_path):
+    path = write_zip(tmp_path / "0.zip", range(64))
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(20):
+            images = ImageZip(path)
+            assert images.listed() == 64
+            assert list(pool.map(lambda i, images=images: int(images[i]["x1"][0, 0, 0]), range(64))) == list(
+                range(64)
+            )
 
 
 def test_another_process_opens_the_zip_again(tmp_path, monkeypatch):

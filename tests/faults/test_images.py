@@ -163,3 +163,22 @@ def test_a_reference_has_how_its_images_were_read(tmp_path):
 def test_two_or_four_channels(channels, tmp_path):
     with pytest.raises(FlowlitError, match=f"channels is {channels}; expected 1 or 3"):
         ImageFolder(str(tmp_path), channels=channels)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux")
+def test_workers_do_not_copy_the_directory_of_a_zip(tmp_path):
+    """A directory of 5,000 files of its own would be 3 MB in each worker."""
+    file = encoded(Image.new("L", (1, 1)))
+    images = ImageZip(into_zip(tmp_path / "set.zip", {f"{i:06}.png": file for i in range(5000)}), channels=1)
+    assert len(images) == 5000 and images[0]["x1"].shape == (1, 1, 1)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        first = sum(int(images[i]["x1"]) for i in range(100))
+        before = private_bytes()
+        others = sum(int(images[i]["x1"]) for i in range(100, 5000))
+        os.write(writing, f"{private_bytes() - before} {first + others}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    grown, total = map(int, os.read(reading, 100).split())
+    assert total == 0 and grown < 1 << 20
