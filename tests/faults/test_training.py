@@ -15,8 +15,9 @@ from interrupted import assert_equal, configuration
 from lightning.pytorch.callbacks import ModelCheckpoint
 from watched import rates
 
-from flowlit.callbacks import Gradients
+from flowlit.callbacks import BestCheckpoint, Gradients
 from flowlit.callbacks.training.best import misjudgements
+from flowlit.errors import FlowlitError
 
 TORCH = "torch.optim.lr_scheduler."
 
@@ -122,6 +123,16 @@ def test_a_metric_that_nobody_logs_is_one_error(cli, tmp_path):
     words = [*LAYER[:3], "quality/rk45"]
     error = cli("fit", "-c", judged(tmp_path / "run", 4), *words).error
     assert "no validation logs 'quality/rk45'; logged is quality/euler2" in error
+
+
+@pytest.mark.parametrize("names", [("best", "best"), ("last",), ("previous",), ("a/b",), ("",), ("{step}",)])
+def test_best_checkpoints_have_names_of_their_own(tmp_path, names):
+    """One of two would overwrite the other."""
+    callbacks = [BestCheckpoint(f"quality/{i}", name=name) for i, name in enumerate(names)]
+    trainer = tiny.trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(FlowlitError, match="BestCheckpoint: name is"):
+        for callback in callbacks:
+            callback.setup(trainer, None, "fit")
 
 
 WRONG = [

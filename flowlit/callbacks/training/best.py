@@ -15,7 +15,6 @@ from ..._engine.lightning import saves_at_epoch_end, steps_between_saves, time_b
 from ...errors import FlowlitError
 from ...ranges import Checked
 
-BEST = "best.ckpt"
 TRAINING = ("train/", "loss_over_t/", "gradients/", "anneal/", "lr-")
 """Beginnings of what is logged in training, and not in validations."""
 
@@ -31,17 +30,34 @@ class BestCheckpoint(Checked, ModelCheckpoint):
         monitor: tag of a metric that validations log, as ``frechet_digits/euler1``: see TensorBoard, or
             ``metrics.json`` of ``flowlit validate``.
         mode: whether the smallest or the largest value is best.
+        name: of the file, without .ckpt; another one for a second metric.
     """
 
-    def __init__(self, monitor: str, mode: Literal["min", "max"] = "min"):
+    def __init__(self, monitor: str, mode: Literal["min", "max"] = "min", name: str = "best"):
         super().__init__(
             monitor=monitor,
             mode=mode,
-            filename=Path(BEST).stem,
+            filename=name,
             auto_insert_metric_name=False,
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse a name that is another checkpoint's.
+
+        Raises:
+            FlowlitError: naming it.
+        """
+        super().setup(trainer, pl_module, stage)
+        others = [c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c is not self]
+        name = str(self.filename)
+        taken = ["last", "previous", *(other.filename for other in others if other.dirpath == self.dirpath)]
+        if name in taken or not re.fullmatch(r"[\w.-]+", name):
+            raise FlowlitError(
+                f"BestCheckpoint: name is {name!r}; expected letters, digits, _ . - and a name of its own: "
+                "last and previous are LastCheckpoint's"
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Save if this validation is the best so far.
@@ -67,7 +83,7 @@ class BestCheckpoint(Checked, ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["best_value"] is not None:
-            path = str(Path(str(self.dirpath)) / BEST)
+            path = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
             self.best_model_path = self.kth_best_model_path = path
             self.best_model_score = self.kth_value = torch.tensor(state_dict["best_value"])
             self.best_k_models = {path: self.kth_value}
