@@ -163,7 +163,7 @@ def test_fit_and_doctor_warn_of_a_checkpoint_callback_that_misjudges(tmp_path):
     wrong = {"monitor": "quality/euler2", "every_n_train_steps": 2, "filename": "{step}-{quality/euler2:.2f}"}
     callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": wrong}
     path = judged(tmp_path / "run", 4, callback)
-    outcome = in_process("doctor", "-c", path)
+    outcome = in_process("doctor", "-c", path, "--trust")
     assert "saves before the validation of its step" in outcome.out and "makes folders" in outcome.out
     with pytest.warns(UserWarning, match="saves before the validation"):
         assert in_process("fit", "-c", path).code == 0
