@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+Mark = float | torch.cuda.Event
+"""A moment of the clock, or of a stream on a GPU."""
+
 
 class DeviceTimer:
     """Mean seconds of a repeated piece of work on its device; only ``read`` waits for the device."""
@@ -17,24 +20,16 @@ class DeviceTimer:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._times = 0
-        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._marks: deque[tuple[Mark, Mark]] = deque()
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         """Measure the work inside."""
-        if device.type == "cuda":
-            begin = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self._events.append((begin, end))
-            self._add_up(wait=False)  # or events would pile up where ``read`` is never called
-        else:
-            start = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - start
+        begin = now(device)
+        yield
+        self._marks.append((begin, now(device)))
         self._times += 1
+        self._add_up(wait=False)  # or events would pile up where ``read`` is never called
 
     def read(self) -> float:
         """Return the mean seconds a time since the last reading; 0 if there was none."""
@@ -47,10 +42,10 @@ class DeviceTimer:
     def _add_up(self, wait: bool) -> None:
         """Add finished measurements, or wait for all. Another thread may do so at the same time."""
         with suppress(IndexError):
-            while wait or self._events[0][1].query():
-                begin, end = self._events.popleft()
-                end.synchronize()
-                self._seconds += begin.elapsed_time(end) / 1000
+            while wait or happened(self._marks[0][1]):
+                begin, end = self._marks.popleft()
+                wait_for(end)
+                self._seconds += between(begin, end)
 
 
 class StepTimer:
@@ -64,25 +59,20 @@ class StepTimer:
         self.part: str | None = None
         """Name of the part that is going on; None before ``begin``."""
         self._seconds: dict[str, float] = {}
-        self._marks: deque[tuple[str, float | torch.cuda.Event]] = deque()
-        self._on_gpu = False
+        self._marks: deque[tuple[str, Mark]] = deque()
+        self._device = torch.device("cpu")
 
     def begin(self, part: str, device: torch.device) -> None:
         """Start anew, with this part."""
         self._seconds = {}
         self._marks = deque()
-        self._on_gpu = device.type == "cuda"
-        self.part = part
+        self._device = device
         self.mark(part)
 
     def mark(self, part: str) -> None:
         """End the part that is going on, and begin another one (or the same again)."""
-        now: float | torch.cuda.Event = time.perf_counter()
-        if self._on_gpu:
-            now = torch.cuda.Event(enable_timing=True)
-            now.record()
         self.part = part
-        self._marks.append((part, now))
+        self._marks.append((part, now(self._device)))
         self._add_up()
 
     @contextmanager
@@ -101,9 +91,8 @@ class StepTimer:
 
     def read(self) -> dict[str, float]:
         """Wait for the device; return the seconds of each part from the last reading to the last mark."""
-        last = self._marks[-1][1] if self._marks else None
-        if isinstance(last, torch.cuda.Event):
-            last.synchronize()
+        if self._marks:
+            wait_for(self._marks[-1][1])
         self._add_up()
         seconds = self._seconds
         self._seconds = {}
@@ -113,13 +102,27 @@ class StepTimer:
         """Add the parts whose ends have happened, so that few events are kept."""
         while len(self._marks) > 1 and happened(self._marks[1][1]):
             part, start = self._marks.popleft()
-            end = self._marks[0][1]
-            self._seconds[part] = self._seconds.get(part, 0.0) + between(start, end)
+            self._seconds[part] = self._seconds.get(part, 0.0) + between(start, self._marks[0][1])
 
 
-def happened(mark: float | torch.cuda.Event) -> bool:
+def now(device: torch.device) -> Mark:
+    """Mark this moment, on a GPU in the current stream."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def happened(mark: Mark) -> bool:
     """Return whether the device has reached a mark; one of the clock is always reached."""
     return True if isinstance(mark, float) else mark.query()
+
+
+def wait_for(mark: Mark) -> None:
+    """Wait until the device has reached a mark."""
+    if not isinstance(mark, float):
+        mark.synchronize()
 
 
 def between(start: Any, end: Any) -> float:

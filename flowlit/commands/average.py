@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._version import __version__
 from ..errors import FlowlitError
 from ..ranges import PositiveFloat, PositiveInt
+from .convert import check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def average(
     from ..schedules.averages import exponent
 
     exponent(std)
-    _check_target(into)
+    check_target(into, "safetensors")
     with locked_target(into):
         return _average(snapshots, std, into, at)
 
@@ -77,13 +78,6 @@ def _average(snapshots: list[Path], std: float, into: Path, at: int | None) -> l
     _write(given, combination, target, last, into)
     size = f"{into}: {into.stat().st_size / 1e6:.1f} MB"
     return [*_table(given, combination), "", *_summary(combination, target), size]
-
-
-def _check_target(into: Path) -> None:
-    if into.exists():
-        raise FlowlitError(f"{into} exists; remove it, or choose another --into")
-    if into.suffix != ".safetensors":
-        raise FlowlitError(f"--into {into}: expected a name that ends in .safetensors")
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
@@ -129,7 +123,7 @@ def _described(file: Path) -> Snapshot:
     if "combined" in average:
         raise FlowlitError(f"{file} is a combination already; combine the snapshots that it was made of")
     exponent(std)
-    shapes = {name: tuple(value.shape) for name, value in _state(contents).items()}
+    shapes = {name: tuple(value.shape) for name, value in next(iter(contents.states.values())).items()}
     return Snapshot(file, Tracked(updates, std), contents.facts, shapes)
 
 
@@ -139,9 +133,9 @@ def _read(file: Path) -> Contents:
     return read_contents(file)
 
 
-def _state(contents: Contents) -> dict[str, Tensor]:
+def _state(file: Path) -> dict[str, Tensor]:
     """Return the one set of weights of a file."""
-    return next(iter(contents.states.values()))
+    return next(iter(_read(file).states.values()))
 
 
 def _check_alike(given: Sequence[Snapshot]) -> None:
@@ -180,7 +174,7 @@ def _write(
         "step": target.step,
     }
     write_state(state, last.facts.get("network"), into, {**facts, "version": __version__})
-    again = _state(_read(into))
+    again = _state(into)
     if again.keys() != state.keys() or any(not torch.equal(again[name], state[name]) for name in state):
         into.unlink(missing_ok=True)
         raise FlowlitError(
@@ -195,7 +189,7 @@ def _combined(given: Sequence[Snapshot], combination: Combination, last: Snapsho
     """
     import torch
 
-    latest = _state(_read(last.file))
+    latest = _state(last.file)
     total = {
         name: torch.zeros_like(value, dtype=torch.float64)
         for name, value in latest.items()
@@ -203,7 +197,7 @@ def _combined(given: Sequence[Snapshot], combination: Combination, last: Snapsho
     }
     parts = list(zip(given, combination.coefficients, strict=True))
     for snapshot, coefficient in _progress(parts, "Combining"):
-        state = _state(_read(snapshot.file))
+        state = _state(snapshot.file)
         for name, value in total.items():
             value.add_(state[name].double(), alpha=coefficient)
     non_finite = [name for name, value in total.items() if not value.isfinite().all()]

@@ -36,7 +36,7 @@ def convert(
     """
     from .._support.locks import locked_target
 
-    _check_target(into, layout)
+    check_target(into, layout)
     with locked_target(into):
         return _convert(file, into, weights, layout, network, not loose)
 
@@ -90,7 +90,8 @@ def _write_slimflow(raw: Any, ema: Any, chosen: Any, into: Path, facts: dict[str
     return [f"note: the optimizer in {into} is a fresh Adam", *_lost(chosen, written, into)]
 
 
-def _check_target(into: Path, layout: str) -> None:
+def check_target(into: Path, layout: str) -> None:
+    """Refuse a file that exists, or whose name does not end as a layout's do."""
     if into.exists():
         raise FlowlitError(f"{into} exists; remove it, or choose another --into")
     if (into.suffix == ".safetensors") != (layout == "safetensors"):

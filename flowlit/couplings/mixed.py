@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
 from .. import rng
@@ -136,13 +137,8 @@ class Mixed(Coupling):
             part.check_codec(codec)
 
     def complete(self, batch: Mixture, device: torch.device) -> Pair:
-        pairs = [restored_pair(pair) for pair in batch.pairs]
-
-        def mixed(tensors: list[Tensor]) -> Tensor:
-            return torch.cat(tensors)[batch.place]
-
-        cond = {name: mixed([pair.cond[name] for pair in pairs]) for name in pairs[0].cond}
-        pair = Pair(mixed([pair.x0 for pair in pairs]), mixed([pair.x1 for pair in pairs]), cond)
+        pairs = map(restored_pair, batch.pairs)
+        pair = tree_map(lambda *parts: torch.cat(parts)[batch.place], *pairs)
         if not any(part.flip for part in self.parts):
             return pair
         return flip(pair, batch.mirrored & (rng.rand(len(pair.x0), pair.x0.device) < 0.5))

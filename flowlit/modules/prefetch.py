@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torch.utils.data.sampler import Sampler
 
@@ -24,7 +25,7 @@ class PrefetchedBatch:
         if ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(ready)
-            for tensor in tensors(prepared):
+            for tensor in filter(torch.is_tensor, tree_leaves(prepared)):
                 tensor.record_stream(stream)  # its memory must not be given away while this stream reads it
         return prepared
 
@@ -77,15 +78,3 @@ class Prefetcher:
                 if len(waiting) == 2:
                     yield waiting.pop(0)
             yield from waiting
-
-
-def tensors(node: Any) -> Iterator[torch.Tensor]:
-    """Yield all tensors of nested tuples and mappings, of any shape."""
-    if isinstance(node, torch.Tensor):
-        yield node
-    elif isinstance(node, dict):
-        for value in node.values():
-            yield from tensors(value)
-    elif isinstance(node, tuple):
-        for value in node:
-            yield from tensors(value)

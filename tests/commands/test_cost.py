@@ -17,10 +17,11 @@ from flowlit.callbacks import FID, Report
 from flowlit.commands._yaml import build_network, network_in
 from flowlit.commands.cost.models import match, read_models
 from flowlit.commands.cost.plot import plot
-from flowlit.commands.cost.records import Kind, Record, RecordedDistance, read_reports
+from flowlit.commands.cost.records import Kind, Record, read_reports
 from flowlit.couplings import SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
+from flowlit.metrics.base import Estimate
 from flowlit.metrics.cost import count_macs, count_parameters
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ADM, ClassifierFreeGuidance
@@ -417,7 +418,7 @@ def test_bug_guided_networks_were_drawn_at_twice_their_cost(tmp_path):
     )
     kind = Kind("frechet_x", 10, "a", "b")
     for model, nfe in zip(sorted(models, key=lambda model: model.name), (2, 1), strict=True):
-        model.records = [Record("runs/x/metrics.json", "euler1", nfe, {kind: RecordedDistance(0.1, None)})]
+        model.records = [Record("runs/x/metrics.json", "euler1", nfe, {kind: Estimate(0.1, None)})]
     places = {bars.get_label(): bars[0].get_xydata()[0][0] for bars in plot(models).axes[0].containers}
     assert places["guided"] == pytest.approx(2 * places["plain"])
 
@@ -426,6 +427,6 @@ def test_records_of_one_solver_are_told_apart_by_their_folders(tmp_path):
     (model,) = read_models([str(write_yaml(tmp_path / "plain.yaml", tiny_unet().spec))])
     kind = Kind("frechet_x", 10, "a", "b")
     model.records = [
-        Record(f"runs/{name}/metrics.json", "euler1", 1, {kind: RecordedDistance(0.1, None)}) for name in "xy"
+        Record(f"runs/{name}/metrics.json", "euler1", 1, {kind: Estimate(0.1, None)}) for name in "xy"
     ]
     assert [note.get_text() for note in plot([model]).axes[0].texts] == ["euler1, x", "euler1, y"]

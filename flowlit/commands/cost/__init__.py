@@ -37,9 +37,10 @@ def cost(
         trust: build classes of other packages than flowlit, torch, lightning, torchvision and timm
     """
     _check(repeats, into)
+    from ..._support.files import write_figure
     from .measure import check_device, measure
     from .models import match, read_models
-    from .plot import draw
+    from .plot import plot
     from .records import read_reports
     from .table import table
 
@@ -48,7 +49,7 @@ def cost(
     matched = match(models, read_reports(records)) if records else ""
     facts = measure(models, device, batch_size, repeats)
     if into:
-        draw(models, Path(into))
+        write_figure(Path(into), plot(models), dpi=120)
     if json:
         yield json_.dumps({**facts, "networks": [model.plain() for model in models]}, indent=1)
     else:

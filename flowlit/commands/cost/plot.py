@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._support.files import write_figure
+from ...metrics.base import Estimate
 from ...types import evaluations_of
 from .models import Model, kinds_of
-from .records import Kind, Record, RecordedDistance
+from .records import Kind, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def draw(models: Sequence[Model], into: Path) -> None:
-    """Write the picture of ``plot``."""
-    write_figure(into, plot(models), dpi=120)
 
 
 def plot(models: Sequence[Model]) -> Figure:
@@ -51,9 +46,7 @@ def plot(models: Sequence[Model]) -> Figure:
     return figure
 
 
-def _draw_points(
-    axes: Axes, model: Model, points: Sequence[tuple[Record, RecordedDistance]], colour: str
-) -> None:
+def _draw_points(axes: Axes, model: Model, points: Sequence[tuple[Record, Estimate]], colour: str) -> None:
     x = [_giga(model) * (record.nfe or 1) for record, _ in points]
     y = [distance.value for _, distance in points]
     spread = [distance.spread or math.nan for _, distance in points]

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..._support.names import in_current_names
 from ...errors import FlowlitError
+from ...metrics.base import Estimate
 from ...metrics.cost import count_parameters
 from ...metrics.report import FORMAT, REPORT
 from ...networks.checkpoints.fingerprint import identity
@@ -41,13 +42,6 @@ class Kind(NamedTuple):
         return ", ".join(words)
 
 
-class RecordedDistance(NamedTuple):
-    """A Fréchet distance as a report has it."""
-
-    value: float
-    spread: float | None
-
-
 @dataclass
 class Record:
     """The measurements of one solver in a report."""
@@ -55,7 +49,7 @@ class Record:
     file: str
     solver: str
     nfe: float | None
-    distances: dict[Kind, RecordedDistance]
+    distances: dict[Kind, Estimate]
 
     def plain(self) -> dict[str, Any]:
         distances = [{**kind._asdict(), **distance._asdict()} for kind, distance in self.distances.items()]
@@ -127,5 +121,5 @@ def records(file: str, report: dict[str, Any]) -> list[Record]:
         reference = (protocol.get("reference") or {}).get("sha256")
         kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
         record = by_solver.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))
-        record.distances[kind] = RecordedDistance(value, spread.get(tag))
+        record.distances[kind] = Estimate(value, spread.get(tag))
     return list(by_solver.values())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._support.formatting import aligned
+from ...metrics.base import Estimate
 from .models import Model, kinds_of
-from .records import RecordedDistance
 
 COLUMNS = ["network", "parameters", "GMACs", "+ projections", "+ products", "latency, ms", "images/s"]
 
@@ -55,7 +55,7 @@ def _recorded(models: Sequence[Model]) -> list[list[str]]:
     return [header, *rows] if rows else []
 
 
-def _distance(distance: RecordedDistance | None) -> str:
+def _distance(distance: Estimate | None) -> str:
     if distance is None:
         return "–"
     spread = "" if distance.spread is None else f" ± {distance.spread:.2g}"

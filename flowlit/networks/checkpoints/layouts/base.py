@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -41,12 +41,28 @@ class Layout(ABC):
     def matches(state: Mapping[str, Tensor]) -> bool:
         """Return whether a state dict, tensors of any shape, has the names of this layout."""
 
-    @abstractmethod
+    hint: ClassVar[str] = ""
+    """What to say of the network that is to be given where it cannot be inferred."""
+
     def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the spec of the network, from names and shapes of a state dict, tensors of any shape.
 
         Raises:
             FlowlitError: if they do not determine it, saying what to give.
+        """
+        try:
+            return self.describe(state)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
+            raise FlowlitError(
+                f"checkpoint {self.file}: its architecture cannot be told from its weights "
+                f"({type(error).__name__}: {error}); give it as network{self.hint}"
+            ) from error
+
+    @abstractmethod
+    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec of the network of a state dict, tensors of any shape, which may lack what it needs.
+
+        Errors that follow from that are those of look-ups and of arithmetic.
         """
 
     @abstractmethod

@@ -68,22 +68,13 @@ class EDMLayout(Layout):
         """Return whether a tensor is a buffer, or reads augmentation inputs, which are zero when sampling."""
         return super().is_unused(name) or name.startswith("map_augment.")
 
-    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the spec from names and shapes (any shape); a denoiser's has ``EDM`` around it.
-
-        Raises:
-            FlowlitError: if they do not determine it.
-        """
-        try:
-            network = {
-                "class_path": f"flowlit.networks.{'ADM' if is_adm(state) else 'UNet'}",
-                "init_args": _arguments(state, is_adm(state), self.velocity),
-            }
-        except (KeyError, ValueError, ZeroDivisionError, StopIteration) as error:
-            raise FlowlitError(
-                f"checkpoint {self.file}: its architecture cannot be told from its weights "
-                f"({type(error).__name__}: {error}); give it as network"
-            ) from error
+    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec from names and shapes (any shape); a denoiser's has ``EDM`` around it."""
+        adm = is_adm(state)
+        network = {
+            "class_path": f"flowlit.networks.{'ADM' if adm else 'UNet'}",
+            "init_args": _arguments(state, adm, self.velocity),
+        }
         if self.velocity:
             return network
         return {"class_path": "flowlit.networks.EDM", "init_args": {"network": network}}
@@ -151,28 +142,24 @@ def _label(network: UNetBase) -> Rule:
     SongUNet's is multiplied by √classes, and has a bias.
     """
     assert network.label is not None
+    adm = isinstance(network, ADM)
     dropout = bool(network.label.dropout)
     classes = network.label.num_classes
 
-    def table(weight: Tensor, bias: Tensor) -> Tensor:
+    def read(tensors: list[Tensor]) -> Tensor:
+        weight, bias = (tensors[0], 0) if adm else (tensors[0] * tensors[0].shape[1] ** 0.5, tensors[1])
         return torch.cat([weight.T, weight.new_zeros((int(dropout), len(weight)))]) + bias
 
-    def read_song(tensors: list[Tensor]) -> Tensor:
-        return table(tensors[0] * tensors[0].shape[1] ** 0.5, tensors[1])
-
-    def read_adm(tensors: list[Tensor]) -> Tensor:
-        return table(tensors[0], torch.zeros(()))
-
-    def write_adm(weight: Tensor) -> list[Tensor]:
+    def write(weight: Tensor) -> list[Tensor]:
         if dropout:
             raise FlowlitError(
                 "the layout of EDM has no vector for 'no label', which this network has (label_dropout)"
             )
         return [weight[:classes].T]
 
-    if isinstance(network, ADM):
-        return Rule("label.table.weight", ("map_label.weight",), read_adm, write_adm)
-    return Rule("label.table.weight", ("map_label.weight", "map_label.bias"), read_song)
+    if adm:
+        return Rule("label.table.weight", ("map_label.weight",), read, write)
+    return Rule("label.table.weight", ("map_label.weight", "map_label.bias"), read)
 
 
 def _places(network: UNetBase) -> Iterator[tuple[str, str]]:

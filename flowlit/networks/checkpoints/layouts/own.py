@@ -28,7 +28,7 @@ class OwnLayout(Layout):
         """Return False: our files are recognised by what stands beside the state dict (any shape)."""
         return False
 
-    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the spec that the file holds; the state dict (any shape) is not used."""
         if self.facts.get("network") is None:
             raise FlowlitError(

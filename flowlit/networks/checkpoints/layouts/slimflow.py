@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,33 +38,22 @@ _BLOCK = {
 class SlimFlowLayout(Layout):
     """Unconditional DDPM++ of Rectified Flow and SlimFlow, which predicts a velocity."""
 
+    hint = " (convert: --network YAML), a UNet of its resolution and attention_resolutions"
+
     @staticmethod
     def matches(state: Mapping[str, Tensor]) -> bool:
         """Return whether the names of a state dict, tensors of any shape, count modules."""
         return any(name.startswith("all_modules.") for name in state)
 
-    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the spec of the network, from the shapes of its tensors (any shape).
-
-        Raises:
-            FlowlitError: if they do not determine it, saying what to give.
-        """
+    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the spec of the network, from the shapes of its tensors (any shape)."""
         parts: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in state.items():
             numbered = re.fullmatch(r"all_modules\.(\d+)\.(.+)", name)
             if numbered:
                 parts[int(numbered[1])][numbered[2]] = tensor
-        try:
-            return {
-                "class_path": "flowlit.networks.UNet",
-                "init_args": _arguments([parts[i] for i in sorted(parts)]),
-            }
-        except (KeyError, IndexError, ValueError, ZeroDivisionError, StopIteration) as error:
-            raise FlowlitError(
-                f"checkpoint {self.file}: its architecture cannot be told from its weights "
-                f"({type(error).__name__}: {error}); give it as network (convert: --network YAML), a UNet of "
-                "its resolution and attention_resolutions"
-            ) from error
+        arguments = _arguments([parts[i] for i in sorted(parts)])
+        return {"class_path": "flowlit.networks.UNet", "init_args": arguments}
 
     def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
         """Return the network, an unconditional UNet that fits a state dict, tensors of any shape."""
@@ -138,27 +128,18 @@ def _stacked(matrices: list[Tensor]) -> Tensor:
 def _arguments(parts: list[dict[str, Tensor]]) -> dict[str, Any]:
     stem = next(part["weight"] for part in parts if "weight" in part and part["weight"].ndim == 4)
     width, channels = stem.shape[:2]
-    body = [
-        ("attention" if "NIN_0.W" in part else "block", part)
-        for part in parts
-        if "Conv_0.weight" in part or "NIN_0.W" in part
-    ]
-    blocks = [part for kind, part in body if kind == "block"]
+    body = [part for part in parts if "Conv_0.weight" in part or "NIN_0.W" in part]
+    blocks = [part for part in body if "NIN_0.W" not in part]
     resampling = [
-        i
-        for i, part in enumerate(blocks)
-        if "Conv_2.weight" in part and _width(part) == part["Conv_2.weight"].shape[1]
+        part for part in blocks if "Conv_2.weight" in part and _width(part) == part["Conv_2.weight"].shape[1]
     ]
     levels = len(resampling) // 2 + 1
     per_level, left_over = divmod(len(blocks) - 2 - 2 * (levels - 1) - levels, 2 * levels)
     if left_over or per_level < 1:
         raise ValueError(f"{len(blocks)} residual blocks on {levels} levels")
     first = [level * (per_level + 1) for level in range(levels)]  # a level's blocks, and one that halves
-    followed = [
-        following == "attention"
-        for (kind, _), (following, _) in zip(body, [*body[1:], ("end", {})], strict=True)
-        if kind == "block"
-    ]
+    attention = ["NIN_0.W" in part for part in [*body, {}]]
+    followed = [after for here, after in pairwise(attention) if not here]
     attends = [level for level in range(levels) if followed[first[level]]]
     if len(attends) != 1:
         raise ValueError(
