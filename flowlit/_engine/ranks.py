@@ -76,6 +76,15 @@ def average_gradients(trainer: pl.Trainer, parameters: Iterable[Tensor]) -> None
         gradient.copy_(mean.view_as(gradient))
 
 
+def gathered_objects(value: T) -> list[T]:
+    """Return the values of all ranks, in their order, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def gathered(trainer: pl.Trainer, tensor: Tensor) -> Tensor:
     """Return the tensors (…) of all ranks, which have one shape, on every rank: (world, …)."""
     if trainer.world_size == 1 or not dist.is_initialized():

@@ -58,12 +58,10 @@ def _convert(
     chosen = networks[weights]
     source = {"file": file.name, "sha256": chosen.loaded["sha256"]}
     facts = {**_known(contents, average), "source": source, "version": __version__}
-    if layout == "safetensors":
-        notes = _write_safetensors(chosen, weights, into, facts)
-    else:
-        both = contents.holds("raw") and contents.holds(average) and "only" not in contents.states
-        notes = _write_slimflow(networks["raw"], networks[average], chosen, into, facts)
-        notes = [f"note: {file} holds one set of weights, which is written twice"] * (not both) + notes
+    notes = _write(networks, weights, average, into, facts)
+    both = contents.holds("raw") and contents.holds(average) and "only" not in contents.states
+    if layout == "slimflow" and not both:
+        notes = [f"note: {file} holds one set of weights, which is written twice", *notes]
     kind = "velocity" if contents.velocity else "denoiser"
     return [
         f"{file}: a {kind}, {summarise(chosen.spec)}",
@@ -73,21 +71,20 @@ def _convert(
     ]
 
 
-def _write_safetensors(network: Any, weights: str, into: Path, facts: dict[str, Any]) -> list[str]:
-    from ..networks.checkpoints.write import write_safetensors
+def _write(
+    networks: dict[str, Any], weights: str, average: str, into: Path, facts: dict[str, Any]
+) -> list[str]:
+    """Write one set of weights, or both in SlimFlow's layout; return notes on what that lacks."""
+    from ..networks.checkpoints.write import write_safetensors, write_slimflow
 
-    write_safetensors(network, into, {**facts, "weights": weights})
-    _read_back({weights: network}, into)
-    return []
-
-
-def _write_slimflow(raw: Any, ema: Any, chosen: Any, into: Path, facts: dict[str, Any]) -> list[str]:
-    """Write both sets of weights, under the names of SlimFlow's layout; return notes on what it lacks."""
-    from ..networks.checkpoints.write import write_slimflow
-
-    write_slimflow(raw=raw, ema=ema, into=into, facts=facts)
-    written = _read_back({"raw": raw, "ema": ema}, into)
-    return [f"note: the optimizer in {into} is a fresh Adam", *_lost(chosen, written, into)]
+    if into.suffix == ".safetensors":
+        write_safetensors(networks[weights], into, {**facts, "weights": weights})
+        _read_back(networks, into)
+        return []
+    both = {"raw": networks["raw"], "ema": networks[average]}
+    write_slimflow(**both, into=into, facts=facts)
+    written = _read_back(both, into)
+    return [f"note: the optimizer in {into} is a fresh Adam", *_lost(networks[weights], written, into)]
 
 
 def check_target(into: Path, layout: str) -> None:

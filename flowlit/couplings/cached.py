@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -99,24 +100,19 @@ def copy_to(device: torch.device, pairs: StoredPairs, block: int = 4096) -> Pair
     Raises:
         FlowlitError: if they do not fit into its free memory.
     """
-    first = _tensors(pairs.__getitems__([0]))
-    needed = len(pairs) * sum(tensor.nbytes for tensor in first.values())
+    first = pairs.__getitems__([0])
+    needed = len(pairs) * sum(tensor.nbytes for tensor in tree_leaves(first))
     free = free_memory(device)
     if needed > free:
         raise FlowlitError(
             f"{pairs.folders[0]}: {len(pairs)} pairs need {needed / 1e9:.1f} GB on {device}, but "
             f"{free / 1e9:.1f} GB are free; set resident: false, or a limit"
         )
-    copies = {
-        name: torch.empty((len(pairs), *t.shape[1:]), dtype=t.dtype, device=device)
-        for name, t in first.items()
-    }
+    copies = tree_map(
+        lambda row: torch.empty((len(pairs), *row.shape[1:]), dtype=row.dtype, device=device), first
+    )
     for start in tqdm(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
-        part = pairs.__getitems__(range(start, min(start + block, len(pairs))))
-        for name, tensor in _tensors(part).items():
-            copies[name][start : start + len(tensor)] = tensor
-    return Pair(copies.pop("x0"), copies.pop("x1"), copies)
-
-
-def _tensors(pair: Pair) -> dict[str, Tensor]:
-    return {"x0": pair.x0, "x1": pair.x1, **pair.cond}
+        rows = slice(start, min(start + block, len(pairs)))
+        part = pairs.__getitems__(range(rows.start, rows.stop))
+        tree_map(lambda copy, tensor: copy.copy_(tensor), rows_of(copies, rows), part)
+    return copies

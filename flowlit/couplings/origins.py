@@ -23,6 +23,9 @@ from .store.manifest import check_conditions
 
 From = Literal["noise", "data", "random"]
 
+Rows = tuple[Tensor, Tensor | None, Tensor | None, Cond]
+"""Index (B,), x0 and x1 (B, C, H, W), one of which may be None, and cond (B, …)."""
+
 
 class Origin(Checked, ABC):
     """The ends that pairs begin with: row i is a function of i alone."""
@@ -35,7 +38,7 @@ class Origin(Checked, ABC):
     """What x0 is, where it cannot be drawn again from (seed, index)."""
 
     @abstractmethod
-    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+    def rows(self, indices: Sequence[int]) -> Rows:
         """Draw or read rows: index (B,), x0 and x1 (B, C, H, W), one of which may be None, cond (B, …)."""
 
     @abstractmethod
@@ -88,7 +91,7 @@ class FromNoise(Origin):
         if noise.identity().get("generator") != GENERATOR:
             self.unseeded = f"x0 of {type(noise).__name__}"
 
-    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+    def rows(self, indices: Sequence[int]) -> Rows:
         """Draw rows: index (B,), x0 (B, C, H, W), None, cond (B, …)."""
         noise = self.noise.batch(indices)
         return noise.index, noise.x0, None, noise.cond
@@ -121,7 +124,7 @@ class FromData(Origin):
         self.codec = codec or Pixels()
         self.shape = self.codec.encoded_shape(images[0]["x1"].shape)
 
-    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+    def rows(self, indices: Sequence[int]) -> Rows:
         """Read rows: index (B,), None, x1 (B, C, H, W), cond (B, …)."""
         batch = default_collate([{"index": i, **self.images[i % len(self.images)]} for i in indices])
         cond = batch["cond"] if self.num_classes else {}
@@ -163,7 +166,7 @@ class Random(FromData):
         self.noise = SeededNoise(self.shape, 1, seed)
         self.seed = seed
 
-    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None, Cond]:
+    def rows(self, indices: Sequence[int]) -> Rows:
         """Draw and read rows: index (B,), x0 and x1 (B, C, H, W), cond (B, …)."""
         index, _, x1, cond = super().rows(indices)
         return index, self.noise.batch(indices).x0, x1, cond

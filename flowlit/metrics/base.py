@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from .._support.arrays import Npz
 from ..errors import FlowlitError
@@ -111,3 +112,20 @@ class Reference(NamedTuple):
 def non_finite(x: Tensor) -> int:
     """Count the samples of x (B, …) with a number that is not finite."""
     return int((~torch.isfinite(x)).flatten(1).any(1).sum())
+
+
+class Sums(Metric):
+    """Sums of float64 over samples, streaming and over ranks.
+
+    Args:
+        alone: only this rank computes, and must not wait for others.
+        shapes: of the sums, by name.
+    """
+
+    full_state_update = False
+
+    def __init__(self, alone: bool = False, **shapes: tuple[int, ...]) -> None:
+        super().__init__(sync_on_compute=not alone)
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)

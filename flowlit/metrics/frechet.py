@@ -10,10 +10,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..errors import FlowlitError
-from .base import Estimate, non_finite
+from .base import Estimate, Sums, non_finite
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -39,7 +38,7 @@ def _distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, root2: T
     return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross)
 
 
-class Moments(Metric):
+class Moments(Sums):
     """Mean and covariance of features in float64, streaming and summed over ranks.
 
     Args:
@@ -47,16 +46,12 @@ class Moments(Metric):
         alone: only this rank computes, and must not wait for others.
     """
 
-    full_state_update = False
     count: Tensor
     total: Tensor
     outer: Tensor
 
     def __init__(self, dim: int, alone: bool = False) -> None:
-        super().__init__(sync_on_compute=not alone)
-        for name, shape in (("count", ()), ("total", (dim,)), ("outer", (dim, dim))):
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        super().__init__(alone, count=(), total=(dim,), outer=(dim, dim))
 
     def update(self, features: Tensor) -> None:
         """Add features (B, d).

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from .._support.nested import rows_of
 from ..errors import FlowlitError
@@ -16,6 +15,7 @@ from ..objectives.distances import per_sample
 from ..paths.straight import endpoint, expand
 from ..solvers import Euler
 from ..types import Cond, VelocityField
+from .base import Sums
 
 
 def straightness(velocity: VelocityField, x0: Tensor, cond: Cond = {}, steps: int = 100) -> Tensor:
@@ -125,25 +125,16 @@ class Curves(NamedTuple):
         return self.deviation[0].sqrt()
 
 
-class MeanMotion(Metric):
+class MeanMotion(Sums):
     """The mean of ``Motion`` over samples, streaming and summed over ranks."""
 
-    full_state_update = False
     count: Tensor
     deviation: Tensor
     acceleration: Tensor
     transport: Tensor
 
     def __init__(self, steps: int) -> None:
-        super().__init__()
-        for name, shape in (
-            ("count", ()),
-            ("deviation", (steps,)),
-            ("acceleration", (steps - 1,)),
-            ("transport", ()),
-        ):
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        super().__init__(count=(), deviation=(steps,), acceleration=(steps - 1,), transport=())
 
     def update(self, motion: Motion) -> None:
         """Add the motion of some samples."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from ..._engine.ranks import gathered_objects
 from ..._support.files import write_atomically, write_figure
 from ..._support.nested import rows_of
 from ...errors import FlowlitError
@@ -132,12 +132,8 @@ class FirstImages(Evaluation):
 
     def gather(self) -> dict[str, Tensor]:
         """Bring together the images of all ranks, uint8 (num, C, H, W) by solver, in the order of noise."""
-        parts: list[Any] = [self._images]
-        if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, self._images)
         together: dict[str, dict[int, Tensor]] = {}
-        for part in parts:
+        for part in gathered_objects(self._images):
             for name, images in part.items():
                 together.setdefault(name, {}).update(images)
         return {name: torch.stack([images[i] for i in sorted(images)]) for name, images in together.items()}

@@ -12,12 +12,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import msgspec
-import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from ..._engine.ranks import on_rank_zero
+from ..._engine.ranks import gathered_objects, on_rank_zero
 from ..._support.files import check_room, short_hash, write_atomically
 from ..._support.locks import locked_folder
 from ..._support.nested import flatten
@@ -110,10 +109,7 @@ class ImageWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the list of all ranks' images."""
-        parts: list[Any] = [self._rows]
-        if trainer.world_size > 1 and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, self._rows)
+        parts = gathered_objects(self._rows)
         if trainer.is_global_zero:
             rows = sorted(row for part in parts for row in part)
             table = listed(rows, class_names_of(pl_module.network))

@@ -32,17 +32,14 @@ class MatmulPrecision(Checked, Callback):
         _set_precision(self.precision, self.precision != "highest")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._restore()
+        if self._before is not None:
+            _set_precision(*self._before)
+            self._before = None
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            _set_precision(*self._before)
-            self._before = None
+        self.teardown(trainer, pl_module, "")
 
 
 def _set_precision(products: str, convolutions: bool) -> None:

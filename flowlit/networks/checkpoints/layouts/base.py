@@ -44,7 +44,7 @@ class Layout(ABC):
     hint: ClassVar[str] = ""
     """What to say of the network that is to be given where it cannot be inferred."""
 
-    def infer(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def infer(self, state: State) -> dict[str, Any]:
         """Return the spec of the network, from names and shapes of a state dict, tensors of any shape.
 
         Raises:
@@ -59,7 +59,7 @@ class Layout(ABC):
             ) from error
 
     @abstractmethod
-    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def describe(self, state: State) -> dict[str, Any]:
         """Return the spec of the network of a state dict, tensors of any shape, which may lack what it needs.
 
         Errors that follow from that are those of look-ups and of arithmetic.
@@ -70,7 +70,7 @@ class Layout(ABC):
         """Return one rule for each tensor of a network, in the order of their ``model.parameters()``."""
 
     @abstractmethod
-    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    def wrap(self, network: Any, state: State) -> nn.Module:
         """Return the velocity that a network becomes with the weights of a state dict, tensors of any shape.
 
         Raises:
@@ -81,7 +81,7 @@ class Layout(ABC):
         """Return this layout, or what it turns out to be when a network is given to hold the weights."""
         return self
 
-    def refuse(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+    def refuse(self, state: State) -> None:  # noqa: B027
         """Refuse relatives that have the same names, by a state dict with tensors of any shape.
 
         Raises:
@@ -113,14 +113,14 @@ class Layout(ABC):
             )
         return to_theirs(state, rules)
 
-    def content(self, state: Mapping[str, Tensor]) -> str:
+    def content(self, state: State) -> str:
         """Return a sentence on the network of a state dict, tensors of any shape; '' if it is unknown."""
         try:
             return f" It holds {summarise(self.infer(state))}: give that as network, or none (null)"
         except FlowlitError:
             return ""
 
-    def check(self, network: Any, kind: Any, state: Mapping[str, Tensor]) -> Any:
+    def check(self, network: Any, kind: Any, state: State) -> Any:
         """Return the network inside ``EDM``, if that is around it; refuse what cannot hold the weights.
 
         Args:

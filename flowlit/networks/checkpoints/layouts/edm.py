@@ -43,7 +43,7 @@ class EDMLayout(Layout):
         presumed = self.plain and not self.preconditioned
         return replace(self, plain=False) if presumed and time_scale_of(network) == 999 else self
 
-    def refuse(self, state: Mapping[str, Tensor]) -> None:
+    def refuse(self, state: State) -> None:
         """Refuse NCSN++, and networks that resample in another way than ours, by tensors of any shape.
 
         Raises:
@@ -68,7 +68,7 @@ class EDMLayout(Layout):
         """Return whether a tensor is a buffer, or reads augmentation inputs, which are zero when sampling."""
         return super().is_unused(name) or name.startswith("map_augment.")
 
-    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def describe(self, state: State) -> dict[str, Any]:
         """Return the spec from names and shapes (any shape); a denoiser's has ``EDM`` around it."""
         adm = is_adm(state)
         network = {
@@ -79,7 +79,7 @@ class EDMLayout(Layout):
             return network
         return {"class_path": "flowlit.networks.EDM", "init_args": {"network": network}}
 
-    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    def wrap(self, network: Any, state: State) -> nn.Module:
         """Return a velocity as it is, and what a denoiser's network is given as inside ``EDM``.
 
         The names of the state dict, tensors of any shape, say which of the two classes of networks it is of.
@@ -121,7 +121,7 @@ class EDMLayout(Layout):
         return filled
 
 
-def is_adm(state: Mapping[str, Tensor]) -> bool:
+def is_adm(state: State) -> bool:
     """Return whether a state dict, tensors of any shape, is of DhariwalUNet, and not of SongUNet."""
     return "out_conv.weight" in state
 
@@ -213,7 +213,7 @@ def _attention(ours: str, theirs: str, heads: int) -> list[Rule]:
     return [*same(f"{ours}.norm", f"{theirs}.norm2"), *qkv, out, *bias]
 
 
-def _arguments(state: Mapping[str, Tensor], adm: bool, velocity: bool) -> dict[str, Any]:
+def _arguments(state: State, adm: bool, velocity: bool) -> dict[str, Any]:
     sizes = sorted({int(size) for size in re.findall(r"^enc\.(\d+)x", "\n".join(state), re.MULTILINE)})[::-1]
     first = rf"^enc\.{sizes[0]}x{sizes[0]}_(block\d+)\."
     blocks = len(set(re.findall(first, "\n".join(state), re.MULTILINE)))

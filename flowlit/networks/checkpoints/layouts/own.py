@@ -28,7 +28,7 @@ class OwnLayout(Layout):
         """Return False: our files are recognised by what stands beside the state dict (any shape)."""
         return False
 
-    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def describe(self, state: State) -> dict[str, Any]:
         """Return the spec that the file holds; the state dict (any shape) is not used."""
         if self.facts.get("network") is None:
             raise FlowlitError(
@@ -40,7 +40,7 @@ class OwnLayout(Layout):
         """Return a rule of equal names for each tensor."""
         return [Rule(name, (name,)) for name in network.state_dict()]
 
-    def wrap(self, network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    def wrap(self, network: nn.Module, state: State) -> nn.Module:
         """Return the network: our files hold velocities. The state dict (any shape) is compared later."""
         return network
 

@@ -45,7 +45,7 @@ class SlimFlowLayout(Layout):
         """Return whether the names of a state dict, tensors of any shape, count modules."""
         return any(name.startswith("all_modules.") for name in state)
 
-    def describe(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def describe(self, state: State) -> dict[str, Any]:
         """Return the spec of the network, from the shapes of its tensors (any shape)."""
         parts: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in state.items():
@@ -55,7 +55,7 @@ class SlimFlowLayout(Layout):
         arguments = _arguments([parts[i] for i in sorted(parts)])
         return {"class_path": "flowlit.networks.UNet", "init_args": arguments}
 
-    def wrap(self, network: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    def wrap(self, network: Any, state: State) -> nn.Module:
         """Return the network, an unconditional UNet that fits a state dict, tensors of any shape."""
         inside = network.network if isinstance(network, EDM) else network
         if isinstance(inside, UNet) and inside.label is not None:
