@@ -16,12 +16,12 @@ from ..types import Cond
 DEVICE = "cuda"
 """The kind of device that has graphs."""
 
-Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], Any], Tensor]]
-"""(work, device) -> (function that repeats the work, its result, which every replay overwrites)."""
-
 
 def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], Any], Tensor]:
-    """Warm up work that returns (B, C, H, W) in a stream of its own, and record its kernels; see ``Record``.
+    """Warm up work that returns (B, C, H, W) in a stream of its own, and record its kernels.
+
+    Returns:
+        a function that repeats the work, and its result, which every replay overwrites.
 
     Raises:
         FlowlitError: if the work waits for the device, or does something else that no graph can repeat.
@@ -51,7 +51,7 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
 class CapturedGraph:
     """The graph of one kind of batch; inputs are copied to its memory, and its output is copied away."""
 
-    def __init__(self, velocity: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond, record: Record):
+    def __init__(self, velocity: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond):
         with torch.inference_mode(False), torch.no_grad(), uncached(x.device):
             self.inputs = [tensor.clone() for tensor in tensors(x, t, cond)]
             own_x, own_t, *values = self.inputs
@@ -84,16 +84,12 @@ class CUDAGraphRunner:
         velocity: called as (x, t, cond).
         network: its weights, buffers and mode are the velocity's.
         most: graphs that are kept; each holds the memory of one evaluation.
-        record: function that makes one.
     """
 
-    def __init__(
-        self, velocity: Callable[..., Tensor], network: nn.Module, most: int = 4, record: Record | None = None
-    ):
+    def __init__(self, velocity: Callable[..., Tensor], network: nn.Module, most: int = 4):
         self.velocity = velocity
         self.network = network
         self.most = most
-        self.record = record
         self.graphs: dict[Hashable, CapturedGraph] = {}
         self._seen: Counter[Hashable] = Counter()
         self._places: list[int] = []
@@ -133,7 +129,7 @@ class CUDAGraphRunner:
         alone = threading.current_thread() is threading.main_thread()
         if self._seen[kind] < 2 or len(self.graphs) >= self.most or not alone:
             return None
-        self.graphs[kind] = CapturedGraph(self.velocity, x, t, cond, self.record or record)
+        self.graphs[kind] = CapturedGraph(self.velocity, x, t, cond)
         return self.graphs[kind]
 
 

@@ -90,9 +90,8 @@ class Inception(FeatureExtractor):
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(
-                URL_INCEPTION_V3, str(path), hash_prefix=self.sha256, progress=_first_rank()
-            )
+            first = os.environ.get("LOCAL_RANK", "0") == "0"
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), self.sha256, progress=first)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
             raise FlowlitError(
                 f"Inception: its weights were not found in {path} and could not be downloaded ({error}); "
@@ -120,7 +119,3 @@ def _how(path: Path) -> str:
         "name your copy as features.weights; for other weights give their features.sha256; or use other "
         "features (experiments/features_cifar.yaml)"
     )
-
-
-def _first_rank() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,28 +77,22 @@ def read_reports(folders: Sequence[str]) -> Reports:
 
 
 def belonging(network: nn.Module, reports: Reports) -> dict[str, list[Record]]:
-    """Return the records of those reports that are of a network, by file."""
-    belongs = _belongs(network)
-    return {file: records(file, report) for file, report in reports.items() if belongs(report)}
-
-
-def _belongs(network: nn.Module) -> Callable[[dict[str, Any]], bool]:
-    """Return a function that is true for reports of a network.
+    """Return the records of those reports that are of a network, by file.
 
     They have the same architecture and, where weights were read, the same weights.
     """
     own = identity(network)
+    same = {"params": count_parameters(network)}
     weights = own.pop("weights")
+    if loaded_of(network) is not None:
+        same["sha256"] = weights
     mine = _architecture(own)
-    read = loaded_of(network) is not None
-    parameters = count_parameters(network)
-
-    def belongs(report: dict[str, Any]) -> bool:
-        if report.get("params") != parameters or (read and report.get("sha256") != weights):
-            return False
-        return _architecture(report.get("built")) == mine
-
-    return belongs
+    return {
+        file: records(file, report)
+        for file, report in reports.items()
+        if all(report.get(key) == value for key, value in same.items())
+        and _architecture(report.get("built")) == mine
+    }
 
 
 def _architecture(built: Any) -> Any:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch.nn.functional import pad
 
 from ..._support.files import write_figure
 from ..._support.permutation import shuffled
@@ -69,19 +70,9 @@ def pictured(pair: Pair, codec: Codec | None = None, across: int = 8) -> np.ndar
     """
     codec = codec or Pixels()
     images = torch.stack([codec.decode(pair.x0 / 3), codec.decode(pair.x1)], 1)  # (n, 2, C, H, W)
-    rows = [
-        _in_rgb(images[start : start + across, end])
-        for start in range(0, len(images), across)
-        for end in (0, 1)
-    ]
-    strips = [torch.cat(list(torch.nn.functional.pad(row, (1, 1, 1, 1), value=128)), 2) for row in rows]
-    width = max(strip.shape[2] for strip in strips)
-    padded = [
-        torch.nn.functional.pad(strip, (0, width - strip.shape[2], 0, 0), value=255) for strip in strips
-    ]
-    return torch.cat(padded, 1).permute(1, 2, 0).numpy()
-
-
-def _in_rgb(images: Tensor) -> Tensor:
-    """The first channel, or the first three, as three."""
-    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    rgb = images[:, :, :3] if images.shape[2] >= 3 else images[:, :, :1].expand(-1, -1, 3, -1, -1)
+    tiles = pad(rgb, (1, 1, 1, 1), value=128)
+    across = min(across, len(tiles))
+    white = tiles.new_full((-len(tiles) % across, *tiles.shape[1:]), 255)
+    places = "(row column) end c h w -> (row end h) (column w) c"
+    return rearrange(torch.cat([tiles, white]), places, column=across).numpy()
