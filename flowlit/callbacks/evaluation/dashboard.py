@@ -16,37 +16,37 @@ from ..._support.nested import flatten
 from .base import Evaluation, command_of
 from .grids import boards
 
-LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
+LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {
-        "loss and its parts": ("fit", ["train/"]),
-        "loss over t": ("LossOverTime", ["loss_over_t"]),
-        "annealing: β": ("Anneal", ["anneal/(?!ema_decay)"]),
-        "decay of the average": ("EMA", ["anneal/ema_decay"]),
-        "gradients": ("Gradients", ["gradients/"]),
-        "learning rate": ("LearningRateMonitor", ["lr-"]),
+        "loss and its parts": ("fit", "train/"),
+        "loss over t": ("LossOverTime", "loss_over_t"),
+        "annealing: β": ("Anneal", "anneal/(?!ema_decay)"),
+        "decay of the average": ("EMA", "anneal/ema_decay"),
+        "gradients": ("Gradients", "gradients/"),
+        "learning rate": ("LearningRateMonitor", "lr-"),
     },
     "Images": {
-        "Fréchet distance": ("FID", ["fid/", "frechet_"]),
-        "kernel distance": ("KID", ["kid/", "kernel_distance_"]),
-        "classifier score": ("InceptionScore", ["inception_score/", "classifier_score_"]),
-        "precision and recall": ("PrecisionRecall", ["precision", "recall"]),
-        "memorisation": ("NearestNeighbours", ["memorisation/"]),
-        "network evaluations": ("FID", ["nfe/"]),
+        "Fréchet distance": ("FID", "fid/", "frechet_"),
+        "kernel distance": ("KID", "kid/", "kernel_distance_"),
+        "classifier score": ("InceptionScore", "inception_score/", "classifier_score_"),
+        "precision and recall": ("PrecisionRecall", "precision", "recall"),
+        "memorisation": ("NearestNeighbours", "memorisation/"),
+        "network evaluations": ("FID", "nfe/"),
     },
     "Flow": {
-        "straightness, summed": ("Straightness", ["straightness/sum$"]),
-        "straightness per dimension": ("Straightness", ["straightness/per_dimension$"]),
-        "curvature": ("Straightness", ["curvature/"]),
-        "error of one step": ("Straightness", ["chord_error/"]),
-        "transport cost, summed": ("Straightness", ["transport_cost/sum$"]),
-        "transport cost per dimension": ("Straightness", ["transport_cost/per_dimension$"]),
-        "error of solvers": ("Sweep", ["endpoint_error/"]),
+        "straightness, summed": ("Straightness", "straightness/sum$"),
+        "straightness per dimension": ("Straightness", "straightness/per_dimension$"),
+        "curvature": ("Straightness", "curvature/"),
+        "error of one step": ("Straightness", "chord_error/"),
+        "transport cost, summed": ("Straightness", "transport_cost/sum$"),
+        "transport cost per dimension": ("Straightness", "transport_cost/per_dimension$"),
+        "error of solvers": ("Sweep", "endpoint_error/"),
     },
     "Speed": {
-        "images a second": ("Throughput", ["images_per_s/"]),
-        "seconds a batch": ("Throughput", ["step_seconds/(all|coupling)$"]),
-        "where they go": ("Throughput", ["step_seconds/(data|forward|backward|optimizer|ema|rest)$"]),
-        "fraction of the device's peak": ("Throughput", ["fraction_of_peak/"]),
+        "images a second": ("Throughput", "images_per_s/"),
+        "seconds a batch": ("Throughput", "step_seconds/(all|coupling)$"),
+        "where they go": ("Throughput", "step_seconds/(data|forward|backward|optimizer|ema|rest)$"),
+        "fraction of the device's peak": ("Throughput", "fraction_of_peak/"),
     },
 }
 """Category -> chart -> what logs it (a callback, a measure, or a command), and regular expressions of its
@@ -145,11 +145,12 @@ class Dashboard(Evaluation):
 
 def layout(present: set[str]) -> dict[str, dict[str, list[Any]]]:
     """Return charts of what is present, by category, for ``SummaryWriter.add_custom_scalars``."""
-    pages = {
-        title: {chart: ["Multiline", tags] for chart, (source, tags) in subjects.items() if source in present}
-        for title, subjects in LAYOUT.items()
-    }
-    return {title: charts for title, charts in pages.items() if charts}
+    pages: dict[str, dict[str, list[Any]]] = {}
+    for title, subjects in LAYOUT.items():
+        for chart, (source, *tags) in subjects.items():
+            if source in present:
+                pages.setdefault(title, {})[chart] = ["Multiline", tags]
+    return pages
 
 
 def present(trainer: pl.Trainer) -> set[str]:

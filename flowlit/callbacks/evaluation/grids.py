@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
@@ -88,9 +89,7 @@ def first_noises(trainer: pl.Trainer, module: Any, num: int, stripe: bool = Fals
     All of them on every rank, or with ``stripe`` divided among the ranks.
     """
     rows = range(num)[trainer.global_rank :: trainer.world_size] if stripe else range(num)
-    index, x0, cond = trainer.datamodule.noise.batch(rows)  # type: ignore[attr-defined]
-    to = module.device
-    return Noise(index.to(to), x0.to(to), {key: value.to(to) for key, value in cond.items()})
+    return move_data_to_device(trainer.datamodule.noise.batch(rows), module.device)  # type: ignore[attr-defined]
 
 
 def in_parts(trainer: pl.Trainer, noise: Noise) -> Iterator[Noise]:

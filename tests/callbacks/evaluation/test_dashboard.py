@@ -139,7 +139,7 @@ def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
     fit(tmp_path, everything(), flow(objective=AnnealedReflow()), steps=4)
     reader, shown = plugin(tmp_path), {}
     for charts in LAYOUT.values():
-        for title, (_, tags) in charts.items():
+        for title, (_, *tags) in charts.items():
             for tag in tags:
                 answer = reader.scalars_impl(RequestContext(), "run", tag, "experiment")
                 assert answer["regex_valid"]
@@ -188,7 +188,7 @@ def test_every_number_of_a_run_has_exactly_one_chart(tmp_path):
     ],
 )
 def test_numbers_of_other_callbacks_have_exactly_one_chart(tag, chart):
-    charts = {title: tags for subjects in LAYOUT.values() for title, (_, tags) in subjects.items()}
+    charts = {title: tags for subjects in LAYOUT.values() for title, (_, *tags) in subjects.items()}
     assert [title for title, tags in charts.items() if any(re.match(pattern, tag) for pattern in tags)] == [
         chart
     ]
@@ -464,7 +464,7 @@ def test_the_protocol_explains_every_chart():
     prefixes = {
         re.match(r"[\w-]+", tag)[0].rstrip("_")
         for subjects in LAYOUT.values()
-        for _, tags in subjects.values()
+        for _, *tags in subjects.values()
         for tag in tags
     }
     assert {prefix for prefix in prefixes if f"`{prefix}" not in text} == set()
