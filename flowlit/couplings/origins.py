@@ -1,6 +1,4 @@
-"""The ends that pairs begin with: noise, data, or both at random. A flow computes the missing end, see
-``PairPredictor``.
-"""
+"""Ends that pairs begin with: noise, data, or both. A flow computes the missing one, see ``PairPredictor``."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,9 +42,9 @@ class ConditionalNetwork(Checked, nn.Module):
         """Check the inputs x (B, C, R, R), t (B,) and cond; embed times and label, after a SiLU: (B, e).
 
         Raises:
-            FlowlitError: as ``check_input``.
+            FlowlitError: for images that the network was not built for, and conditions that it does not read.
         """
-        check_input(type(self).__name__, self.shape, self.reads, x, t, cond)
+        self._check_input(x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
         embedding = self.time(t, label if self.early_label else None)
         if label is not None and not self.early_label:
@@ -55,38 +53,26 @@ class ConditionalNetwork(Checked, nn.Module):
             embedding = embedding + self.second_time(cond.get("r", t))
         return F.silu(embedding)
 
-
-def check_input(
-    name: str, shape: Sequence[int], reads: frozenset[str], x: Tensor, t: Tensor, cond: Cond
-) -> None:
-    """Refuse images that a network was not built for, and conditions that it does not read.
-
-    Args:
-        name: of the network, for messages.
-        shape: (C, R, R) of its images.
-        reads: names of the conditions that it reads.
-        x: images, (B, C, R, R).
-        t: times, (B,).
-        cond: conditions by name, each (B, …).
-
-    Raises:
-        FlowlitError: saying what was found, and what was expected.
-    """
-    check_times(name, "times", t, x.shape[0])
-    unknown = sorted(set(cond) - reads - {"label"})
-    if unknown:
-        raise FlowlitError(
-            f"{name}: cond has {', '.join(unknown)}, but this network {_reading(reads, unknown)}"
-        )
-    if tuple(x.shape[1:]) != tuple(shape):
-        raise FlowlitError(f"{name}: built for images of shape {tuple(shape)}, found {tuple(x.shape[1:])}")
-    if "label" in cond and "label" not in reads:
-        raise FlowlitError(
-            f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop the "
-            "labels: labels: false for the images, num_classes: 0 for the noise"
-        )
-    if "r" in cond:
-        check_times(name, "second times r", cond["r"], x.shape[0])
+    def _check_input(self, x: Tensor, t: Tensor, cond: Cond) -> None:
+        name = type(self).__name__
+        check_times(name, "times", t, len(x))
+        unknown = sorted(set(cond) - self.reads - {"label"})
+        if unknown:
+            names = " and ".join(map(repr, sorted(self.reads | {"label"})))
+            mend = "; give it second_time: true" if "r" in unknown else ""
+            raise FlowlitError(
+                f"{name}: cond has {', '.join(unknown)}, but this network looks at nothing but {names}{mend}"
+            )
+        shape = tuple(x.shape[1:])
+        if shape != self.shape:
+            raise FlowlitError(f"{name}: built for images of shape {self.shape}, found {shape}")
+        if "label" in cond and "label" not in self.reads:
+            raise FlowlitError(
+                f"{name}: cond has labels, but the network is unconditional. Give it num_classes, or drop "
+                "the labels: labels: false for the images, num_classes: 0 for the noise"
+            )
+        if "r" in cond:
+            check_times(name, "second times r", cond["r"], len(x))
 
 
 def check_times(name: str, what: str, t: Tensor, batch: int) -> None:
@@ -98,10 +84,3 @@ def check_times(name: str, what: str, t: Tensor, batch: int) -> None:
     if not isinstance(t, Tensor) or t.shape != (batch,):
         shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
         raise FlowlitError(f"{name}: expected {what} (B,), one for each image of {batch}, found {shown}")
-
-
-def _reading(reads: frozenset[str], unknown: list[str]) -> str:
-    """Say what a network reads, and what makes it read a second time."""
-    names = " and ".join(map(repr, sorted(reads | {"label"})))
-    mend = "; give it second_time: true" if "r" in unknown else ""
-    return f"looks at nothing but {names}{mend}"

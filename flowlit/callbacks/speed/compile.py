@@ -66,11 +66,13 @@ class Compile(Checked, Callback):
             if network not in self._compiled:
                 network.compile(mode=self.mode, dynamic=self.dynamic)
                 self._compiled.add(network)
-        generator: Any = pl_module.network
-        trained = self._trained.network if self._trained else None
-        if self.graphs and trainer.state.fn == "fit" and trained is not generator:
-            self._trained = FirstCallGraphed(generator, GRAPHED[self.mode or "default"], self.dynamic)
-            generator._compiled_call_impl = self._trained
+        if self.graphs and trainer.state.fn == "fit":
+            self._use_graphs(pl_module.network)  # type: ignore[arg-type]
+
+    def _use_graphs(self, network: nn.Module) -> None:
+        if self._trained is None or self._trained.network is not network:
+            self._trained = FirstCallGraphed(network, GRAPHED[self.mode or "default"], self.dynamic)
+            network._compiled_call_impl = self._trained  # type: ignore[assignment]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

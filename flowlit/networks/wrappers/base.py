@@ -8,8 +8,16 @@ from torch import Tensor, nn
 
 from ..._support.names import public_path
 from ...ranges import Checked
-from ...types import Cond, codec_of, evaluations_of, loaded_of, reads_of
+from ...types import Cond, evaluations_of, reads_of
 from ..checkpoints.spec import spec
+
+
+def of_network(name: str) -> Any:
+    """Return a property that is an attribute of the network inside; None where that has none."""
+    return property(
+        lambda self: getattr(self.network, name, None),
+        lambda self, value: setattr(self.network, name, value),
+    )
 
 
 class VelocityWrapper(Checked, nn.Module):
@@ -54,19 +62,7 @@ class VelocityWrapper(Checked, nn.Module):
         """Network evaluations a call, those of a wrapper inside included."""
         return self.evaluations_of_network * evaluations_of(self.network)
 
-    @property
-    def loaded(self) -> dict[str, Any] | None:
-        """File that the network inside was read from."""
-        return loaded_of(self.network)
-
-    @loaded.setter
-    def loaded(self, source: dict[str, Any] | None) -> None:
-        self.network.loaded = source  # type: ignore[assignment]
-
-    @property
-    def codec(self) -> dict[str, Any] | None:
-        return codec_of(self.network)
-
-    @codec.setter
-    def codec(self, described: dict[str, Any] | None) -> None:
-        self.network.codec = described  # type: ignore[assignment]
+    loaded = of_network("loaded")
+    """File that the network inside was read from."""
+    codec = of_network("codec")
+    """How to build the codec that the network inside was trained with."""
