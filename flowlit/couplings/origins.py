@@ -1,4 +1,4 @@
-"""Ends that pairs begin with: noise, data, or both. A flow computes the missing one, see ``PairPredictor``."""
+"""Ends that pairs begin with: noise, data or both. A flow computes the missing one, see ``PairPredictor``."""
 
 from __future__ import annotations
 
