@@ -109,11 +109,6 @@ class Reference(NamedTuple):
         return {"file": str(self.path), "sha256": self.sha256(), **self.protocol}
 
 
-def non_finite(x: Tensor) -> int:
-    """Count the samples of x (B, …) with a number that is not finite."""
-    return int((~torch.isfinite(x)).flatten(1).any(1).sum())
-
-
 class Sums(Metric):
     """Sums of float64 over samples, streaming and over ranks.
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from .base import Estimate, Sums, non_finite
+from ..solvers.base import non_finite
+from .base import Estimate, Sums
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:

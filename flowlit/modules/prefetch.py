@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class PrefetchedBatch:
         return prepared
 
 
+@dataclass(eq=False)
 class Prefetcher:
     """Batches of a loader that are prepared one ahead: in a thread of its own, and on a GPU in a stream of
     its own.
@@ -42,17 +44,10 @@ class Prefetcher:
         first: number of the first batch, computed whenever the loader is begun.
     """
 
-    def __init__(
-        self,
-        loader: DataLoader,
-        prepare: Callable[[Any, int], Any],
-        device: torch.device,
-        first: Callable[[], int] = lambda: 0,
-    ):
-        self.loader = loader
-        self.prepare = prepare
-        self.device = device
-        self.first = first
+    loader: DataLoader
+    prepare: Callable[[Any, int], Any]
+    device: torch.device
+    first: Callable[[], int] = lambda: 0
 
     @property
     def sampler(self) -> Sampler:

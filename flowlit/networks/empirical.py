@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from ..errors import FlowlitError
 from ..paths.straight import expand
@@ -59,12 +59,11 @@ class EmpiricalFlow(Checked, nn.Module):
             if isinstance(self.images, Tensor):
                 self._x1 = self.images
             else:
-                items = [self.images[i] for i in range(len(self.images))]  # type: ignore[arg-type]
-                stacked = torch.stack([item["x1"] for item in items])
+                items = default_collate([self.images[i] for i in range(len(self.images))])  # type: ignore[arg-type]
+                images = items["x1"]
                 codec = self.image_codec
-                self._x1 = stacked.float() / 127.5 - 1 if codec is None else codec.encode(stacked)
-                if items and "label" in items[0]["cond"]:
-                    self._label = torch.stack([torch.as_tensor(item["cond"]["label"]) for item in items])
+                self._x1 = images.float() / 127.5 - 1 if codec is None else codec.encode(images)
+                self._label = items["cond"].get("label")
         if self._x1.device != like.device or self._x1.dtype != like.dtype:
             self._x1 = self._x1.to(like.device, like.dtype)
             self._label = None if self._label is None else self._label.to(like.device)

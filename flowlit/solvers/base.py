@@ -46,11 +46,16 @@ class Counted:
         Raises:
             NotFinite: saying how many samples have such values.
         """
-        is_fake = isinstance(x, FakeTensor)  # shapes without values, of which operations are counted
-        if not is_fake and not torch.isfinite(x).all():
-            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        # a fake tensor has a shape without values: operations are being counted
+        bad = 0 if isinstance(x, FakeTensor) else non_finite(x)
+        if bad:
             raise NotFinite(f"{bad} of {len(x)} generated images are not finite; the velocity is not")
         return Solution(x, self.nfe)
+
+
+def non_finite(x: Tensor) -> int:
+    """Count the samples of x (B, …) with a number that is not finite."""
+    return int((~torch.isfinite(x)).flatten(1).any(1).sum())
 
 
 def march(

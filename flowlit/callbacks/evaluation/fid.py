@@ -18,11 +18,12 @@ from ..._support.batch_invariance import BLOCK, in_blocks
 from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
 from ...metrics import Inception
-from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference, non_finite
+from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
 from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import cached_reference, read_reference
+from ...solvers.base import non_finite
 from ...types import Codec, ImageDataset
 from .base import Evaluation, data_of, noise_of
 from .feature_metrics import FeatureMetrics, RealImages, check_metric
