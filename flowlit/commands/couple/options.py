@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...couplings.origins import From
-from ...couplings.store.encoding import X0, X1
+from ...couplings.origins import From, Origin
+from ...couplings.store.encoding import X0, X1, pair_bytes
+from ...couplings.store.plan import plan
+from ...couplings.store.writer import Store
 from ...ranges import Checked, PositiveInt, Seed
 
 
@@ -42,3 +44,13 @@ class CoupleOptions(Checked):
         """Return the options that are not None, with defaults for the others; None if all are None."""
         given = {name: value for name, value in options.items() if value is not None}
         return cls(**given) if given else None
+
+    def missing(self, store: Store) -> int:
+        """Count the pairs that a store lacks."""
+        shards = plan(store.counts(self.num), self.shard_size)
+        return sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
+
+    def pair_bytes(self, origin: Origin) -> int:
+        """Return the bytes of a pair on disk."""
+        conditions = sum(value.nbytes for value in origin.rows([0])[3].values())
+        return pair_bytes(origin.shape, self.x0, self.x1, conditions)

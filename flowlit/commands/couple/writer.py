@@ -17,8 +17,8 @@ from ..._support.files import check_room
 from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
-from ...couplings.store.encoding import pack, pair_bytes
-from ...couplings.store.plan import Shard, plan
+from ...couplings.store.encoding import pack
+from ...couplings.store.plan import Shard
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair
@@ -82,15 +82,13 @@ class PairWriter(BasePredictionWriter):
             **self.origin.facts(counts),
             **self.facts,
         }
-        self._check_disk(counts)  # first, so that what it advises is still possible
+        self._check_disk()  # first, so that what it advises is still possible
         self.store.begin(identity, counts, {**self.remarks, "flowlit": __version__})
 
-    def _check_disk(self, counts: list[int]) -> None:
+    def _check_disk(self) -> None:
         """Refuse before the first batch if the disk cannot hold the missing pairs."""
-        shards = plan(counts, self.options.shard_size)
-        missing = sum(shard.rows for shard in shards if not (self.store.folder / shard.file).exists())
-        conditions = sum(value.nbytes for value in self.origin.rows([0])[3].values())
-        needed = missing * pair_bytes(self.origin.shape, self.options.x0, self.options.x1, conditions)
+        missing = self.options.missing(self.store)
+        needed = missing * self.options.pair_bytes(self.origin)
         smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
         check_room(
             self.store.folder, needed, f"{missing} pairs", f"{smaller}, or choose another disk (--store)"

@@ -14,7 +14,6 @@ from ..._support.files import existing
 from ...callbacks.evaluation.fid import FID
 from ...couplings.store.encoding import codec_facts
 from ...couplings.store.manifest import differences
-from ...couplings.store.plan import plan
 from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
@@ -74,13 +73,12 @@ def open_images(subject: Subject, images: ImageDataset, what: str = "images") ->
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
     """Open what pairs begin from, and what the store already has."""
-    origin_of(subject.model, subject.data, options)
+    subject.pair_bytes = options.pair_bytes(origin_of(subject.model, subject.data, options))
     store = Store(options.store)
     check_writable(store.folder)
     if not store.empty():
         check_same_pairs(store, patient, options)
-    shards = plan(store.counts(options.num), options.shard_size)
-    subject.missing = sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
+    subject.missing = options.missing(store)
     size = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
     subject.opened["store"] = f"{options.store}, {size}"
     if options.origin == "random":

@@ -11,7 +11,7 @@ from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
 from ...modules.classes import counts_of, names_of
-from .checks.resources import files_kept, pair_bytes
+from .checks.resources import files_kept
 from .subject import Finding, Subject
 
 Rows = list[list[str]]
@@ -90,9 +90,9 @@ def memory(s: Subject) -> Rows:
 
 def disk(s: Subject) -> Rows:
     """Return the bytes that the run writes."""
-    if s.options is not None:
+    if s.options is not None and s.pair_bytes:
         counts = sorted({1, 10_000, 100_000, 1_000_000, s.options.num})
-        return [["pairs", "bytes"], *([f"{count:,}", size(count * pair_bytes(s))] for count in counts)]
+        return [["pairs", "bytes"], *([f"{count:,}", size(count * s.pair_bytes)] for count in counts)]
     one = s.measured.checkpoint
     if one is None or s.steps is None:
         return []

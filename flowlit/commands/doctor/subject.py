@@ -47,6 +47,8 @@ class Subject:
     """Pairs of them that are not there yet."""
     resumes: bool = False
     """Whether a checkpoint was read, to go on from."""
+    pair_bytes: int = 0
+    """Bytes of one of them on disk."""
     pairs: Any = None
     """The opened data set of the coupling."""
     steps: int | None = None

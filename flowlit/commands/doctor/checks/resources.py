@@ -11,7 +11,6 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from ...._support.files import existing
 from ...._support.formatting import size
-from ....couplings.store import encoding
 from ..plan import kept, output_folder
 from ..subject import Finding, Subject
 
@@ -45,7 +44,7 @@ def too_little_disk(s: Subject) -> Iterator[Finding]:
 def no_room_for_pairs(s: Subject) -> Iterator[Finding]:
     if s.options is None:
         return
-    needed = s.missing * pair_bytes(s)
+    needed = s.missing * s.pair_bytes
     free = free_space(Path(s.options.store))
     if needed > free:
         what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
@@ -56,15 +55,6 @@ def no_room_for_pairs(s: Subject) -> Iterator[Finding]:
 def free_space(folder: Path) -> int:
     """Return the bytes that are free where a folder is, or will be."""
     return shutil.disk_usage(existing(folder)).free
-
-
-def pair_bytes(s: Subject) -> int:
-    """Return the bytes of one of the pairs to make."""
-    noise = s.data.noise
-    if s.options is None or noise is None:
-        return 0
-    conditions = sum(value.nbytes for value in noise.batch([0]).cond.values())
-    return encoding.pair_bytes(noise.shape, s.options.x0, s.options.x1, conditions)
 
 
 def files_kept(s: Subject) -> int:
