@@ -55,7 +55,7 @@ class ConditionalNetwork(Checked, nn.Module):
 
     def _check_input(self, x: Tensor, t: Tensor, cond: Cond) -> None:
         name = type(self).__name__
-        check_times(name, "times", t, len(x))
+        check_times(name, "times", t, x.shape[0])  # and not len(x), which an exported network would fix
         unknown = sorted(set(cond) - self.reads - {"label"})
         if unknown:
             names = " and ".join(map(repr, sorted(self.reads | {"label"})))
@@ -72,7 +72,7 @@ class ConditionalNetwork(Checked, nn.Module):
                 "the labels: labels: false for the images, num_classes: 0 for the noise"
             )
         if "r" in cond:
-            check_times(name, "second times r", cond["r"], len(x))
+            check_times(name, "second times r", cond["r"], x.shape[0])
 
 
 def check_times(name: str, what: str, t: Tensor, batch: int) -> None:
