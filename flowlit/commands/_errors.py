@@ -27,6 +27,11 @@ def described(error: BaseException) -> str:
         text = _from_worker(one) or _expected(one)
         if text is not None:
             return text
+    if "Union subtypes" in str(error):  # jsonargparse, of an error in a constructor
+        from ._parsing import reworded
+
+        origin = chain[-1]
+        return f"{reworded(str(error))} ({_place(origin)}); {TRACEBACK}=1 shows the traceback"
     return f"{_named(error)} ({_place(error)}); {TRACEBACK}=1 shows the traceback"
 
 
