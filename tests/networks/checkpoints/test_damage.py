@@ -7,6 +7,7 @@ import pytest
 import torch
 from hostile_bytes import bounded, ends_well, mutated
 from hypothesis import given
+from hypothesis import strategies as st
 from tools import LinearField, tiny_unet, write_checkpoint
 from torch import nn
 
@@ -14,7 +15,7 @@ from flowlit.errors import FlowlitError
 from flowlit.networks import pretrained
 from flowlit.networks.checkpoints.archive import check_archive
 from flowlit.networks.checkpoints.fingerprint import fingerprint, hash_state
-from flowlit.networks.checkpoints.read import read_contents
+from flowlit.networks.checkpoints.read import read_checkpoint, read_contents
 from flowlit.networks.checkpoints.tensors import hash_parts
 from flowlit.networks.checkpoints.write import write_safetensors, write_state
 
@@ -97,6 +98,23 @@ def test_an_archive_with_correct_checksums_must_hold_what_its_pickle_claims(tmp_
     rewritten(tmp_path / "c.ckpt", tmp_path / "zipped.ckpt", compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(FlowlitError, match=r"zipped.ckpt is corrupt \(.* is compressed"):
         pretrained(str(tmp_path / "zipped.ckpt"), "raw")
+
+
+@given(place=st.integers(0, 10**6), by=st.binary(max_size=4), gap=st.integers(0, 4))
+@bounded
+@pytest.mark.filterwarnings("ignore")
+def test_a_pickle_of_any_bytes_with_correct_checksums_is_one_clear_error(tmp_path, place, by, gap):
+    small(tmp_path / "c.ckpt")
+
+    def mutated_pickle(name, content):
+        at = place % len(content)
+        return content[:at] + by + content[at + gap :] if name.endswith("data.pkl") else content
+
+    path = tmp_path / "d.ckpt"
+    rewritten(tmp_path / "c.ckpt", path, mutated_pickle)
+    ends_well(lambda: everything(path) and "read")
+    ends_well(lambda: pretrained(str(path), "raw", LinearField()) and "read")
+    ends_well(lambda: read_checkpoint(path, resume=True) and "read")
 
 
 def test_weights_that_another_program_changed_are_refused(tmp_path):
