@@ -77,6 +77,11 @@ def read_checkpoint(path: str | Path, resume: bool = False) -> dict[str, Any]:
     Raises:
         FlowlitError: as ``read_file``; if it is none, its facts are unsound, or its weights damaged.
     """
+    if Path(path).suffix == ".safetensors":
+        raise FlowlitError(
+            f"checkpoint {path} holds weights only; expected a .ckpt, or read it as the network "
+            "(flowlit.networks.pretrained)"
+        )
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FlowlitError(f"checkpoint {path} has no state_dict; expected one that flowlit wrote")

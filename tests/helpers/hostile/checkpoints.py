@@ -174,6 +174,11 @@ ROWS += [
 ]
 
 
+ROWS += [
+    Row("checkpoint: a run in safetensors", _named(read_checkpoint, "{}/text.safetensors"), ("weights only",))
+]
+
+
 def _torn(ending, change):
     def attempt(folder):
         path = folder / f"torn.{ending}"
