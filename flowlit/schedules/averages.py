@@ -10,16 +10,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..errors import FlowlitError
-from ..ranges import Fraction, PositiveFloat, PositiveInt
+from ..ranges import Fraction, PositiveFloat, PositiveInt, number
 from ..types import EMAProfile
 
 WIDEST = 12**-0.5
 """Relative width of the uniform average, the widest that a power law has."""
+
+if TYPE_CHECKING:
+    Width: TypeAlias = float
+else:
+    Width = number(float, f"above 0 and below {WIDEST:.4f}", lambda value: 0 < value < WIDEST)
 
 
 def ema_decay(decay: float, updates: int, warmup: bool = True) -> float:
@@ -84,10 +89,7 @@ class PowerLaw(EMAProfile):
             0.05 and 0.10.
     """
 
-    std: PositiveFloat = 0.10
-
-    def __post_init__(self) -> None:
-        exponent(self.std)  # refuse what has none
+    std: Width = 0.10
 
     def __call__(self, updates: int, batch_size: int) -> float:
         return (1 - 1 / updates) ** (exponent(self.std) + 1)
