@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import Stopped
-from ._terminal import read_as_utf8, steady_output
+from ._line.terminal import read_as_utf8, steady_output
 
 
 class Command(NamedTuple):
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 130
             raise
         except Exception as error:
-            from ._errors import TRACEBACK, described
+            from ._line.errors import TRACEBACK, described
 
             if os.environ.get(TRACEBACK):
                 traceback.print_exc()

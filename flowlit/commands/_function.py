@@ -19,10 +19,10 @@ import jsonargparse
 from docstring_parser import parse
 
 from ..errors import FlowlitError
-from ._older_yaml import MODE, renew_names
-from ._parsing import usage_error
-from ._trust import only_packages
-from ._words import Variables, check_numbers, check_words, configs, with_text_root
+from ._line.parsing import usage_error
+from ._line.words import Variables, check_numbers, check_words, configs, with_text_root
+from ._yaml.older import MODE, renew_names
+from ._yaml.trust import only_packages
 
 Function = Callable[..., str | Iterable[str]]
 Parameters = Mapping[str, inspect.Parameter]

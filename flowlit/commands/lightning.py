@@ -24,13 +24,11 @@ from ..callbacks.training.signals import SaveOnSignal
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
-from ._items import with_items
-from ._limits import check_seed
-from ._older_yaml import MODE, renew_names
-from ._parsing import usage_error
-from ._resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
-from ._trust import only_packages, trusted, without_trust
-from ._words import (
+from ._line.items import with_items
+from ._line.limits import check_seed
+from ._line.parsing import usage_error
+from ._line.resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
+from ._line.words import (
     Variables,
     check_numbers,
     check_vars,
@@ -39,6 +37,8 @@ from ._words import (
     read_configs,
     with_text_root,
 )
+from ._yaml.older import MODE, renew_names
+from ._yaml.trust import only_packages, trusted, without_trust
 from .trainer import FlowTrainer
 
 

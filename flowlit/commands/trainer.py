@@ -17,8 +17,8 @@ from ..errors import Diverged
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
-from ._limits import check_end, checked_numbers, is_endless
-from ._locks import OneWriter, one_writer
+from ._line.limits import check_end, checked_numbers, is_endless
+from ._line.locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
 from .doctor import doctor
 from .sweep import sweep

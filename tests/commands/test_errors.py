@@ -10,8 +10,8 @@ from commandline import REPOSITORY
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
-from flowlit.commands import _errors as errors
 from flowlit.commands import main
+from flowlit.commands._line import errors
 from flowlit.errors import FlowlitError
 
 

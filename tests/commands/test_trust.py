@@ -6,7 +6,7 @@ import pytest
 import tiny
 from commandline import in_process
 
-from flowlit.commands import _trust as trust
+from flowlit.commands._yaml import trust
 from flowlit.errors import FlowlitError
 
 CODE = """

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowlit.commands._yaml import load_yaml, network_in, read_yaml
-from flowlit.commands._yaml_references import check_references
-from flowlit.commands._yaml_text import check_text, load_text
+from flowlit.commands._yaml.references import check_references
+from flowlit.commands._yaml.text import check_text, load_text
 from flowlit.errors import FlowlitError
 
 

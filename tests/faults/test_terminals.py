@@ -10,7 +10,7 @@ import tiny
 from commandline import REPOSITORY
 
 from flowlit.commands import main
-from flowlit.commands._terminal import Steady, steady_output
+from flowlit.commands._line.terminal import Steady, steady_output
 
 RECIPE = "experiments/recipes/slimflow_digits.yaml"
 QUICK = {

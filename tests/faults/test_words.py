@@ -5,8 +5,8 @@ import tiny
 import yaml
 from commandline import in_process
 
-from flowlit.commands._items import with_items
-from flowlit.commands._words import as_folder, with_text_root
+from flowlit.commands._line.items import with_items
+from flowlit.commands._line.words import as_folder, with_text_root
 from flowlit.commands.pipeline.recipe import Recipe
 
 NAMES = [

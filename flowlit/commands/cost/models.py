@@ -14,8 +14,8 @@ from ...metrics.cost import Macs, count_macs, count_parameters
 from ...metrics.speed import Speed
 from ...networks import pretrained
 from ...networks.checkpoints.contents import Weights
-from .._trust import trusted
 from .._yaml import build_network
+from .._yaml.trust import trusted
 from .records import Kind, Record, Reports, belonging
 
 YAML = (".yaml", ".yml")

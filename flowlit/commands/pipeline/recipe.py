@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from ...errors import FlowlitError
-from .._trust import UNTRUSTED, check_class_paths, trusted
 from .._yaml import load_yaml
+from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
 from .children import PARENT, run_child
 from .plan import Plan, decide, measured, stale
 from .stage import Stage, read_stage

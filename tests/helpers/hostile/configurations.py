@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from commandline import REPOSITORY
 
-from flowlit.commands._items import with_items
-from flowlit.commands._trust import check_class_paths, without_trust
-from flowlit.commands._words import as_folder, check_words, configs
+from flowlit.commands._line.items import with_items
+from flowlit.commands._line.words import as_folder, check_words, configs
 from flowlit.commands._yaml import load_yaml, network_in, read_yaml
+from flowlit.commands._yaml.trust import check_class_paths, without_trust
 from flowlit.commands.pipeline.recipe import Recipe
 
 from .row import Row, command

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from ._errors import LENGTH, TRACEBACK
-from ._trust import MEND
+from .._yaml.trust import MEND
+from .errors import LENGTH, TRACEBACK
 
 KEY = re.compile(r'Parser key "([\w.+-]+)":\s*(.*)')
 FRAME = re.compile(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import FlowlitError
+from ...errors import FlowlitError
 
 PACKAGES = ("flowlit", "torch", "lightning", "torchvision", "timm")
 """Packages whose classes any YAML may name."""

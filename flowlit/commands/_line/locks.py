@@ -12,9 +12,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from .._engine.lightning import checkpoint_folder
-from .._engine.ranks import on_rank_zero
-from .._support.locks import locked_folder
+from ..._engine.lightning import checkpoint_folder
+from ..._engine.ranks import on_rank_zero
+from ..._support.locks import locked_folder
 
 Options = ParamSpec("Options")
 Result = TypeVar("Result")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import FlowlitError
+from ...errors import FlowlitError
 
 SIZE = 1_000_000
 """Characters and values that a configuration may have with all references in place."""

@@ -8,7 +8,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from .._support.names import in_current_names
+from ..._support.names import in_current_names
 
 MODE = "omegaconf+"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import FlowlitError
+from ...errors import FlowlitError
 
 BYTES = 4 << 20
 """Length of a configuration, at most."""

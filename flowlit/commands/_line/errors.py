@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FlowlitError
+from ...errors import FlowlitError
 
 TRACEBACK = "FLOWLIT_TRACEBACK"
 """Environment variable that brings tracebacks back."""
@@ -28,7 +28,7 @@ def described(error: BaseException) -> str:
         if text is not None:
             return text
     if "Union subtypes" in str(error):  # jsonargparse, of an error in a constructor
-        from ._parsing import reworded
+        from .parsing import reworded
 
         origin = chain[-1]
         return f"{reworded(str(error))} ({_place(origin)}); {TRACEBACK}=1 shows the traceback"

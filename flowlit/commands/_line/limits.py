@@ -9,8 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from ..errors import FlowlitError
-from ..ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_of, number
+from ...errors import FlowlitError
+from ...ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_of, number
 
 Limit = number(int, "> 0, or -1 for no limit", lambda value: value == -1 or value > 0)
 Checks = number(int, ">= 0, or -1 for all", lambda value: value >= -1)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import FlowlitError
-from ._yaml import load_yaml, read_yaml
-from ._yaml_references import check_references
-from ._yaml_text import check_text, load_text
+from ...errors import FlowlitError
+from .._yaml import load_yaml, read_yaml
+from .._yaml.references import check_references
+from .._yaml.text import check_text, load_text
 
 CONFIG = ("-c", "--config")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from ..errors import FlowlitError
-from ._yaml_text import load_text
+from ...errors import FlowlitError
+from .._yaml.text import load_text
 
 ITEM = re.compile(r"--([\w.]+?)\.(\d+)(?:\.([\w.]+))?")
 """Option of a list, number of an item from 0, option of the item."""

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlowlitError
-from ._yaml_references import check_references
-from ._yaml_text import load_text, read_text
+from ...errors import FlowlitError
+from .references import check_references
+from .text import load_text, read_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,8 +98,8 @@ def build_network(path: str | Path, trust: bool = True) -> nn.Module:
     from jsonargparse import ArgumentError, ArgumentParser
     from torch import nn
 
-    from ._parsing import reworded
-    from ._trust import check_class_paths, only_packages
+    from .._line.parsing import reworded
+    from .trust import check_class_paths, only_packages
 
     description = network_in(path)
     if not trust:

@@ -9,13 +9,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from .._engine.checkpoint_files import newest
-from .._engine.lightning import checkpoint_folder, has_fixed_folder
-from ..callbacks.training.checkpoint import LAST
-from ..errors import FlowlitError
-from ..networks.checkpoints.archive import check_archive, is_archive, outline
-from ..networks.checkpoints.locate import files_in, locate
-from ..networks.checkpoints.read import read_checkpoint
+from ..._engine.checkpoint_files import newest
+from ..._engine.lightning import checkpoint_folder, has_fixed_folder
+from ...callbacks.training.checkpoint import LAST
+from ...errors import FlowlitError
+from ...networks.checkpoints.archive import check_archive, is_archive, outline
+from ...networks.checkpoints.locate import files_in, locate
+from ...networks.checkpoints.read import read_checkpoint
 
 BY_NAME = ("last", "best")
 """Names that are looked up in the run's folder."""
