@@ -66,7 +66,8 @@ def refuse_at_work(folder: Path) -> None:
         FlowlitError: naming the folder.
     """
     for file in folder.glob(".*lock"):
-        with open(file, encoding="utf-8") as lock:
+        # a holder that has just ended has removed its file
+        with suppress(FileNotFoundError, IsADirectoryError), open(file, encoding="utf-8") as lock:
             if not _lock(lock, shared=True):
                 raise FlowlitError(f"{folder}: another process{_holder(lock)} is writing there; wait for it")
 

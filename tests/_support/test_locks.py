@@ -131,6 +131,12 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
         pass
 
 
+def test_a_lock_that_vanishes_holds_nothing_up(tmp_path):
+    (tmp_path / ".gone.lock").symlink_to("nowhere")
+    (tmp_path / ".folder.lock").mkdir()
+    refuse_at_work(tmp_path)
+
+
 def test_files_of_others_are_not_touched(tmp_path):
     (tmp_path / "uv.lock").write_text("content")
     (tmp_path / ".editor.lock").write_text("content")

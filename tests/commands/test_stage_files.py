@@ -8,7 +8,7 @@ from hypothesis import given
 from PIL import Image
 
 from flowlit.commands.pipeline.state import read_state, write_state
-from flowlit.commands.pipeline.summary import draw_samples, format_table, read_rows
+from flowlit.commands.pipeline.summary import draw_samples, format_table, read_rows, summarise
 from flowlit.errors import FlowlitError
 
 GOOD = {
@@ -88,6 +88,20 @@ def test_samples_that_are_missing_or_torn_are_one_error(tmp_path):
             draw_samples(tmp_path, table)
     Image.new("RGB", (8, 8)).save(path)
     assert draw_samples(tmp_path, table).height > 8
+
+
+def test_a_summary_that_cannot_be_drawn_leaves_the_last_one(tmp_path):
+    (tmp_path / "a/samples").mkdir(parents=True)
+    (tmp_path / "a/metrics.json").write_bytes(as_json(REPORT))
+    (tmp_path / "summary.json").write_text("before")
+    table = [{"stage": "a", "model": "m", "solver": "euler"}]
+    with pytest.raises(FlowlitError, match="cannot be read"):
+        summarise(tmp_path, table, {})
+    assert (tmp_path / "summary.json").read_text() == "before"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a/samples/euler.png")
+    summarise(tmp_path, table, {})
+    assert json.loads((tmp_path / "summary.json").read_text())[0]["model"] == "m"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "samples.png", "summary.json"]
 
 
 def test_states_are_plain_json(tmp_path):

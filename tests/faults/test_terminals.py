@@ -46,6 +46,21 @@ def test_a_locale_without_characters(tmp_path):
     assert done.returncode == 0 and b"features" in done.stdout
 
 
+@pytest.mark.parametrize("flag", ["-E", "-I", "-s"])
+def test_a_locale_of_another_encoding_begins_a_process_again_once(flag):
+    """``-E`` and ``-I`` ignore PYTHONUTF8."""
+    code = (
+        "import locale, sys; from flowlit.commands._line.terminal import read_as_utf8; "
+        "locale.getencoding = lambda: 'latin-1'; read_as_utf8(); print(sys.flags.utf8_mode, sys.argv[1])"
+    )
+    code = f"import sys; sys.path.append({str(REPOSITORY)!r}); {code}"
+    words = [sys.executable, flag, "-c", code, "word"]
+    env = {**os.environ, "LC_ALL": "C.UTF-8"}
+    env.pop("PYTHONUTF8", None)
+    done = subprocess.run(words, capture_output=True, env=env, timeout=20, check=True)
+    assert done.stdout == b"1 word\n"
+
+
 @pytest.mark.parametrize("redirection", ["| head -1", "| true", ">&-", "> /dev/full", ">&- 2>&-", "<&- >&-"])
 @pytest.mark.parametrize("what", QUICK)
 def test_a_reader_that_has_gone_changes_no_exit_code(what, redirection):

@@ -106,6 +106,12 @@ def test_items_come_from_the_last_file_that_lists_them():
     assert words == ["fit", "-c", "1", "-c", "2", "--config", '{"a": [4, 5, "9"]}', "--b.0", "1", "--x"]
 
 
+@pytest.mark.parametrize("file", [["-c", "a"], ["--config", "a"], ["--config=a"], ["-c=a"], ["-ca"]])
+def test_items_stand_after_the_files_and_before_other_options(file):
+    words = with_items(["fit", *file, "--a.0", "9", "--b", "5"], [{"a": [1]}])
+    assert words == ["fit", *file, "--config", '{"a": ["9"]}', "--b", "5"]
+
+
 def test_items_are_found_through_init_args_and_names_of_classes():
     files = [{"m": {"class_path": "a.B", "init_args": {"l": ["c.D", {"class_path": "c.E"}]}}}]
     words = with_items(["-c", "1", "--m.l.0.x", "1", "--m.l.1.y.z", "[2]"], files)

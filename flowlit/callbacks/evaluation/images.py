@@ -80,7 +80,7 @@ class ImageWriter(BasePredictionWriter):
         record = {"format": FORMAT.name, "version": 1, "flowlit": __version__, "facts": facts, "images": num}
         self._record = json.loads(json.dumps(record, default=str))
         if trainer.is_global_zero:
-            self._lock.enter_context(locked_folder(self.folder, "predict", "choose another folder"))
+            self._lock.enter_context(locked_folder(self.folder, "ImageWriter", "choose another folder"))
         check_same_images(self.folder, self._record)
         for left in self.folder.glob(".*.png.*.tmp"):  # of a process that was killed
             left.unlink(missing_ok=True)

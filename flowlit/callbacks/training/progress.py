@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from functools import wraps
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,6 +22,22 @@ LINES = 20
 """Of a run, where a bar cannot move."""
 
 
+def is_terminal() -> bool:
+    """Return whether a bar can move where standard output goes."""
+    return bool(getattr(sys.stdout, "isatty", bool)())
+
+
+def _drawn(make: Callable[[Any], Tqdm]) -> Callable[[Any], Tqdm]:
+    """Have a bar count, but draw nothing where there is no terminal."""
+
+    @wraps(make)
+    def init(self: Any) -> Tqdm:
+        with nullcontext() if is_terminal() else redirect_stdout(io.StringIO()):
+            return make(self)
+
+    return init
+
+
 class Progress(Checked, TQDMProgressBar):
     """Lightning's bar, called "Training": it counts the optimizer steps of ``max_steps``, with the time left.
 
@@ -28,25 +46,11 @@ class Progress(Checked, TQDMProgressBar):
     fill it: it has some 20 lines of a run instead, each of a step that the trainer logs.
     """
 
-    def init_train_tqdm(self) -> Tqdm:
-        with _drawing():
-            return super().init_train_tqdm()
-
-    def init_validation_tqdm(self) -> Tqdm:
-        with _drawing():
-            return super().init_validation_tqdm()
-
-    def init_test_tqdm(self) -> Tqdm:
-        with _drawing():
-            return super().init_test_tqdm()
-
-    def init_predict_tqdm(self) -> Tqdm:
-        with _drawing():
-            return super().init_predict_tqdm()
-
-    def init_sanity_tqdm(self) -> Tqdm:
-        with _drawing():
-            return super().init_sanity_tqdm()
+    init_train_tqdm = _drawn(TQDMProgressBar.init_train_tqdm)
+    init_validation_tqdm = _drawn(TQDMProgressBar.init_validation_tqdm)
+    init_test_tqdm = _drawn(TQDMProgressBar.init_test_tqdm)
+    init_predict_tqdm = _drawn(TQDMProgressBar.init_predict_tqdm)
+    init_sanity_tqdm = _drawn(TQDMProgressBar.init_sanity_tqdm)
 
     def __init__(
         self, refresh_rate: NonNegativeInt = 1, process_position: NonNegativeInt = 0, leave: bool = False
@@ -98,16 +102,6 @@ class Progress(Checked, TQDMProgressBar):
         metrics.pop("v_num", None)
         loss = trainer.callback_metrics.get("train/loss")
         return metrics if loss is None else {"train/loss": float(loss), **metrics}
-
-
-def is_terminal() -> bool:
-    """Return whether a bar can move where standard output goes."""
-    return bool(getattr(sys.stdout, "isatty", bool)())
-
-
-def _drawing() -> AbstractContextManager[Any]:
-    """Return a context whose bars count, but draw nothing where there is no terminal."""
-    return nullcontext() if is_terminal() else redirect_stdout(io.StringIO())
 
 
 def _line(bar: Any, metrics: dict[str, Any]) -> str:

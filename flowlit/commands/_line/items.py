@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import FlowlitError
 from .._yaml.text import load_text
+from .words import CONFIG
 
 ITEM = re.compile(r"--([\w.]+?)\.(\d+)(?:\.([\w.]+))?")
 """Option of a list, number of an item from 0, option of the item."""
@@ -45,7 +46,8 @@ def with_items(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> list
         for key in reversed(keys):
             content = {key: content}
         # after the files, before options of the same command line
-        place = max(i for i, other in enumerate(others) if other.startswith(("-c", "--config"))) + 2
+        place = max(i for i, other in enumerate(others) if other.startswith(("-c", "--config")))
+        place += 2 if others[place] in CONFIG else 1  # --config=a.yaml and -ca.yaml are one word
         others[place:place] = ["--config", json.dumps(content)]
     return others
 

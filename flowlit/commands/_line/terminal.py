@@ -85,10 +85,12 @@ def read_as_utf8() -> None:
 
     The terminal keeps its own.
     """
-    if sys.flags.utf8_mode or locale.getencoding().lower() in ("utf-8", "utf8"):
+    chosen = "utf8" in sys._xoptions  # by this function, too: it begins a process again only once
+    if chosen or sys.flags.utf8_mode or locale.getencoding().lower() in ("utf-8", "utf8"):
         return
     terminal = {"PYTHONIOENCODING": getattr(sys.stdout, "encoding", None) or "utf-8"}
-    os.execve(sys.executable, sys.orig_argv, {**terminal, **os.environ, "PYTHONUTF8": "1"})
+    words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]  # python -E reads no variables
+    os.execve(sys.executable, words, {**terminal, **os.environ, "PYTHONUTF8": "1"})
 
 
 def open_descriptors() -> None:

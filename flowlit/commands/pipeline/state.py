@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from ..._support import locks
+from ..._support.files import write_atomically
 from ..._support.schema import Format
 from ...errors import FlowlitError
 
@@ -50,10 +50,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Write the state of a stage, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".stage.json.tmp"
-    temporary.write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
-    os.replace(temporary, folder / "stage.json")
+    write_atomically(folder / "stage.json", json.dumps(state, indent=1, default=str).encode())
 
 
 def locked(root: Path) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..._support.files import write_atomically
 from ..._support.formatting import aligned
 from ...errors import FlowlitError
 from ...metrics.report import REPORT
@@ -117,8 +118,9 @@ def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Imag
 def summarise(root: Path, table: list[dict[str, str]], reports: dict[str, str]) -> str:
     """Write ``summary.json`` and ``samples.png`` into the root; return the table as text."""
     rows = read_rows(root, table, reports)
-    (root / "summary.json").write_text(json.dumps(rows, indent=1) + "\n")
-    draw_samples(root, table).save(root / "samples.png")
+    sheet = draw_samples(root, table)
+    write_atomically(root / "summary.json", f"{json.dumps(rows, indent=1)}\n".encode())
+    write_atomically(root / "samples.png", lambda file: sheet.save(file, "PNG"))
     return (
         f"\n{format_table(rows)}\n\n{root}/summary.json  {root}/samples.png\nTensorBoard: tensorboard "
         f"--logdir {root}"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tools import randomise, tiny_unet
 
+from flowlit._support.locks import locked_folder
 from flowlit.callbacks import ImageWriter
 from flowlit.callbacks.evaluation.images import LIST, RECORD, write_png
 from flowlit.couplings import SeededNoise
@@ -50,6 +51,12 @@ def test_a_list_beside_the_images_has_their_classes_and_names(tmp_path):
     assert [row["index"] for row in listed] == list("01234")
     assert [row["class"] for row in listed] == list("01201")
     assert [row["name"] for row in listed] == ["cat", "dog, large", "emu", "cat", "dog, large"]
+
+
+def test_images_may_stand_in_the_folder_of_the_run(tmp_path):
+    """The trainer holds it already."""
+    with locked_folder(tmp_path / "png", "predict", ""):
+        assert len(rows(predict(tmp_path))) == 5
 
 
 def test_images_of_one_class_are_listed_as_such(tmp_path):
