@@ -118,8 +118,7 @@ class FlowTrainer(OneWriter):
         """Examine what fit would do before hours are spent on it: files, memory, disk, time, settings.
 
         Trains a copy for a few steps on one device and generates a few images; writes nothing. Fails if there
-        is a problem. Classes of other packages than flowlit, torch, lightning, torchvision and timm are built
-        only with --trust.
+        is a problem. Classes of your own are built only with --trust.
 
         Args:
             model: which to train.

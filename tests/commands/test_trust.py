@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import tiny
-from commandline import in_process
+import yaml
+from commandline import REPOSITORY, in_process
 
 from flowlit.commands._yaml import trust
 from flowlit.errors import FlowlitError
@@ -87,8 +88,6 @@ def test_a_stage_of_an_untrusted_pipeline_is_restricted(stranger, tmp_path, monk
     "spelling", ["strangers_code.Net", "${vars.a}${vars.b}", "{class_path: '${vars.a}${vars.b}'}"]
 )
 def test_a_class_path_that_is_put_together_is_seen(stranger, tmp_path, spelling):
-    import yaml
-
     content = tiny.fit(tmp_path / "run", network=yaml.safe_load(spelling))
     path = tiny.write(tmp_path / "t.yaml", {"vars": {"a": "strangers", "b": "_code.Net"}, **content})
     outcome = in_process("doctor", "-c", path)
@@ -101,6 +100,55 @@ def test_a_class_path_that_is_put_together_is_seen(stranger, tmp_path, spelling)
 def test_what_loads_code_is_refused_in_packages_too(path):
     with pytest.raises(FlowlitError, match=path):
         trust.check_class_paths({"a": [{"class_path": path}]}, "f.yaml")
+
+
+@pytest.mark.parametrize("command", ["doctor", "print_config", "cost", "pipeline"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"class_path": "torch.utils.collect_env.run", "init_args": {"command": "touch ran"}},
+        {
+            "class_path": "lightning.fabric.utilities.cloud_io._load",
+            "init_args": {"path_or_url": "ran.ckpt", "weights_only": False},
+        },
+        {"class_path": "torch.classes.load_library", "init_args": {"path": "ran.so"}},
+        {"class_path": "torch.nn.modules.module.torch.load", "init_args": {"f": "ran.ckpt"}},
+        {"class_path": "torch.nn.Identity"},
+    ],
+    ids=lambda call: call["class_path"],
+)
+def test_nothing_is_called_for_a_field_without_a_type(tmp_path, command, call, monkeypatch):
+    """``device`` of a layer takes anything: what it is given stays plain data, or is refused."""
+    monkeypatch.chdir(tmp_path)
+    layer = {"in_features": 1, "out_features": 1, "device": call}
+    network = {"class_path": "torch.nn.Linear", "init_args": layer}
+    file = tiny.write(tmp_path / "s.yaml", tiny.fit(tmp_path / "run", network=network))
+    outcome = in_process(*looks(file, tmp_path)[command])
+    harmless = call["class_path"] == "torch.nn.Identity" and command == "print_config"
+    assert (outcome.code == 0) is harmless, outcome.err
+    assert not (tmp_path / "ran").exists() and "pickle" not in outcome.err
+
+
+def test_every_class_of_the_experiments_needs_no_trust():
+    from jsonargparse._util import import_object
+
+    contents = [yaml.safe_load(file.read_text()) for file in (REPOSITORY / "experiments").rglob("*.yaml")]
+    names = {name for content in contents for name in class_paths(content)}
+    assert len(names) > 50
+    trust.check_class_paths([{"class_path": name} for name in names], "f.yaml")
+    with trust.only_packages():
+        assert all(import_object(name) for name in names)
+
+
+def class_paths(node):
+    """Yield every class path of nested data."""
+    if isinstance(node, dict) and isinstance(node.get("class_path"), str):
+        yield node["class_path"]
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from class_paths(value)
 
 
 def test_checkpoints_with_code_need_trust():

@@ -15,16 +15,16 @@ from typing import Any
 
 from ...errors import FlowlitError
 
-PACKAGES = ("flowlit", "torch", "lightning", "torchvision", "timm")
-"""Packages whose classes any YAML may name."""
-
-DENIED = (
-    *("flowlit.commands", "lightning.pytorch.cli", "timm.create_model", "timm.models.create_model"),
-    *("torch.hub", "torch.load", "torch.save", "torch.serialization", "torch.jit", "torch.package"),
-    *("torch.export", "torch.multiprocessing", "torch.ops", "torch.library", "torch.distributed"),
-    *("torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.utils.benchmark"),
+PACKAGES = (
+    *("flowlit", "torch.nn", "torch.optim", "torchvision.models"),
+    *("lightning.pytorch.accelerators", "lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
+    *("lightning.pytorch.plugins", "lightning.pytorch.profilers", "lightning.pytorch.strategies"),
+    "lightning.fabric.plugins",  # where those of lightning.pytorch.plugins are defined
 )
-"""What of them reads code, writes files or starts processes."""
+"""Packages whose classes any YAML may name: nothing in them runs code or commands that an argument names."""
+
+DENIED = ("flowlit.commands", "flowlit._engine", "flowlit._support", "flowlit.__main__")
+"""What of them is for flowlit alone."""
 
 TRUST = "FLOWLIT_TRUST"
 """Environment variable with folders, as in PATH, whose files are trusted."""
@@ -33,8 +33,8 @@ UNTRUSTED = "FLOWLIT_UNTRUSTED"
 """Set by a pipeline for its stages, if its files are not trusted."""
 
 MEND = (
-    f"only classes of {', '.join(PACKAGES)} are built from a file that is not trusted; read it, since "
-    f"it runs code, then add --trust, or name its folder in {TRUST}"
+    "only classes of flowlit, torch.nn, torch.optim, torchvision.models and Lightning's parts are built from "
+    f"a file that is not trusted; read it, it runs code, then add --trust, or name its folder in {TRUST}"
 )
 
 
@@ -82,12 +82,15 @@ def check_class_paths(content: Any, file: str | Path) -> None:
 
 def _is_allowed(path: str) -> bool:
     denied = any(path == name or path.startswith(f"{name}.") for name in DENIED)
-    return path.partition(".")[0] in PACKAGES and not denied
+    return not denied and any(path.startswith(f"{name}.") for name in PACKAGES)
 
 
 @contextmanager
 def only_packages(restricted: bool = True) -> Iterator[None]:
-    """Have parsers import nothing else than the packages, whatever a value resolves to."""
+    """Have parsers import nothing else than the packages, whatever a value resolves to.
+
+    Fields without a type are given plain data: a class path in them is not called.
+    """
     if not restricted and UNTRUSTED not in os.environ:
         yield
         return
@@ -96,7 +99,9 @@ def only_packages(restricted: bool = True) -> Iterator[None]:
 
     before = dict(parsing_settings)
     jsonargparse.set_parsing_settings(
-        import_path_denylist=["*", *DENIED], import_path_allowlist=list(PACKAGES)
+        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=["*", *DENIED],
+        import_path_allowlist=list(PACKAGES),
     )
     try:
         yield

@@ -34,7 +34,7 @@ def cost(
         records: look for metrics*.json in these folders
         into: a PNG, in which MACs are drawn against recorded distances
         json: everything as JSON instead of a table
-        trust: build classes of other packages than flowlit, torch, lightning, torchvision and timm
+        trust: build classes of your own, too
     """
     _check(repeats, into)
     from ..._support.files import write_figure

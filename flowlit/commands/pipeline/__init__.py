@@ -19,7 +19,7 @@ def pipeline(
         config: the recipe, e.g. experiments/recipes/slimflow_digits.yaml
         root: folder for all results; the recipe's own by default
         dry_run: only show what would run, and why
-        trust: run classes of other packages than flowlit, torch, lightning, torchvision and timm
+        trust: run classes of your own, too
     """
     from .recipe import Recipe
     from .state import locked
