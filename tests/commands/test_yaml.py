@@ -108,7 +108,9 @@ def test_a_missing_file_has_the_text_that_is_given():
 def test_references_of_shipped_files_and_of_layers_are_sound():
     for path in (REPOSITORY / "experiments").rglob("*.yaml"):
         check_references([read_yaml(path)], str(path))
+    check_references([{"x": "${ oc.env:A,b } ${oc.env:A,${y}}", "y": 2}], "a file")
     check_references([{"x": "${y}", "y": 2}, {"x": 1, "y": "${x}"}], "two files")
     check_references(
-        [{"x": {"a": "${.b}", "b": "${..y[0]}"}, "y": ["${oc.env:HOME}", "${nowhere}"]}], "a file"
+        [{"x": {"a": "${.b}", "b": "${..y[0]}"}, "y": ["${oc.env:HOME}", "${nowhere.a-b}"]}],
+        "a file",
     )

@@ -14,7 +14,10 @@ SIZE = 1_000_000
 CHAIN = 32
 """References that lead to each other, at most."""
 
-REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
+REFERENCE = re.compile(r"\$\{\s*(\.*)([\w.\[\]-]+)\s*\}")
+
+VARIABLE = re.compile(r"\$\{\s*oc\.env:[^${}]*\}")
+"""Of the environment, with or without a default."""
 
 Path = tuple[str, ...]
 
@@ -22,18 +25,36 @@ Path = tuple[str, ...]
 def check_references(contents: Sequence[dict[str, Any]], where: str) -> None:
     """Refuse configurations whose references lead back to themselves, or that grow too large by them.
 
-    One that leads nowhere, or calls a resolver, is left to the parser.
+    One that leads nowhere is left to the parser.
 
     Args:
         contents: of files that are laid over each other.
         where: they come from.
 
     Raises:
-        FlowlitError: naming the references.
+        FlowlitError: naming the references, or one of another form, whose size is not known.
     """
     sizes = _Sizes(contents, where)
     for content in contents:
         sizes.of_node(content, ())
+
+
+def resolved(text: str, content: dict[str, Any], path: Path) -> str:
+    """Return a text of a configuration that was checked, with values in place of references, as far as they
+    are there.
+
+    >>> resolved("${.root}/x ${nowhere}", {"vars": {"root": "${top}", "a": ""}, "top": "runs"}, ("vars", "a"))
+    'runs/x ${nowhere}'
+    """
+
+    def value(match: re.Match[str]) -> str:
+        target = _target(path, *match.groups())
+        node = _look_up(content, target)
+        if node is None or isinstance(node, (dict, list)):
+            return match[0]
+        return resolved(node, content, target) if isinstance(node, str) else str(node)
+
+    return REFERENCE.sub(value, text)
 
 
 class _Sizes:
@@ -50,10 +71,15 @@ class _Sizes:
             items = node.items() if isinstance(node, dict) else enumerate(node)
             size = 1 + sum(self.of_node(value, (*path, str(key))) for key, value in items)
         elif isinstance(node, str):
+            if "${" in VARIABLE.sub(" ", REFERENCE.sub(" ", node)):
+                raise FlowlitError(
+                    f"{self.where}: {'.'.join(path)} is {node!r:.60}; references are ${{dotted.name}} and "
+                    "${oc.env:NAME}"
+                )
             targets = [_target(path, *match) for match in REFERENCE.findall(node)]
             size = len(node) + sum(self.at(target) for target in targets)
         else:
-            size = 1
+            size = 1 + (node.bit_length() // 32 if isinstance(node, int) else 0)
         if size > SIZE:
             name = ".".join(path) or "all of it"
             raise FlowlitError(f"{self.where}: {name} has more than {SIZE:,} characters, references in place")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from .._yaml.references import resolved
 
 SMALL = 4 << 20
 """Bytes up to which a file, or a folder, is known by its content."""
@@ -80,7 +81,7 @@ def named_paths(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (option, text) for each text of a configuration that may name an input, ``${…}`` in place."""
     for keys, text in _texts(content, ()):
         option = next((key for key in reversed(keys) if not key.isdigit()), "")
-        full = _resolved(text, content)
+        full = resolved(text, content, keys)
         if option not in WRITTEN and full and "${" not in full and "\n" not in full and "://" not in full:
             yield option, full
 
@@ -97,20 +98,6 @@ def _texts(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
     if isinstance(node, list):
         for place, value in enumerate(node):
             yield from _texts(value, (*keys, str(place)))
-
-
-def _resolved(text: str, content: dict[str, Any]) -> str:
-    """Put values in place of ``${dotted.name}``, as far as they are there."""
-
-    def look_up(match: re.Match[str]) -> str:
-        node: Any = content
-        for key in match[1].split("."):
-            node = node.get(key) if isinstance(node, dict) else None
-        return match[0] if node is None or isinstance(node, (dict, list)) else str(node)
-
-    for _ in range(5):
-        text = re.sub(r"\$\{([\w.]+)\}", look_up, text)
-    return text
 
 
 def python_files(content: dict[str, Any]) -> Iterator[Path]:

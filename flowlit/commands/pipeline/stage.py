@@ -14,6 +14,7 @@ from ..._version import __version__
 from ...errors import FlowlitError
 from .. import COMMANDS
 from .._yaml import read_yaml
+from .._yaml.references import check_references
 from .inputs import GONE, READ, Inputs, merged, named_paths, nested, python_files, stamp
 
 
@@ -68,6 +69,7 @@ class Stage(msgspec.Struct, forbid_unknown_fields=True):
         content = merged(content, {"vars": {"root": str(root)}})
         for key, value in self.options.items():
             content = merged(content, nested(key, read_yaml(value) if _is_file(value) else value))
+        check_references([content], f"stage {self.name}")
         return content
 
     def inputs(self, root: Path, written: list[Path]) -> tuple[Inputs, list[str]]:

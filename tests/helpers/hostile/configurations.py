@@ -76,6 +76,18 @@ REFERENCES = {
         _growing("[x]", "'${%s}', ", "[{}]"),
         "more than 1,000,000 characters",
     ),
+    "a text that grows by references with spaces": (
+        _growing("x", "${ %s }", '"{}"'),
+        "more than 1,000,000 characters",
+    ),
+    "a text that grows by a number": (
+        _growing("0x" + "f" * 40_000, "${%s}", '"{}"'),
+        "more than 1,000,000 characters",
+    ),
+    **{
+        f"references written as {form}": (_growing("x", form, '"{}"'), "references are ${dotted.name}")
+        for form in ("${oc.select:%s}", "${${%s}}", "${oc.decode:%s}", "${'%s'}", "${%s")
+    },
     "references in a circle": ("vars: {a: '${vars.b}', b: '${vars.a}'}", "lead back to themselves"),
     "a reference to itself": ("vars: {a: '${vars.a}'}", "lead back to themselves"),
     "relative references in a circle": ("vars: {a: '${.b}', b: 'x${.a}'}", "lead back to themselves"),
@@ -173,6 +185,15 @@ def _recipe(content: dict[str, Any]) -> Callable[[Path], Any]:
         plans = recipe.plans()
         recipe.check(plans)
         return plans
+
+    return attempt
+
+
+def _stage(text: str) -> Callable[[Path], Any]:
+    def attempt(folder: Path) -> Any:
+        (folder / "a.yaml").write_text(text)
+        (folder / "r.yaml").write_text(yaml.safe_dump(_stages(config=f"{folder}/a.yaml")))
+        return Recipe.read(str(folder / "r.yaml")).plans()
 
     return attempt
 
@@ -305,6 +326,10 @@ ROWS = [
         for name, (make, words) in FILES.items()
     ),
     *(Row(f"a recipe with {name}", _recipe(content), (words,)) for name, (content, words) in RECIPES.items()),
+    *(
+        Row(f"a stage with {name}", _stage(text), ("stage s", words))
+        for name, (text, words) in REFERENCES.items()
+    ),
     *(Row(f"untrusted: {path}", _class_path(path), (path, "--trust")) for path in CLASS_PATHS),
     *(
         Row(f"words: {name}", lambda folder, words=words: check_words(words), ("--a", text))
