@@ -1,13 +1,14 @@
 """Checks of a set of images before it is used: every image is decoded once, and their sizes are compared.
 
-What was found about a large set is kept in the user's cache, so that it is decoded again only after a file
-has changed.
+What was found about a set that takes long is kept in the user's cache, so that it is decoded again only after
+a file has changed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,10 @@ from tqdm import tqdm
 from .._support.files import write_atomically
 from .._support.schema import Count, Format, Positive
 from ..errors import FlowlitError
-from .decode import CHANGES, FORMATS, UnreadableImage, load
+from .decode import CHANGES, FORMATS, OtherSize, UnreadableImage, load
 
-LARGE = 10_000
-"""Images from which on a check shows a bar, and is recorded."""
+SLOW = 2.0
+"""Seconds from which on a check shows a bar, and is recorded."""
 
 _BLOCK = 256
 _NAMED = 3
@@ -65,9 +66,14 @@ class Facts(NamedTuple):
 
 
 def survey(
-    source: str, count: int, key: str, where: Callable[[int], str], opened: Callable[[int], IO[bytes]]
+    source: str,
+    count: int,
+    key: str,
+    where: Callable[[int], str],
+    opened: Callable[[int], IO[bytes]],
+    resolution: int | None = None,
 ) -> Survey:
-    """Decode each image of a set once, or return what an earlier survey of the same files facts.
+    """Decode each image of a set once, or return what an earlier survey of the same files has found.
 
     Args:
         source: the set, in words.
@@ -75,27 +81,29 @@ def survey(
         key: changes if a file does.
         where: name of image i.
         opened: file of image i; raises ``UnreadableImage`` or OSError.
+        resolution: expected width and height in pixels; None takes any that all images share.
 
     Raises:
-        FlowlitError: saying how many images are broken, and naming the first.
+        FlowlitError: saying how many images are broken or of another size, and naming the first.
     """
-    if key not in _SURVEYS:
-        recorded = _recorded(key) if count >= LARGE else None
-        _SURVEYS[key] = recorded or _survey(source, count, where, opened)
-        if count >= LARGE and recorded is None:
-            _record(key, _SURVEYS[key])
-    return _SURVEYS[key]
+    facts = _SURVEYS.get(key) or _recorded(key)
+    if facts is not None:
+        _check_sizes(source, facts, resolution)
+    else:
+        start = time.perf_counter()
+        facts = _survey(source, count, where, opened, resolution)
+        _check_sizes(source, facts, resolution)  # before it is kept: of other sizes only headers were read
+        if time.perf_counter() - start >= SLOW:
+            _record(key, facts)
+    _SURVEYS[key] = facts
+    return facts
 
 
 _SURVEYS: dict[str, Survey] = {}
 
 
-def check_sizes(source: str, facts: Survey, resolution: int | None) -> None:
-    """Refuse images of different sizes, or of another size than expected.
-
-    Raises:
-        FlowlitError: naming one of them.
-    """
+def _check_sizes(source: str, facts: Survey, resolution: int | None) -> None:
+    """Refuse images of different sizes, or of another size than expected, and name one of them."""
     right = max(facts.sizes, key=lambda size: size.count)
     wrong = [size for size in facts.sizes if size is not right]
     expected = f"{right.first} {right.width}×{right.height}"
@@ -125,8 +133,11 @@ def in_words(facts: Survey, background: str) -> str:
     return ", ".join(changes)
 
 
-def examine(file: IO[bytes]) -> Facts:
-    image = load(file)
+def examine(file: IO[bytes], resolution: int | None = None) -> Facts:
+    try:
+        image = load(file, resolution)
+    except OtherSize as error:
+        return Facts("", "", error.size, ())  # its set is refused
     if image.format == "PNG":  # its checksums, which decoding does not look at
         file.seek(0)
         try:
@@ -137,12 +148,16 @@ def examine(file: IO[bytes]) -> Facts:
 
 
 def _survey(
-    source: str, count: int, where: Callable[[int], str], opened: Callable[[int], IO[bytes]]
+    source: str,
+    count: int,
+    where: Callable[[int], str],
+    opened: Callable[[int], IO[bytes]],
+    resolution: int | None,
 ) -> Survey:
     def outcome(index: int) -> Facts | UnreadableImage:
         try:
             with opened(index) as file:
-                return examine(file)
+                return examine(file, resolution)
         except UnreadableImage as error:
             return error
         except OSError as error:
@@ -154,7 +169,7 @@ def _survey(
     sizes: dict[tuple[int, int], Size] = {}
     broken: dict[int, UnreadableImage] = {}
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bar = tqdm(total=count, desc="Checking images", unit=" images", leave=False, disable=count < LARGE)
+    bar = tqdm(total=count, desc="Checking images", unit=" images", leave=False, delay=SLOW)
     with ThreadPoolExecutor(threads) as pool, bar:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))

@@ -18,6 +18,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 
+MOST_PIXELS = 8192**2
+"""A larger image is not decoded: a file of a few kilobytes may unpack to gigabytes."""
+
 GREY = {"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N"}
 """Modes without colours."""
 
@@ -45,6 +48,14 @@ class UnreadableImage(Exception):
     """An image cannot be decoded; the message says why, without its name."""
 
 
+class OtherSize(UnreadableImage):
+    """An image is of another ``size`` (width, height) than expected."""
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__("it is {}×{} pixels".format(*size))
+        self.size = size
+
+
 class Decoded(NamedTuple):
     """An image, upright and with 8 bits a channel, and what was in its file."""
 
@@ -67,14 +78,25 @@ class Decoded(NamedTuple):
         return np.array(image).reshape(image.height, image.width, channels)
 
 
-def load(file: IO[bytes]) -> Decoded:
-    """Decode an image.
+def load(file: IO[bytes], resolution: int | None = None) -> Decoded:
+    """Decode an image, if its header fits.
+
+    Args:
+        file: content of the image.
+        resolution: expected width and height in pixels; None takes any.
 
     Raises:
+        OtherSize: if it is of another resolution.
         UnreadableImage: if it is broken, of another format, too large, or of values without a known range.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
+            if resolution is not None and image.size != (resolution, resolution):
+                raise OtherSize(image.size)
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImage(
+                    f"it is too large: {image.width}×{image.height}, expected at most {MOST_PIXELS:,} pixels"
+                )
             return _decoded(image)
     except UnreadableImage:
         raise
@@ -99,12 +121,12 @@ def check_colour(background: str) -> None:
 def _decoded(image: Image.Image) -> Decoded:
     name = image.format or ""
     mode = image.mode
-    frames = getattr(image, "n_frames", 1)
-    encoding = str(
-        getattr(image, "tile", "")
-    )  # has the bits of a channel; it is gone once the pixels are there
+    # counting frames would read all of them; those of a camera are previews
+    animated = name != "MPO" and getattr(image, "is_animated", False)
+    # has the bits of a channel, and is gone once the pixels are there
+    encoding = str(getattr(image, "tile", ""))
     image.load()
-    changes = ["animated"] if frames > 1 and name != "MPO" else []  # previews of a camera, not an animation
+    changes = ["animated"] if animated else []
     if ";16" in mode or ";16" in encoding:
         changes.append("16 bits")
     plain = _eight_bits(image, encoding)

@@ -17,7 +17,7 @@ from ..types import ImageDataset
 from . import checking
 from .checking import Survey
 from .classes import Classes, given_names
-from .decode import GREY, Decoded, UnreadableImage, check_colour, load
+from .decode import GREY, Decoded, OtherSize, UnreadableImage, check_colour, load
 from .labels import names_in
 from .listing import in_words
 
@@ -110,9 +110,8 @@ class ImageFiles(ImageDataset):
         Raises:
             FlowlitError: if one cannot be read, or is of another size.
         """
-        survey = checking.survey(self.source, self.listed(), self._key(), self.where, self._opened)
-        checking.check_sizes(self.source, survey, self.resolution)
-        return survey
+        count = self.listed()
+        return checking.survey(self.source, count, self._key(), self.where, self._opened, self.resolution)
 
     @property
     def grey(self) -> bool:
@@ -142,29 +141,29 @@ class ImageFiles(ImageDataset):
         turned = ["turned"] if "turned" in survey.changes else []
         return over + deep + turned
 
-    def load(self, index: int) -> Decoded:
-        """Decode an image, of any size.
+    def load(self, index: int, resolution: int | None = None) -> Decoded:
+        """Decode an image, of any size by default.
 
         Raises:
             UnreadableImage: saying why it cannot be.
         """
         try:
             with self._opened(index) as file:
-                return load(file)
+                return load(file, resolution)
         except OSError as error:
             raise UnreadableImage(str(error)) from error
 
     def _pixels(self, index: int) -> Tensor:
         """Return an image as uint8 (C, H, W)."""
         try:
-            pixels = self.load(index).array(self.channels, self.background)
-        except UnreadableImage as error:
-            name = self.where(index)
-            raise FlowlitError(f"{name} is not a readable image ({error}); replace or remove it") from error
-        height, width, _ = pixels.shape
-        if self.resolution is not None and (width, height) != (self.resolution, self.resolution):
+            pixels = self.load(index, self.resolution).array(self.channels, self.background)
+        except OtherSize as error:
+            width, height = error.size
             raise FlowlitError(
                 f"{self.where(index)} is {width}×{height} pixels, expected {self.resolution}×"
                 f"{self.resolution}; resize the images first"
-            )
+            ) from error
+        except UnreadableImage as error:
+            name = self.where(index)
+            raise FlowlitError(f"{name} is not a readable image ({error}); replace or remove it") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

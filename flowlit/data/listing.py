@@ -29,6 +29,9 @@ LABELS = "dataset.json"
 MOST_BYTES = 1 << 30
 """A file in a zip that is larger than this, unpacked, is not read."""
 
+_PLACES = 1 << 63
+"""Places in files that a system can read from; a zip has some that are larger."""
+
 
 class Entry(NamedTuple):
     """A file of images: its name below the root, with /, and what changes if it does."""
@@ -89,8 +92,8 @@ def list_folder(root: Path) -> Listing:
     """Return the images below a folder.
 
     Raises:
-        FlowlitError: for links that lead in a loop, to nothing, or to the same folder twice, a folder that
-            cannot be read, or an image that is no file.
+        FlowlitError: for links that lead in a loop or to the same folder twice, a folder that cannot be
+            read, or an image that is no file or a link to nothing.
     """
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
@@ -110,6 +113,7 @@ def list_folder(root: Path) -> Listing:
                     elif _is_folder(file):
                         folders.append(f"{name}/")
                     elif suffix in SUFFIXES:
+                        _check_link(file)
                         entries.append(_entry(name, file))
                     else:
                         left_out[suffix or "without suffix"] += 1
@@ -120,10 +124,17 @@ def list_folder(root: Path) -> Listing:
 
 
 def sub_folders(root: Path) -> list[str]:
-    """Return the names of the folders in a folder, also of empty ones, but for those that are left out."""
+    """Return the names of the folders in a folder, also of empty ones, but for those that are left out.
+
+    Raises:
+        FlowlitError: for a link to nothing, since others would be numbered differently without it.
+    """
     try:
         with os.scandir(root) as files:
-            return [file.name for file in files if not _is_shadow(file.name) and _is_folder(file)]
+            seen = [file for file in files if not _is_shadow(file.name)]
+            for file in seen:
+                _check_link(file)
+            return [file.name for file in seen if _is_folder(file)]
     except OSError as error:
         raise FlowlitError(f"{root} cannot be read ({error}); mend or remove it") from error
 
@@ -139,9 +150,12 @@ def _enter(path: str, seen: dict[tuple[int, int], str]) -> None:
 
 
 def _is_folder(file: os.DirEntry[str]) -> bool:
+    return os.path.isdir(file.path) if file.is_symlink() else file.is_dir()  # a link may lead to itself
+
+
+def _check_link(file: os.DirEntry[str]) -> None:
     if file.is_symlink() and not os.path.exists(file.path):
         raise FlowlitError(f"{file.path} is a link to something that does not exist; mend or remove it")
-    return file.is_dir()
 
 
 def _entry(name: str, file: os.DirEntry[str]) -> Entry:
@@ -162,7 +176,7 @@ def list_zip(archive: zipfile.ZipFile, path: str) -> ZipListing:
     """Return the names of the images in a zip.
 
     Raises:
-        FlowlitError: for two files of one name, or images that are encrypted or too large.
+        FlowlitError: for two files of one name, or images that are encrypted, too large or nowhere.
     """
     names: list[str] = []
     left_out: Counter[str] = Counter()
@@ -191,6 +205,10 @@ def _check_member(info: zipfile.ZipInfo, path: str) -> None:
         raise FlowlitError(
             f"{path}:{info.filename} has {info.file_size:,} bytes unpacked, expected at most {MOST_BYTES:,}; "
             "remove it"
+        )
+    if info.header_offset >= _PLACES:
+        raise FlowlitError(
+            f"{path}:{info.filename} lies at byte {info.header_offset:,}, beyond the end; fetch the zip again"
         )
 
 

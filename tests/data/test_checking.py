@@ -128,16 +128,16 @@ def test_the_background_is_part_of_the_fingerprint_where_it_is_seen(made):
         assert len({other.fingerprint for other in others}) == count
 
 
-# the record of large sets
+# the record of sets that take long
 
 
 @pytest.fixture
 def decoded(monkeypatch, tmp_path):
-    """Count images that are decoded; records are written for any set, below the test's folder."""
+    """Count images that are decoded; any set is slow, and records are written below the test's folder."""
     names = []
     examine = checking.examine
-    monkeypatch.setattr(checking, "examine", lambda file: names.append(1) or examine(file))
-    monkeypatch.setattr(checking, "LARGE", 1)
+    monkeypatch.setattr(checking, "examine", lambda *args: names.append(1) or examine(*args))
+    monkeypatch.setattr(checking, "SLOW", 0)
     monkeypatch.setattr(checking, "_SURVEYS", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -150,7 +150,7 @@ def decoded(monkeypatch, tmp_path):
     return count
 
 
-def test_a_large_set_is_decoded_once(decoded, made, tmp_path):
+def test_a_set_that_takes_long_is_decoded_once(decoded, made, tmp_path):
     files = {"a.png": GOOD, "b.png": encoded(image("RGBA"))}
     assert decoded(made(files)) == 2
     images = made(files)
@@ -188,6 +188,25 @@ def test_broken_sets_have_no_record(decoded, made, tmp_path):
         with pytest.raises(FlowlitError):
             decoded(images)
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_sets_of_another_size_have_no_record(decoded, made, tmp_path):
+    files = {"a.png": GOOD, "b.png": GOOD}
+    for _ in range(2):
+        with pytest.raises(FlowlitError, match=r"a.png is 7×9 pixels, expected 8×8 \(2 of 2"):
+            decoded(made(files, resolution=8))
+    assert not list((tmp_path / "cache").rglob("*.json"))
+    assert decoded(made(files)) == 2
+    with pytest.raises(FlowlitError, match=r"a.png is 7×9 pixels, expected 8×8 \(2 of 2"):
+        decoded(made(files, resolution=8))
+
+
+def test_one_image_of_another_size_is_refused_by_its_header(made):
+    whole = encoded(Image.new("L", (8, 8)))
+    with pytest.raises(FlowlitError, match=r"b.png is 20000×20000|b.png is not a readable image .*pixels"):
+        len(made({"a.png": whole, "b.png": giant()}, resolution=8))
+    with pytest.raises(FlowlitError, match=r"b.png is 8192×8193 pixels, expected 8×8"):
+        len(made({"a.png": whole, "b.png": giant(8192, 8193)}, resolution=8))
 
 
 def test_small_sets_leave_nothing_behind(made, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from pictures import ALPHA, DEEP, RGB, encoded, image, noise, png, turned
 from PIL import Image
 
-from flowlit.data.decode import UnreadableImage, check_colour, load
+from flowlit.data.decode import OtherSize, UnreadableImage, check_colour, load
 from flowlit.errors import FlowlitError
 
 
@@ -195,10 +195,39 @@ def test_the_first_frame_is_taken(format):
     assert decoded.array(3, "white")[0, 0].tolist() == [255, 0, 0] and decoded.changes == ("animated",)
 
 
+@pytest.mark.parametrize("format", ["GIF", "TIFF"])
+def test_other_frames_cost_nothing(format):
+    frames = [Image.fromarray(noise(32, 32, 3) + i) for i in range(200)]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    file = io.BytesIO(data)
+    read = []
+    file.read = lambda size=-1: read.append(part := io.BytesIO.read(file, size)) or part
+    load(file)
+    assert sum(map(len, read)) < len(data) / 4
+
+
 def test_previews_of_a_camera_are_no_animation():
     frames = [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (4, 4), "red")]
     decoded = load(io.BytesIO(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])))
     assert (decoded.format, decoded.changes) == ("JPEG", ())
+
+
+# size
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(8192, 8193), (13_300, 13_300), (1, 1 << 27)])
+def test_a_small_file_of_many_pixels_is_not_unpacked(width, height):
+    message = f"too large: {width}×{height}, expected at most 67,108,864 pixels"
+    with pytest.raises(UnreadableImage, match=message):
+        load(io.BytesIO(png(width, height, 8, 4, b"")))
+
+
+def test_another_size_than_expected_is_not_unpacked():
+    broken = encoded(RGB)[:60]
+    with pytest.raises(OtherSize, match="it is 7×9 pixels"):
+        load(io.BytesIO(broken), 7)
+    assert load(io.BytesIO(encoded(RGB[:7])), 7).image.size == (7, 7)
 
 
 # damage

@@ -49,6 +49,8 @@ DISGUISED = {
     "real numbers": encoded(image("F"), "TIFF"),
     "32 bits": encoded(image("I"), "TIFF"),
     "400 million pixels": giant(),
+    "177 million pixels of grey and alpha": png(13_300, 13_300, 8, 4, b""),
+    "8192 times 8193 pixels": giant(8192, 8193),
     "no pixels": png(0, 0, 8, 0, b""),
     "no width": png(0, 5, 8, 0, b""),
     "negative height": FILES["bmp"].replace(struct.pack("<ii", 7, 9), struct.pack("<ii", 7, -(1 << 30))),
@@ -168,7 +170,6 @@ FOLDERS = {
     "a pipe": (lambda at: os.mkfifo(at / "x.png"), ("x.png is a pipe",)),
     "a device": (lambda at: os.symlink("/dev/zero", at / "x.png"), ("x.png is a pipe, socket or device",)),
     "a link to nothing": (lambda at: os.symlink("gone", at / "x.png"), ("x.png is a link to something",)),
-    "a class that is a link to nothing": (lambda at: os.symlink("gone", at / "cat"), ("cat is a link to",)),
     "a link to itself": (lambda at: os.symlink("x.png", at / "x.png"), ("x.png is a link to something",)),
     "a loop": (lambda at: os.symlink(".", at / "x"), ("a loop of links",)),
     "a long loop": (lambda at: ((at / "a/b").mkdir(parents=True), os.symlink(at, at / "a/b/c")), ("a loop",)),
@@ -198,6 +199,15 @@ ROWS += [
 ]
 
 
+def _classes(folder):
+    (folder / "set").mkdir()
+    os.symlink("gone", folder / "set/cat")
+    return ImageFolder(into_folder(folder / "set", {"dog/a.png": GOOD}), labels=True).classes
+
+
+ROWS += [Row("images: a class that is a link to nothing", _classes, ("cat is a link to",))]
+
+
 # zips
 
 
@@ -223,6 +233,18 @@ def _set(offset, value, place=b"PK\x01\x02"):
         return data
 
     return change
+
+
+def _far(place):
+    """Change the places of all files to one of 64 bits."""
+
+    def attempt(folder):
+        with zipfile.ZipFile(folder / "set.zip", "w") as archive:
+            archive.writestr("a.png", GOOD)
+            archive.filelist[0].header_offset = place
+        return len(ImageZip(str(folder / "set.zip")))
+
+    return attempt
 
 
 def _twice(folder):
@@ -253,6 +275,10 @@ ZIPS = {
     ),
     "of wrong checksums": (_content(_set(16, b"abcd")), ("2 of 2 images", "Bad CRC-32")),
     "of wrong places": (_content(_set(42, b"\x07\0\0\0")), ("2 of 2 images are not readable",)),
+    **{
+        f"of the place {place}": (_far(place), ("set.zip", "a.png"))
+        for place in (1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+    },
     "of places beyond its end": (_content(_set(42, b"\0\0\0\x7f")), ("set.zip",)),
     "of other names inside": (
         _content(_set(30, b"z", b"PK\3\4")),
@@ -316,6 +342,7 @@ RESIZED = {
     "a broken image": ({"files": {"a.png": GOOD, "b.png": b"x"}}, ("b.png is not a readable image",)),
     "nothing but broken images": ({"files": {"a.png": b"", "b.png": b"x"}}, ("2 of 2 images",)),
     "a giant": ({"files": {"a.png": giant()}}, ("too large",)),
+    "a smaller giant": ({"files": {"a.png": giant(9000, 9000)}}, ("too large", "9000×9000")),
     "no images": ({"files": {"a.gif": b""}}, ("holds no images", "1 .gif")),
 }
 ROWS += [
