@@ -15,12 +15,12 @@ from flowlit.couplings import cached as cached_module
 from flowlit.couplings.flip import flip, random_flip
 from flowlit.couplings.origins import FromNoise
 from flowlit.data import Digits, Patches, Pixels
-from flowlit.errors import FlowlitError
+from flowlit.errors import FlowlitError, NotFinite
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.modules.evaluation import collate
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import RK45, SDE, Euler
-from flowlit.types import Pair
+from flowlit.types import Noise, Pair
 
 CPU = torch.device("cpu")
 
@@ -144,6 +144,24 @@ def test_simulated_freezes_its_teacher_and_says_who_it_is():
     assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
     assert "LinearField" in coupling.source
     assert copy.deepcopy(coupling).teacher.network is teacher
+
+
+def test_simulated_refuses_a_teacher_that_is_not_finite_and_looks_once():
+    teacher, x0 = LinearField(), torch.ones(2, 1, 4, 4)
+    noise = Noise(torch.arange(2), x0)
+    coupling = Simulated(teacher, Euler(1), NOISE)
+    with pytest.raises(NotFinite, match="2 of 2 generated images are not finite"):
+        Simulated(Nowhere(), Euler(1), NOISE).complete(noise, CPU)
+    coupling.complete(noise, CPU)
+    coupling.teacher.network = Nowhere()
+    assert coupling.complete(noise, CPU).x1.isnan().all()
+    with pytest.raises(NotFinite):  # of others all ends are looked at, still
+        Euler(1)(coupling.teacher, x0)
+
+
+class Nowhere(torch.nn.Module):
+    def forward(self, x, t, cond={}):
+        return x * float("nan")
 
 
 # resident pairs

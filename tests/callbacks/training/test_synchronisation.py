@@ -184,6 +184,7 @@ CASES = {
     "bfloat16": {"precision": "bf16-mixed"},
     "stored pairs": {"stored": {"flip": True}},
     "resident pairs": {"stored": {"resident": True}},
+    "pairs of a teacher": {"solver": "Heun"},
 }
 
 
@@ -192,6 +193,10 @@ def test_a_step_of_reflow_waits_for_nothing(tmp_path, store, case):
     arguments = dict(CASES[case])
     stored = arguments.pop("stored", None)
     coupling = None if stored is None else tiny.cached(store, **stored)
+    if "solver" in arguments:
+        solver = {"class_path": f"flowlit.solvers.{arguments.pop('solver')}", "init_args": {"steps": 2}}
+        teacher = {"teacher": tiny.unet(), "solver": solver, "noise": tiny.noise(50, seed=4)}
+        coupling = {"class_path": "flowlit.couplings.Simulated", "init_args": teacher}
     waits = watched(tmp_path, coupling=coupling, **arguments)
     assert waits.in_steps(QUIET) == []
     assert waits.in_steps([LOGGED - 1]), (
