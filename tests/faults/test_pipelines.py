@@ -12,8 +12,9 @@ from commandline import REPOSITORY
 from PIL import Image
 
 from flowlit.commands.pipeline import recipe as pipeline
-from flowlit.commands.pipeline.inputs import merged, stamp
-from flowlit.commands.pipeline.recipe import Recipe
+from flowlit.commands.pipeline.inputs import merged
+from flowlit.commands.pipeline.recipe import Recipe, Stage
+from flowlit.commands.pipeline.stamps import stamp
 from flowlit.errors import FlowlitError
 
 IMAGES = "data.init_args.coupling.init_args.images"
@@ -241,6 +242,127 @@ def test_a_large_folder_is_stamped_by_times_and_links_do_not_loop(tmp_path):
     assert before.startswith("1 files, 1,073,741,824 bytes, ")
     os.utime(folder / "a.bin", (1, 1))
     assert stamp(folder, tmp_path / "root") != before
+
+
+@pytest.fixture
+def large(tmp_path, photos):
+    for i in range(3):
+        (photos / f"large{i}.png").write_bytes(bytes([i]) * (2 << 20))
+    return photos
+
+
+def test_large_images_with_other_times_are_the_same_and_with_other_contents_are_not(recipe, large):
+    assert go(recipe) == ["fit", "couple"]
+    shutil.copytree(large, large.parent / "copied", copy_function=shutil.copy)
+    shutil.rmtree(large)
+    (large.parent / "copied").rename(large)
+    for path in large.glob("*.png"):
+        os.utime(path, (0, 0))
+    assert [action for action, _ in plans(recipe)] == ["done", "done"] and go(recipe) == []
+    with open(large / "large1.png", "r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"other")
+    assert plans(recipe)[0][1] == f"changed: {large}: changed, still 11 files"
+
+
+def test_contents_of_large_images_are_recorded_for_a_stage_of_an_older_flowlit(recipe, large, tmp_path):
+    go(recipe)
+    path = tmp_path / "root/a/stage.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({key: state[key] for key in state if key not in ("contents", "rewritten")}))
+    assert go(recipe) == []
+    for file in large.glob("*.png"):
+        os.utime(file, (0, 0))
+    assert go(recipe) == []
+
+
+def test_an_input_is_stamped_once_for_all_stages(tmp_path, photos, monkeypatch):
+    from flowlit.commands.pipeline import stamps
+
+    stamped = []
+    monkeypatch.setattr(stamps, "stamp", lambda path, besides: stamped.append(str(path)) or "1 bytes, a")
+    tiny.write(tmp_path / "s.yaml", {"data": {"root": str(photos)}})
+    stages = {
+        name: {"command": "fit", "config": str(tmp_path / "s.yaml"), "writes": f"{name}/x"} for name in "abc"
+    }
+    path = tiny.write(tmp_path / "r.yaml", {"root": str(tmp_path / "root"), "stages": stages})
+    assert [plan.inputs for plan in Recipe.read(str(path)).plans()] == [{str(photos): "1 bytes, a"}] * 3
+    assert stamped == [str(photos)]
+
+
+@pytest.mark.parametrize("name", ["log_dir", "output_dir", "plots", "sheet"])
+def test_what_a_stage_changes_itself_is_no_input(tmp_path, monkeypatch, name):
+    """It is there before the first run, as a folder of results often is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my/results").mkdir(parents=True)
+    (tmp_path / "my/list.txt").write_text("before")
+    tiny.write(tmp_path / "s.yaml", {"model": {name: "my/results", "files": "my/list.txt"}})
+    stages = {"s": {"command": "fit", "config": "s.yaml", "writes": "s/x"}}
+    path = tiny.write(tmp_path / "r.yaml", {"root": "root", "stages": stages})
+    codes = [1, 0]
+
+    def run(words, env):
+        (tmp_path / f"my/results/{len(codes)}").write_text("result")
+        (tmp_path / "root/s/x").write_text("weights")
+        return codes.pop(0)
+
+    monkeypatch.setattr(pipeline, "run_child", run)
+
+    def step():
+        this = Recipe.read(str(path))
+        (plan,) = this.plans()
+        this.run(plan)
+        return plan.action
+
+    with pytest.raises(FlowlitError, match="failed with exit code 1"):
+        step()
+    assert [step(), step()] == ["resume", "done"]
+    (tmp_path / "my/results/more").write_text("by hand")
+    assert step() == "done"
+    (tmp_path / "my/list.txt").write_text("after")
+    assert Recipe.read(str(path)).plans()[0].action == "run"
+
+
+def test_what_is_data_by_one_option_is_data_by_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my/photos").mkdir(parents=True)
+    (tmp_path / "my/plots").mkdir(parents=True)
+    tiny.write(
+        tmp_path / "s.yaml", {"a": {"root": "my/photos"}, "b": {"folder": "my/photos", "c": "my/plots"}}
+    )
+    assert Stage("s", "fit", "s.yaml", "s/x").uncertain(tmp_path / "root", []) == ["my/plots"]
+
+
+OWN = {"class_path": "my.Food", "init_args": {"root": "data/food", "download": True}}
+CIFAR = {"class_path": "flowlit.data.CIFAR10", "init_args": {"root": "data/no", "download": False}}
+NEEDED = {
+    "the best checkpoint": ({"ckpt_path": "best"}, []),
+    "the last checkpoint": ({"ckpt_path": "last"}, []),
+    "a checkpoint": ({"ckpt_path": "last.ckpt"}, ["last.ckpt"]),
+    "words": ({"data.labels": "balanced", "data.reference": "train"}, []),
+    "a list of labels": ({"data.labels": "my/labels"}, ["my/labels"]),
+    "a reference": ({"data.reference": "train.npz"}, ["train.npz"]),
+    "nothing": ({"ckpt_path": "null", "data.root": "null"}, []),
+    "a folder": ({"data.root": "photos"}, ["photos"]),
+    "a list in a text": ({"data.paths": "[a.zip, b.zip]"}, ["a.zip", "b.zip"]),
+    "a class in a text": ({"data.images": "{class_path: my.Food, init_args: {root: here}}"}, ["here"]),
+    "a text that is no list": ({"data.name": "[draft"}, []),
+    "a set that downloads itself": ({"data.images": OWN}, []),
+    "one that is told to": (
+        {"data.images": {"class_path": "my.F", "root": "x"}, "data.images.download": "true"},
+        [],
+    ),
+    "one that is told not to": ({"data.images": CIFAR}, ["data/no"]),
+}
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+def test_what_must_be_there(tmp_path, monkeypatch, kind):
+    options, missing = NEEDED[kind]
+    monkeypatch.chdir(tmp_path)
+    tiny.write(tmp_path / "s.yaml", {"model": {}})
+    stage = Stage("s", "fit", "s.yaml", "s/x", options=options)
+    assert stage.inputs(tmp_path / "root", []) == ({}, missing)
 
 
 def test_a_plan_is_instant():

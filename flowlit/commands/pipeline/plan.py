@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .inputs import Inputs, difference
 from .stage import Stage
+from .stamps import Inputs, Stamps, difference
 from .state import read_state
 
 State = dict[str, Any]
@@ -30,7 +30,9 @@ class Plan:
     """Inputs that are not there."""
 
 
-def decide(stage: Stage, root: Path, written: list[Path], upstream: Mapping[str, Plan]) -> Plan:
+def decide(
+    stage: Stage, root: Path, written: list[Path], upstream: Mapping[str, Plan], stamps: Stamps
+) -> Plan:
     """Decide about a stage.
 
     Args:
@@ -38,15 +40,19 @@ def decide(stage: Stage, root: Path, written: list[Path], upstream: Mapping[str,
         root: of the recipe.
         written: folders of all stages, whose files are results and not inputs.
         upstream: plans of the stages that it needs.
+        stamps: of the inputs of all stages.
     """
     content = stage.content()
-    inputs, missing = stage.inputs(root, written)
+    inputs, missing = stage.inputs(root, written, stamps)
+    state = read_state(stage.folder(root))
+    if state is not None:
+        inputs = stamps.settled(inputs, state)
     base = _digest([content, {name: plan.key for name, plan in upstream.items()}])
     key = _digest([base, inputs]) if inputs else base
     plan = Plan(stage, "run", "it has not run yet", key, content, inputs, missing)
-    state = read_state(stage.folder(root))
     if state is not None and _is_of(state, base, inputs):
-        plan = _same(replace(plan, key=state["key"]), root, state)
+        recorded = inputs if state.get("inputs") is None else state["inputs"]
+        plan = _same(replace(plan, key=state["key"], inputs=recorded), root, state)
     elif put_aside := read_state(stale(stage, root, key)):
         plan.action = "done" if put_aside["done"] else "resume"
         plan.reason = "an earlier run with this configuration is taken up again"
@@ -67,7 +73,7 @@ def _is_of(state: State, base: str, inputs: Inputs) -> bool:
     recorded = state.get("inputs")
     if recorded is None:
         return state["key"] == base
-    return state["key"] in (base, _digest([base, recorded])) and not difference(recorded, inputs)
+    return state["key"] in (base, _digest([base, recorded])) and not _changed_inputs(state, inputs)
 
 
 def _same(plan: Plan, root: Path, state: State) -> Plan:
@@ -95,8 +101,15 @@ def _changed(plan: Plan, state: State, needs: list[str]) -> str:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-    changed += difference(state.get("inputs") or {}, plan.inputs)
+    changed += _changed_inputs(state, plan.inputs)
     return f"changed: {'; '.join(changed[:3])}" if changed else f"it depends on {', '.join(needs)}"
+
+
+def _changed_inputs(state: State, inputs: Inputs) -> list[str]:
+    """Return a line for each input that is not what it was, but for those that the stage itself changes."""
+    own = state.get("rewritten") or []
+    recorded = state.get("inputs") or {}
+    return difference({name: stamp for name, stamp in recorded.items() if name not in own}, inputs)
 
 
 def stale(stage: Stage, root: Path, key: str) -> Path:

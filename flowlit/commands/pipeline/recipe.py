@@ -24,6 +24,7 @@ from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
 from .children import PARENT, run_child
 from .plan import Plan, decide, measured, stale
 from .stage import Stage, read_stage
+from .stamps import GONE, Stamps
 from .state import move, read_state, write_state
 
 
@@ -78,13 +79,17 @@ class Recipe:
                 )
             stage.options[option] = value if equals else remaining.pop(0)
 
+    @property
+    def written(self) -> list[Path]:
+        return [stage.folder(self.root) for stage in self.stages]
+
     def plans(self) -> list[Plan]:
         """Decide about every stage."""
         plans: dict[str, Plan] = {}
-        written = [stage.folder(self.root) for stage in self.stages]
+        stamps = Stamps(self.root)
         for stage in self.stages:
             upstream = {name: plans[name] for name in stage.needs}
-            plans[stage.name] = decide(stage, self.root, written, upstream)
+            plans[stage.name] = decide(stage, self.root, self.written, upstream, stamps)
         return list(plans.values())
 
     def check(self, plans: Sequence[Plan]) -> None:
@@ -134,8 +139,9 @@ class Recipe:
         folder = plan.stage.folder(self.root)
         before = read_state(folder)
         if plan.action == "done":
-            if before is not None and before.get("inputs") is None:
-                write_state(folder, before | {"inputs": plan.inputs})
+            if before is not None and None in (before.get("inputs"), before.get("contents")):
+                contents = Stamps(self.root).contents(plan.inputs)
+                write_state(folder, before | {"inputs": plan.inputs, "contents": contents})
             return
         spent = before["seconds"] if before and not before["done"] else 0.0
         words = stage.arguments(self.root)
@@ -143,12 +149,21 @@ class Recipe:
             words += ["--resume", "auto"]
         state = {"key": plan.key, "done": False, "seconds": spent, "result": None}
         state |= {"inputs": plan.inputs, "content": plan.content}
+        state |= {"contents": Stamps(self.root).contents(plan.inputs)}
         write_state(folder, state)
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
+        uncertain = stage.uncertain(self.root, self.written)
         start = time.monotonic()
         # a stage must not outlive a pipeline that was killed
         child = {**os.environ, PARENT: str(os.getpid())} | ({} if self.trust else {UNTRUSTED: "1"})
-        code = run_child([sys.executable, "-m", "flowlit", *words], child)
+        try:
+            code = run_child([sys.executable, "-m", "flowlit", *words], child)
+        finally:
+            stamps = Stamps(self.root)
+            state["rewritten"] = [
+                name for name in uncertain if stamps.stamp(Path(name)) != plan.inputs.get(name, GONE)
+            ]
+            write_state(folder, state)
         if code != 0:
             raise FlowlitError(
                 f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again"

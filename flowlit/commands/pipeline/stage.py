@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from ...errors import FlowlitError
 from .. import COMMANDS
 from .._yaml import read_yaml
 from .._yaml.references import check_references
-from .inputs import GONE, READ, Inputs, merged, named_paths, nested, python_files, stamp
+from .._yaml.text import load_text
+from .inputs import READ, READ_OR_WORDS, merged, named_paths, nested, python_files
+from .stamps import GONE, Inputs, Stamps
 
 
 class Stage(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,30 +72,26 @@ class Stage(msgspec.Struct, forbid_unknown_fields=True):
             content = merged(content, read_yaml(path))
         content = merged(content, {"vars": {"root": str(root)}})
         for key, value in self.options.items():
-            content = merged(content, nested(key, read_yaml(value) if _is_file(value) else value))
+            content = merged(content, nested(key, _value(key, value)))
         check_references([content], f"stage {self.name}")
         return content
 
-    def inputs(self, root: Path, written: list[Path]) -> tuple[Inputs, list[str]]:
+    def inputs(
+        self, root: Path, written: list[Path], stamps: Stamps | None = None
+    ) -> tuple[Inputs, list[str]]:
         """Return stamps of what the stage reads beside the results in ``written``, and what is missing."""
+        stamps = stamps or Stamps(root)
         content = self.configuration(root)
-        stamps: Inputs = {}
-        missing: list[str] = []
-        for option, text in named_paths(content):
-            path = Path(text)
-            full = path.absolute()
-            if text in stamps or any(full.is_relative_to(folder.absolute()) for folder in written):
-                continue
-            if option not in READ and not (os.path.exists(path) and (path.suffix or path.parent != Path())):
-                continue
-            if full in (root.absolute(), *root.absolute().parents) and option not in READ:
-                continue
-            stamps[text] = stamp(path, besides=root.resolve())
-            if stamps[text] == GONE:
-                missing.append(text)
-        for file in python_files(content):
-            stamps[str(file)] = stamp(file, besides=root.resolve())
-        return {name: stamp for name, stamp in stamps.items() if stamp != GONE}, missing
+        inputs = {name: stamps.stamp(Path(name)) for name, _ in _named(content, root, written)}
+        inputs |= {str(file): stamps.stamp(file) for file in python_files(content)}
+        missing = [name for name, stamp in inputs.items() if stamp == GONE]
+        return {name: stamp for name, stamp in inputs.items() if stamp != GONE}, missing
+
+    def uncertain(self, root: Path, written: list[Path]) -> list[str]:
+        """Return inputs that may be results, as far as their options say: those that a run changes are."""
+        named = list(_named(self.configuration(root), root, written))
+        certain = {name for name, read in named if read}
+        return [name for name, _ in named if name not in certain]
 
     def arguments(self, root: Path) -> list[str]:
         """Return the words after ``flowlit``."""
@@ -131,6 +131,34 @@ def read_stage(path: str, name: Any, fields: Any) -> Stage:
         raise FlowlitError(
             f"{path}: stage {name}: {error}; it has command, config, writes, needs, options"
         ) from error
+
+
+def _named(content: dict[str, Any], root: Path, written: list[Path]) -> Iterator[tuple[str, bool]]:
+    """Yield the paths of a configuration that are inputs or may be, each with whether it is for certain."""
+    for option, text in named_paths(content):
+        path = Path(text)
+        full = path.absolute()
+        if any(full.is_relative_to(folder.absolute()) for folder in written):
+            continue
+        if option == "ckpt_path" and text in ("best", "last"):
+            continue
+        formed = bool(path.suffix or path.parent != Path())
+        if option in READ or (option in READ_OR_WORDS and (formed or os.path.exists(path))):
+            yield text, True
+        elif formed and os.path.exists(path) and full not in (root.absolute(), *root.absolute().parents):
+            yield text, False
+
+
+def _value(option: str, value: Any) -> Any:
+    """Return the value of an option as the command will have it: of a file, or of a text that has a list, a
+    mapping or nothing.
+    """
+    if _is_file(value):
+        return read_yaml(value)
+    if isinstance(value, str) and (value.startswith(("[", "{")) or value == "null"):
+        with suppress(FlowlitError):  # no YAML: a text
+            return load_text(value, f"--{option}")
+    return value
 
 
 def _is_file(value: Any) -> bool:

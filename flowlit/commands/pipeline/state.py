@@ -35,6 +35,10 @@ class StageState(Struct):
     content: dict[str, Any]
     result: str | None = None
     inputs: dict[str, str] | None = None
+    contents: dict[str, str] | None = None
+    """Hashes of inputs whose stamps have times."""
+    rewritten: list[str] | None = None
+    """Inputs that the stage has changed itself, which are none."""
 
 
 STATE = Format(StageState, "state of a stage", "run the pipeline again")
