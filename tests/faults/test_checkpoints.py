@@ -92,6 +92,17 @@ def test_a_moved_run_still_has_its_best(run, monkeypatch):
     assert outcome.code == 0 and "best-step=4.ckpt" in outcome.err
 
 
+@pytest.mark.parametrize("stored", ["", "elsewhere/"], ids=["by name alone", "by the path of the original"])
+def test_the_best_of_a_run_is_its_own(stored, run, tmp_path):
+    """Another run's file has the same name, in the working folder or where the run was copied from."""
+    elsewhere = tmp_path / "copy" / stored
+    elsewhere.mkdir(exist_ok=True)
+    shutil.copy(run / "previous.ckpt", elsewhere / "best-step=4.ckpt")
+    changed(run, lambda content: move(content, f"{elsewhere}/" if stored else ""))
+    outcome = in_process("validate", "-c", "c.yaml", "--ckpt_path", "best")
+    assert outcome.code == 0 and "run/checkpoints/best-step=4.ckpt" in outcome.err
+
+
 def move(content, folder):
     for state in content["callbacks"].values():
         if "best_model_path" in state:

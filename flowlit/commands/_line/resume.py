@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def look_up(trainer: pl.Trainer, name: str, resume: bool) -> str | None:
         raise FlowlitError(f"--ckpt_path {name}: there are no checkpoints in {where}; name a file")
     if name == "last":
         return str(latest[0])
-    candidates = {path for key in _best(latest[0]) for path in _places(key, folders) if path.is_file()}
+    candidates = {path for key in _best(latest[0]) for path in _places(key, folders) if os.path.isfile(path)}
     if len(candidates) != 1:
         which = (
             "several best ones" if candidates else "no best one, for want of a ModelCheckpoint with a monitor"
@@ -81,9 +82,12 @@ def _best(checkpoint: Path) -> set[Path]:
 
 
 def _places(file: Path, folders: Iterable[Path]) -> set[Path]:
-    """Return where a file of a run may be, which may have been moved."""
-    moved = {folder / file.name for folder in folders}
-    return {file} if file.is_file() else moved
+    """Return where a file of a run is: in its folders, or else, if its path is whole, where that was."""
+    if file.parent in folders and os.path.isfile(file):
+        return {file}
+    inside = {folder / file.name for folder in folders}
+    elsewhere = {file} if file.is_absolute() else set()
+    return {path for path in inside if os.path.isfile(path)} or elsewhere
 
 
 def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FlowlitError
-from .archive import check_archive, is_archive, torn
+from .archive import check_archive, check_keys, is_archive, torn
 from .contents import Contents
 from .facts import FACTS
 from .layouts import LAYOUTS, Layout, OwnLayout
@@ -34,8 +34,7 @@ def read_file(checkpoint: str | Path) -> Any:
     path = locate(checkpoint)
     try:
         checked = is_archive(path)
-        if checked:
-            check_archive(path)
+        (check_archive if checked else check_keys)(path)
         with warnings.catch_warnings(action="ignore"):  # about the protocol of a pickle, before it is refused
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=checked)
     except pickle.UnpicklingError as error:
