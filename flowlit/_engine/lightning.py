@@ -20,6 +20,8 @@ from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
+from ..errors import FlowlitError
+
 
 class NamedCheckpoints(_CheckpointConnector):
     """Restore no checkpoint that was not named.
@@ -28,6 +30,15 @@ class NamedCheckpoints(_CheckpointConnector):
     """
 
     _hpc_resume_path = None  # type: ignore[assignment]
+
+    def restore_callbacks(self) -> None:
+        try:
+            super().restore_callbacks()
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise FlowlitError(
+                f"checkpoint: a callback cannot go on from its state ({type(error).__name__}: {error}); use "
+                "an older one, or leave the callback out"
+            ) from error
 
 
 def restore_only_named(trainer: pl.Trainer) -> None:

@@ -24,8 +24,8 @@ DEPTH = 64
 """Mappings and lists inside each other, at most."""
 
 
-MANY = 16_000_000
-"""Mappings and lists on one level, at most."""
+MANY = 100_000
+"""Mappings and lists that are there again, as the same object, at most."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 62)]
@@ -151,6 +151,7 @@ def _check_nesting(content: Any) -> None:
     Raises:
         ValueError: naming the bound.
     """
+    repeated = 0
     level = {id(content): (content, 1)}  # each object once, and how often a recursive function would meet it
     for _ in range(DEPTH):
         below: dict[int, tuple[Any, int]] = {}
@@ -160,8 +161,9 @@ def _check_nesting(content: Any) -> None:
                 below[id(child)] = child, known + times
         if not below:
             return
-        if sum(times for _, times in below.values()) > MANY:
-            raise ValueError(f"it has more than {MANY:,} mappings and lists on one level")
+        repeated += sum(times - 1 for _, times in below.values())
+        if repeated > MANY:
+            raise ValueError(f"more than {MANY:,} mappings and lists in it are there again")
         level = below
     raise ValueError(f"it is nested deeper than {DEPTH} levels")
 

@@ -25,7 +25,7 @@ from ..networks.checkpoints.locate import locate
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
-from .inputs import check_memory, conditions, labels_of, noise_to_start_from, whole_number
+from .inputs import check_memory, conditions, labels_of, noise_to_start_from, sizes, whole_number
 
 Precision = Literal["float32", "bf16"]
 
@@ -67,7 +67,7 @@ class Generator:
         ):
             check_kind(value, name, kind)
         if self.shape is not None:
-            self.shape = tuple(whole_number(size, "a size of shape", 1) for size in self.shape)
+            self.shape = sizes(self.shape)
         self.num_classes = whole_number(self.num_classes, "num_classes")
         if self.precision not in get_args(Precision):
             raise FlowlitError(

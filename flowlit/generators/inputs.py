@@ -31,6 +31,17 @@ def whole_number(value: Any, name: str, low: int = 0, high: int | None = None) -
     return number
 
 
+def sizes(shape: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple.
+
+    Raises:
+        FlowlitError: if it is none, or a size is no number of pixels.
+    """
+    if not isinstance(shape, (tuple, list)):
+        raise FlowlitError(f"shape is {reprlib.repr(shape)}; expected sizes (c, h, w)")
+    return tuple(whole_number(size, "a size of shape", 1) for size in shape)
+
+
 def as_tensor(value: Any, name: str) -> Tensor:
     """Return a tensor (B, …) of a tensor or a NumPy array (B, …), which is not changed.
 

@@ -17,9 +17,13 @@ from .._engine.loops import lowered, scale_learning_rate
 from .._support.names import in_current_names
 from .._support.nested import flatten
 from ..errors import FlowlitError
+from ..generators.inputs import whole_number
 
 Configuration = Mapping[str, Any]
 State = dict[str, Any]
+
+MOST = 10**8
+"""Steps that a scheduler is stepped through: ten minutes."""
 
 
 class Rebuilt(NamedTuple):
@@ -56,7 +60,8 @@ def override(
         if configured and settings(old) == settings(new):
             continue
         check_class(old.get("optimizer"), configured)
-        steps = checkpoint["global_step"] * old.get("updates", getattr(player, "updates", 1))
+        updates = whole_number(old.get("updates", getattr(player, "updates", 1)), "updates", 1)
+        steps = checkpoint["global_step"] * updates
         rebuilt = scaled(rebuild(player, steps), factor)
         if configured or arguments_changed(schedulers[i], rebuilt):
             take_over(state, rebuilt.groups)
@@ -102,14 +107,19 @@ def check_class(before: Any, now: Any) -> None:
 
 
 def rebuild(player: Any, steps: int) -> Rebuilt:
-    """Return what a new optimizer and its scheduler are after so many steps, each of two microseconds.
+    """Return what a new optimizer and its scheduler are after so many steps, each of six microseconds.
 
     Raises:
-        FlowlitError: if the scheduler ends before, or cannot be stepped.
+        FlowlitError: if the scheduler ends before, cannot be stepped, or would be for more than minutes.
     """
     optimizer = player.make_optimizer(player.network.parameters())
     if player.make_scheduler is None:
         return Rebuilt(optimizer.state_dict()["param_groups"], [], {})
+    if steps > MOST:
+        raise FlowlitError(
+            f"a changed lr_scheduler cannot go on from step {steps:,}, expected at most {MOST:,}; leave it "
+            "as it was, or start a new run from its weights (network: flowlit.networks.pretrained)"
+        )
     scheduler = scheduler_of(player, optimizer)
     begun = flatten(scheduler.state_dict())
     with warnings.catch_warnings():

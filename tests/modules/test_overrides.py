@@ -203,3 +203,14 @@ def test_of_two_networks_one_may_change_its_schedule():
     one, other = ({**whole, **{key: whole[key][i : i + 1] for key in STATES}} for i in (0, 1))
     assert curve(generator, 8, one) == curve(generator, 14)[6:]
     assert curve(now, 8, other) == curve(now, 20)[12:]
+
+
+@pytest.mark.parametrize(
+    ("step", "updates", "words"),
+    [(10**9, 1, "step 1,000,000,000"), (10, 10**9, "expected at most"), (1, "2", "updates is '2'")],
+)
+def test_a_scheduler_is_not_stepped_for_hours(step, updates, words):
+    content = {**saved(player(lambda o: StepLR(o, 3)), 6), "global_step": step}
+    before, now = ({**described(name), "updates": updates} for name in ("before", "now"))
+    with pytest.raises(FlowlitError, match=words):
+        override(content, [player(lambda o: StepLR(o, 4))], [before], [now])

@@ -17,7 +17,6 @@ import torch
 
 from ...errors import FlowlitError
 
-
 PICKLES = 4
 """Pickles that a file of the format before 1.6 begins with; the last is the content."""
 
@@ -143,11 +142,13 @@ class _Outline(pickle._Unpickler):  # the one in C makes room for as many object
         if any(isinstance(key, (tuple, frozenset)) for key in keys):
             raise _Costly("a key in it is a tuple or a set")
 
-    def weigh(self, made: tuple[Any, ...]) -> None:
-        weight = len(made) + sum(self.weights.get(id(part), 0) for part in made if isinstance(part, tuple))
+    def weigh(self, entries: tuple[Any, ...]) -> None:
+        weight = len(entries) + sum(
+            self.weights.get(id(part), 0) for part in entries if isinstance(part, tuple)
+        )
         if weight > HEAVY:
             raise _Costly(f"a tuple in it has more than {HEAVY:,} entries")
-        self.weights[id(made)] = weight
+        self.weights[id(entries)] = weight
 
 
 def _keyed(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:

@@ -60,7 +60,7 @@ class Contents(NamedTuple):
         for kind in (weights, "only"):
             if kind in self.states:
                 if kind in self.hashes:
-                    check_hashes(self.hashes, {kind: hash_state(self.states[kind])}, file)
+                    check_hashes({kind: self.hashes[kind]}, {kind: hash_state(self.states[kind])}, file)
                 return self.states[kind]
         ours = isinstance(self.layout, OwnLayout)
         never = weights == "ema" and ours and not self.facts.get("ema_updates")

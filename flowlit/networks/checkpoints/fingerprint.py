@@ -39,7 +39,7 @@ def hash_state(state: Mapping[str, Any]) -> str:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def identity(thing: Any) -> Any:

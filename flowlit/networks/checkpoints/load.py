@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from ..._support.files import file_hash
 from ...errors import FlowlitError
@@ -124,7 +127,10 @@ def take(
     state = contents.state(weights, checkpoint)
     layout = contents.layout.settled(network)
     layout.refuse(state)
-    velocity = layout.wrap(network or rebuilt(layout.infer(contents.first)), contents.first)
+    if network is None:
+        with no_larger(contents.first):
+            network = rebuilt(layout.infer(contents.first))
+    velocity = layout.wrap(network, contents.first)
     velocity.report = fill(velocity, layout, contents, state, strict)  # type: ignore[assignment]
     average = contents.average(weights)
     source = {"file": str(checkpoint), "sha256": file_hash(checkpoint), "weights": weights}
@@ -182,6 +188,36 @@ def rebuilt(description: dict[str, Any]) -> nn.Module:
     if spec(network) is None:
         network.spec = description
     return network
+
+
+@contextmanager
+def no_larger(state: State) -> Iterator[None]:
+    """Refuse to build a network that is far larger than its weights in a file, tensors of any shape.
+
+    Layers register a parameter before they fill it, and untouched memory costs nothing.
+
+    Raises:
+        ValueError: from the constructor.
+    """
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    numbers = sum(value.numel() for value in tensors)
+    remaining = [10 * len(tensors) + 1_000, 10 * numbers + 1_000_000]
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        if parameter is None or is_lazy(parameter):
+            return
+        remaining[0] -= 1
+        remaining[1] -= parameter.numel()
+        if min(remaining) < 0:
+            raise ValueError(
+                f"it is far larger than its weights, {numbers:,} numbers in {len(tensors)} tensors"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def describe(contents: Contents, checkpoint: str) -> dict[str, Any]:

@@ -15,6 +15,10 @@ Version = Annotated[str, Meta(pattern=r"^\d+(\.\d+)*((a|b|rc|\.?post|\.?dev)\d+)
 """Version of Lightning, which migrates older files."""
 
 
+Steps = Annotated[int, Meta(ge=0, le=10**9)]
+"""Optimizer steps; more than any run has."""
+
+
 class Counter(Struct):
     """Counts of one kind of work."""
 
@@ -93,10 +97,11 @@ class Weights(Struct):
 
     state_dict: dict[str, Any]
     version: Version | None = field(name="pytorch-lightning_version", default=None)
-    global_step: Count = 0
+    global_step: Steps = 0
     epoch: Count = 0
     flowlit: Facts = field(default_factory=Facts)
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    optimizer_states: list[OptimizerState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         claimed = [("ema", self.flowlit.ema_updates), *_named_averages(self.flowlit)]
@@ -109,12 +114,12 @@ class Run(Weights, kw_only=True):
     """Everything that a run goes on from."""
 
     version: Version = field(name="pytorch-lightning_version")
-    global_step: Count
+    global_step: Steps
     epoch: Count
     loops: Loops
     optimizer_states: list[OptimizerState]
     lr_schedulers: list[dict[str, Any]]
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     averages_waiting: dict[str, Waiting] = field(default_factory=dict)
     samples: Samples = field(name="FlowDataModule", default_factory=Samples)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...errors import FlowlitError
 from .facts import FACTS
 from .fingerprint import hash_state
-from .tensors import check_hashes
+from .tensors import check_dense, check_hashes
 
 State = dict[str, Tensor]
 
@@ -96,6 +96,7 @@ def unpack(path: Path) -> tuple[State, dict[str, Any] | None]:
     if unknown := [first for first in shared.values() if first not in state]:
         raise FlowlitError(f"checkpoint {path} lacks {unknown[0]}; convert or fetch it again")
     state |= {name: state[first] for name, first in shared.items()}
+    check_dense(state, path)
     hashes = facts.pop("sha256", None) or {}
     check_hashes(hashes, {"file": _digest(state, facts)}, path)
     return state, facts

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from torch import nn
 
 from ..._support.names import in_current_names, public_path, resolve
@@ -78,9 +78,12 @@ def build(description: dict[str, Any], base: type) -> Any:
         for path in _class_paths(parsed.as_dict()):
             _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
         return parser.instantiate(parsed).it
-    except (ArgumentError, ValueError, TypeError) as error:
+    except FlowlitError:
+        raise
+    except Exception as error:  # whatever constructors make of sizes for which there is no memory
+        why = str(error).strip() or type(error).__name__
         raise FlowlitError(
-            f"cannot build {description.get('class_path')} as its checkpoint describes it: {error}"
+            f"cannot build {description.get('class_path')} as its checkpoint describes it: {why}"
         ) from error
 
 

@@ -16,18 +16,30 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """Types of weights that can be read into each other."""
 
 
+REPEATS = 32
+"""Times that the bytes of tensors may be those of their storages: layers share weights."""
+
+
 def check_dense(state: Mapping[str, Any], file: str | Path) -> None:
     """Refuse values that are no tensors, or tensors (any shape) that have no number for each of their places.
 
     Raises:
-        FlowlitError: naming the first.
+        FlowlitError: naming the first, or if they are the same numbers again and again.
     """
     for name, value in state.items():
-        problem = "" if is_extra(name) else _problem(value)
+        problem = "" if is_extra(name) and not isinstance(value, Tensor) else _problem(value)
         if problem:
             raise FlowlitError(
                 f"checkpoint {file}: {name} is {problem}, expected a dense tensor of numbers; use another one"
             )
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
+    stored = sum(storages.values())
+    if sum(value.nbytes for value in tensors) > REPEATS * stored:
+        raise FlowlitError(
+            f"checkpoint {file}: its {len(tensors)} tensors are the same {stored:,} bytes more than "
+            f"{REPEATS} times; use another one"
+        )
 
 
 def _problem(value: Any) -> str:
@@ -99,20 +111,24 @@ def part_of(name: str) -> tuple[str, str]:
     return ".".join(words[:parts]), ".".join(words[parts:])
 
 
+def moments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the optimizers of a checkpoint have of each parameter: tensors (any shape), and others."""
+    return {
+        f"{index}.{parameter}.{name}": value
+        for index, state in enumerate(checkpoint.get("optimizer_states", []))
+        for parameter, values in state["state"].items()
+        for name, value in values.items()
+    }
+
+
 def hash_parts(checkpoint: Mapping[str, Any]) -> dict[str, str]:
     """Return a SHA-256 of the weights of each network and average in a checkpoint, and of its optimizers."""
     parts: dict[str, dict[str, Any]] = {}
     for name, value in checkpoint["state_dict"].items():
         part, inside = part_of(name)
         parts.setdefault(part, {})[inside] = value
-    moments = {
-        f"{index}.{parameter}.{name}": value
-        for index, state in enumerate(checkpoint.get("optimizer_states", []))
-        for parameter, values in state["state"].items()
-        for name, value in values.items()
-    }
-    if moments:
-        parts["optimizers"] = moments
+    if state := moments(checkpoint):
+        parts["optimizers"] = state
     return {part: hash_state(state) for part, state in parts.items()}
 
 
@@ -121,14 +137,14 @@ def check_hashes(expected: Mapping[str, str], found: Mapping[str, str], file: st
 
     Args:
         expected: SHA-256 of each part, as the file says; {} in files of earlier versions.
-        found: those of the parts that are read.
+        found: those of the parts that are there.
         file: for the message.
 
     Raises:
         FlowlitError: naming the part.
     """
-    for part, digest in found.items():
-        if expected.get(part, digest) != digest:
+    for part in dict.fromkeys((*found, *expected) if expected else ()):
+        if expected.get(part) != found.get(part):
             raise FlowlitError(
                 f"checkpoint {file}: {part} is not what flowlit wrote (its SHA-256 differs); use an older "
                 'one, or fetch it again. If you changed it on purpose, delete its ["flowlit"]["sha256"]'

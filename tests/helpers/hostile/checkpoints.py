@@ -10,7 +10,6 @@ from torch import nn
 
 import flowlit
 from flowlit.networks import pretrained
-from flowlit.networks.checkpoints.archive import outline
 from flowlit.networks.checkpoints.read import read_checkpoint, read_contents
 from flowlit.networks.checkpoints.tensors import hash_parts
 from flowlit.networks.checkpoints.write import write_state
@@ -61,7 +60,7 @@ LIES = {
         put(*MOMENTS, "state", 0, [3]),
     ],
     "lr_schedulers": [put("lr_schedulers", value) for value in (None, {}, [3], "none")],
-    "callbacks": [put("callbacks", value) for value in (None, [], {"EMA": 3})],
+    "callbacks": [put("callbacks", value) for value in (None, [], {3: {}})],
     "hyper_parameters": [put("hyper_parameters", value) for value in (None, [], 3)],
     "state_dict": [put("state_dict", value) for value in (None, [], 3, {3: torch.zeros(1)})],
     "flowlit": [
@@ -250,46 +249,4 @@ def _odd(change):
 ROWS += [
     Row(f"checkpoint: weights that are {words}", _odd(change), ("odd.ckpt", "0.weight", words))
     for words, change in ODD.items()
-]
-
-
-def _tower(height, top):
-    """Return a pickle with a tuple of two references to a tuple of two references …, and an end."""
-    levels = (b"h%ch%c\x86q%c" % (level, level, level + 1) for level in range(height))
-    return b"\x80\x02K\x01\x85q\x00" + b"".join(levels) + top
-
-
-TOWERS = {
-    "a key": _tower(60, b"}h\x3cK\x01s."),
-    "keys": _tower(60, b"}(h\x3cK\x01h\x3bK\x01u."),
-    "a key of a mapping made at once": _tower(60, b"(h\x3cK\x01d."),
-    "a member of a set": _tower(60, b"\x8f(h\x3c\x90."),
-    "a member of a frozen set": _tower(60, b"(h\x3c\x91."),
-    "a member of a set that is called": _tower(60, b"cbuiltins\nset\n]h\x3ca\x85R."),
-    "a key of an ordered mapping": _tower(60, b"ccollections\nOrderedDict\n]h\x3cK\x01\x86a\x85R."),
-}
-"""Pickles whose keys take 2^60 steps to hash, by where the tuple stands."""
-
-
-def _pickle(read, content, archive):
-    def attempt(folder):
-        path = folder / "tower.ckpt"
-        if archive:
-            with zipfile.ZipFile(path, "w") as file:
-                file.writestr("archive/data.pkl", content)
-                file.writestr("archive/version", "3\n")
-        else:
-            torch.save({}, path, _use_new_zipfile_serialization=False)
-            with open(path, "rb") as file:
-                head = [pickle.load(file) for _ in range(3)]
-            path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + content)
-        return read(path)
-
-    return attempt
-
-
-ROWS += [
-    Row(f"checkpoint: {where}, {read.__name__} {archive}", _pickle(read, content, archive), ("tower.ckpt",))
-    for where, content in TOWERS.items()
-    for read, archive in ((outline, True), (read_contents, True), (read_contents, False))
 ]

@@ -144,6 +144,7 @@ BUILT = [
         ("solver", 4, ("solver is a int",)),
         ("codec", Pixels, ("codec is the class Pixels",)),
         ("codec", None, ("codec is a NoneType",)),
+        *(("shape", value, ("shape is", "(c, h, w)")) for value in (5, "188", 1.5, {1: 8})),
         ("shape", (1, 8, 0), ("a size of shape is 0",)),
         ("shape", (1, 8, 2.5), ("a size of shape is 2.5",)),
         ("shape", (1, -8, 8), ("a size of shape is -8",)),
