@@ -190,3 +190,8 @@ def divide_among_all_devices(strategy: ModelParallelStrategy) -> None:
     """Let every device of every node compute rows of its own: data parallel, and not tensor parallel."""
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
     strategy._tensor_parallel_size = 1
+
+
+def spawns(trainer: pl.Trainer) -> bool:
+    """Return whether the processes of a trainer begin from a pickle of it."""
+    return getattr(trainer.strategy, "_start_method", None) in ("spawn", "forkserver")

@@ -10,10 +10,11 @@ from typing import Any
 import lightning.pytorch as pl
 
 from .._engine.checkpoint_files import keep_own_checkpoints
+from .._engine.lightning import spawns
 from ..callbacks.training.rollback import Rollback
 from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
-from ..errors import Diverged
+from ..errors import Diverged, FlowlitError
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
@@ -33,6 +34,8 @@ class FlowTrainer(OneWriter):
         self.endless = is_endless(named)
         named |= checked_numbers(named)
         super().__init__(*arguments, **named)
+        if spawns(self):
+            raise FlowlitError("a strategy that spawns its processes cannot pass on a run; choose ddp")
         keep_own_checkpoints(self)
 
     @contextmanager

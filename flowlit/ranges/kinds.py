@@ -124,4 +124,4 @@ else:
     Probability = number(float, "in [0, 1]", lambda value: 0 <= value <= 1)
     Fraction = number(float, "in [0, 1)", lambda value: 0 <= value < 1)
     Share = number(float, "in (0, 1]", lambda value: 0 < value <= 1)
-    Name = _text("name", "a name of letters, digits, _ and -", r"[\w-]+")
+    Name = _text("name", "a name of up to 64 letters, digits, _ and -", r"[\w-]{1,64}")

@@ -275,3 +275,10 @@ def test_a_check_costs_microseconds():
     import timeit
 
     assert min(timeit.repeat(lambda: Euler(2), number=200, repeat=5)) / 200 < 2e-4
+
+
+def test_names_have_an_end():
+    check = check_of(Name)
+    assert check("a", "x" * 64) == "x" * 64
+    with pytest.raises(FlowlitError, match="up to 64"):
+        check("a", "x" * 65)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ DEPTH = 64
 
 PLAIN_TAGS = {"!", "str", "int", "float", "bool", "null", "map", "seq"}
 """Tags that may stand in a configuration (``!!str 007``): they build no objects."""
+
+OTHERWISE = re.compile(r"[-+]?(0[0-7_]+|[1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)")
+"""Numbers that YAML reads as others than they look like: 010 as 8, 1:30 as 90."""
 
 _STANDARD = "tag:yaml.org,2002:"
 _TIMESTAMP = f"{_STANDARD}timestamp"
@@ -67,7 +71,7 @@ def load_text(text: str, where: str | Path) -> object:
 
     Raises:
         FlowlitError: if it is no YAML, has a key twice in one mapping, contains itself, is nested too deep,
-            becomes too large by its aliases, or has tags, which would build objects.
+            becomes too large by its aliases, has tags, which would build objects, or numbers such as 010.
     """
     try:
         _check(text)
@@ -127,6 +131,7 @@ def _check(text: str) -> None:
             sizes |= {ended.anchor: size} if ended.anchor else {}
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
+            _check_number(event, line, len(open_nodes) > 1)
             sizes |= {event.anchor: 1} if event.anchor else {}
         elif isinstance(event, yaml.AliasEvent):
             if any(node.anchor == event.anchor for node in open_nodes):
@@ -141,6 +146,15 @@ def _check_tag(event: yaml.events.NodeEvent, line: int) -> None:
     tag = getattr(event, "tag", None)
     if tag is not None and tag.removeprefix(_STANDARD) not in PLAIN_TAGS:
         raise ValueError(f"line {line}: a tag, {tag}; a configuration has none, classes are class_path")
+
+
+def _check_number(event: yaml.ScalarEvent, line: int, inside: bool) -> None:
+    """Refuse a number inside a mapping or list that is read as another; a word alone may become a text."""
+    if inside and event.implicit[0] and OTHERWISE.fullmatch(event.value):
+        number = yaml.load(event.value, Loader)
+        raise ValueError(
+            f"line {line}: {event.value} is read as the number {number}; write that, or in quotes for a text"
+        )
 
 
 def _check_key(parent: _Node, key: str, line: int) -> None:

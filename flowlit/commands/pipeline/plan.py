@@ -15,6 +15,9 @@ from .state import read_state
 
 State = dict[str, Any]
 
+EVALUATE = ("validate", "test")
+"""Commands whose results a table may have."""
+
 
 @dataclass
 class Plan:
@@ -121,7 +124,7 @@ def measured(stage: Stage, result: Path) -> str | None:
     """Hash of what an evaluation wrote: another one by hand into the same folder must not end up in the
     table.
     """
-    return hashlib.sha256(result.read_bytes()).hexdigest() if stage.command in ("validate", "test") else None
+    return hashlib.sha256(result.read_bytes()).hexdigest() if stage.command in EVALUATE else None
 
 
 def _digest(content: Any) -> str:

@@ -22,7 +22,7 @@ from ...errors import FlowlitError
 from .._yaml import load_yaml
 from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
 from .children import PARENT, run_child
-from .plan import Plan, decide, measured, stale
+from .plan import EVALUATE, Plan, decide, measured, stale
 from .stage import Stage, read_stage
 from .stamps import GONE, Stamps
 from .state import move, read_state, write_state
@@ -58,7 +58,11 @@ class Recipe:
                     f"{path}: stages {taken[0]} and {name} write into the same folder {stage.folder(Path())}"
                 )
             stages.append(stage)
-        return cls(Path(root or content["root"]), stages, read_table(path, content.get("table") or []))
+        if not stages:
+            raise FlowlitError(f"{path}: stages is empty, expected at least one")
+        evaluations = [stage.name for stage in stages if stage.command in EVALUATE]
+        table = read_table(path, content.get("table") or [], evaluations)
+        return cls(Path(root or content["root"]), stages, table)
 
     def override(self, words: Sequence[str]) -> None:
         """Add options given as --stage.option value (or --stage.option=value).
@@ -201,13 +205,21 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
     solver: str
 
 
-def read_table(path: str, table: Any) -> list[dict[str, str]]:
-    """Return the rows of a recipe's table.
+def read_table(path: str, table: Any, evaluations: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a recipe's table, each of one of these stages.
 
     Raises:
-        FlowlitError: if one has another form.
+        FlowlitError: if one has another form, or names no stage that evaluates.
     """
     try:
-        return [msgspec.structs.asdict(row) for row in msgspec.convert(table, list[Row])]
+        rows = [msgspec.structs.asdict(row) for row in msgspec.convert(table, list[Row])]
     except ValueError as error:
         raise FlowlitError(f"{path}: table: {error}; a row has model, stage and solver") from error
+    for row in rows:
+        if row["stage"] not in evaluations:
+            expected = f"one of {', '.join(evaluations)}" if evaluations else "none, as no stage evaluates"
+            raise FlowlitError(
+                f"{path}: table: the stage of {row['model']!r} is {row['stage']!r}; expected one whose "
+                f"command is validate or test: {expected}"
+            )
+    return rows

@@ -55,6 +55,11 @@ CONTENTS: dict[str, tuple[str | bytes, str]] = {
     "UTF-16": ("a: b".encode("utf-16"), "is not UTF-8"),
     "random bytes": (bytes(range(128, 256)), "is not UTF-8"),
     "a PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is not UTF-8"),
+    "an octal number": ("trainer: {max_steps: 010}", "010 is read as the number 8"),
+    "a negative octal number in a list": ("a: [1, -010]", "-010 is read as the number -8"),
+    "minutes and seconds": ("a:\n  b: 1:30", "line 2: 1:30 is read as the number 90"),
+    "hours with a fraction": ("a: 01:30.5", "01:30.5 is read as the number 90.5"),
+    "an octal number as a key": ("010: a", "010 is read as the number 8"),
     "a list as a key": ("? [a]\n: b", "unhashable"),
 }
 
@@ -239,6 +244,15 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "two stages in one folder": ({"root": "r", "stages": {"s": STAGE, "t": STAGE}}, "the same folder"),
     "a table of texts": (_stages() | {"table": ["a"]}, "table"),
     "a table that is a text": (_stages() | {"table": "a"}, "table"),
+    "no stage": ({"root": "r", "stages": {}}, "stages is empty"),
+    "a row of an unknown stage": (
+        _stages(command="test") | {"table": [{"model": "m", "stage": "nope", "solver": "x"}]},
+        "'nope'; expected one whose command is validate or test: one of s",
+    ),
+    "a row of a stage that trains": (
+        _stages() | {"table": [{"model": "m", "stage": "s", "solver": "x"}]},
+        "'s'; expected one whose command is validate or test",
+    ),
     "a row without a solver": (_stages() | {"table": [{"model": "m", "stage": "s"}]}, "solver"),
     "images that are missing": (_stages(options={"data.images.root": "{}/photos"}), "photos"),
     "a checkpoint that is missing": (_stages(options={"ckpt_path": "{}/a.ckpt"}), "a.ckpt"),
@@ -277,6 +291,7 @@ WORDS: dict[str, tuple[list[str], str]] = {
     "a key twice in a word": (["fit", "--a", "{b: 1, b: 2}"], "twice"),
     "a key twice after an equals sign": (["fit", "--a={b: 1, b: 2}"], "twice"),
     "a word of brackets": (["fit", "--a", "[" * 70 + "]" * 70], "nested deeper"),
+    "an octal number in a word": (["fit", "--a", "{b: 010}"], "010 is read as the number 8"),
     "a tag in a word": (["fit", "--a", "[!!python/name:os.system '']"], "a tag"),
 }
 

@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 from flowlit._support.files import building
 from flowlit._support.locks import locked_folder, locked_target, refuse_at_work
 from flowlit.callbacks import BestCheckpoint
+from flowlit.commands.trainer import FlowTrainer
 from flowlit.modules.overrides import override
 from flowlit.schedules import WarmUp
 
@@ -123,4 +124,12 @@ ROWS = [
         )
         for name, attempt in MADE.items()
     ),
+]
+ROWS += [
+    Row(
+        f"training: the strategy {name}",
+        lambda folder, name=name: FlowTrainer(strategy=name, accelerator="cpu", devices=2, logger=False),
+        ("spawns its processes", "choose ddp"),
+    )
+    for name in ("ddp_spawn", "ddp_spawn_find_unused_parameters_true")
 ]
