@@ -13,6 +13,7 @@ import pytest
 from commandline import REPOSITORY
 
 from flowlit import commands
+from flowlit.callbacks.evaluation.grids import FirstImages
 from flowlit.commands.couplings import COMMANDS as STORES
 
 FOLDER = Path(commands.__file__).parent
@@ -55,6 +56,14 @@ def test_packaged_help_is_what_the_parsers_print(tmp_path):
     assert {path.stem for path in (FOLDER / "help").iterdir()} == set(help_texts.names())
     for path in tmp_path.iterdir():
         assert path.read_text() == (FOLDER / "help" / path.name).read_text(), "make help-texts"
+
+
+def test_help_lists_no_base_that_cannot_be_used():
+    for path in (FOLDER / "help").iterdir():
+        for base in ("evaluation.base.Evaluation", "evaluation.grids.FirstImages"):
+            assert f"flowlit.callbacks.{base}" not in path.read_text(), path
+    with pytest.raises(TypeError, match="abstract"):
+        FirstImages(4)
 
 
 def files_at(place):

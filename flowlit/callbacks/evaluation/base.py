@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +13,7 @@ from ...ranges import Checked
 from ...types import Source
 
 
-class Evaluation(Checked, Callback):
+class Evaluation(Checked, Callback, ABC):
     """Follow a validation or test run: ``begin``, ``look`` at every batch, ``end``. Silent in the sanity
     check.
 
@@ -34,6 +35,7 @@ class Evaluation(Checked, Callback):
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         """Take in a batch that was generated."""
 
+    @abstractmethod
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         """Log and draw, after the last batch."""
 
