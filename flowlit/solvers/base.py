@@ -63,7 +63,8 @@ class Counted:
             NotFinite: saying how many samples have such values.
         """
         # a fake tensor has a shape without values: operations are being counted
-        if not (_unchecked.get() or isinstance(x, FakeTensor)) and (bad := non_finite(x)):
+        bad = 0 if _unchecked.get() or isinstance(x, FakeTensor) else non_finite(x)
+        if bad:
             raise NotFinite(f"{bad} of {len(x)} generated images are not finite; the velocity is not")
         return Solution(x, self.nfe)
 
