@@ -51,10 +51,11 @@ def run(target: Function | Mapping[str, Function], words: Sequence[str], prog: s
     The lines that it returns or yields are printed, each as soon as it is there.
     """
     if not isinstance(target, Mapping):
-        arguments, options = parsed(target, words, prog)
-        result = target(*arguments, **options)
-        for line in [result] if isinstance(result, str) else result:
-            print(line, flush=True)
+        with only_packages(restricted=False):
+            arguments, options = parsed(target, words, prog)
+            result = target(*arguments, **options)
+            for line in [result] if isinstance(result, str) else result:
+                print(line, flush=True)
         return 0
     if words and words[0] in target:
         return run(target[words[0]], words[1:], f"{prog} {words[0]}")
@@ -82,8 +83,7 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
         check_words(own)
         configs(own)
     parser = make_parser(function, parameters, prog, mode)
-    with only_packages(restricted=False):
-        values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
+    values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
     check_numbers(own, values)
     positional = [
         values[name] for name, value in parameters.items() if value.kind is value.POSITIONAL_OR_KEYWORD

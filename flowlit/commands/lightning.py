@@ -33,7 +33,7 @@ from ._line.words import (
     check_numbers,
     check_vars,
     check_words,
-    config_files,
+    named_files,
     read_configs,
     with_text_root,
 )
@@ -196,7 +196,7 @@ class FlowCLI(LightningCLI):
         check_vars(words, contents)
         if words[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in words):
             raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")
-        with only_packages(looks and not trust and not trusted(config_files(words))):
+        with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(
                 pl.LightningModule,
                 pl.LightningDataModule,

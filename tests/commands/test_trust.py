@@ -6,6 +6,7 @@ import pytest
 import tiny
 import yaml
 from commandline import REPOSITORY, in_process
+from tools import LinearField, write_checkpoint
 
 from flowlit.commands._yaml import trust
 from flowlit.errors import FlowlitError
@@ -70,6 +71,49 @@ def test_a_trusted_yaml_is_built(stranger, tmp_path, command, how, monkeypatch):
     outcome = in_process(*words, *(["--trust"] if how == "--trust" else []))
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["network", "network in a network"])
+@pytest.mark.parametrize("command", ["cost", "cost of a YAML", "doctor"])
+def test_nothing_that_a_strangers_checkpoint_names_is_imported(stranger, tmp_path, command, inside):
+    network = {"class_path": "strangers_code.Net"}
+    if inside:
+        network = {"class_path": "flowlit.networks.EDM", "init_args": {"network": network}}
+    checkpoint = write_checkpoint(tmp_path / "s.ckpt", LinearField(), network=network)
+    built = {"class_path": "flowlit.networks.pretrained", "init_args": {"checkpoint": checkpoint}}
+    built["init_args"]["weights"] = "raw"
+    file = tiny.write(tmp_path / "p.yaml", tiny.fit(tmp_path / "run", network=built))
+    words = {
+        "cost": ["cost", checkpoint, "--weights", "raw"],
+        "cost of a YAML": ["cost", file],
+        "doctor": ["doctor", "-c", file],
+    }
+    error = in_process(*words[command]).error
+    assert "strangers_code.Net, which a checkpoint names, is refused" in error and "--trust" in error
+    assert not (tmp_path / "ran").exists() and "strangers_code" not in sys.modules
+
+
+@pytest.mark.parametrize("form", ["{}", "={}", "[{}]"])
+def test_every_file_on_the_command_line_needs_trust(stranger, tmp_path, form, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    monkeypatch.setenv(trust.TRUST, str(mine))
+    config = tiny.write(mine / "a.yaml", tiny.fit(tmp_path / "run"))
+    callback = tiny.write(tmp_path / "c.yaml", {"class_path": "strangers_code.Net"})
+    option = "--trainer.callbacks" if form == "[{}]" else "--model.network"
+    word = form.format(callback)
+    given = [f"{option}{word}"] if form == "={}" else [option, word]
+    assert in_process("doctor", "-c", config, *given).code != 0
+    assert not (tmp_path / "ran").exists() and "strangers_code" not in sys.modules
+
+
+def test_a_model_given_as_a_file_needs_trust(stranger, tmp_path):
+    content = yaml.safe_load(stranger.read_text())
+    parts = {part: tiny.write(tmp_path / f"{part}.yaml", content[part]) for part in ("model", "data")}
+    words = [word for part, file in parts.items() for word in (f"--{part}", file)]
+    for command in (["doctor"], ["fit", "--print_config"]):
+        assert "strangers_code.Net" in in_process(*command, *words).error
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_plan_needs_no_trust(stranger, tmp_path):

@@ -37,6 +37,13 @@ def config_files(words: Sequence[str]) -> list[str]:
     return [value for option, value in options(words) if option in CONFIG]
 
 
+def named_files(words: Sequence[str]) -> list[str]:
+    """Return the files that words name: as values of any option, or within them."""
+    parts = (part for word in words for part in re.split(r"[][{}\s=,:'\"]+", word))
+    values = (value for _, value in options(words))
+    return [name for name in map(os.path.expanduser, (*values, *parts)) if os.path.isfile(name)]
+
+
 def configs(words: Sequence[str]) -> list[dict[str, Any]]:
     """Return the content of every file that is given with -c.
 

@@ -15,7 +15,7 @@ from ...metrics.speed import Speed
 from ...networks import pretrained
 from ...networks.checkpoints.contents import Weights
 from .._yaml import build_network
-from .._yaml.trust import trusted
+from .._yaml.trust import only_packages, trusted
 from .records import Kind, Record, Reports, belonging
 
 YAML = (".yaml", ".yml")
@@ -56,7 +56,9 @@ def read_models(files: Sequence[str], weights: Weights = "ema", trust: bool = Fa
     models = []
     for file, stem in zip(files, stems, strict=True):
         described = Path(file).suffix in YAML
-        network = build_network(file, trust or trusted([file])) if described else pretrained(file, weights)
+        sure = trust or trusted([file])
+        with only_packages(not sure):
+            network = build_network(file, sure) if described else pretrained(file, weights)
         network = network.requires_grad_(False).eval()
         try:
             macs = count_macs(network)

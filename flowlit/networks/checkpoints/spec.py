@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from jsonargparse._common import denying_import_path_entry  # what commands that look restrict
 from torch import nn
 
 from ..._support.names import in_current_names, public_path, resolve
@@ -70,10 +72,12 @@ def build(description: dict[str, Any], base: type) -> Any:
         raise FlowlitError(
             f"cannot build {description!r}: a checkpoint describes a network by class_path and init_args"
         )
-    _check_class(str(description.get("class_path")), (base,))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=base)
     try:
+        for path in _class_paths(description):
+            _check_import(path)
+        _check_class(str(description.get("class_path")), (base,))
         parsed = parser.parse_object({"it": in_current_names(description)})
         for path in _class_paths(parsed.as_dict()):
             _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
@@ -97,6 +101,19 @@ def _class_paths(parsed: Any) -> Iterator[str]:
     elif isinstance(parsed, (list, tuple)):
         for value in parsed:
             yield from _class_paths(value)
+
+
+def _check_import(path: str) -> None:
+    """Refuse to import what no network can be in, and what commands that look keep away from."""
+    module = path.rpartition(".")[0]
+    program = path.partition(".")[0] in sys.stdlib_module_names or module.endswith(".__main__")
+    if program and module not in sys.modules:
+        raise FlowlitError(f"{path}, which a checkpoint names, is no class of networks; refused")
+    if "." in path and denying_import_path_entry(path) == "*":
+        raise FlowlitError(
+            f"{path}, which a checkpoint names, is refused, since its file is not trusted; if you know that "
+            "class, add --trust, or name the file's folder in FLOWLIT_TRUST"
+        )
 
 
 def _check_class(path: str, bases: tuple[type, ...]) -> None:

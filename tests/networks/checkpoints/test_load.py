@@ -1,4 +1,5 @@
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_only_networks_are_built_from_a_description(tmp_path):
         FlowlitError, match=r"subprocess.Popen, which a checkpoint names, is not a Module; refused"
     ):
         pretrained(path, "raw")
+
+
+@pytest.mark.parametrize("module", ["this", "antigravity", "strangers.__main__"])
+def test_programs_that_a_checkpoint_names_are_never_run(tmp_path, module, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "strangers").mkdir()
+    (tmp_path / "strangers/__main__.py").touch()
+    path = write_checkpoint(tmp_path / "s.ckpt", LinearField(), network={"class_path": f"{module}.Net"})
+    with pytest.raises(FlowlitError, match=f"{module}.Net, which a checkpoint names, is no class"):
+        pretrained(path, "raw")
+    assert module not in sys.modules
 
 
 def test_another_architecture_is_told_by_keys_and_shapes(tmp_path):
