@@ -103,6 +103,16 @@ def test_the_best_of_a_run_is_its_own(stored, run, tmp_path):
     assert outcome.code == 0 and "run/checkpoints/best-step=4.ckpt" in outcome.err
 
 
+def test_states_of_callbacks_are_of_any_kind(run):
+    """Lightning writes what a user's callback returns; one that flowlit's own cannot take is named."""
+    changed(run, lambda content: content["callbacks"].update({"Mine": {0: 3}, "Yours": 3}))
+    outcome = in_process("fit", "-c", "c.yaml", "--resume", "auto", "--trainer.max_steps", 5)
+    assert outcome.code == 0, outcome.err
+    changed(run, lambda content: content["callbacks"].update(dict.fromkeys(content["callbacks"], 3)))
+    error = in_process("fit", "-c", "c.yaml", "--resume", "auto", "--trainer.max_steps", 6).error
+    assert "a callback cannot go on from its state" in error
+
+
 def move(content, folder):
     for state in content["callbacks"].values():
         if "best_model_path" in state:
