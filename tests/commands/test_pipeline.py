@@ -466,7 +466,7 @@ def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
     tiny.write(tmp_path / "a.yaml", content)
     stage = {"command": "fit", "config": str(tmp_path / "a.yaml"), "writes": "a/checkpoints/last.ckpt"}
     tiny.write(tmp_path / "recipe.yaml", {"root": str(tmp_path / "root"), "stages": {"a": stage}})
-    words = [sys.executable, "-m", "flowlit", "pipeline", "-c", str(tmp_path / "recipe.yaml")]
+    words = [sys.executable, "-m", "flowlit", "pipeline", "-c", str(tmp_path / "recipe.yaml"), "--trust"]
     running = subprocess.Popen(
         words,
         env={**os.environ, "PYTHONPATH": str(runs.HELPERS)},
