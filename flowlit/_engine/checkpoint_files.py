@@ -23,6 +23,9 @@ from .lightning import restore_only_named
 ORDER = ("last.ckpt", "previous.ckpt")
 """Checkpoints of equal steps, the best first; others follow by name."""
 
+OF_WORKERS = ".temp.ckpt"
+"""By a file with this name Lightning hands the weights of forked processes back; it is no checkpoint."""
+
 
 class AtomicIO(TorchCheckpointIO):
     """Lightning's way of writing checkpoints, but synced to the disk before a file takes its name.
@@ -59,6 +62,8 @@ class AtomicIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        if Path(path).name == OF_WORKERS:
+            return super().load_checkpoint(path, map_location, weights_only)
         if weights_only is not False and "pytorch-lightning_version" not in read_checkpoint(path):
             raise FlowlitError(
                 f"checkpoint {path} is none of Lightning's; expected one that flowlit fit wrote"

@@ -260,7 +260,8 @@ def test_resident_parts_are_refused(stores):
 
 @pytest.mark.parametrize("shares", [[1.0], [1.0, 0.0], [0.5, -0.5], [1.0, float("nan")], [1.0, float("inf")]])
 def test_shares_that_are_none_are_refused(shares):
-    with pytest.raises(FlowlitError, match=r"2 parts, but shares .* a positive number for each part"):
+    expected = r"2 parts, but shares .* a positive number for each part|shares is .* each a finite number > 0"
+    with pytest.raises(FlowlitError, match=expected):
         Mixed([Cached("a"), Cached("b")], shares)
 
 
@@ -377,5 +378,6 @@ def test_without_a_floor_the_rate_is_what_it_was():
 
 @pytest.mark.parametrize(("total", "floor"), [(None, 0.1), (10, -0.1), (10, 1.0)])
 def test_a_floor_without_a_fall_is_refused(total, floor):
-    with pytest.raises(FlowlitError, match=f"floor is {floor} and total {total}"):
+    expected = f"floor is {floor}( and total {total}|; expected a finite number in)"
+    with pytest.raises(FlowlitError, match=expected):
         rates(1, total, 1, floor=floor)

@@ -137,7 +137,7 @@ def test_v_needs_preserved_variance():
 
 
 def test_an_unknown_prediction():
-    with pytest.raises(FlowlitError, match="epsilon, x0, v"):
+    with pytest.raises(FlowlitError, match="expected 'epsilon', 'x0' or 'v'"):
         DiffusionVelocity(nn.Identity(), VE(), "eps")
 
 
