@@ -98,7 +98,7 @@ class Masked(Velocity):
 
 
 def trained(tmp_path, kind, steps=2, **options):
-    network = {"class_path": f"test_networks.{kind.__name__}"}
+    network = {"class_path": f"{__name__}.{kind.__name__}"}
     path = tiny.write(
         tmp_path / "c.yaml", tiny.fit(tmp_path / "run", network=network, steps=steps, **options)
     )
@@ -156,7 +156,7 @@ def test_views_of_one_tensor_are_written_each(tmp_path):
 )
 def test_a_network_that_cannot_be_averaged_or_saved_is_refused_at_once(kind, words, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWLIT_TRUST", str(tmp_path))
-    network = {"class_path": f"test_networks.{kind.__name__}"}
+    network = {"class_path": f"{__name__}.{kind.__name__}"}
     path = tiny.write(tmp_path / "c.yaml", tiny.fit(tmp_path / "run", network=network))
     for command in ("fit", "doctor"):
         error = in_process(command, "-c", path).error
