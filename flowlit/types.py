@@ -14,6 +14,7 @@ from .errors import Diverged as Diverged
 from .errors import FlowlitError as FlowlitError
 from .errors import NotFinite as NotFinite
 from .ranges import Checked
+from .ranges.tensors import check_pair, row_number
 
 
 class Diffusion(Checked, ABC):
@@ -135,6 +136,10 @@ class Objective(Checked, nn.Module, ABC):
 
     observer: Callable[[Tensor, Tensor], None] | None = None
     """Called with times (B,) and losses (B,), before any weighting; must not change them."""
+
+    def __call__(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        check_pair(pair)
+        return super().__call__(velocity, pair)
 
     @abstractmethod
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
@@ -302,7 +307,7 @@ class Source(Checked, Dataset, ABC):
         return {"num_classes": self.num_classes, "law": "of the source"} if self.num_classes else None
 
     def __getitem__(self, index: int) -> Noise:
-        noise = self.batch([index])
+        noise = self.batch([row_number(index, len(self))])
         return Noise(noise.index[0], noise.x0[0], {key: value[0] for key, value in noise.cond.items()})
 
 
@@ -340,9 +345,4 @@ class EMAProfile(Checked, ABC):
 
     @abstractmethod
     def __call__(self, updates: int, batch_size: int) -> float:
-        """Return the share of the average that stays, in [0, 1].
-
-        Args:
-            updates: number of this update, from 1.
-            batch_size: images of an optimizer step.
-        """
+        """Return the share that stays, in [0, 1], at an update (from 1) by steps of ``batch_size`` images."""

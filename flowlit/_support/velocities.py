@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import FlowlitError
+from ..ranges.tensors import summary
 from ..types import Cond, VelocityField
 
 
@@ -22,7 +23,7 @@ def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> 
     if isinstance(v, Tensor) and v.shape == x.shape and v.is_floating_point():
         return v
     raise FlowlitError(
-        f"the velocity {_name(velocity)} returned {_summary(v)}; expected {tuple(x.shape)} of real numbers, "
+        f"the velocity {_name(velocity)} returned {summary(v)}; expected {tuple(x.shape)} of real numbers, "
         "the shape of x"
     )
 
@@ -33,9 +34,3 @@ def _name(velocity: Any) -> str:
     if inside is not None and type(velocity).__module__.startswith("flowlit."):
         return _name(inside)
     return getattr(velocity, "__name__", type(velocity).__name__)
-
-
-def _summary(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

@@ -12,7 +12,8 @@ Traceback (most recent call last):
 flowlit.errors.FlowlitError: Blur: width is -1; expected a finite number > 0
 
 Numbers of NumPy are accepted and become Python's. Refused are NaN and infinity, True and False, "3" for a
-number, and 3.0 for a whole one. Annotations of other kinds are left alone.
+number, and 3.0 for a whole one. An argument that is a class of this package or a module has to be an object
+of it; one that is text may be a path. Annotations of other kinds, such as protocols, are left alone.
 """
 
 from .checked import Checked, check_fields, checked

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -24,7 +26,8 @@ class Check(NamedTuple):
             return self.convert(value)
         except ValueError:
             giant = " (of 64 bits)" if isinstance(value, int) and abs(value) >= 2**63 else ""
-            raise FlowlitError(f"{name} is {reprlib.repr(value)}; expected {self.expected}{giant}") from None
+            found = reprlib.repr(value).replace("\n", " ")
+            raise FlowlitError(f"{name} is {found}; expected {self.expected}{giant}") from None
 
 
 @cache
@@ -34,8 +37,12 @@ def check_of(annotation: Any) -> Check | None:
     origin = get_origin(annotation)
     if annotation is bool:
         return Check("true or false", _flag)
+    if annotation is str:
+        return Check("text", _text)
     if annotation in EXPECTED:
         return Check(EXPECTED[annotation], annotation)
+    if _is_kind(annotation):
+        return Check(f"an object of {annotation.__name__}", partial(_object, annotation))
     if origin is Literal:
         *others, last = map(repr, parts)
         expected = f"{', '.join(others)} or {last}" if others else last
@@ -57,6 +64,27 @@ def _flag(value: Any) -> bool:
     return bool(value)
 
 
+def _text(value: Any) -> str:
+    """Return a text, or a path as one."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise ValueError
+    return text
+
+
+def _is_kind(annotation: Any) -> bool:
+    """Return whether an annotation is a class of this package or of PyTorch's modules; protocols are none."""
+    if not isinstance(annotation, type) or getattr(annotation, "_is_protocol", False):
+        return False
+    return any(base.__module__.startswith(("flowlit.", "torch.nn.")) for base in annotation.__mro__)
+
+
+def _object(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError
+    return value
+
+
 def _choice(choices: tuple[Any, ...], value: Any) -> Any:
     for choice in choices:
         if value is choice or (value == choice and isinstance(value, bool) == isinstance(choice, bool)):
@@ -65,16 +93,22 @@ def _choice(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _union(kinds: tuple[Any, ...]) -> Check | None:
-    """Check by the one range among the kinds, unless the value is of one of the others."""
-    ranges = [check for check in map(check_of, kinds) if check is not None]
+    """Check by the first of the kinds that takes the value."""
+    checks = [check for check in map(check_of, kinds) if check is not None]
     others = tuple(kind for kind in kinds if isinstance(kind, type) and check_of(kind) is None)
-    if len(ranges) != 1 or len(others) + 1 < len(kinds):
+    if not checks or len(others) + len(checks) < len(kinds):
         return None
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, others):
+            return value
+        for check in checks:
+            with suppress(ValueError):
+                return check.convert(value)
+        raise ValueError
+
     names = ["none" if kind is NoneType else kind.__name__ for kind in others]
-    return Check(
-        " or ".join([ranges[0].expected, *names]),
-        lambda value: value if isinstance(value, others) else ranges[0].convert(value),
-    )
+    return Check(" or ".join([*(check.expected for check in checks), *names]), convert)
 
 
 def _by_name(name: Check | None, entry: Check | None) -> Check | None:
@@ -118,7 +152,7 @@ def _several(check: Check | None) -> Check | None:
 
 
 def _items(value: Any) -> list[Any]:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not isinstance(value, Iterable):
         raise ValueError
     return list(value)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import FlowlitError, NotFinite
 from ..paths.straight import expand
 from ..ranges import NonNegativeFloat
+from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, Solver, VelocityField
 from .base import Counted
 
@@ -178,4 +179,5 @@ class RK45(Solver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
+        check_start(velocity, x0, cond, observe, reverse)
         return rk45(velocity, x0, cond, rtol=self.rtol, atol=self.atol, observe=observe, reverse=reverse)

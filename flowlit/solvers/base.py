@@ -19,8 +19,9 @@ from .._support.nested import rows_of
 from .._support.velocities import evaluate
 from ..errors import FlowlitError, NotFinite
 from ..ranges import PositiveFloat, PositiveInt
+from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
-from .grids import TimeGrid, check_grid, time_grid
+from .grids import TimeGrid, check_grid, check_steps, time_grid
 
 Step = Callable[["Counted", Tensor, Tensor, Tensor, Tensor], Tensor]
 """(v, x, v(x, t), t, t_next) -> x_next, with t and t_next (B,)."""
@@ -131,6 +132,7 @@ class GridSolver(Solver):
 
     def __post_init__(self) -> None:
         """Refuse a grid that does not fit before a run begins."""
+        check_steps(self.steps)
         if self.grid is None:
             return
         if self.rho != 1:
@@ -164,6 +166,7 @@ class SingleStep(GridSolver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
+        check_start(velocity, x0, cond, observe, reverse)
         if reverse and not self.reversible:
             raise FlowlitError(
                 f"{type(self).__name__} draws noise and cannot run in reverse; use an ODE solver"

@@ -10,9 +10,10 @@ from torch import Tensor
 from ..errors import FlowlitError
 from ..paths.straight import endpoint
 from ..ranges import PositiveFloat, PositiveInt
+from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, Solver, VelocityField
 from .base import Counted
-from .grids import sigma_grid
+from .grids import check_steps, sigma_grid
 
 
 def edm_heun(
@@ -56,6 +57,7 @@ class EDMHeun(Solver):
 
     def __post_init__(self) -> None:
         """Refuse levels that do not fall."""
+        check_steps(self.steps)
         if self.sigma_min > self.sigma_max:
             raise FlowlitError(f"EDMHeun: expected sigma_min <= sigma_max, found {self}")
 
@@ -68,6 +70,7 @@ class EDMHeun(Solver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
+        check_start(velocity, x0, cond, observe, reverse)
         if reverse:
             raise FlowlitError("EDMHeun begins at sigma_max and cannot run in reverse; use RK45")
         return edm_heun(

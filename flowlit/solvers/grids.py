@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from ..errors import FlowlitError
 from ..ranges import Checked, Float, PositiveFloat
 
+MOST = 1_000_000
+"""Steps of a solver at most, few enough to be listed."""
+
 
 class TimeGrid(Checked, ABC):
     """Times between which a solver steps, from 0 (noise) to 1 (data)."""
@@ -61,6 +64,16 @@ def time_grid(steps: int, rho: float = 1.0, reverse: bool = False) -> list[float
         raise FlowlitError(f"time grid: expected steps >= 1 and rho > 0, found steps={steps}, rho={rho}")
     grid = [(i / steps) ** (1 / rho) for i in range(steps + 1)]
     return grid[::-1] if reverse else grid
+
+
+def check_steps(steps: int) -> None:
+    """Refuse more steps than a list of times should have.
+
+    Raises:
+        FlowlitError: with their number.
+    """
+    if steps > MOST:
+        raise FlowlitError(f"steps is {steps:,}; expected {MOST:,} at most")
 
 
 def check_grid(times: list[float], steps: int) -> None:

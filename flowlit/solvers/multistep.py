@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
+from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, GridSolver
 
@@ -123,4 +124,5 @@ class Adams(GridSolver):
         observe: Observer | None = None,
         reverse: bool = False,
     ) -> Solution:
+        check_start(velocity, x0, cond, observe, reverse)
         return adams(velocity, x0, self.times(reverse), cond, order=self.order, observe=observe)

@@ -6,9 +6,10 @@ import copy
 import inspect
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction as Rational
+from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
@@ -35,7 +36,7 @@ from flowlit.ranges import (
     checked,
 )
 from flowlit.solvers import Euler, Heun
-from flowlit.types import Schedule
+from flowlit.types import Schedule, VelocityField
 
 
 @dataclass
@@ -190,6 +191,13 @@ def test_a_function_is_checked_too():
         (PositiveInt | str, [1, "all"], [0, None]),
         (Literal[2, 3], [2, np.int64(3)], [1, True, "2", None, 2.5]),
         (PositiveInt | None, [1, None], [0, "none"]),
+        (PositiveInt | PositiveFloat, [1, 0.5], [0, -0.5, "1", None]),
+        (str, ["a", Path("a")], [None, 3, b"a", ["a"]]),
+        (str | list[str], ["a", Path("a"), ["a", Path("b")]], [3, [3], {"a"}, None]),
+        (list[PositiveInt], [[1]], [{1}, frozenset([1])]),
+        (nn.Module | None, [nn.Identity(), None], ["x", nn.Identity, lambda x: x]),
+        (Schedule, [Sawtooth(1)], [Sawtooth, 3, None, Euler(1)]),
+        (dict[str, Schedule], [{"a": Sawtooth(1)}], [3, {"a": 3}, [Sawtooth(1)], {3: Sawtooth(1)}]),
     ],
     ids=str,
 )
@@ -203,7 +211,8 @@ def test_containers(annotation, good, bad):
 
 
 @pytest.mark.parametrize(
-    "annotation", [int, str, Any, list[str], nn.Module | None, PositiveInt | PositiveFloat]
+    "annotation",
+    [int, Any, list[int], dict | None, Callable[[int], float], VelocityField, int | Sequence[int]],
 )
 def test_what_has_no_range_has_no_check(annotation):
     assert check_of(annotation) is None

@@ -25,7 +25,7 @@ import flowlit
 from flowlit import networks
 from flowlit import ranges as r
 from flowlit.commands.couple.options import CoupleOptions
-from flowlit.couplings import Cached
+from flowlit.couplings import Cached, SeededNoise
 from flowlit.data import Digits, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.networks import DiT
@@ -77,7 +77,7 @@ EXAMPLES: dict[str, Any] = {
     "solver": Euler(1),
     "exact": Euler(1),
     "codec": Pixels(),
-    "noise": None,
+    "noise": SeededNoise((1, 8, 8), 4),
     "validation": None,
     "noise_batch_size": 4,
     "test_num": 4,
