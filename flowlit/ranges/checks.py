@@ -50,7 +50,7 @@ def check_of(annotation: Any) -> Check | None:
     if origin in (Union, UnionType):
         return _union(parts)
     if origin in (dict, Mapping):
-        return _by_name(check_of(parts[0]), check_of(parts[1]))
+        return _by_name(None if parts[0] is str else check_of(parts[0]), check_of(parts[1]))
     if origin is tuple and ... not in parts:
         return _tuple([check_of(part) for part in parts])
     if origin in (list, tuple, Sequence):
@@ -80,7 +80,9 @@ def _is_kind(annotation: Any) -> bool:
 
 
 def _object(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
+    # a function serves where a call is all that is needed of a kind
+    called = "__call__" in getattr(kind, "__abstractmethods__", ())
+    if not isinstance(value, kind) and not (called and callable(value) and not isinstance(value, type)):
         raise ValueError
     return value
 
@@ -114,7 +116,9 @@ def _union(kinds: tuple[Any, ...]) -> Check | None:
 def _by_name(name: Check | None, entry: Check | None) -> Check | None:
     if name is None and entry is None:
         return None
-    expected = f"each {entry.expected}" if entry else f"each with {name.expected}"  # type: ignore[union-attr]
+    wanted = [f"each {entry.expected}"] if entry else []
+    wanted += [f"each with {name.expected}"] if name else []
+    expected = ", ".join(wanted)
     names = name.convert if name else _same
     entries = entry.convert if entry else _same
 

@@ -30,7 +30,7 @@ X = torch.zeros(4, 1, 8, 8)
     ],
 )
 def test_a_pair_is_never_broadcast(objective, pair):
-    with pytest.raises(FlowlitError, match="of a pair are|condition"):
+    with pytest.raises(FlowlitError, match=r"of a pair are|condition"):
         objective()(LinearField(), pair)
 
 
@@ -61,7 +61,7 @@ def test_steps_without_end_are_refused(solver):
 
 @pytest.mark.parametrize("value", [3, "x"])
 def test_a_grid_is_an_object(value):
-    with pytest.raises(FlowlitError, match="grid is .*; expected an object of TimeGrid"):
+    with pytest.raises(FlowlitError, match=r"grid is .*; expected an object of TimeGrid"):
         Euler(2, grid=value)
 
 
@@ -73,7 +73,7 @@ def test_a_loop_over_noise_ends():
     for beyond in (4, -5):
         with pytest.raises(IndexError):
             noise[beyond]
-    with pytest.raises(FlowlitError, match="row is 1.5"):
+    with pytest.raises(FlowlitError, match=r"row is 1\.5"):
         noise[1.5]
     with pytest.raises(FlowlitError, match="shape is"):
         SeededNoise({1, 8}, 4)

@@ -196,8 +196,8 @@ def test_a_function_is_checked_too():
         (str | list[str], ["a", Path("a"), ["a", Path("b")]], [3, [3], {"a"}, None]),
         (list[PositiveInt], [[1]], [{1}, frozenset([1])]),
         (nn.Module | None, [nn.Identity(), None], ["x", nn.Identity, lambda x: x]),
-        (Schedule, [Sawtooth(1)], [Sawtooth, 3, None, Euler(1)]),
-        (dict[str, Schedule], [{"a": Sawtooth(1)}], [3, {"a": 3}, [Sawtooth(1)], {3: Sawtooth(1)}]),
+        (Schedule, [Sawtooth(1), lambda step: 0.5], [Sawtooth, 3, None, "x"]),
+        (dict[str, Schedule], [{"a": Sawtooth(1)}], [3, {"a": 3}, [Sawtooth(1)]]),
     ],
     ids=str,
 )
