@@ -26,8 +26,8 @@ class Check(NamedTuple):
             return self.convert(value)
         except ValueError:
             giant = " (of 64 bits)" if isinstance(value, int) and abs(value) >= 2**63 else ""
-            found = reprlib.repr(value).replace("\n", " ")
-            raise FlowlitError(f"{name} is {found}; expected {self.expected}{giant}") from None
+            shown = reprlib.repr(value).replace("\n", " ")
+            raise FlowlitError(f"{name} is {shown}; expected {self.expected}{giant}") from None
 
 
 @cache
