@@ -168,18 +168,20 @@ class Recipe:
                 name for name in uncertain if stamps.stamp(Path(name)) != plan.inputs.get(name, GONE)
             ]
             write_state(folder, state)
-        if code != 0:
-            raise FlowlitError(
-                f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again"
-            )
-        if not (self.root / stage.writes).exists():
-            raise FlowlitError(
-                f"stage {stage.name} ended without writing {self.root / stage.writes}; check `writes` in "
-                "the recipe"
-            )
+        check_end(stage, code, self.root / stage.writes)
         seconds = round(spent + time.monotonic() - start, 1)
         result = measured(stage, self.root / stage.writes)
         write_state(folder, state | {"done": True, "seconds": seconds, "result": result})
+
+
+def check_end(stage: Stage, code: int, result: Path) -> None:
+    """Refuse to go on after a stage that failed, or that did not write its result."""
+    if code != 0:
+        raise FlowlitError(
+            f"stage {stage.name} failed with exit code {code}; mend it and run the same pipeline again"
+        )
+    if not result.exists():
+        raise FlowlitError(f"stage {stage.name} ended without writing {result}; check `writes` in the recipe")
 
 
 def read_recipe(path: str) -> dict[str, Any]:
