@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from ..errors import FlowlitError
 
 
 def images(
@@ -37,6 +40,8 @@ def images(
     from ..data.listing import in_words
     from ..data.resizing import Style, write_resized
 
+    if not os.path.lexists(source):
+        raise FlowlitError(f"{source} does not exist; expected a folder or a zip")
     files = ImageFolder(source) if Path(source).is_dir() else ImageZip(source)
     files.labels = files.labelled()
     card = write_resized(files, into, Style(resolution, fit, background))

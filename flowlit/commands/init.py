@@ -40,9 +40,14 @@ def init(folder: str, *, recipe: str = "slimflow_digits") -> str:
     if (into / EXPERIMENTS).exists():
         raise FlowlitError(f"{into / EXPERIMENTS} exists already; give a new folder, or remove it")
     files = sorted(needed(source, start))
-    for path in files:
-        (into / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / path, into / path)
+    new = into if not into.exists() else into / EXPERIMENTS
+    try:
+        for path in files:
+            (into / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, into / path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     readme = into / "README.md"
     if not readme.exists():
         readme.write_text(README.format(name=into.absolute().name, recipe=start, experiments=EXPERIMENTS))

@@ -193,6 +193,8 @@ class FlowCLI(LightningCLI):
         words, trust = without_trust(argv, looks)
         check_words(words)
         contents = read_configs(words)
+        if words == words[:1]:
+            raise FlowlitError(f"{words[0]}: give -c CONFIG; flowlit {words[0]} --help describes the options")
         check_vars(words, contents)
         if words[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in words):
             raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")

@@ -18,7 +18,7 @@ from ..errors import Diverged, FlowlitError
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
-from ._line.limits import check_end, checked_numbers, is_endless
+from ._line.limits import check_end, check_time, checked_numbers, is_endless
 from ._line.locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
 from .doctor import doctor
@@ -36,6 +36,7 @@ class FlowTrainer(OneWriter):
         super().__init__(*arguments, **named)
         if spawns(self):
             raise FlowlitError("a strategy that spawns its processes cannot pass on a run; choose ddp")
+        check_time(self)
         keep_own_checkpoints(self)
 
     @contextmanager

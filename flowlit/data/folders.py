@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,8 @@ class ImageFolder(ImageFiles):
     def _listed(self) -> _Files:
         root = Path(self.root)
         what = f"image folder {root}"
+        if root.is_file():
+            raise FlowlitError(f"{what} is a file, expected a folder; for a zip use flowlit.data.ImageZip")
         if not root.is_dir():
             raise FlowlitError(f"{what} does not exist; check data.coupling.images.root")
         entries, left_out = list_folder(root)
@@ -130,4 +133,9 @@ class ImageFolder(ImageFiles):
         return str(self.files[index]).encode(errors="backslashreplace").decode()  # not all names are UTF-8
 
     def _opened(self, index: int) -> IO[bytes]:
-        return open(self.files.place(index), "rb")
+        return open(self.files.place(index), "rb", opener=_without_waiting)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open what may have become a pipe since it was listed, which would wait for its other end."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -72,6 +72,8 @@ class ImageZip(ImageFiles):
         if self._index is None:
             entries = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
             what = f"image zip {self.source}"
+            if len({(s.st_dev, s.st_ino) for s in map(os.stat, self.paths)}) < len(self.paths):
+                raise FlowlitError(f"{what}: one file is given twice; give each zip once")
             count = _limited(len(entries), self.limit, what, in_words(self._left_out))
             self._index = self._renumbered(entries, what)[:count]
         return self._index
@@ -107,7 +109,8 @@ class ImageZip(ImageFiles):
             path = self.paths[shard]
             if not os.path.lexists(path):
                 raise FlowlitError(f"image zip {path} does not exist; check data.coupling.images.paths")
-            check_file(path, "image zip", "fetch it again")
+            mend = "use flowlit.data.ImageFolder" if os.path.isdir(path) else "fetch it again"
+            check_file(path, "image zip", mend)
             try:
                 self._zips[key] = zipfile.ZipFile(path)
             except Exception as error:  # a damaged directory leads to errors of many kinds

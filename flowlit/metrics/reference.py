@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -38,6 +39,9 @@ from .protocol import foreign_protocol
 FORMAT = "flowlit-reference"
 VERSION = 1
 _ROWS = 1000
+
+DEFINITE = 1e-3
+"""A direction's variance may be so far below 0 by rounding, of the largest times the root of their number."""
 
 
 MOST_FEATURES = 1 << 13
@@ -225,4 +229,8 @@ def _statistics(file: Npz) -> tuple[np.ndarray, np.ndarray]:
     slack = SYMMETRY * np.abs(cov).max()
     if np.abs(cov - cov.T).max() > slack or cov.diagonal().min() < -slack:
         raise ValueError("sigma is not symmetric, or has variances below 0; make the statistics again")
+    try:
+        np.linalg.cholesky(cov + DEFINITE * math.sqrt(d) * max(np.abs(cov).max(), 1e-30) * np.eye(d))
+    except np.linalg.LinAlgError as error:
+        raise ValueError("sigma is no covariance: a direction has a variance below 0") from error
     return mean, cov

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -725,3 +726,9 @@ def test_long_lists_of_classes_are_cut(tmp_path):
     images = ImageZip(str(zipped), labels=True, channels=1)
     rows = classes(SimpleNamespace(pairs=images))
     assert len(rows) == 21 and rows[1] == ["0", "–", "2"] and rows[-1] == ["…", "81 more", "112"]
+
+
+def test_classes_of_a_giant_number_are_counted_at_once():
+    counts = Counter({0: 3, 10**9: 2})
+    rows = classes(SimpleNamespace(pairs=SimpleNamespace(label_counts=lambda: counts)))
+    assert rows[1] == ["0", "–", "3"] and rows[-1] == ["…", "999,999,982 more", "2"]

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ..._engine.lightning import saves_at_epoch_end, steps_between_saves, time_between_saves
 from ...errors import FlowlitError
@@ -74,6 +75,15 @@ class BestCheckpoint(Checked, ModelCheckpoint):
                     "monitor, or add the callback that measures it, as flowlit.callbacks.FID"
                 )
         super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Warn if there is no best checkpoint because nothing was validated."""
+        super().on_train_end(trainer, pl_module)
+        if not self.best_model_path and not trainer.fast_dev_run:
+            rank_zero_warn(
+                f"BestCheckpoint: no validation took place, so there is no {self.filename}.ckpt; validate "
+                "more often (trainer.val_check_interval), or drop the callback"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value and the name of its file, without folders: a run may be moved."""

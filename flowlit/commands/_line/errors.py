@@ -51,6 +51,8 @@ def _expected(error: BaseException) -> str | None:
     text = str(error)
     if type(error).__name__ == "MisconfigurationException" or _is_lightnings(error):
         return _one_line(text)
+    if isinstance(error, ValueError) and "embedded null" in text:
+        return "the name of a file or folder has a zero byte; give it another"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

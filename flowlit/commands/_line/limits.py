@@ -57,13 +57,13 @@ def checked_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: check(f"trainer.{name}", arguments[name]) for name, check in checks.items() if check}
 
 
-def check_seed(seed: int | bool) -> None:
+def check_seed(seed: int | bool | None) -> None:
     """Refuse a seed that NumPy's generator does not take; true draws one, false seeds nothing.
 
     Raises:
         FlowlitError: naming it.
     """
-    if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+    if seed is None or (not isinstance(seed, bool) and not 0 <= seed < 2**32):
         raise FlowlitError(f"seed_everything is {seed}; expected a whole number in [0, 2**32), true or false")
 
 
@@ -74,6 +74,19 @@ def is_endless(arguments: Mapping[str, Any]) -> bool:
     """
     unlimited = arguments.get("max_steps", -1) == -1 and arguments.get("max_epochs") in (None, -1)
     return unlimited and arguments.get("max_time") is None and not arguments.get("fast_dev_run")
+
+
+def check_time(trainer: pl.Trainer) -> None:
+    """Refuse a time limit that has passed before a run begins.
+
+    Raises:
+        FlowlitError: naming it.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
+        seconds = timer.time_remaining()
+        if seconds is not None and seconds <= 0:
+            raise FlowlitError(f"trainer.max_time is {seconds:g} seconds; expected more than 0")
 
 
 def check_end(trainer: pl.Trainer) -> None:

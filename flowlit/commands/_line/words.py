@@ -54,6 +54,8 @@ def configs(words: Sequence[str]) -> list[dict[str, Any]]:
     for file in config_files(words):
         content = read_yaml(file)
         _check_root(file, content.get("vars"))
+        if {"root", "stages"} <= content.keys():
+            raise FlowlitError(f"{file} is a recipe: flowlit pipeline -c {file}")
         if "trust" in content:
             raise FlowlitError(f"{file} has the key trust; trust is given on the command line")
         contents.append(content)
@@ -70,7 +72,7 @@ def read_configs(words: Sequence[str]) -> list[dict[str, Any]]:
     try:
         return configs(words)
     except FlowlitError as error:
-        raise FlowlitError(f"parsing config {error}") from error
+        raise FlowlitError(f"parsing config: {error}") from error
 
 
 def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None:
@@ -81,11 +83,12 @@ def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None
     """
     declared = {name for content in contents for name in content.get("vars") or {}}
     given = [option.removeprefix("--vars.") for option, _ in options(words) if option.startswith("--vars.")]
-    unknown = [name for name in given if name.split(".")[0] not in declared]
-    if declared and unknown:
-        raise FlowlitError(
-            f"--vars.{unknown[0]}: no such variable; the files declare {', '.join(sorted(declared))}"
-        )
+    used = f"{contents} {words}" if not declared else ""
+    unknown = [name for name in given if name.split(".")[0] not in (declared or {"root"})]
+    unknown = [name for name in unknown if f"{{vars.{name}}}" not in used]
+    if unknown:
+        known = ", ".join(sorted(declared)) or "none"
+        raise FlowlitError(f"--vars.{unknown[0]}: no such variable; the files declare {known}")
 
 
 def check_words(words: Sequence[str]) -> None:

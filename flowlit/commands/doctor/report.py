@@ -50,8 +50,8 @@ def classes(s: Subject) -> Rows:
     shown = every if len(every) <= MOST_CLASSES else every[: MOST_CLASSES - 1]
     rows = [[str(i), names[i] if i < len(names) else "–", f"{counts.get(i, 0):,}"] for i in shown]
     if len(shown) < len(every):
-        remaining = every[len(shown) :]
-        rows.append(["…", f"{len(remaining):,} more", f"{sum(counts.get(i, 0) for i in remaining):,}"])
+        remaining = sum(counts.values()) - sum(counts.get(i, 0) for i in shown)
+        rows.append(["…", f"{len(every) - len(shown):,} more", f"{remaining:,}"])
     return [["class", "name", "rows"], *rows]
 
 

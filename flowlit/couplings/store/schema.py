@@ -78,6 +78,8 @@ class ShardFacts(Struct):
             raise ValueError(f"{self.rows} rows have the indices {first} … {last}; expected unique ones")
         if self.nfe.min > self.nfe.max or self.range[0] > self.range[1]:
             raise ValueError("nfe or range has a minimum above its maximum")
+        if not self.rows * self.nfe.min <= self.nfe.sum <= self.rows * self.nfe.max:
+            raise ValueError(f"nfe has the sum {self.nfe.sum}, which its minimum and maximum do not allow")
 
 
 class Entry(ShardFacts, kw_only=True):
@@ -109,6 +111,11 @@ class MeanEvaluations(Struct):
     mean: NonNegative
     min: Count
     max: Count
+
+    def __post_init__(self) -> None:
+        slack = 1e-6 * self.max  # of a rounded mean
+        if not self.min - slack <= self.mean <= self.max + slack:
+            raise ValueError(f"nfe has the mean {self.mean:g}; expected one from {self.min} to {self.max}")
 
 
 class Error(Struct):
@@ -160,6 +167,10 @@ class Manifest(Struct):
             raise ValueError(unfit)
         if any(end <= begin for begin, end in itertools.pairwise(self.counts)):
             raise ValueError(f"counts are {self.counts[:9]}; expected ascending ones")
+        if self.range and self.range[0] > self.range[1]:
+            raise ValueError(f"range is {list(self.range)}; expected the minimum first")
+        if self.classes is not None and len(set(self.classes)) != max(1, len(self.classes)):
+            raise ValueError(f"classes are {self.classes[:9]}; expected names that differ")
         if self.codec and not {"class", "class_path"} & self.codec.keys():
             raise ValueError("codec has no class; expected class_path, or class")
         if any(seed >= 1 << 128 for seed in self.seeds):

@@ -32,6 +32,10 @@ class Check(NamedTuple):
     good: bool
 
 
+NOT_CHECKED = Check("noise", "its statistics and the direction are not checked", "not N(0, I)", True)
+"""The line of a store whose manifest has ``standard_normal: false``."""
+
+
 class PairMoments:
     """Sums over rows, from which all statistics follow: float64, one number for each entry of a pair."""
 
@@ -91,7 +95,7 @@ def verify(folder: str | Path, quiet: bool = False) -> list[Check]:
     checks = [*walk.checks()]
     if moments is not None:
         normal = is_normal(manifest)
-        checks += _noise(moments, manifest) if normal else ()
+        checks += _noise(moments, manifest) if normal else [NOT_CHECKED]
         checks.append(_correlation(moments, manifest))
         checks += [_direction(moments)] if normal else ()
     return checks

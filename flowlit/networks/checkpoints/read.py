@@ -51,7 +51,8 @@ def read_file(checkpoint: str | Path) -> Any:
     except FlowlitError:
         raise
     except Exception as error:  # whatever a parser makes of bytes that are no checkpoint
-        raise torn(path, error) from error
+        unlike = ValueError("it has no format that PyTorch writes")
+        raise torn(path, error if checked else unlike) from error
     if not checked:
         logging.getLogger("flowlit").warning(
             "checkpoint %s has no checksums (PyTorch's format before 1.6): damage would not be noticed", path

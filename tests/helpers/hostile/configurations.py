@@ -10,7 +10,8 @@ import yaml
 from commandline import REPOSITORY
 
 from flowlit.commands._line.items import with_items
-from flowlit.commands._line.words import as_folder, check_words, configs
+from flowlit.commands._line.limits import check_seed
+from flowlit.commands._line.words import as_folder, check_vars, check_words, configs
 from flowlit.commands._yaml import load_yaml, network_in, read_yaml
 from flowlit.commands._yaml.trust import check_class_paths, without_trust
 from flowlit.commands.pipeline.recipe import Recipe
@@ -367,4 +368,15 @@ ROWS = [
     Row("pipeline: no recipe", command("pipeline"), ("--config",)),
     Row("pipeline: an unknown stage", command("pipeline", "-c", RECIPE, "--x.y", "1"), ("--x.y",)),
     Row("an unknown command", command("fits"), ("'fits'",)),
+]
+ROWS += [
+    Row("fit: nothing at all", command("fit"), ("give -c CONFIG",)),
+    Row("fit: a recipe", command("fit", "-c", RECIPE), ("is a recipe: flowlit pipeline -c",)),
+    Row("init: a zero byte", command("init", "{}/\0"), ("zero byte",)),
+    Row("a seed of nothing", lambda folder: check_seed(None), ("seed_everything is None",)),
+    Row(
+        "a variable that no file has",
+        lambda folder: check_vars(["fit", "--vars.x", "3"], [{}]),
+        ("--vars.x",),
+    ),
 ]

@@ -188,7 +188,7 @@ ROWS += [
         lambda at: len(ImageFolder(str(at / "no"))),
         ("does not exist",),
     ),
-    Row("images: a file for a folder", _in_folder(lambda at: None, "set/good.png"), ("does not exist",)),
+    Row("images: a file for a folder", _in_folder(lambda at: None, "set/good.png"), ("ImageZip",)),
     Row(
         "images: a pipe for a folder",
         _in_folder(lambda at: os.mkfifo(at / "p"), "set/p"),
@@ -353,6 +353,7 @@ ROWS += [
 IMAGES = ("images", "{}/set", "--resolution")
 COMMANDS = {
     "a folder that is not there": ((*IMAGES, 8, "--into", "{}/new.zip"), ("set", "does not exist")),
+    "neither folder nor zip": ((*IMAGES, 8, "--into", "{}/new.zip"), ("a folder or a zip",)),
     "no resolution": (("images", "{}", "--into", "{}/new.zip"), ("--resolution",)),
     "a resolution in words": ((*IMAGES, "small", "--into", "{}/new.zip"), ("--resolution",)),
     "half a pixel": ((*IMAGES, 0.5, "--into", "{}/new.zip"), ("--resolution",)),
@@ -360,3 +361,25 @@ COMMANDS = {
     "nothing to write into": ((*IMAGES, 8), ("--into",)),
 }
 ROWS += [Row(f"images: {name}", command(*words), expected) for name, (words, expected) in COMMANDS.items()]
+
+
+def _pipe_later(folder):
+    images = ImageFolder(into_folder(folder / "set", {"a.png": GOOD, "b.png": GOOD}))
+    assert len(images) == 2
+    (folder / "set/b.png").unlink()
+    os.mkfifo(folder / "set/b.png")
+    return images[1]
+
+
+def _zip_twice(folder):
+    path = into_zip(folder / "set.zip", {"a.png": GOOD})
+    os.symlink(path, folder / "link.zip")
+    return [path, str(folder / "link.zip")]
+
+
+ROWS += [
+    Row("images: a zip twice", lambda at: ImageZip(_zip_twice(at)[:1] * 2).index, ("given twice",)),
+    Row("images: a zip and a link to it", lambda at: ImageZip(_zip_twice(at)).index, ("given twice",)),
+    Row("images: a folder for a zip", lambda at: ImageZip(str(at)).index, ("data.ImageFolder",)),
+    Row("images: a pipe in the place of an image", _pipe_later, ("is not a readable image",)),
+]

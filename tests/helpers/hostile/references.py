@@ -121,3 +121,14 @@ ROWS = [
     Row("reference: a folder", lambda folder: read_reference(folder), ("do not exist",)),
     Row("reference: a device", lambda folder: read_reference("/dev/zero"), ("do not exist",)),
 ]
+ROWS += [
+    Row(
+        f"reference: {name} no covariance",
+        _arrays(mu=np.zeros(len(sigma)), sigma=np.array(sigma)),
+        ("no covariance",),
+    )
+    for name, sigma in [
+        ("two numbers with", [[1.0, 2.0], [2.0, 1.0]]),
+        ("variances of zero with", [[0.0, 1.0], [1.0, 0.0]]),
+    ]
+]

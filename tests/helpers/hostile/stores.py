@@ -222,3 +222,12 @@ ROWS = [
     ),
     Row("manifest: a pipe", _pipe_as_manifest, ("manifest.json", "a pipe")),
 ]
+ROWS += [
+    Row(f"manifest: {name}", _manifest({**GOOD, **change}), ("manifest.json", word))
+    for name, change, word in [
+        ("a range upside down", {"range": [5, -5]}, "minimum first"),
+        ("a mean of evaluations beyond their maximum", {"nfe": {"mean": 1e300, "min": 1, "max": 2}}, "mean"),
+        ("a class twice", {"classes": ["a", "a"]}, "names that differ"),
+        ("no classes", {"classes": []}, "names that differ"),
+    ]
+]

@@ -133,3 +133,11 @@ ROWS += [
     )
     for name in ("ddp_spawn", "ddp_spawn_find_unused_parameters_true")
 ]
+ROWS += [
+    Row(
+        f"training: a time limit of {seconds} s",
+        lambda folder, seconds=seconds: FlowTrainer(max_time={"seconds": seconds}, logger=False),
+        ("trainer.max_time", "more than 0"),
+    )
+    for seconds in (0, -3)
+]
