@@ -194,7 +194,7 @@ class FlowCLI(LightningCLI):
         check_words(words)
         contents = read_configs(words)
         if words == words[:1]:
-            raise FlowlitError(f"{words[0]}: give -c CONFIG; flowlit {words[0]} --help describes the options")
+            raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
         if words[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in words):
             raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")

@@ -46,8 +46,6 @@ class Recipe:
             FlowlitError: for unknown keys, or a stage that needs one which does not come before it.
         """
         content = read_recipe(path)
-        if unknown := set(content) - {"root", "stages", "table"}:
-            raise FlowlitError(f"{path}: unknown keys {sorted(unknown)}; a recipe has root, stages and table")
         stages: list[Stage] = []
         for name, fields in content["stages"].items():
             stage = read_stage(path, name, fields)
@@ -58,8 +56,6 @@ class Recipe:
                     f"{path}: stages {taken[0]} and {name} write into the same folder {stage.folder(Path())}"
                 )
             stages.append(stage)
-        if not stages:
-            raise FlowlitError(f"{path}: stages is empty, expected at least one")
         evaluations = [stage.name for stage in stages if stage.command in EVALUATE]
         table = read_table(path, content.get("table") or [], evaluations)
         return cls(Path(root or content["root"]), stages, table)
@@ -196,6 +192,10 @@ def read_recipe(path: str) -> dict[str, Any]:
         )
     if not isinstance(content["stages"], dict):
         raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
+    if unknown := set(content) - {"root", "stages", "table"}:
+        raise FlowlitError(f"{path}: unknown keys {sorted(unknown)}; a recipe has root, stages and table")
+    if not content["stages"]:
+        raise FlowlitError(f"{path}: stages is empty, expected at least one")
     return content
 
 
