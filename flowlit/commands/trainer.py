@@ -35,7 +35,7 @@ class FlowTrainer(OneWriter):
         named |= checked_numbers(named)
         super().__init__(*arguments, **named)
         if spawns(self):
-            raise FlowlitError("a strategy that spawns its processes cannot pass on a run; choose ddp")
+            raise FlowlitError("a strategy that spawns its processes loses the run; choose ddp")
         check_time(self)
         keep_own_checkpoints(self)
 
