@@ -10,15 +10,14 @@ from typing import Any
 import lightning.pytorch as pl
 
 from .._engine.checkpoint_files import keep_own_checkpoints
-from .._engine.lightning import spawns
 from ..callbacks.training.rollback import Rollback
 from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
-from ..errors import Diverged, FlowlitError
+from ..errors import Diverged
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
-from ._line.limits import check_end, check_time, checked_numbers, is_endless
+from ._line.limits import check_end, check_run, checked_numbers, is_endless
 from ._line.locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
 from .doctor import doctor
@@ -34,9 +33,7 @@ class FlowTrainer(OneWriter):
         self.endless = is_endless(named)
         named |= checked_numbers(named)
         super().__init__(*arguments, **named)
-        if spawns(self):
-            raise FlowlitError("a strategy that spawns its processes loses the run; choose ddp")
-        check_time(self)
+        check_run(self)
         keep_own_checkpoints(self)
 
     @contextmanager

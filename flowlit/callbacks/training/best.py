@@ -79,7 +79,7 @@ class BestCheckpoint(Checked, ModelCheckpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Warn if there is no best checkpoint because nothing was validated."""
         super().on_train_end(trainer, pl_module)
-        if not self.best_model_path and not trainer.fast_dev_run:
+        if not self.best_model_path:
             rank_zero_warn(
                 f"BestCheckpoint: no validation took place, so there is no {self.filename}.ckpt; validate "
                 "more often (trainer.val_check_interval), or drop the callback"

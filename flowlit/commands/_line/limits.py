@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
+from ..._engine.lightning import spawns
 from ...errors import FlowlitError
 from ...ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_of, number
 
@@ -76,12 +77,14 @@ def is_endless(arguments: Mapping[str, Any]) -> bool:
     return unlimited and arguments.get("max_time") is None and not arguments.get("fast_dev_run")
 
 
-def check_time(trainer: pl.Trainer) -> None:
-    """Refuse a time limit that has passed before a run begins.
+def check_run(trainer: pl.Trainer) -> None:
+    """Refuse a time limit that has passed before a run begins, and processes that begin from a pickle.
 
     Raises:
         FlowlitError: naming it.
     """
+    if spawns(trainer):
+        raise FlowlitError("a strategy that spawns its processes cannot pass on a run; choose ddp")
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for timer in (callback for callback in callbacks if isinstance(callback, Timer)):
         seconds = timer.time_remaining()
