@@ -25,7 +25,15 @@ from ..networks.checkpoints.locate import locate
 from ..networks.checkpoints.read import read_contents
 from ..networks.checkpoints.spec import build
 from ..types import Codec, Cond, Solver, Source, classes_of, codec_of, shape_of
-from .inputs import check_memory, conditions, labels_of, noise_to_start_from, sizes, whole_number
+from .inputs import (
+    check_memory,
+    conditions,
+    labels_of,
+    names_of_classes,
+    noise_to_start_from,
+    sizes,
+    whole_number,
+)
 
 Precision = Literal["float32", "bf16"]
 
@@ -69,6 +77,9 @@ class Generator:
         if self.shape is not None:
             self.shape = sizes(self.shape)
         self.num_classes = whole_number(self.num_classes, "num_classes")
+        self.class_names = names_of_classes(self.class_names, self.num_classes)
+        if not isinstance(self.blocks, bool):
+            raise FlowlitError(f"blocks is {self.blocks!r}; expected true or false")
         if self.precision not in get_args(Precision):
             raise FlowlitError(
                 f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}"
@@ -124,7 +135,8 @@ class Generator:
             check_device(self.device)
             replayed(network)
         blocks = self.blocks if blocks is None else blocks
-        return replace(self, network=network, precision=precision or self.precision, blocks=blocks)
+        precision = self.precision if precision is None else precision
+        return replace(self, network=network, precision=precision, blocks=blocks)
 
     @property
     def device(self) -> torch.device:

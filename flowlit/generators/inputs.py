@@ -42,13 +42,30 @@ def sizes(shape: Any) -> tuple[int, ...]:
     return tuple(whole_number(size, "a size of shape", 1) for size in shape)
 
 
+def names_of_classes(names: Any, num_classes: int) -> tuple[str, ...] | None:
+    """Return the names of class 0, 1, …; None if there are none.
+
+    Raises:
+        FlowlitError: unless they are texts, all different, one for each class.
+    """
+    if names is None:
+        return None
+    given = tuple(names) if isinstance(names, (list, tuple)) else ()
+    texts = {name for name in given if isinstance(name, str)}
+    if not given or len(texts) != len(given) or len(given) != (num_classes or len(given)):
+        raise FlowlitError(
+            f"class_names is {reprlib.repr(names)}; expected {num_classes or 'the'} different names, in order"
+        )
+    return given
+
+
 def as_tensor(value: Any, name: str) -> Tensor:
     """Return a tensor (B, …) of a tensor or a NumPy array (B, …), which is not changed.
 
     Raises:
         FlowlitError: for anything else, and for tensors without dense values.
     """
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.itemsize <= 8:
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         return value.detach()
@@ -68,7 +85,7 @@ def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None
         FlowlitError: for whole numbers, another shape, no rows, and values that are not finite.
     """
     noise = as_tensor(x0, "noise")
-    if not noise.is_floating_point():
+    if not noise.is_floating_point() or noise.itemsize == 1:
         raise FlowlitError(f"noise is {noise.dtype}; expected floating-point numbers, N(0, 1)")
     right = noise.ndim == 4 and len(noise) > 0 and (shape is None or tuple(noise.shape[1:]) == tuple(shape))
     if not right or not noise.numel():
@@ -94,6 +111,9 @@ def conditions(cond: Any, like: Tensor, num_classes: int) -> Cond:
     """
     if not isinstance(cond, Mapping):
         raise FlowlitError(f'conditions are a {type(cond).__name__}; expected a dict, as {{"label": tensor}}')
+    unnamed = [name for name in cond if not isinstance(name, str)]
+    if unnamed:
+        raise FlowlitError(f'condition {unnamed[0]!r} has no name; expected text, as "label"')
     tensors = {name: as_tensor(value, f"condition {name!r}").to(like.device) for name, value in cond.items()}
     for name, tensor in tensors.items():
         if tensor.ndim < 1 or len(tensor) != len(like):
@@ -114,12 +134,13 @@ def _class_numbers(label: Tensor, num_classes: int) -> Tensor:
             f"labels are {label.dtype} {tuple(label.shape)}; expected whole numbers ({len(label)},), one "
             "class an image (one-hot: label.argmax(1))"
         )
+    label = label.long()
     low = int(label.min())
     high = int(label.max())
     if low < 0 or (num_classes and high >= num_classes):
         end = f" to {num_classes - 1}" if num_classes else " on"
         raise FlowlitError(f"labels run from {low} to {high}; expected classes from 0{end}")
-    return label.long()
+    return label
 
 
 def labels_of(label: Any, num_classes: int, names: Sequence[str] | None) -> int | list[int]:

@@ -85,6 +85,8 @@ NOISE = [
         ("whole", torch.zeros(2, *SHAPE, dtype=torch.int64), ("torch.int64", "floating-point")),
         ("whole in NumPy", np.zeros((2, *SHAPE), np.uint8), ("torch.uint8", "floating-point")),
         ("truth values", torch.zeros(2, *SHAPE, dtype=torch.bool), ("torch.bool",)),
+        ("of 8 bits", torch.zeros(2, *SHAPE).to(torch.float8_e4m3fn), ("float8_e4m3fn", "floating-point")),
+        ("of 128 bits", np.zeros((2, *SHAPE), np.longdouble), ("float128 array",)),
         ("sparse", torch.zeros(2, *SHAPE).to_sparse(), ("expected a tensor",)),
         ("without memory", torch.zeros(2, *SHAPE, device="meta"), ("expected a tensor",)),
         ("without a batch", torch.zeros(SHAPE), ("(1, 8, 8)", "(B, 1, 8, 8)")),
@@ -119,6 +121,8 @@ CONDITIONS = [
 ]
 CONDITIONS += [
     Row("conditions: a tensor", _call(torch.zeros(2, *SHAPE), torch.zeros(2)), ("conditions are a Tensor",)),
+    Row("conditions: 3", _call(torch.zeros(2, *SHAPE), {3: torch.zeros(2)}), ("condition 3", "label")),
+    Row("labels: uint64", _label(torch.tensor([0, 3], dtype=torch.uint64)), ("0 to 3",)),
     Row("conditions: None", _call(torch.zeros(2, *SHAPE), None), ("conditions are a NoneType",)),
     Row(
         "conditions: one that the network does not read",
@@ -129,7 +133,13 @@ CONDITIONS += [
 
 
 def _generators(**changes):
-    arguments = {"network": LinearField(), "solver": Euler(1), "codec": Pixels(), "shape": SHAPE}
+    arguments = {
+        "network": LinearField(),
+        "solver": Euler(1),
+        "codec": Pixels(),
+        "shape": SHAPE,
+        "num_classes": 3,
+    }
     return lambda folder: Generator(**{**arguments, **changes})
 
 
@@ -150,6 +160,13 @@ BUILT = [
         ("shape", (1, -8, 8), ("a size of shape is -8",)),
         ("num_classes", -1, ("num_classes is -1",)),
         ("num_classes", 2.5, ("num_classes is 2.5",)),
+        ("class_names", ("a", "b"), ("class_names is", "expected 3 different names")),
+        ("class_names", ("a", "a", "b"), ("class_names is",)),
+        ("class_names", "cat", ("class_names is 'cat'",)),
+        ("class_names", (0, 1, 2), ("class_names is (0, 1, 2)",)),
+        ("blocks", -1, ("blocks is -1", "true or false")),
+        ("blocks", "yes", ("blocks is 'yes'",)),
+        ("precision", "", ("precision is ''",)),
         ("precision", "fp16", ("precision is 'fp16'", "bf16")),
         ("precision", 16, ("precision is 16",)),
         ("precision", None, ("precision is None",)),
