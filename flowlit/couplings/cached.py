@@ -41,6 +41,8 @@ class Cached(Coupling):
         resident: bool = False,
         checksums: bool = True,
     ):
+        if not store:
+            raise FlowlitError(f"Cached: store is {store!r}; expected a folder of pairs, or several")
         self.store = store
         self.flip = flip
         self.limit = limit

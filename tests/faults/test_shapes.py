@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tools import LinearField
 
-from flowlit.couplings import SeededNoise
+from flowlit.couplings import Cached, SeededNoise
+from flowlit.data import ImageFolder, ImageZip
 from flowlit.errors import FlowlitError
 from flowlit.objectives import Distillation, RectifiedFlow
 from flowlit.solvers import RK45, Adams, EDMHeun, Euler
@@ -77,3 +80,15 @@ def test_a_loop_over_noise_ends():
         noise[1.5]
     with pytest.raises(FlowlitError, match="shape is"):
         SeededNoise({1, 8}, 4)
+
+
+@pytest.mark.parametrize("store", ["", []])
+def test_pairs_have_a_folder(store):
+    with pytest.raises(FlowlitError, match="expected a folder"):
+        Cached(store)
+
+
+def test_paths_are_texts_too():
+    assert Cached(Path("x")).store == "x"
+    assert ImageFolder(Path("x")).root == "x"
+    assert ImageZip(Path("x.zip")).paths == ImageZip([Path("x.zip")]).paths == ["x.zip"]
