@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,18 +72,14 @@ class Generator:
             (self.network, "network", nn.Module),
             (self.solver, "solver", Solver),
             (self.codec, "codec", Codec),
+            (self.blocks, "blocks", bool),
         ):
             check_kind(value, name, kind)
-        if self.shape is not None:
-            self.shape = sizes(self.shape)
+        self.shape = None if self.shape is None else sizes(self.shape)
         self.num_classes = whole_number(self.num_classes, "num_classes")
         self.class_names = names_of_classes(self.class_names, self.num_classes)
-        if not isinstance(self.blocks, bool):
-            raise FlowlitError(f"blocks is {self.blocks!r}; expected true or false")
-        if self.precision not in get_args(Precision):
-            raise FlowlitError(
-                f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}"
-            )
+        if self.precision not in ("float32", "bf16"):
+            raise FlowlitError(f"precision is {self.precision!r}; expected one of float32, bf16")
 
     @torch.no_grad()
     def __call__(self, x0: Tensor, cond: Cond = {}) -> Tensor:
