@@ -64,9 +64,9 @@ def test_every_command_parses(page, line, cli, tmp_path, monkeypatch):
     if words[0] == "pipeline":
         outcome = cli(*words, *([] if "--dry-run" in words else ["--dry-run"]))
     else:
-        outcome = cli(
-            *words, *([] if "--print_config" in words or "--help" in words else ["--print_config", "--trust"])
-        )
+        shown = "--print_config" in words or "--help" in words
+        trust = [] if words[0] == "reference" else ["--trust"]
+        outcome = cli(*words, *([] if shown else ["--print_config", *trust]))
     assert outcome.code == 0, outcome.err
 
 
