@@ -199,7 +199,7 @@ def test_a_function_is_checked_too():
         (Schedule, [Sawtooth(1), lambda step: 0.5], [Sawtooth, 3, None, "x"]),
         (dict[str, Schedule], [{"a": Sawtooth(1)}], [3, {"a": 3}, [Sawtooth(1)]]),
     ],
-    ids=str,
+    ids=lambda value: "" if isinstance(value, list) else str(value),
 )
 def test_containers(annotation, good, bad):
     check = check_of(annotation)
