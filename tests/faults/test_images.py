@@ -1,11 +1,13 @@
 """Images are what a viewer shows, all are found, and what is broken is found before the first step."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tiny
-from commandline import in_process
+from commandline import REPOSITORY, in_process
 from pictures import encoded, giant, into_folder, into_zip, noise, turned
 from PIL import Image, ImageOps
 from tools import classifier_checkpoint
@@ -165,20 +167,36 @@ def test_two_or_four_channels(channels, tmp_path):
         ImageFolder(str(tmp_path), channels=channels)
 
 
+READER = """
+import os, sys
+from flowlit.data import ImageZip
+
+def private_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Private_"))
+
+images = ImageZip(sys.argv[1], channels=1)
+assert len(images) == 5000 and images[0]["x1"].shape == (1, 1, 1)
+if os.fork() == 0:
+    first = sum(int(images[i]["x1"]) for i in range(100))
+    before = private_bytes()
+    others = sum(int(images[i]["x1"]) for i in range(100, 5000))
+    print(private_bytes() - before, first + others, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux")
 def test_workers_do_not_copy_the_directory_of_a_zip(tmp_path):
-    """A directory of 5,000 files of its own would be 3 MB in each worker."""
+    """A directory of 5,000 files of its own would be 3 MB in each worker.
+
+    In a process of its own: pages of other tests would be copied, too.
+    """
     file = encoded(Image.new("L", (1, 1)))
-    images = ImageZip(into_zip(tmp_path / "set.zip", {f"{i:06}.png": file for i in range(5000)}), channels=1)
-    assert len(images) == 5000 and images[0]["x1"].shape == (1, 1, 1)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        first = sum(int(images[i]["x1"]) for i in range(100))
-        before = private_bytes()
-        others = sum(int(images[i]["x1"]) for i in range(100, 5000))
-        os.write(writing, f"{private_bytes() - before} {first + others}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    grown, total = map(int, os.read(reading, 100).split())
+    path = into_zip(tmp_path / "set.zip", {f"{i:06}.png": file for i in range(5000)})
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", READER, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    grown, total = map(int, done.stdout.split())
     assert total == 0 and grown < 1 << 20

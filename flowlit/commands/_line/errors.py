@@ -119,7 +119,7 @@ def _is_installed(file: str) -> bool:
 
 def _short(file: str) -> str:
     """Return a file below its installation or the working folder."""
-    for folder in (sysconfig.get_path("purelib"), os.getcwd(), str(Path(__file__).parents[2])):
+    for folder in (sysconfig.get_path("purelib"), os.getcwd(), str(Path(__file__).parents[3])):
         if file.startswith(f"{folder}/"):
             return file.removeprefix(f"{folder}/")
     return file
