@@ -159,7 +159,7 @@ def test_a_finished_store_is_not_made_again(tmp_path, pairs):
 
 
 def times(store):
-    """When each file of a store was written; the lock, which names the process that has it, is no part of it."""
+    """When each file of a store was written. The lock, which names its process, is no part of it."""
     return {path.name: path.stat().st_mtime_ns for path in store.iterdir() if path.name != ".lock"}
 
 
