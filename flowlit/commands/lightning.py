@@ -27,7 +27,14 @@ from ..networks import dit  # noqa: F401 - likewise
 from ._line.items import with_items
 from ._line.limits import check_seed
 from ._line.parsing import usage_error
-from ._line.resume import BY_NAME, announce_replacement, check_named, checkpoint_to_resume, look_up
+from ._line.resume import (
+    BY_NAME,
+    announce_replacement,
+    check_fixed_folder,
+    check_named,
+    checkpoint_to_resume,
+    look_up,
+)
 from ._line.words import (
     Variables,
     check_numbers,
@@ -147,6 +154,8 @@ class FlowCLI(LightningCLI):
         """Resolve ``--resume auto`` to a checkpoint, once no other run writes any there."""
         trainer = cast(FlowTrainer, self.trainer)
         config = self.config_init[self.subcommand]
+        if config.get("resume"):
+            check_fixed_folder(trainer)
         try:
             trainer.occupy("fit")
             if config.get("resume"):

@@ -38,9 +38,10 @@ def configuration(
     }
     data = {"num_workers": workers, "noise": tiny.noise(6), "noise_batch_size": 3}
     content = tiny.fit(root, module, network, coupling, callbacks, steps=STEPS, data=data, **settings)
+    by_steps = settings.get("max_steps") != -1
     warm_up = {
         "class_path": "flowlit.schedules.WarmUp",
-        "init_args": {"steps": 6, "total": "${trainer.max_steps}"},
+        "init_args": {"steps": 6, "total": "${trainer.max_steps}" if by_steps else 15},
     }
     content["model"]["init_args"]["lr_scheduler"] = warm_up
     return tiny.write(root.with_suffix(".yaml"), content)

@@ -90,17 +90,21 @@ def _places(file: Path, folders: Iterable[Path]) -> set[Path]:
     return {path for path in inside if os.path.isfile(path)} or elsewhere
 
 
-def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:
-    """Return the newest good checkpoint of a run; None if there is none yet.
-
-    Raises:
-        FlowlitError: if the run has another folder each time, or no checkpoints.
-    """
+def check_fixed_folder(trainer: pl.Trainer) -> None:
+    """Refuse to go on with a run that has another folder each time; before its folder is looked up."""
     if not _has_fixed_folder(trainer):
         raise FlowlitError(
             "--resume auto: this run gets another folder each time (version_0, version_1, …); give its "
             "logger one for good, e.g. --trainer.logger.version '', or the checkpoint (--ckpt_path)"
         )
+
+
+def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:
+    """Return the newest good checkpoint of a run; None if there is none yet.
+
+    Raises:
+        FlowlitError: if the run has no checkpoints.
+    """
     folders = _folders(trainer)
     if not folders:
         raise FlowlitError(
