@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._support.files import short_hash
 from ..errors import FlowlitError
 from .decode import SUFFIXES
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()[:16]
+    return short_hash(json.dumps([str(p) for p in parts]))
 
 
 def _item(image: Tensor, label: int | None) -> dict[str, Any]:

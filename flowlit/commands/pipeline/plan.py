@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..._support.files import file_hash, short_hash
 from .stage import Stage
 from .stamps import Inputs, Stamps, difference
 from .state import read_state
@@ -124,8 +124,8 @@ def measured(stage: Stage, result: Path) -> str | None:
     """Hash of what an evaluation wrote: another one by hand into the same folder must not end up in the
     table.
     """
-    return hashlib.sha256(result.read_bytes()).hexdigest() if stage.command in EVALUATE else None
+    return file_hash(result) if stage.command in EVALUATE else None
 
 
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return short_hash(json.dumps(content, sort_keys=True, default=str))
