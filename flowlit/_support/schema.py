@@ -136,6 +136,7 @@ def parse_json(data: bytes | str) -> Any:
     if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("it begins with a byte order mark; expected UTF-8 without one")
     try:
+        text.decode()
         content = msgspec.json.decode(text)
         json.loads(text, object_pairs_hook=_refuse_twice)  # msgspec takes the last of equal keys
     except RecursionError as error:

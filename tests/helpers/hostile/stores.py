@@ -58,7 +58,7 @@ BYTES: list[tuple[str, bytes, str]] = [
     ("a key twice", json.dumps(GOOD).encode()[:-1] + b', "counts": [4]}', "counts twice"),
     ("half a character", b'{"format": "\\ud800"}', "truncated"),
     ("two values", json.dumps(GOOD).encode() * 2, "trailing"),
-    ("a pickle", b"\x80\x04]\x94.", "malformed"),
+    ("a pickle", b"\x80\x04]\x94.", "not UTF-8"),
     ("65 MB", b" " * (65 << 20), "expected at most"),
 ]
 
