@@ -29,6 +29,7 @@ from .training.loss_over_time import LossOverTime
 from .training.progress import Progress
 from .training.rollback import Rollback
 from .training.signals import SaveOnSignal
+from .training.summary import Summary
 from .training.throughput import Throughput
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Samples",
     "SaveOnSignal",
     "Straightness",
+    "Summary",
     "Throughput",
     "Trajectories",
 ]

@@ -11,7 +11,7 @@ import jsonargparse
 import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +21,7 @@ from ..callbacks.evaluation.base import command_of
 from ..callbacks.training.checkpoint import LastCheckpoint
 from ..callbacks.training.progress import Progress
 from ..callbacks.training.signals import SaveOnSignal
+from ..callbacks.training.summary import Summary
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
@@ -179,18 +180,31 @@ class FlowCLI(LightningCLI):
     )
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
-        """Add ``Progress``, unless another bar or none is configured, and what saves a fit on a signal."""
-        given = config.get("callbacks") or []
-        has_bar = any(isinstance(callback, ProgressBar) for callback in as_list(given))
-        if not has_bar and config.get("enable_progress_bar") is not False and not config.get("barebones"):
+        """Add ``Progress`` and ``Summary``, unless others or none are configured, and what saves a fit on a
+        signal.
+
+        Without a logger no ``LearningRateMonitor`` takes part: there is nothing that it could log to.
+        """
+        barebones = config.get("barebones")
+        given = as_list(config.get("callbacks") or [])
+        if config.get("logger") in (False, []) or barebones:
+            given = [callback for callback in given if not isinstance(callback, LearningRateMonitor)]
+
+        def lacks(option: str, kind: type[Callback]) -> bool:
+            wanted = config.get(option) is not False and not barebones
+            return wanted and not any(isinstance(callback, kind) for callback in given)
+
+        if lacks("enable_progress_bar", ProgressBar):
             extra = [*extra, Progress()]
+        if lacks("enable_model_summary", ModelSummary):
+            config["enable_model_summary"] = False
+            extra = [*extra, Summary()]
+        if lacks("enable_checkpointing", LastCheckpoint) and self.subcommand in ("fit", "doctor"):
+            extra = [*extra, LastCheckpoint()]
         plugins = as_list(config.get("plugins") or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicIO()]
-        saves = config.get("enable_checkpointing") is not False and not config.get("barebones")
-        has_last = any(isinstance(callback, LastCheckpoint) for callback in as_list(given))
-        if saves and not has_last and self.subcommand in ("fit", "doctor"):
-            extra = [*extra, LastCheckpoint()]
+        config["callbacks"] = given
         return super()._instantiate_trainer(config, [*extra, SaveOnSignal()])
 
     @classmethod

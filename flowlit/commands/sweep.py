@@ -13,7 +13,8 @@ from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically, write_figure
 from .._support.nested import rows_of
 from ..callbacks.evaluation.base import Evaluation, numbers
-from ..callbacks.evaluation.grids import boards, check_noise, file_for
+from ..callbacks.evaluation.grids import check_noise
+from ..callbacks.evaluation.pictures import file_for, log_figure
 from ..modules import FlowModule
 from ..ranges import PositiveInt
 from ..solvers import RK45
@@ -102,9 +103,8 @@ class Sweep(Evaluation):
         write_atomically(path, as_csv(rows).encode())
         figure = plot(rows)
         picture = path.with_suffix(".png")
-        write_figure(picture, figure, dpi=120)
-        for board in boards(trainer):
-            board.add_figure("sweep", figure, trainer.global_step)
+        write_figure(picture, figure)
+        log_figure(trainer, "sweep", figure)
         print(f"\n{path}  {picture}", flush=True)
 
 
@@ -135,7 +135,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
 
     distances = [key for key in rows[0] if key.startswith(("fid", "frechet_")) and not key.endswith("_half")]
     names = [*distances, "endpoint_error"]
-    figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
+    figure = Figure(figsize=(6 * len(names), 4.5), dpi=120, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for family in dict.fromkeys(row["family"] for row in rows):
             points = [

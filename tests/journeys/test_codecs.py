@@ -138,7 +138,7 @@ def test_latents_are_evaluated_as_the_images_they_stand_for(stages, tmp_path):
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert report["codec"]["class_path"] == "flowlit.data.Patches"
     width, height = Image.open(tmp_path / "samples/euler2.png").size
-    assert (width - 1) % 9 == 0 == (height - 1) % 9, "a grid of 8×8 images, not of latents"
+    assert (width - 1) % 65 == 0 == (height - 1) % 65, "a grid of 8×8 images, not of latents"
 
 
 def test_latents_are_sampled_by_load_and_by_predict(stages, tmp_path):

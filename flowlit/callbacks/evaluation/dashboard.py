@@ -14,7 +14,7 @@ from torchmetrics import CatMetric
 from ..._engine.lightning import log_no_default_metric
 from ..._support.nested import flatten
 from .base import Evaluation, command_of
-from .grids import boards
+from .pictures import boards
 
 LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {

@@ -1,67 +1,21 @@
-"""Images for callbacks that draw: which are chosen, and where pictures go."""
+"""Images for callbacks that draw: which are chosen, and how they are made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from ..._engine.ranks import gathered_objects
-from ..._support.files import write_atomically, write_figure
 from ..._support.nested import rows_of
 from ...errors import FlowlitError
 from ...ranges import PositiveInt
 from ...types import Noise
 from .base import Evaluation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def boards(trainer: pl.Trainer) -> list[Any]:
-    """Return the TensorBoard writers of a trainer, on rank 0."""
-    loggers = trainer.loggers if trainer.is_global_zero else []
-    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def file_for(trainer: pl.Trainer, name: str) -> Path | None:
-    """Return the file of a name in the run's folder; None where a run leaves none, and on ranks beside 0.
-
-    Every rank must call it, since Lightning broadcasts the folder.
-    """
-    log_dir = trainer.log_dir
-    if log_dir is None or not trainer.loggers or trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return None
-    return Path(log_dir) / name if trainer.is_global_zero else None
-
-
-def show(trainer: pl.Trainer, tag: str, images: Tensor, columns: int) -> None:
-    """Draw uint8 images (N, C, H, W) as a grid: ``<tag>`` in TensorBoard, ``<tag>.png`` in the run's folder.
-
-    Every rank must call it.
-    """
-    grid = make_grid(images.float().cpu() / 255, nrow=columns, padding=1, pad_value=0.5)
-    for board in boards(trainer):
-        board.add_image(tag, grid, trainer.global_step)
-    path = file_for(trainer, f"{tag}.png")
-    if path is not None:
-        write_atomically(path, lambda file: save_image(grid, file, format="png"))
-
-
-def show_figure(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
-    """Show a figure as ``show`` does a grid."""
-    for board in boards(trainer):
-        board.add_figure(tag, figure, trainer.global_step)
-    path = file_for(trainer, f"{tag}.png")
-    if path is not None:
-        write_figure(path, figure)
 
 
 def check_noise(trainer: pl.Trainer, stage: str, who: str, num: int) -> Any:

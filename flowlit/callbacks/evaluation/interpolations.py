@@ -13,14 +13,15 @@ from ...metrics.geometry import interpolate_noise
 from ...ranges import PositiveInt
 from ...types import Noise
 from .base import Evaluation
-from .grids import check_noise, first_noises, generate, show
+from .grids import check_noise, first_noises, generate
+from .pictures import show
 
 
 class Interpolations(Evaluation):
     """Draw the images that solvers make of noise between the noises 2k and 2k + 1, one pair a row.
 
     Each row goes from the first to the second on a quarter of a circle, so that all its noise is as likely as
-    theirs, under the condition of the first. As ``interpolations/<solver>`` in TensorBoard, and as PNG in the
+    theirs, under the condition of the first. As ``interpolations/<solver>`` in the loggers, and as PNG in the
     run's folder.
 
     Args:

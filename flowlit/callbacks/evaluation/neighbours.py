@@ -14,7 +14,8 @@ from ...errors import FlowlitError
 from ...metrics.memorisation import memorisation, nearest
 from ...ranges import PositiveInt
 from ...types import ImageDataset
-from .grids import FirstImages, check_noise, show
+from .grids import FirstImages, check_noise
+from .pictures import show
 
 _BLOCK = 1000  # training images in memory at a time
 _AMONG = 1000  # training images whose own neighbours are sought, at most
@@ -23,7 +24,7 @@ _AMONG = 1000  # training images whose own neighbours are sought, at most
 class NearestNeighbours(FirstImages):
     """Draw the first images of validation beside their nearest training images, and log how near they are.
 
-    ``neighbours/<solver>``, in TensorBoard and as PNG, has a row for each: the sample, then its neighbours,
+    ``neighbours/<solver>``, in the loggers and as PNG, has a row for each: the sample, then its neighbours,
     nearest first, by root mean square difference of pixels. ``memorisation/<solver>`` is the median distance
     of these samples to their nearest training image, divided by that of at most 1,000 training images to
     their nearest other one: about 1 or above is fine, near 0 is copying. Mirrored copies are not recognised.

@@ -7,13 +7,15 @@ from typing import Any
 import lightning.pytorch as pl
 
 from ...ranges import PositiveInt
-from .grids import FirstImages, show
+from .grids import FirstImages
+from .pictures import show
 
 
 class Samples(FirstImages):
     """Log a grid of the first ``num`` images of validation for every solver, always from the same noise.
 
-    As ``samples/<solver>`` in TensorBoard, and ``samples/<solver>.png`` in the run's folder.
+    As ``samples/<solver>`` in the loggers, and ``samples/<solver>.png`` in the run's folder; small images
+    are enlarged.
 
     Args:
         num: how many images.

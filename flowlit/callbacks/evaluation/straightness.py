@@ -14,7 +14,8 @@ from ...errors import FlowlitError
 from ...metrics.geometry import Curves, MeanMotion, motion
 from ...ranges import PositiveInt
 from .base import Evaluation
-from .grids import boards, check_noise, file_for, first_noises, in_parts, show_figure
+from .grids import check_noise, first_noises, in_parts
+from .pictures import boards, file_for, show_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ class Straightness(Evaluation):
     is divided by C·H·W, and ``straightness/per_sample`` is a histogram of the sums. ``transport_cost/sum``
     and ``/per_dimension`` are E ‖Z1 - Z0‖²; ``curvature/mean`` is the root mean square of d²Z/dt² per
     dimension, averaged over t; ``chord_error/rms`` that of one Euler step's error. ``curves/straightness``
-    shows deviation and curvature over t, as a picture in TensorBoard, a PNG and a CSV.
+    shows deviation and curvature over t, as a picture in the loggers, a PNG and a CSV.
 
     It costs ``steps`` evaluations per sample. Meaningless for a one-step student, whose velocity is trained
     at t = 0 only.

@@ -10,14 +10,15 @@ from ..._support.batch_invariance import BatchInvariant
 from ...metrics.geometry import snapshots
 from ...ranges import PositiveInt
 from .base import Evaluation
-from .grids import check_noise, first_noises, show
+from .grids import check_noise, first_noises
+from .pictures import show
 
 
 class Trajectories(Evaluation):
     """Draw trajectories of the first noises of validation, one a row: states, and where they would arrive.
 
     ``trajectories/x_t`` is the state at t = 0, 1/steps, …, 1, ``trajectories/endpoint`` the prediction x_t +
-    (1 - t) v(x_t, t); of a straight flow all predictions in a row are equal. Images in TensorBoard, and PNG
+    (1 - t) v(x_t, t); of a straight flow all predictions in a row are equal. Images in the loggers, and PNG
     files in the run's folder. Meaningless for a one-step student, whose velocity is trained at t = 0 only.
 
     Args:

@@ -13,6 +13,9 @@ from ..._support.formatting import aligned
 from ...errors import FlowlitError
 from ...metrics.report import REPORT
 
+WIDTH = 1000
+"""Pixels of a picture, about, to which narrower grids are enlarged."""
+
 
 def read_rows(
     root: Path, table: list[dict[str, str]], reports: dict[str, str] | None = None
@@ -85,7 +88,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(aligned(lines))
 
 
-def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Image.Image:
+def draw_samples(root: Path, table: list[dict[str, str]]) -> Image.Image:
     """Put the sample grids of all rows under each other: the same noise through each model."""
     font = ImageFont.load_default(size=16)
     strips = []
@@ -97,9 +100,9 @@ def draw_samples(root: Path, table: list[dict[str, str]], zoom: int = 3) -> Imag
             raise FlowlitError(
                 f"samples {path} cannot be read ({error}); the evaluation stage needs the callback Samples"
             ) from error
-        strips.append(
-            (entry["model"], grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST))
-        )
+        zoom = max(1, WIDTH // grid.width)  # grids of earlier versions have small images
+        larger = grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST)
+        strips.append((entry["model"], larger))
     margin = 8
     label = 24
     width = max(grid.width for _, grid in strips) + 2 * margin

@@ -293,18 +293,20 @@ def first(num):
 
 
 def cells(path, rows, columns):
-    """Cut a grid of 8×8 pictures with a border of one pixel into its pictures."""
+    """Cut a grid of 8×8 pictures, each pixel 8×8 times, with a border of one pixel into its pictures."""
     grid = np.array(Image.open(path))
-    assert grid.shape == (rows * 9 + 1, columns * 9 + 1, 3)
-    return [
-        [grid[1 + 9 * r : 9 + 9 * r, 1 + 9 * c : 9 + 9 * c, 0] for c in range(columns)] for r in range(rows)
-    ]
+    assert grid.shape == (rows * 65 + 1, columns * 65 + 1, 3)
+    starts = [[(1 + 65 * r, 1 + 65 * c) for c in range(columns)] for r in range(rows)]
+    large = [[grid[y : y + 64, x : x + 64, 0] for y, x in row] for row in starts]
+    small = [[cell[::8, ::8] for cell in row] for row in large]
+    assert np.array_equal(np.kron(small, np.ones((8, 8))), large), "a pixel is not repeated as it is"
+    return small
 
 
 def shown(folder, tag, rows, columns):
     """The one image of a tag in TensorBoard is as large as the file."""
     (image,) = read(folder).Images(tag)
-    assert (image.height, image.width) == (rows * 9 + 1, columns * 9 + 1)
+    assert (image.height, image.width) == (rows * 65 + 1, columns * 65 + 1)
 
 
 TAGS = {

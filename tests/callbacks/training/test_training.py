@@ -413,11 +413,11 @@ def test_samples_are_the_first_images_of_each_solver(tmp_path):
     assert sorted(events.Tags()["images"]) == ["samples/euler", "samples/heun"]
     for name, solver in (("heun", Heun(2)), ("euler", Euler(1))):
         grid = np.array(Image.open(tmp_path / "samples" / f"{name}.png"))
-        assert grid.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
+        assert grid.shape == (2 * 65 + 1, 3 * 65 + 1, 3)
         images = generated(6, solver)[:, 0].numpy()
         for i, image in enumerate(images):
-            y, x = 1 + 9 * (i // 3), 1 + 9 * (i % 3)
-            assert np.array_equal(grid[y : y + 8, x : x + 8, 0], image)
+            y, x = 1 + 65 * (i // 3), 1 + 65 * (i % 3)
+            assert np.array_equal(grid[y : y + 64, x : x + 64, 0], image.repeat(8, 0).repeat(8, 1))
         shown = events.Images(f"samples/{name}")[0]
         assert (shown.width, shown.height) == (grid.shape[1], grid.shape[0])
 
