@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
+
+LONG = re.compile(r"(\S{200})\S{100,}(\S{60})")
+"""Words of which an error has the first and the last letters only."""
 
 
 class FlowlitError(Exception):
     """Error that a user can mend: what was found, what was expected, and the command that mends it.
 
-    Shown without a traceback.
+    Shown without a traceback, and without the middle of words that are longer than a path has to be.
     """
+
+    def __str__(self) -> str:
+        return LONG.sub(r"\1…\2", super().__str__())
 
 
 class NotFinite(FlowlitError):

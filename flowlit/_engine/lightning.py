@@ -7,11 +7,12 @@ The edits of saved loops, which need no such name, are in ``loops.py``.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import do_nothing_closure
@@ -195,3 +196,10 @@ def divide_among_all_devices(strategy: ModelParallelStrategy) -> None:
 def spawns(trainer: pl.Trainer) -> bool:
     """Return whether the processes of a trainer begin from a pickle of it."""
     return getattr(trainer.strategy, "_start_method", None) in ("spawn", "forkserver")
+
+
+def awaits_no_one(trainer: pl.Trainer) -> bool:
+    """Return whether a trainer would wait for other nodes, on which nothing starts its processes."""
+    environment = trainer._accelerator_connector.cluster_environment
+    by_hand = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK"} & os.environ.keys()
+    return trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not by_hand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -48,9 +49,22 @@ def check_file(path: str | Path, what: str, mend: str) -> int:
     return status.st_size
 
 
+def open_plain(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file, as ``os.open`` or the ``opener`` of ``open``, but no pipe or device, which might block.
+
+    Raises:
+        OSError: if it is one, or cannot be opened; it may have been a file when it was checked.
+    """
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
+
+
 def existing(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
 
 
 def check_room(folder: Path, needed: int, what: str, mend: str) -> None:

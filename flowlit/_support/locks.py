@@ -34,7 +34,7 @@ def locked(file: Path, busy: str, mend: str, keep: bool = False) -> Iterator[Non
         FlowlitError: if another process holds it, or its folder cannot be written.
     """
     folder = file.parent.absolute()
-    before = next(path for path in (folder, *folder.parents) if path.exists())
+    before = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     lock = _acquire(file, busy, mend)
     _held.add(lock)
     try:

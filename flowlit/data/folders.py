@@ -11,6 +11,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
+from .._support.files import open_plain
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
 from .base import _digest, _item, _limited
@@ -68,9 +69,11 @@ class ImageFolder(ImageFiles):
     def _listed(self) -> _Files:
         root = Path(self.root)
         what = f"image folder {root}"
-        if root.is_file():
+        if not self.root:
+            raise FlowlitError("ImageFolder: root is ''; expected a folder")
+        if os.path.isfile(root):
             raise FlowlitError(f"{what} is a file, expected a folder; for a zip use flowlit.data.ImageZip")
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise FlowlitError(f"{what} does not exist; check data.coupling.images.root")
         entries, left_out = list_folder(root)
         entries = entries[: _limited(len(entries), self.limit, what, in_words(left_out))]
@@ -133,9 +136,4 @@ class ImageFolder(ImageFiles):
         return str(self.files[index]).encode(errors="backslashreplace").decode()  # not all names are UTF-8
 
     def _opened(self, index: int) -> IO[bytes]:
-        return open(self.files.place(index), "rb", opener=_without_waiting)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open what may have become a pipe since it was listed, which would wait for its other end."""
-    return os.open(path, flags | os.O_NONBLOCK)
+        return open(self.files.place(index), "rb", opener=open_plain)

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from .._support.files import check_file, short_hash
+from .._support.files import check_file, open_plain, short_hash
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
 from .base import _digest, _item, _limited
@@ -52,7 +52,7 @@ class ImageZip(ImageFiles):
         classes: Classes = None,
     ):
         super().__init__(resolution, channels, limit, labels, background, classes)
-        self.paths = [paths] if isinstance(paths, str) else list(paths)
+        self.paths = _several(paths)
         self._index: list[_Entry] | None = None
         self._names: tuple[str, ...] | None = None
         self._left_out: Counter[str] = Counter()
@@ -174,5 +174,13 @@ class ImageZip(ImageFiles):
                 raise UnreadableImage(str(error) or type(error).__name__) from error
         file = self._files.get(shard)
         if file is None:  # of two threads, both keep the file of the first
-            file = self._files.setdefault(shard, open(self.paths[shard], "rb"))  # noqa: SIM115 - stays open
+            file = self._files.setdefault(shard, open(self.paths[shard], "rb", opener=open_plain))  # noqa: SIM115
         return io.BytesIO(read_member(file.fileno(), member))
+
+
+def _several(paths: str | Sequence[str]) -> list[str]:
+    """Return one path or several as a list, none of them empty."""
+    several = [paths] if isinstance(paths, str) else list(paths)
+    if not several or not all(several):
+        raise FlowlitError(f"ImageZip: paths is {paths!r}; expected a zip, or several")
+    return several

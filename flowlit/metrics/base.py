@@ -90,8 +90,8 @@ class Reference(NamedTuple):
     def features(self) -> Tensor:
         """Read the features that were kept, (N, d) float32."""
         try:
-            with Npz(self.path) as file:
-                features = file.read("features", "f")
+            with Npz(self.path) as file, np.errstate(over="ignore"):
+                features = file.read("features", "f").astype(np.float32, copy=False)
             if features.shape != (self.kept, len(self.mean)) or not np.isfinite(features).all():
                 raise ValueError("they are not finite, or the file has changed")
         except (OSError, ValueError) as error:
@@ -99,6 +99,10 @@ class Reference(NamedTuple):
                 f"{self.path}: its features cannot be read ({error}); make it again"
             ) from error
         return torch.from_numpy(features)
+
+    def check_features(self) -> None:
+        """Refuse features that cannot be read, before hours of work that they are needed after."""
+        self.features()
 
     def sha256(self) -> str:
         """Hash mean and covariance."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -184,7 +185,7 @@ def read_reference(path: str | Path) -> Reference:
         FlowlitError: if the file is missing, torn, or holds no statistics.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FlowlitError(
             f"reference statistics {path} do not exist; make them: flowlit reference -c "
             f"experiments/reference_….yaml --into {path}"

@@ -17,6 +17,7 @@ from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
 from ..objectives import TwoPlayerObjective
 from ..ranges import Checked, PositiveInt
+from ..ranges.tensors import check_pair
 from ..types import Objective, Pair
 from .flow import FlowModule, check_conditions
 
@@ -112,6 +113,7 @@ class CriticModule(FlowModule):
     def training_step(self, pair: Pair, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the loss of the network whose turn it is, ()."""
         check_conditions(self.network, pair.cond)
+        check_pair(pair)
         parts = accumulated_batches(self.trainer)
         turn, part = divmod(batch_idx % (parts * self.global_batches), parts)
         critics_turn = turn < self.critic.updates

@@ -1,6 +1,7 @@
 """Images are what a viewer shows, all are found, and what is broken is found before the first step."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -200,3 +201,15 @@ def test_workers_do_not_copy_the_directory_of_a_zip(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
     grown, total = map(int, done.stdout.split())
     assert total == 0 and grown < 1 << 20
+
+
+def test_a_zip_that_became_a_pipe_does_not_block(tmp_path):
+    """It was checked, and opened again for its pixels: that waited for ever."""
+    path = into_zip(tmp_path / "set.zip", {f"{i}.png": encoded(noise(8, 8)) for i in range(3)})
+    images = ImageZip(path)
+    assert len(images) == 3
+    images = pickle.loads(pickle.dumps(images))  # as a worker has it
+    os.remove(path)
+    os.mkfifo(path)
+    with pytest.raises(FlowlitError, match=r"pipe or device|no plain file"):
+        images[0]

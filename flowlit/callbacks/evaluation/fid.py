@@ -131,6 +131,8 @@ class FID(Evaluation):
             self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
         else:
             self._generated.check(trainer, module, real.dim, real.classes)
+            if any(measure.needs_real for measure in self.measures):
+                on_rank_zero(trainer, real.reference.check_features)
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
         rows = {"index": outputs["noise"].index.cpu()}

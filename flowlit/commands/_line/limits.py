@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from ..._engine.lightning import spawns
+from ..._engine.lightning import awaits_no_one, spawns
 from ...errors import FlowlitError
 from ...ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_of, number
 
@@ -90,6 +90,19 @@ def check_run(trainer: pl.Trainer) -> None:
         seconds = timer.time_remaining()
         if seconds is not None and seconds <= 0:
             raise FlowlitError(f"trainer.max_time is {seconds:g} seconds; expected more than 0")
+
+
+def check_nodes(trainer: pl.Trainer) -> None:
+    """Refuse to wait for ever for the processes of other nodes.
+
+    Raises:
+        FlowlitError: saying how they are started.
+    """
+    if awaits_no_one(trainer):
+        raise FlowlitError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but nothing starts this command on the other nodes; "
+            "start it with srun or torchrun, or with MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
+        )
 
 
 def check_end(trainer: pl.Trainer) -> None:

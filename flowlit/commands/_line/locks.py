@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ..._engine.lightning import checkpoint_folder
 from ..._engine.ranks import on_rank_zero
 from ..._support.locks import locked_folder
+from .limits import check_nodes
 
 Options = ParamSpec("Options")
 Result = TypeVar("Result")
@@ -54,8 +55,9 @@ class OneWriter(pl.Trainer):
         """Hold the folders of a command on rank 0, until ``leave``.
 
         Raises:
-            FlowlitError: on every rank, if another process writes there.
+            FlowlitError: on every rank, if another process writes there, or other nodes are awaited in vain.
         """
+        check_nodes(self)
         if self._locks is None:
             self._locks = ExitStack()
             folders = list(written(self, command))

@@ -48,6 +48,8 @@ class StoredPairs(Dataset):
 
     def __init__(self, folders: Sequence[str | Path], limit: int | None = None, checksums: bool = True):
         self.folders = [Path(folder) for folder in folders]
+        if not self.folders:
+            raise FlowlitError("no folders of pairs were given; expected at least one")
         self.checksums = checksums
         self.manifests = [_finished(folder) for folder in self.folders]
         check_compatible(self.folders, self.manifests)
@@ -147,7 +149,7 @@ class StoredPairs(Dataset):
         kinds = {"index": ("int64", ()), **ends, **self.conditions}
         batch = {name: np.empty((len(rows), *kinds[name][1]), kinds[name][0]) for name in names}
         into = [
-            (name, memoryview(array.data).cast("B"), array.nbytes // len(rows))
+            (name, memoryview(array.reshape(-1).view(np.uint8)), array.strides[0])  # type: ignore[arg-type]
             for name, array in batch.items()
         ]
         for place, (number, row) in enumerate(rows):

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from ..._support.files import file_hash
+from ..._support.files import file_hash, open_plain
 from ..._support.schema import Count, Positive, parse_json
 from ...errors import FlowlitError
 
@@ -78,9 +78,7 @@ class ShardFile:
         self.path = path
         self.fd = -1
         with reading(path):
-            if not path.is_file():  # a pipe would block
-                raise ValueError("there is no file")
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # closed when the shard is deleted
+            self.fd = open_plain(path, os.O_RDONLY | os.O_CLOEXEC)  # closed when the shard is deleted
             if fields is not None:
                 self._set_fields(fields)
                 return

@@ -25,6 +25,9 @@ from .plan import Shard, plan
 from .schema import DIRECTION, FORMAT, MANIFEST, SHARD_FACTS, VERSION
 from .shard import ShardFile
 
+STAGE = "stage.json"
+"""File that a pipeline has in the folder of a stage."""
+
 
 class Store:
     """A folder of pairs that is being written."""
@@ -72,15 +75,18 @@ class Store:
         """Return whether no shard was written yet: the manifest may still change then.
 
         Raises:
-            FlowlitError: if there are shards, or files like them, but no manifest.
+            FlowlitError: if there are files but no manifest, or one that is none of ours.
         """
-        files = sorted(path.name for path in self.folder.glob("[!.]*.safetensors"))
-        if files and not self.manifest_path.exists():
+        files = sorted(path.name for path in self.folder.glob("[!.]*") if path.name != STAGE)
+        if files and NAME not in files:
             raise FlowlitError(
                 f"{self.folder} holds other files ({files[0]} …) and no {NAME}; choose another folder with "
                 "--store, or empty it"
             )
-        return not files
+        empty = not any(name.endswith(".safetensors") for name in files)
+        if files and empty:
+            self.manifest()
+        return empty
 
     def begin(self, identity: dict[str, Any], counts: list[int], remarks: dict[str, Any]) -> None:
         """Start, continue or grow a store of the pairs that ``identity`` describes.
@@ -108,15 +114,11 @@ class Store:
                     "folder with --store, or remove it"
                 )
         shards = plan(counts, wanted["shard_size"])
-        good = [entry for entry in known["shards"] if self._size(entry["file"]) == entry["bytes"]]
+        good = [entry for entry in known["shards"] if _size(self.folder / entry["file"]) == entry["bytes"]]
         complete = len(good) == len(shards)
         if not complete or known.get("counts") != counts or not known.get("complete"):
             self.write_manifest({**known, **wanted, "complete": False, "shards": good})
         self._key = identity_key(wanted)
-
-    def _size(self, file: str) -> int:
-        path = self.folder / file
-        return path.stat().st_size if path.exists() else -1
 
     def missing(self) -> list[Shard]:
         """Return the shards that are still to be made; files that cannot be read count as missing."""
@@ -176,6 +178,10 @@ class Store:
         """Write the manifest, if it is one that can be read."""
         MANIFEST.check(manifest, self.manifest_path)
         write_atomically(self.manifest_path, json.dumps(manifest, indent=1).encode())
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else -1
 
 
 def _growth_differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

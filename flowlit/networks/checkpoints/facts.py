@@ -4,11 +4,18 @@ metadata of safetensors.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ..._support.schema import Count, Format
+from ..._version import __version__
+from ...errors import FlowlitError
+
+Version = Annotated[str, Meta(pattern=r"^\d+(\.\d+)*((a|b|rc|\.?post|\.?dev)\d+)*(\+[a-z0-9.]+)?$")]
+"""Version of a package."""
 
 
 class Described(Struct):
@@ -28,7 +35,7 @@ class Average(Struct):
 class Facts(Struct):
     """Description of network, solver, codec and averages; all may be missing."""
 
-    version: str | None = None
+    version: Version | None = None
     network: Described | None = None
     solver: Described | None = None
     codec: Described | None = None
@@ -40,10 +47,28 @@ class Facts(Struct):
     """Name of the one set of weights that safetensors hold."""
     step: Count = 0
     source: dict[str, Any] | None = None
-    sha256: dict[str, str] | None = None
+    sha256: dict[str, str] = {}
     """Hash of each part of a checkpoint: network, ema, averages.<name>, optimizers; of safetensors: file."""
     shared: dict[str, str] | None = None
     """Second names of tensors in safetensors, and the first."""
 
 
 FACTS = Format(Facts, "description of a network", "use an older checkpoint, or convert or fetch it again")
+
+
+def check_facts(facts: Mapping[str, Any], file: str | Path) -> None:
+    """Refuse facts that are unsound, or that a later flowlit wrote whose files may mean something else.
+
+    Raises:
+        FlowlitError: naming the field, or the version.
+    """
+    version = FACTS.check(facts, f"checkpoint {file}").version or "0"
+    if _generation(version) > _generation(__version__):
+        raise FlowlitError(
+            f"checkpoint {file} was written by flowlit {version}, and this is {__version__}; install a newer "
+            "flowlit"
+        )
+
+
+def _generation(version: str) -> int:
+    return int(version.partition(".")[0])

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import FlowlitError
 from .archive import check_archive, check_keys, is_archive, torn
 from .contents import Contents
-from .facts import FACTS
+from .facts import check_facts
 from .layouts import LAYOUTS, Layout, OwnLayout
 from .layouts.rules import State
 from .locate import locate
@@ -91,6 +91,7 @@ def read_checkpoint(path: str | Path, resume: bool = False) -> dict[str, Any]:
             "(network: flowlit.networks.pretrained)"
         )
     (RUN if resume else WEIGHTS).check(checkpoint, f"checkpoint {path}")
+    check_facts(checkpoint.get("flowlit", {}), path)
     check_dense(checkpoint["state_dict"], path)
     if expected := checkpoint.get("flowlit", {}).get("sha256"):
         if "optimizer_states" not in checkpoint:  # left out, as files to give away are made smaller
@@ -107,9 +108,10 @@ def read_contents(path: str | Path) -> Contents:
     Raises:
         FlowlitError: as ``read_file``, and for other layouts.
     """
-    if Path(path).suffix == ".safetensors":
-        return _safetensors(locate(path))
-    content = read_file(path)
+    located = locate(path)
+    if located.suffix == ".safetensors":
+        return _safetensors(located)
+    content = read_file(located)
     if isinstance(content, Mapping):
         if isinstance(content.get("flowlit"), Mapping) and _is_named(content.get("state_dict")):
             return _own(content, str(path))
@@ -144,7 +146,7 @@ def _unknown(path: str | Path, content: Any) -> FlowlitError:
 
 def _own(content: Mapping[str, Any], file: str) -> Contents:
     facts = content["flowlit"]
-    FACTS.check(facts, f"checkpoint {file}")
+    check_facts(facts, file)
     averages = [name for name, average in (facts.get("averages") or {}).items() if average]
     parts = {"raw": "network", **({"ema": "ema"} if facts.get("ema_updates") else {})}
     parts |= {name: f"averages.{name}" for name in averages}
@@ -156,7 +158,7 @@ def _own(content: Mapping[str, Any], file: str) -> Contents:
             states[kinds[part]][inside] = value
     for state in states.values():
         check_dense(state, file)
-    known = facts.get("sha256") or {}
+    known = facts.get("sha256", {})
     hashes = {kind: known.get(part, "") for kind, part in parts.items() if known}
     facts = {**facts, "step": content.get("global_step", 0)}
     return Contents(OwnLayout(file, facts=facts), states, facts, hashes=hashes)

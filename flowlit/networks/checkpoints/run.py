@@ -7,13 +7,9 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from ..._support.schema import Count, Format
-from .facts import Facts
+from .facts import Facts, Version
 
 MEND = "use an older checkpoint, or fetch it again"
-
-Version = Annotated[str, Meta(pattern=r"^\d+(\.\d+)*((a|b|rc|\.?post|\.?dev)\d+)*(\+[a-z0-9.]+)?$")]
-"""Version of Lightning, which migrates older files."""
-
 
 Steps = Annotated[int, Meta(ge=0, le=10**9)]
 """Optimizer steps; more than any run has."""
@@ -97,6 +93,7 @@ class Weights(Struct):
 
     state_dict: dict[str, Any]
     version: Version | None = field(name="pytorch-lightning_version", default=None)
+    """Of Lightning, which migrates older files."""
     global_step: Steps = 0
     epoch: Count = 0
     flowlit: Facts = field(default_factory=Facts)

@@ -19,7 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ...errors import FlowlitError
-from .facts import FACTS
+from .facts import check_facts
 from .fingerprint import hash_state
 from .tensors import check_dense, check_hashes
 
@@ -91,13 +91,13 @@ def unpack(path: Path) -> tuple[State, dict[str, Any] | None]:
         ) from error
     if not isinstance(facts, dict):
         return state, None
-    FACTS.check(facts, f"checkpoint {path}")
+    check_facts(facts, path)
     shared = facts.get("shared") or {}
     if unknown := [first for first in shared.values() if first not in state]:
         raise FlowlitError(f"checkpoint {path} lacks {unknown[0]}; convert or fetch it again")
     state |= {name: state[first] for name, first in shared.items()}
     check_dense(state, path)
-    hashes = facts.pop("sha256", None) or {}
+    hashes = facts.pop("sha256", {})
     check_hashes(hashes, {"file": _digest(state, facts)}, path)
     return state, facts
 

@@ -471,6 +471,19 @@ def test_a_file_serves_as_the_images_do(tmp_path, fid, classifier):
     assert told["sha256"] == images["features"]["tiny"]["reference"]["sha256"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), 1e300])
+def test_features_of_a_reference_are_read_before_images_are_generated(tmp_path, fid, classifier, value):
+    """They were needed, and refused, when all images had been generated."""
+    path = tmp_path / "real.npz"
+    make_reference(REAL, ClassifierFeatures(classifier, "tiny"), str(path), keep_features=True)
+    arrays = {**np.load(path)}
+    arrays["features"] = np.full(arrays["features"].shape, value)
+    np.savez(path, **arrays)
+    with pytest.raises(FlowlitError, match=r"real.npz: its features cannot be read \(they are not finite"):
+        run(tmp_path, fid(reference=str(path)), num=40)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_yaml_names_images_or_a_file(tmp_path, classifier, cli):
     path = tmp_path / "real.npz"
     make_reference(REAL, ClassifierFeatures(classifier, "tiny"), str(path), keep_features=True)

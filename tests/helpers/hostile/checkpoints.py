@@ -70,7 +70,8 @@ LIES = {
         put("flowlit", "averages", {"long": {"updates": 7}}),
         put("flowlit", "ema", [1]),
         put("flowlit", "network", "UNet"),
-        put("flowlit", "sha256", ["a"]),
+        *(put("flowlit", "sha256", value) for value in (["a"], None, "0" * 64, {"network": None})),
+        *(put("flowlit", "version", value) for value in (3, "", "new", "1.x", "99.0", "1.0.dev1")),
     ],
     "averages_waiting": [
         put("averages_waiting", value) for value in ([], {"ema": 3}, {"ema": {"steps": -1, "decay": 2}})

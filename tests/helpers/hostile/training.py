@@ -1,7 +1,11 @@
 """Hostile changes of a run that goes on, and second writers of what is being written."""
 
+import os
 from types import SimpleNamespace
+from unittest import mock
 
+import games
+import tiny
 import torch
 from commandline import in_process
 from torch.optim import lr_scheduler
@@ -10,8 +14,10 @@ from flowlit._support.files import building
 from flowlit._support.locks import locked_folder, locked_target, refuse_at_work
 from flowlit.callbacks import BestCheckpoint
 from flowlit.commands.trainer import FlowTrainer
+from flowlit.modules import Critic, CriticModule
 from flowlit.modules.overrides import override
 from flowlit.schedules import WarmUp
+from flowlit.types import Pair
 
 from .row import Row
 
@@ -140,4 +146,49 @@ ROWS += [
         ("trainer.max_time", "more than 0"),
     )
     for seconds in (0, -3)
+]
+
+
+def _nodes(command):
+    """A command on two nodes that nothing but a test has started: it waited for the second one for ever."""
+
+    def attempt(folder):
+        with mock.patch.dict(os.environ):
+            for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK"):
+                os.environ.pop(name, None)
+            trainer = FlowTrainer(num_nodes=2, accelerator="cpu", devices=1, logger=False)
+            return getattr(trainer, command)(None)
+
+    return attempt
+
+
+def _game(x0, x1):
+    """A turn of a critic on a pair whose ends would be broadcast."""
+
+    def attempt(folder):
+        critic = Critic(games.Discriminator())
+        module = CriticModule(tiny.Affine(), games.Game(), critic)
+        return module.training_step(Pair(torch.zeros(x0), torch.zeros(x1)), 0)
+
+    return attempt
+
+
+ROWS += [
+    *(
+        Row(
+            f"training: {command} on nodes without processes",
+            _nodes(command),
+            ("num_nodes is 2", "torchrun"),
+        )
+        for command in ("fit", "validate", "test", "predict")
+    ),
+    *(
+        Row(f"training: a game on pairs of {x0} and {x1}", _game(x0, x1), ("x0 and x1", str(x0), str(x1)))
+        for x0, x1 in (
+            ((2, 1, 8, 8), (2, 1, 1, 8)),
+            ((2, 1, 8, 8), (1, 1, 8, 8)),
+            ((2, 1, 8, 8), (2, 3, 8, 8)),
+            ((0, 1, 8, 8), (0, 1, 8, 8)),
+        )
+    ),
 ]
