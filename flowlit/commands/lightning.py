@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from typing import Any, Literal, NoReturn, cast
 
 import jsonargparse
@@ -25,17 +23,19 @@ from ..callbacks.training.summary import Summary
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
+from ._line.advice import quiet
+from ._line.earlier import put_aside
 from ._line.items import with_items
 from ._line.limits import check_seed
 from ._line.parsing import usage_error
 from ._line.resume import (
     BY_NAME,
-    announce_replacement,
     check_fixed_folder,
     check_named,
     checkpoint_to_resume,
     look_up,
 )
+from ._line.untrained import check_trained
 from ._line.words import (
     Variables,
     check_numbers,
@@ -121,6 +121,13 @@ class FlowCLI(LightningCLI):
             help="fit: 'auto' goes on from the run's newest good checkpoint, or begins if there is none.",
         )
 
+        parser.add_argument(
+            "--untrained",
+            type=bool,
+            default=False,
+            help="validate, test, predict, couple, sweep: generate with fresh weights, too.",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse numbers that were read otherwise than they were typed, and bad seeds."""
         super().parse_arguments(parser, args)
@@ -161,10 +168,9 @@ class FlowCLI(LightningCLI):
             trainer.occupy("fit")
             if config.get("resume"):
                 config["ckpt_path"] = checkpoint_to_resume(trainer)
-            elif config.get("ckpt_path") is None:
-                announce_replacement(trainer)
             else:
                 self.look_up_checkpoint()
+                put_aside(trainer, config.get("ckpt_path"))
         except BaseException:
             trainer.leave()
             raise
@@ -175,9 +181,14 @@ class FlowCLI(LightningCLI):
         if config.get("ckpt_path") in BY_NAME:
             config["ckpt_path"] = look_up(self.trainer, config["ckpt_path"], self.subcommand == "fit")
 
-    before_validate = before_test = before_predict = before_couple = before_sweep = before_doctor = (
-        look_up_checkpoint
-    )
+    before_doctor = look_up_checkpoint
+
+    def before_generation(self) -> None:
+        """Resolve ``--ckpt_path``, and refuse fresh weights."""
+        self.look_up_checkpoint()
+        check_trained(self.trainer, self.model, self.subcommand, self.config_init[self.subcommand])
+
+    before_validate = before_test = before_predict = before_couple = before_sweep = before_generation
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
         """Add ``Progress`` and ``Summary``, unless others or none are configured, and what saves a fit on a
@@ -219,8 +230,14 @@ class FlowCLI(LightningCLI):
         if words == words[:1]:
             raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
-        if words[0] not in ("fit", "doctor") and any(word.split("=")[0] == "--resume" for word in words):
+        options = {word.split("=")[0] for word in words}
+        trains = words[0] in ("fit", "doctor")
+        if not trains and "--resume" in options:
             raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")
+        if trains and "--untrained" in options:
+            raise FlowlitError(
+                f"--untrained lets a network generate with fresh weights; {words[0]} trains, leave it out"
+            )
         with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(
                 pl.LightningModule,
@@ -236,27 +253,3 @@ class FlowCLI(LightningCLI):
                 parser_kwargs={"parser_mode": MODE, "prog": "flowlit"},
                 args=with_text_root(with_items(words, contents)),
             )
-
-
-ADVICE = (
-    ".*does not have many workers.*",
-    ".*no pre-optimization state was saved.*",  # nor should it be
-    ".*LightningCLI's args parameter is intended.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*Experiment logs directory .* exists and is not empty.*",  # the run's lock is in it
-    ".*ended before the epoch ended and your dataloader is not resumable.*",
-    ".*module\\(s\\) in eval mode at the start of training.*",  # averages always are
-    ".*LeafSpec.*",
-    ".*recommended to use `self.log.*sync_dist=True.*",  # callbacks reduce by themselves
-    ".*Couldn't infer the batch indices.*",  # a shard has its own
-    ".*Total length of `DataLoader` across ranks is zero.*",  # a store may be complete
-)
-"""Warnings that do not apply here."""
-
-
-def quiet() -> None:
-    """Silence advice that does not apply, and Lightning's tips."""
-    for message in ADVICE:
-        warnings.filterwarnings("ignore", message)
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(lambda record: "Tip: For seamless" not in record.getMessage())

@@ -27,7 +27,9 @@ def test_two_runs_in_one_folder(tmp_path):
         last = tmp_path / "run/checkpoints/last.ckpt"
         assert in_process("validate", "-c", path, "--ckpt_path", last).code == 0
     with locked_folder(tmp_path / "run", "validate", ""):
-        assert "another validate is writing" in in_process("validate", "-c", path).error
+        assert (
+            "another validate is writing" in in_process("validate", "-c", path, "--untrained", "true").error
+        )
         assert in_process("fit", "-c", path, "--resume", "auto", "--trainer.max_steps", 3).code == 0
     assert not list((tmp_path / "run").rglob("*.lock"))
 
@@ -71,3 +73,69 @@ def test_a_refused_trainer_leaves_what_it_held(tmp_path):
     trainer.leave()
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked_folder(checkpoints, "fit", ""))
+
+
+def test_fit_twice_and_the_weights_of_both_exist(tmp_path):
+    """The second fit replaced last.ckpt and previous.ckpt of the first."""
+    root = tmp_path / "run"
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=6, callbacks=[tiny.checkpoints(2)]))
+    files = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "config.yaml")
+    before = []
+    for seed in (1, 2, 3):
+        outcome = in_process("fit", "-c", path, "--seed_everything", seed)
+        assert outcome.code == 0, outcome.err
+        before.append({file: (root / file).read_bytes() for file in files})
+        assert ("starting afresh; the earlier run is in" in outcome.err) == (seed > 1)
+    assert f"{root / 'earlier/2'} now" in outcome.err
+    for number in (1, 2):
+        put_aside = root / "earlier" / str(number)
+        assert {file: (put_aside / file).read_bytes() for file in files} == before[number - 1]
+        assert len(list(put_aside.glob("events.*"))) == 1
+    assert len(list(root.glob("events.*"))) == 1 and not (root / "earlier/3").exists()
+    assert not list(root.rglob("earlier/*/earlier"))
+
+
+def test_what_goes_on_with_a_run_puts_nothing_aside(tmp_path):
+    root = tmp_path / "run"
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=2))
+    last = root / "checkpoints/last.ckpt"
+    assert in_process("fit", "-c", path).code == 0
+    for words in (("--resume", "auto"), ("--ckpt_path", "last"), ("--ckpt_path", last)):
+        outcome = in_process("fit", "-c", path, "--trainer.max_steps", 4, *words)
+        assert outcome.code == 0, outcome.err
+    assert in_process("fit", "-c", path, "--trainer.fast_dev_run", "true").code == 0
+    assert not (root / "earlier").exists()
+    branch = tmp_path / "branch.ckpt"
+    branch.write_bytes(last.read_bytes())
+    outcome = in_process("fit", "-c", path, "--ckpt_path", branch, "--trainer.max_steps", 6)
+    assert (
+        outcome.code == 0 and (root / "earlier/1/checkpoints/last.ckpt").read_bytes() == branch.read_bytes()
+    )
+
+
+def test_a_fit_in_the_working_folder_leaves_other_files_where_they_are(tmp_path, monkeypatch):
+    """Its folder is that of everything else."""
+    monkeypatch.chdir(tmp_path)
+    content = tiny.fit(".", steps=2, callbacks=[{**tiny.checkpoints(), "init_args": {}}])
+    path = tiny.write(tmp_path / "mine.yaml", content)
+    others = [tmp_path / name for name in ("config_mine.yaml", "features/run/last.ckpt", "notes.txt")]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("mine")
+    for _ in range(2):
+        outcome = in_process("fit", "-c", path)
+        assert outcome.code == 0, outcome.err
+    assert all(other.read_text() == "mine" for other in others) and path.exists()
+    assert (tmp_path / "earlier/1/checkpoints/last.ckpt").exists()
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_put_aside_there(tmp_path):
+    keeper = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+    keeper["init_args"] = {"dirpath": str(tmp_path / "weights"), "save_last": True, "every_n_train_steps": 1}
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(tmp_path / "run", steps=2, callbacks=[keeper]))
+    for _ in range(2):
+        outcome = in_process("fit", "-c", path)
+        assert outcome.code == 0, outcome.err
+    for folder in (tmp_path / "run/earlier/1/checkpoints", tmp_path / "weights/earlier/1"):
+        assert (folder / "last.ckpt").exists()
+    assert (tmp_path / "weights/last.ckpt").exists()

@@ -161,7 +161,7 @@ def make_store(root: Path) -> Path:
     couple = {key: content[key] for key in ("seed_everything", "model")}
     trainer = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     data = part("datamodule.FlowDataModule", noise=tiny.noise())
-    size = {"store": str(root / "store"), "num": 50, "seed": 5, "shard_size": 20}
+    size = {"store": str(root / "store"), "num": 50, "seed": 5, "shard_size": 20, "untrained": True}
     made = in_process(
         "couple", "-c", tiny.write(root / "couple.yaml", {**couple, "data": data, "trainer": trainer, **size})
     )

@@ -33,7 +33,7 @@ def couple(store, **arguments):
     whole = tiny.fit(store.parent / "logs", network=tiny.unet())
     module = whole["model"]
     trainer = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    size = {"num": 22, "seed": 5, "shard_size": 6, "batch_size": 4}
+    size = {"num": 22, "seed": 5, "shard_size": 6, "batch_size": 4, "untrained": True}
     return {
         "seed_everything": 1,
         "model": module,

@@ -38,7 +38,7 @@ def couple(root, name, **arguments):
     configuration = tiny.fit(root, network=NETWORK)
     configuration["data"]["init_args"] = {"noise": source(1)}
     configuration["trainer"] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    size = {"num": 60, "seed": 5, "shard_size": 8, "batch_size": 4}
+    size = {"num": 60, "seed": 5, "shard_size": 8, "batch_size": 4, "untrained": True}
     return tiny.write(
         root / f"{name}.yaml", {**configuration, "store": str(root / name), **size, **arguments}
     )
@@ -59,6 +59,7 @@ def test_validation_starts_from_the_source(tmp_path):
     trajectories = {"class_path": "flowlit.callbacks.Trajectories", "init_args": {"num": 2}}
     straightness = {"class_path": "flowlit.callbacks.Straightness", "init_args": {"steps": 4}}
     report = {"class_path": "flowlit.callbacks.Report"}
+    configuration["untrained"] = True
     configuration["trainer"] |= {"limit_val_batches": 1.0}
     configuration["trainer"]["callbacks"] = [samples, trajectories, straightness, report]
     outcome = in_process("validate", "-c", tiny.write(tmp_path / "validate.yaml", configuration))
@@ -147,6 +148,7 @@ def test_generators_sample_from_a_source():
 def test_noise_without_a_class_is_seeded_noise(words, tmp_path):
     """In a YAML: ``noise: {shape: …, num: …}``."""
     configuration = tiny.fit(tmp_path, data={"noise": tiny.noise(4)["init_args"]})
+    configuration["untrained"] = True
     configuration["trainer"] |= {"limit_val_batches": 1.0}
     configuration["trainer"]["callbacks"] = [{"class_path": "flowlit.callbacks.Report"}]
     outcome = in_process("validate", "-c", tiny.write(tmp_path / "validate.yaml", configuration), *words)

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..._engine.checkpoint_files import newest
 from ..._engine.lightning import checkpoint_folder, has_fixed_folder
-from ...callbacks.training.checkpoint import LAST
 from ...errors import FlowlitError
 from ...networks.checkpoints.archive import check_archive, is_archive, outline
 from ...networks.checkpoints.locate import files_in, locate
@@ -53,7 +52,7 @@ def look_up(trainer: pl.Trainer, name: str, resume: bool) -> str | None:
     Raises:
         FlowlitError: if there is none, naming those that are there.
     """
-    folders = _folders(trainer)
+    folders = run_folders(trainer)
     latest = newest(folders, resume)
     if latest is None and resume and name == "last":
         rank_zero_info("flowlit: no checkpoint yet, starting")
@@ -105,7 +104,7 @@ def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:
     Raises:
         FlowlitError: if the run has no checkpoints.
     """
-    folders = _folders(trainer)
+    folders = run_folders(trainer)
     if not folders:
         raise FlowlitError(
             "--resume auto: this run keeps no checkpoints; drop trainer.enable_checkpointing: false"
@@ -118,22 +117,16 @@ def checkpoint_to_resume(trainer: pl.Trainer) -> str | None:
     return str(latest[0])
 
 
-def announce_replacement(trainer: pl.Trainer) -> None:
-    """Log that a run replaces the last checkpoint of an earlier one, if there is one."""
-    folders = _folders(trainer) if _has_fixed_folder(trainer) else set()
-    earlier = next((folder / LAST for folder in folders if (folder / LAST).exists()), None)
-    if earlier is not None:
-        rank_zero_info(
-            f"flowlit: starting afresh; {earlier} of an earlier run will be replaced, its curves stay "
-            "(--resume auto goes on)"
-        )
+def fixed_folders(trainer: pl.Trainer) -> set[Path]:
+    """Return the folders of a run's checkpoints; none if they are others each time."""
+    return run_folders(trainer) if _has_fixed_folder(trainer) else set()
 
 
 def _has_fixed_folder(trainer: pl.Trainer) -> bool:
     return all(has_fixed_folder(logger) for logger in trainer.loggers)
 
 
-def _folders(trainer: pl.Trainer) -> set[Path]:
+def run_folders(trainer: pl.Trainer) -> set[Path]:
     """Return the folders that the run's checkpoint callbacks write into."""
     callbacks = [
         callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)

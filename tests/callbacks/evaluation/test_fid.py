@@ -128,7 +128,7 @@ def configured(root, classifier, network=None, measures=True, **data):
     ]
     content = tiny.fit(root, "Teacher", network, callbacks=callbacks, data={"noise": tiny.noise(40), **data})
     del content["trainer"]["limit_val_batches"]
-    return content
+    return {**content, "untrained": network is None}
 
 
 @pytest.mark.slow
@@ -784,7 +784,7 @@ def test_numbers_are_those_of_torch_fidelitys_command_line_on_the_same_pngs(tmp_
             {"class_path": "flowlit.callbacks.Report"},
         ],
     }
-    path = tiny.write(tmp_path / "run.yaml", content)
+    path = tiny.write(tmp_path / "run.yaml", {**content, "untrained": True})
     for command in ("validate", "predict"):
         done = in_process(command, "-c", path)
         assert done.code == 0, done.err

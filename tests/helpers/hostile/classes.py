@@ -234,7 +234,7 @@ def _predict(*words, before=()):
         content = tiny.fit(folder / "run", network=network, data={"noise": tiny.noise(num_classes=2)})
         writer = {"class_path": "flowlit.callbacks.ImageWriter", "init_args": {"folder": str(folder / "png")}}
         content["trainer"]["callbacks"] = [writer]
-        path = tiny.write(folder / "x.yaml", content)
+        path = tiny.write(folder / "x.yaml", {**content, "untrained": True})
         if before:
             assert in_process("predict", "-c", path, *before).code == 0
         return in_process("predict", "-c", path, *words)
