@@ -19,7 +19,8 @@ from ..objectives import TwoPlayerObjective
 from ..ranges import Checked, PositiveInt
 from ..ranges.tensors import check_pair
 from ..types import Objective, Pair
-from .flow import FlowModule, check_conditions
+from .flow import FlowModule
+from .trial import check_conditions
 
 
 class Critic(Checked, nn.Module):

@@ -20,7 +20,6 @@ from ..solvers import RK45, Euler
 from ..solvers.base import check_names
 from ..types import (
     Codec,
-    Cond,
     Noise,
     Objective,
     Pair,
@@ -30,12 +29,12 @@ from ..types import (
     codec_of,
     label_dropout_of,
     loaded_of,
-    reads_of,
     shape_of,
 )
-from .averages import Averages, join_names
+from .averages import Averages
 from .base import CheckpointedModule, configured
 from .classes import check_classes
+from .trial import check_conditions, try_on_training_data
 
 
 class Generated(TypedDict):
@@ -100,6 +99,9 @@ class FlowModule(CheckpointedModule):
             if source is not None and hasattr(source, "shape"):
                 name = getattr(source, "name", "data.noise")
                 check_rows(self.network, tuple(source.shape), source.num_classes, name)
+
+    def on_fit_start(self) -> None:
+        try_on_training_data(self)
 
     def train(self, mode: bool = True) -> FlowModule:
         super().train(mode)
@@ -213,27 +215,4 @@ def check_rows(network: nn.Module, shape: tuple[int, ...], num_classes: int, sou
     if unlabelled or (num_classes and classes != num_classes):
         raise FlowlitError(
             f"{name} knows {classes} classes, but num_classes of {source} is {num_classes}; make them equal"
-        )
-
-
-def check_conditions(network: nn.Module, cond: Cond) -> None:
-    """Refuse training data without a condition that the network reads, each (B, …).
-
-    A second time ``r`` is the objective's to draw, and not the data's.
-
-    Raises:
-        FlowlitError: naming the conditions.
-    """
-    name = type(network).__name__
-    classes = classes_of(network)
-    if classes and "label" not in cond:
-        raise FlowlitError(
-            f"{name} knows {classes} classes, but the training data brings no labels; give them "
-            "(labels: true for images), or num_classes: 0"
-        )
-    missing = (reads_of(network) or frozenset()) - {"label", "r", *cond}
-    if missing:
-        raise FlowlitError(
-            f"{name} reads {join_names(missing)}, but the conditions of the training data are "
-            f"{join_names(cond)}; use a coupling whose pairs have them all"
         )

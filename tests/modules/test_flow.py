@@ -12,8 +12,8 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Classifier, FlowDataModule, FlowModule, OneStepStudent, ReflowStudent, Teacher
-from flowlit.modules.flow import check_conditions
 from flowlit.modules.overrides import override
+from flowlit.modules.trial import check_conditions
 from flowlit.networks import EmpiricalFlow, SmallClassifier, UNet, pretrained
 from flowlit.networks.checkpoints.spec import build
 from flowlit.objectives import AnnealedReflow, Combined, Distillation, FlowGuided, RectifiedFlow
