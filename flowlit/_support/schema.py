@@ -43,6 +43,15 @@ Seed = Annotated[int, Meta(ge=0)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
+class TrainedOn(msgspec.Struct):
+    """Images that a network was trained on, see ``data.provenance``."""
+
+    name: str
+    fingerprint: str
+    images: Count | None = None
+    part: str | None = None
+
+
 @dataclass(frozen=True)
 class Format(Generic[T]):
     """A format of JSON files, or of JSON inside other files.

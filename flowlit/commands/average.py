@@ -166,7 +166,9 @@ def _write(
     state = _combined(given, combination, last)
     profile = {"profile": POWER_LAW, "std": target.std, "updates": target.step}
     origin = {"snapshots": len(given), "residual": combination.residual}
-    facts = {key: value for key, value in last.facts.items() if key in ("solver", "codec", "class_names")}
+    facts = {
+        key: value for key, value in last.facts.items() if key in ("solver", "codec", "class_names", "data")
+    }
     facts |= {
         "weights": "ema",
         "ema": {**profile, "combined": origin},

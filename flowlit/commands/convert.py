@@ -110,7 +110,7 @@ def _known(contents: Any, average: str) -> dict[str, Any]:
     facts = {**contents.facts, "ema": profile, "ema_updates": updates}
     return {
         key: facts[key]
-        for key in ("ema", "ema_updates", "solver", "codec", "class_names", "step")
+        for key in ("ema", "ema_updates", "solver", "codec", "class_names", "data", "step")
         if facts.get(key)
     }
 

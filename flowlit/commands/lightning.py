@@ -35,7 +35,7 @@ from ._line.resume import (
     checkpoint_to_resume,
     look_up,
 )
-from ._line.untrained import check_trained
+from ._line.untrained import check_trained, check_weight_options
 from ._line.words import (
     Variables,
     check_numbers,
@@ -120,7 +120,6 @@ class FlowCLI(LightningCLI):
             default=None,
             help="fit: 'auto' goes on from the run's newest good checkpoint, or begins if there is none.",
         )
-
         parser.add_argument(
             "--untrained",
             type=bool,
@@ -230,14 +229,7 @@ class FlowCLI(LightningCLI):
         if words == words[:1]:
             raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
-        options = {word.split("=")[0] for word in words}
-        trains = words[0] in ("fit", "doctor")
-        if not trains and "--resume" in options:
-            raise FlowlitError(f"--resume goes on with a fit; give {words[0]} its weights by --ckpt_path")
-        if trains and "--untrained" in options:
-            raise FlowlitError(
-                f"--untrained lets a network generate with fresh weights; {words[0]} trains, leave it out"
-            )
+        check_weight_options(words)
         with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(
                 pl.LightningModule,

@@ -84,6 +84,7 @@ class RowNumbers(Dataset):
         self.num_classes = pairs.num_classes
         self.name = pairs.name
         self.classes = pairs.classes
+        self.trained_on = pairs.trained_on
         self.label_counts = pairs.label_counts
 
     def __len__(self) -> int:

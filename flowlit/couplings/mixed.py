@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..data.classes import check_same_names
+from ..data.provenance import shared
 from ..errors import FlowlitError
 from ..ranges import PositiveFloat
 from ..types import Codec, Coupling, Pair
@@ -67,6 +68,7 @@ class MixedPairs(Dataset):
         self.shape = parts[0].shape
         self.num_classes = parts[0].num_classes
         self.name = " and ".join(part.name for part in parts)
+        self.trained_on = shared([part.trained_on for part in parts])
         self.classes = next((part.classes for part in parts if part.classes is not None), None)
 
     def __len__(self) -> int:

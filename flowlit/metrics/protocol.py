@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from .._support.schema import Count
+from ..data.provenance import Facts, are_other, in_words
 from ..errors import FlowlitError
 from .base import FeatureExtractor, Reference
 
@@ -65,6 +66,22 @@ def check_reference(reference: Reference, features: FeatureExtractor, shape: Seq
         "resize": protocol.get("resize"),
     }
     return [name for name, fact in facts.items() if fact is None]
+
+
+def other_images(reference: Reference, trained_on: Facts | None) -> str:
+    """Return what is wrong with a reference of other images than a network was trained on; '' if nothing.
+
+    References that do not say, and parts of one set, are taken as they are.
+    """
+    protocol = reference.protocol
+    older = {"name": protocol.get("source"), "images": protocol.get("count")}
+    real = protocol.get("data") or {**older, "fingerprint": protocol.get("images")}
+    if not trained_on or not real.get("fingerprint") or not are_other(real, trained_on):
+        return ""
+    return (
+        f"reference {reference.path} is of {in_words(real)}, but the network was trained on "
+        f"{in_words(trained_on)}: the distance is that to other data"
+    )
 
 
 class Reading(msgspec.Struct):

@@ -28,8 +28,9 @@ from tqdm import tqdm
 from .._support.arrays import Npz
 from .._support.batch_invariance import in_blocks
 from .._support.files import short_hash, write_atomically
-from .._support.schema import Format, Positive
+from .._support.schema import Format, Positive, TrainedOn
 from .._version import __version__
+from ..data.provenance import described
 from ..errors import FlowlitError
 from ..types import ImageDataset
 from .base import FeatureExtractor, Reference
@@ -71,6 +72,7 @@ class Protocol(Struct):
     range: list[float] | None = None
     resize: str | None = None
     classes: list[str] | None = None
+    data: TrainedOn | None = None
 
 
 PROTOCOL = Format(Protocol, "protocol of a reference", "make the reference again", FORMAT, (1, VERSION))
@@ -155,6 +157,7 @@ def _protocol(images: ImageDataset, shape: list[int], features: FeatureExtractor
         "features": features_identity(features, dim),
         "images": images.fingerprint,
         "source": type(images).__name__,
+        "data": described(images),
         "count": len(images),
         **({"read": facts} if facts else {}),
         "shape": shape,

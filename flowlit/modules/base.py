@@ -23,6 +23,7 @@ from .._support.names import in_current_names
 from .._support.nested import flatten
 from .._version import __version__
 from ..data.classes import class_names_of
+from ..data.provenance import trained_on
 from ..errors import FlowlitError
 from ..networks.checkpoints.demands import check_network, check_trainable
 from ..networks.checkpoints.load import mismatch
@@ -34,6 +35,7 @@ from .classes import compare_with_checkpoint, take_names
 from .moments import check_moments
 from .optimizers import optimizer_of
 from .overrides import override
+from .provenance import compare_data, take_data
 
 
 class CheckpointedModule(Checked, pl.LightningModule):
@@ -70,7 +72,10 @@ class CheckpointedModule(Checked, pl.LightningModule):
             for player in self.players():
                 check_trainable(player.network)
                 player.network.train()
-        take_names(self.network, getattr(self.trainer, "datamodule", None), stage == "fit")
+        data = getattr(self.trainer, "datamodule", None)
+        take_names(self.network, data, stage == "fit")
+        if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints
+            take_data(self.network, data)
 
     def networks(self) -> list[nn.Module]:
         """Return all networks that are trained or averaged."""
@@ -119,8 +124,10 @@ class CheckpointedModule(Checked, pl.LightningModule):
         """Return the entries of a checkpoint that ``flowlit.load`` and ``pretrained`` need."""
         network = spec(self.network) or configured(self.hparams, "network")
         names = class_names_of(self.network)
+        images = trained_on(self.network)
         classes = {} if names is None else {"class_names": list(names)}
-        return {"version": __version__, "network": network, **classes}
+        data = {} if images is None else {"data": images}
+        return {"version": __version__, "network": network, **classes, **data}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flowlit"] = self.facts()
@@ -139,6 +146,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         training = trainer is None or trainer.state.fn in (None, "fit")
         fitting = trainer is not None and trainer.state.fn == "fit"
         compare_with_checkpoint(self.network, checkpoint, getattr(trainer, "datamodule", None), fitting)
+        compare_data(self.network, checkpoint, fitting)
         before = checkpoint.get("hyper_parameters", {})
         announce_differences(before, self.hparams, training)
         own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers

@@ -34,6 +34,7 @@ from ..types import (
 from .averages import Averages
 from .base import CheckpointedModule, configured
 from .classes import check_classes
+from .provenance import warn_of_memorising
 from .trial import check_conditions, try_on_training_data
 
 
@@ -95,6 +96,7 @@ class FlowModule(CheckpointedModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             check_classes(self.network, data)
+            warn_of_memorising(self.trainer)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
             if source is not None and hasattr(source, "shape"):
                 name = getattr(source, "name", "data.noise")

@@ -16,12 +16,13 @@ from torchmetrics import MeanMetric
 from ..._engine.ranks import on_rank_zero
 from ..._support.batch_invariance import BLOCK, in_blocks
 from ...data.classes import check_same_names, class_names_of
+from ...data.provenance import trained_on
 from ...errors import FlowlitError
 from ...metrics import Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.fidelity import tag
 from ...metrics.frechet import Moments, frechet_distance
-from ...metrics.protocol import check_dimension, check_reference, read_otherwise
+from ...metrics.protocol import check_dimension, check_reference, other_images, read_otherwise
 from ...metrics.reference import cached_reference, read_reference
 from ...solvers.base import non_finite
 from ...types import Codec, ImageDataset
@@ -111,6 +112,8 @@ class FID(Evaluation):
             classes = reference.protocol.get("classes")
             ours = class_names_of(module.network)
             check_same_names(classes, ours, f"reference {reference.path}", "the network", REFERENCE)
+            if other := other_images(reference, trained_on(module.network)):
+                rank_zero_warn(other)
             blank = torch.zeros(BLOCK, *noise_of(trainer).shape, device=module.device)
             self._real = compared(reference, self.features, module.codec.decode(blank))
             warn_of_few_images(len(noise_of(trainer)), self._real.dim)

@@ -17,6 +17,7 @@ from ..._support.files import write_atomically
 from ..._support.formatting import aligned
 from ..._support.machine import hardware, versions
 from ...data.classes import class_names_of
+from ...data.provenance import trained_on
 from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
 from ...metrics.report import FORMAT, VERSION
@@ -92,6 +93,7 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     facts = module.generation()
     weights = module.averages.generating()
     names = class_names_of(module.network)
+    images = trained_on(module.network)
     return {
         "sha256": facts["network"]["weights"],
         "built": {key: value for key, value in facts["network"].items() if key != "weights"},
@@ -101,6 +103,7 @@ def generation(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         "solvers": facts["solvers"],
         "codec": facts["codec"],
         **({} if names is None else {"classes": list(names)}),
+        **({} if images is None else {"data": images}),
         "rounding": facts["rounding"],
         "noise": None if noise is None else noise.identity(),
         "images": None if noise is None else len(noise),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,26 @@ from ...errors import FlowlitError
 from ...modules.base import CheckpointedModule
 from ...types import loaded_of
 from .resume import run_folders
+
+
+def check_weight_options(words: Sequence[str]) -> None:
+    """Refuse ``--resume`` of a command that does not train, and ``--untrained`` of one that does.
+
+    Args:
+        words: of a command line, the command first.
+
+    Raises:
+        FlowlitError: naming the option.
+    """
+    command = words[0]
+    options = {word.split("=")[0] for word in words}
+    trains = command in ("fit", "doctor")
+    if not trains and "--resume" in options:
+        raise FlowlitError(f"--resume goes on with a fit; give {command} its weights by --ckpt_path")
+    if trains and "--untrained" in options:
+        raise FlowlitError(
+            f"--untrained lets a network generate with fresh weights, but {command} trains; leave it out"
+        )
 
 
 def check_trained(

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from ...couplings.origins import Origin, make_origin
 from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
+from ...data.provenance import described, trained_on
 from ...errors import FlowlitError
 from ...modules import FlowDataModule, FlowModule
 from ...modules.flow import check_rows
@@ -44,9 +45,13 @@ def couple(
     if names and origin.name == "noise":
         facts["classes"] = list(names)
     remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": options.batch_size}
+    images = trained_on(model.network)
     if options.origin == "random":
         facts = {"teacher": None, "solver": None}
         remarks = {}
+        images = described(origin.images)  # type: ignore[attr-defined]
+    if images is not None:
+        remarks["data"] = images
     store = Store(options.store)
     writer = PairWriter(store, origin, options, facts, remarks)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]

@@ -155,7 +155,7 @@ def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
         rows["range of x1"] = f"{manifest['range'][0]} … {manifest['range'][1]}"
     rows["labels"] = _short(manifest["labels"]) if manifest["labels"] else "none"
     rows["noise"] = _short(manifest["noise"]) + f"; seeds {', '.join(map(str, manifest['seeds']))}"
-    for key in (CLASSES, "images", *OPTIONAL, "teacher", "checkpoint", "solver"):
+    for key in (CLASSES, "images", "data", *OPTIONAL, "teacher", "checkpoint", "solver"):
         if manifest.get(key):
             rows[key] = _short(manifest[key])
     if nfe := manifest.get("nfe"):

@@ -45,6 +45,7 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
             **{key: first[key] for key in (*IDENTITY, *OPTIONAL) if key in first},
             "seeds": sorted({seed for m in pairs.manifests for seed in m["seeds"]}),
             **({CLASSES: list(pairs.classes)} if pairs.classes else {}),
+            **({"data": pairs.trained_on} if pairs.trained_on else {}),
             "checkpoint": first.get("checkpoint"),
             "flowlit": first["flowlit"],
             "shard_size": max(rows),

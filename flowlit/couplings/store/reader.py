@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...data.provenance import shared
 from ...errors import FlowlitError
 from ...types import Pair
 from ..noise import seeded_normals
@@ -100,6 +101,11 @@ class StoredPairs(Dataset):
         """Names of class 0, 1, …; None where the store does not have them."""
         named = (manifest.get("classes") for manifest in self.manifests)
         return next((tuple(names) for names in named if names), None)
+
+    @property
+    def trained_on(self) -> dict[str, Any] | None:
+        """Images that the teacher was trained on; None where a store does not say, or they differ."""
+        return shared([manifest.get("data") for manifest in self.manifests])
 
     def label_counts(self) -> Counter[int] | None:
         """Return how many pairs each class has; None without classes."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ..._support.schema import Count, Format, Positive, Seed
+from ..._support.schema import Count, Format, Positive, Seed, TrainedOn
 from ...errors import FlowlitError
 from .plan import plan
 
@@ -154,6 +154,7 @@ class Manifest(Struct):
     flowlit: str
     codec: dict[str, Any] | None = None
     classes: list[str] | None = None
+    data: TrainedOn | None = None
     conditions: dict[str, tuple[Dtype, Sizes]] = {}
     count: Positive | None = None
     nfe: MeanEvaluations | None = None

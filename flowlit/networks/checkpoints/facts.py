@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from ..._support.schema import Count, Format
+from ..._support.schema import Count, Format, TrainedOn
 from ..._version import __version__
 from ...errors import FlowlitError
 
@@ -40,6 +40,7 @@ class Facts(Struct):
     solver: Described | None = None
     codec: Described | None = None
     class_names: list[str] | None = None
+    data: TrainedOn | None = None
     ema_updates: Count | None = None
     ema: Average | None = None
     averages: dict[str, Average] | None = None

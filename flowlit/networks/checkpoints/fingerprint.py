@@ -17,6 +17,7 @@ _PASSING = (
     "loaded",
     "codec",
     "class_names",
+    "trained_on",
     "report",
 )  # attributes of networks that do not change what they compute
 

@@ -140,6 +140,8 @@ def take(
         velocity.codec = codec
     if names := contents.facts.get("class_names"):
         velocity.class_names = tuple(names)  # type: ignore[assignment]
+    if data := contents.facts.get("data"):
+        velocity.trained_on = data
     return velocity.eval()
 
 

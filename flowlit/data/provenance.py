@@ -1,0 +1,63 @@
+"""The images that a network was trained on: their name and fingerprint travel with weights and pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..types import ImageDataset
+
+Facts = dict[str, Any]
+"""name, part (where the set has parts), images (their number) and fingerprint."""
+
+
+def described(images: ImageDataset) -> Facts:
+    """Return what a set of images is called, and its fingerprint.
+
+    >>> from flowlit.data import Digits
+    >>> described(Digits("test"))["name"], described(Digits("test"))["part"]
+    ('Digits', 'test')
+    """
+    places = getattr(images, "paths", None) or [getattr(images, "root", None)]
+    name = " ".join([type(images).__name__, *(str(place) for place in places if place)])
+    part = getattr(images, "part", None)
+    train = getattr(images, "train", None)
+    if isinstance(train, bool):
+        part = "train" if train else "test"
+    facts = {"name": name, "part": part, "images": len(images), "fingerprint": images.fingerprint}
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def trained_on(network: Any) -> Facts | None:
+    """Return the images that a network was trained on; None if it does not say."""
+    while network is not None:  # a wrapper's are those of the network inside
+        facts = getattr(network, "trained_on", None)
+        if isinstance(facts, dict):
+            return facts
+        network = getattr(network, "network", None)
+    return None
+
+
+def shared(facts: list[Facts | None]) -> Facts | None:
+    """Return the images that several things have in common; None if they differ, or one does not say."""
+    first = facts[0] if facts else None
+    return first if all(each == first for each in facts) else None
+
+
+def are_other(a: Facts | None, b: Facts | None) -> bool:
+    """Return whether two sets are known to be different data; parts of one set are none."""
+    if not a or not b or a.get("fingerprint") == b.get("fingerprint"):
+        return False
+    parts = {a.get("part"), b.get("part")}
+    return a.get("name") != b.get("name") or len(parts) == 1 or None in parts
+
+
+def in_words(facts: Facts) -> str:
+    """Return a set of images in words.
+
+    >>> in_words({"name": "ImageFolder cats", "part": "train", "images": 1200, "fingerprint": "3fa29c01d2"})
+    'ImageFolder cats (train, 1,200 images, fingerprint 3fa29c01)'
+    """
+    part = [str(facts["part"])] if facts.get("part") else []
+    count = [f"{facts['images']:,} images"] if facts.get("images") else []
+    mark = [f"fingerprint {str(facts.get('fingerprint'))[:8]}"]
+    return f"{facts.get('name')} ({', '.join([*part, *count, *mark])})"

@@ -1,0 +1,223 @@
+"""Numbers against other data, and pictures learned by heart: faults in the hands of others."""
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from commandline import in_process
+from PIL import Image
+from tools import classifier_checkpoint, tiny_unet
+
+from flowlit.couplings import Cached, Independent, Mixed, SeededNoise, Simulated
+from flowlit.couplings.store.manifest import describe, read_manifest
+from flowlit.couplings.store.merge import merge
+from flowlit.data import Digits, ImageFolder
+from flowlit.data.provenance import are_other, described, in_words, shared, trained_on
+from flowlit.metrics.base import Reference
+from flowlit.metrics.protocol import other_images
+from flowlit.modules import FlowDataModule, ReflowStudent, Teacher
+from flowlit.modules.provenance import images_trained_on, warn_of_memorising
+from flowlit.networks import pretrained
+from flowlit.networks.checkpoints.fingerprint import identity
+from flowlit.networks.wrappers.base import VelocityWrapper
+from flowlit.solvers import Euler
+
+DIGITS = {"name": "Digits", "part": "all", "images": 40, "fingerprint": Digits(limit=40).fingerprint}
+
+
+def data(coupling=None, num=4):
+    return FlowDataModule(coupling, 8, SeededNoise(tiny.SHAPE, num))
+
+
+def fit(folder, module, coupling, steps=1, **options):
+    trainer = tiny.trainer(folder, steps, limit_val_batches=0, **options)
+    trainer.fit(module, data(coupling))
+    file = folder / "last.ckpt"
+    trainer.save_checkpoint(file)
+    return file
+
+
+def couple(store, module, coupling=None, **options):
+    size = {"num": 12, "shard_size": 6, "x0": "float32", "x1": "float32"}
+    tiny.trainer(store.parent).couple(module, data(coupling), store=str(store), **{**size, **options})
+    return store
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Teacher, its pairs, and a student of them: each in another file."""
+    root = tmp_path_factory.mktemp("chain")
+    digits = Independent(Digits(limit=40, labels=False))
+    teacher = fit(root, Teacher(tiny_unet()), digits).rename(root / "teacher.ckpt")
+    store = couple(root / "pairs", Teacher(pretrained(str(teacher), "raw")))
+    student = fit(root, ReflowStudent(tiny_unet()), Cached(str(store))).rename(root / "student.ckpt")
+    return teacher, store, student
+
+
+def test_the_images_of_a_teacher_travel_to_its_pairs_and_to_its_student(chain):
+    teacher, store, student = chain
+    assert read_manifest(store)["data"] == DIGITS
+    assert f"name Digits, part all, images 40, fingerprint {DIGITS['fingerprint']}" in describe(
+        store, read_manifest(store)
+    )
+    for file in (teacher, student):
+        assert torch.load(file, weights_only=True)["flowlit"]["data"] == DIGITS
+        assert trained_on(pretrained(str(file), "raw")) == DIGITS
+    assert trained_on(VelocityWrapper(pretrained(str(student), "raw"))) == DIGITS, "of the network inside"
+
+
+def test_they_travel_through_converted_merged_and_loaded_files(chain, tmp_path):
+    teacher, store, student = chain
+    converted = tmp_path / "x.safetensors"
+    assert in_process("convert", student, "--into", converted, "--weights", "raw").code == 0
+    assert trained_on(pretrained(str(converted), "raw")) == DIGITS
+    more = couple(tmp_path / "more", Teacher(pretrained(str(teacher), "raw")), seed=9)
+    assert merge([store, more], tmp_path / "both")["data"] == DIGITS
+    module = Teacher(tiny_unet())
+    tiny.trainer(tmp_path, limit_val_batches=1).validate(module, data(), str(student))
+    assert trained_on(module.network) == DIGITS
+
+
+def test_every_coupling_names_the_images_behind_it(chain):
+    teacher, store, _ = chain
+    network = pretrained(str(teacher), "raw")
+    for coupling in (
+        Cached(str(store)),
+        Cached(str(store), resident=True),
+        Mixed([Cached(str(store)), Cached(str(store))], [0.5, 0.5]),
+        Simulated(network, Euler(1), SeededNoise(tiny.SHAPE, 8)),
+        Independent(Digits(limit=40)),
+    ):
+        module = data(coupling)
+        module.pairs = coupling.dataset()
+        assert images_trained_on(module) == DIGITS, coupling
+    assert images_trained_on(data()) is None
+
+
+def test_pairs_of_images_name_these_and_not_the_training_data(chain, tmp_path):
+    network = pretrained(str(chain[0]), "raw")
+    images = Independent(Digits("test", limit=12, labels=False))
+    store = couple(tmp_path / "random", Teacher(network), images, origin="random")
+    assert read_manifest(store)["data"] == described(Digits("test", limit=12))
+
+
+def test_older_files_say_nothing_and_nothing_is_warned_of(tmp_path):
+    store = couple(tmp_path / "pairs", Teacher(tiny.Affine()))
+    assert "data" not in read_manifest(store)
+    student = fit(tmp_path, ReflowStudent(tiny.Affine()), Cached(str(store)))
+    assert "data" not in torch.load(student, weights_only=True)["flowlit"]
+    assert other_images(reference(images="abc", source="Digits", count=9), None) == ""
+    assert other_images(reference(features={"name": "inception"}), DIGITS) == ""
+
+
+def reference(**protocol):
+    return Reference(torch.zeros(1), torch.eye(1), 0, protocol, "real.npz")
+
+
+def test_a_reference_of_other_data_is_named_beside_the_training_data():
+    photos = {"name": "ImageFolder photos", "images": 90, "fingerprint": "0123456789abcdef"}
+    warning = other_images(reference(data=photos), DIGITS)
+    assert "real.npz is of ImageFolder photos (90 images, fingerprint 01234567)" in warning
+    assert f"trained on {in_words(DIGITS)}" in warning and "\n" not in warning
+    older = other_images(reference(images="feed", source="ImageZip", count=9), DIGITS)
+    assert "ImageZip (9 images, fingerprint feed)" in older
+    assert other_images(reference(data=DIGITS), DIGITS) == ""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "other"),
+    [
+        ({"fingerprint": "1"}, {"fingerprint": "1", "name": "moved"}, False),
+        ({"fingerprint": "1", "name": "a"}, {"fingerprint": "2", "name": "a"}, True),
+        ({"fingerprint": "1", "name": "a", "part": "train"}, {"fingerprint": "2", "name": "a"}, True),
+        (
+            {"fingerprint": "1", "name": "a", "part": "train"},
+            {"fingerprint": "2", "name": "a", "part": "test"},
+            False,
+        ),
+        ({"fingerprint": "1", "name": "a"}, None, False),
+        (None, None, False),
+    ],
+)
+def test_other_data_are_told_from_parts_of_one_set(a, b, other):
+    assert are_other(a, b) == are_other(b, a) == other
+    assert shared([a, b]) == (a if a == b else None)
+
+
+def test_a_validation_against_other_data_warns_and_its_report_names_the_training_data(chain, tmp_path):
+    content = tiny.fit(tmp_path / "run", data={"noise": tiny.noise(16)}, limit_val_batches=1.0)
+    content["model"]["init_args"]["network"] = {
+        "class_path": "flowlit.networks.pretrained",
+        "init_args": {"checkpoint": str(chain[2]), "weights": "raw"},
+    }
+    features = {"checkpoint": classifier_checkpoint(tmp_path / "classifier.ckpt"), "name": "tiny"}
+    fid = {
+        "features": {"class_path": "flowlit.metrics.ClassifierFeatures", "init_args": features},
+        "cache": str(tmp_path / "cache"),
+    }
+    for limit, warned in ((40, False), (60, True)):
+        fid["reference"] = {"class_path": "flowlit.data.Digits", "init_args": {"limit": limit}}
+        callbacks = [
+            {"class_path": "flowlit.callbacks.FID", "init_args": fid},
+            {"class_path": "flowlit.callbacks.Report"},
+        ]
+        content["trainer"]["callbacks"] = callbacks
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            outcome = in_process("validate", "-c", tiny.write(tmp_path / "v.yaml", content))
+        assert outcome.code == 0, outcome.err
+        assert any("the distance is that to other data" in str(each.message) for each in caught) == warned
+        assert json.loads((tmp_path / "run/metrics.json").read_text())["data"] == DIGITS
+
+
+def test_going_on_with_other_images_is_warned_of(chain, tmp_path):
+    module = Teacher(tiny_unet())
+    trainer = tiny.trainer(tmp_path, 2, limit_val_batches=0)
+    with pytest.warns(UserWarning, match=r"trained on Digits \(all, 40 images.*goes on with Digits"):
+        trainer.fit(module, data(Independent(Digits(limit=48, labels=False))), ckpt_path=str(chain[0]))
+
+
+def test_a_folder_is_called_by_its_place(tmp_path):
+    (tmp_path / "cats").mkdir()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "cats/a.png")
+    facts = described(ImageFolder(str(tmp_path / "cats")))
+    assert facts["name"] == f"ImageFolder {tmp_path / 'cats'}" and facts["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "epochs", "warned"),
+    [
+        (16, 700, None, "350 passes over 16 images"),
+        (16, -1, 301, "301 passes over 16 images"),
+        (16, 600, None, ""),
+        (1000, 30_000, None, ""),
+        (16, -1, -1, ""),
+        (16, -1, None, ""),
+    ],
+)
+def test_many_passes_over_few_images_are_warned_of(limit, steps, epochs, warned, recwarn):
+    images = data(Independent(Digits(limit=limit, labels=False)))
+    warn_of_memorising(SimpleNamespace(max_steps=steps, max_epochs=epochs, datamodule=images))
+    texts = [str(each.message) for each in recwarn]
+    assert bool(texts) == bool(warned)
+    assert all(warned in text and "NearestNeighbours" in text for text in texts)
+
+
+def test_a_fit_warns_of_it_before_the_first_step(tmp_path):
+    module = Teacher(tiny.Affine())
+    trainer = tiny.trainer(tmp_path, 2, limit_val_batches=0, max_time="00:00:00:01")
+    trainer.fit_loop.epoch_loop.max_steps = 10**6
+    with pytest.warns(UserWarning, match="passes over 16 images"):
+        trainer.fit(module, data(Independent(Digits(limit=16, labels=False))))
+
+
+def test_what_travels_with_a_network_is_no_part_of_its_identity():
+    """Features of generated images are kept by it."""
+    network = tiny.Affine()
+    before = identity(network)
+    network.trained_on = DIGITS
+    assert identity(network) == before
