@@ -185,7 +185,7 @@ class FlowCLI(LightningCLI):
     def before_generation(self) -> None:
         """Resolve ``--ckpt_path``, and refuse fresh weights."""
         self.look_up_checkpoint()
-        check_trained(self.trainer, self.model, self.subcommand, self.config_init[self.subcommand])
+        check_trained(self.trainer, self.model, str(self.subcommand), self.config_init[self.subcommand])
 
     before_validate = before_test = before_predict = before_couple = before_sweep = before_generation
 

@@ -28,7 +28,7 @@ def try_on_training_data(module: Any) -> None:
         FlowlitError: if it fails on them, or returns no velocity.
     """
     trainer = module.trainer
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     callers = (getattr(data, "coupling", None), module.objective)
     ours = all(type(caller).__module__.startswith("flowlit.") for caller in callers)
     if getattr(data, "pairs", None) is None or not ours or parts(module.network):
@@ -36,7 +36,8 @@ def try_on_training_data(module: Any) -> None:
     x, cond = first_rows(data.pairs, module.codec, trainer.strategy.root_device)
     check_conditions(module.network, cond)
     precision = trainer.precision_plugin
-    try_out(module.network, *precision.convert_input((x, cond)), precision.forward_context())
+    x, cond = precision.convert_input((x, cond))
+    try_out(module.network, x, cond, precision.forward_context())
 
 
 def check_conditions(network: nn.Module, cond: Cond) -> None:
