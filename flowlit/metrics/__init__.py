@@ -6,22 +6,28 @@ from .._support.names import lazily
 
 _HOMES = {
     "ClassifierFeatures": "features",
+    "EfficientNetLite0": "efficientnet",
     "FeatureExtractor": "base",
     "FeatureMetric": "base",
+    "FirstAvailable": "choice",
     "Inception": "inception",
     "InceptionScore": "fidelity",
     "KID": "fidelity",
     "NetworkFeatures": "features",
+    "OwnFeatures": "features",
     "PrecisionRecall": "fidelity",
 }
 __all__ = [
     "KID",
     "ClassifierFeatures",
+    "EfficientNetLite0",
     "FeatureExtractor",
     "FeatureMetric",
+    "FirstAvailable",
     "Inception",
     "InceptionScore",
     "NetworkFeatures",
+    "OwnFeatures",
     "PrecisionRecall",
 ]
 

@@ -42,6 +42,10 @@ class FeatureExtractor(Checked, ABC):
     def fingerprint(self) -> str:
         """Return a hash of the weights: extractors with the same fingerprint compute the same features."""
 
+    def missing(self) -> str:
+        """Return in words, with what to do, which weights are not there; "" if they seem to be there."""
+        return ""
+
     def extract(self, images: Tensor) -> FeatureBatch:
         """Return features, and logits if there are any, of images (B, C, H, W) uint8 in one pass."""
         return FeatureBatch(self(images))

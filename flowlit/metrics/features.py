@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from .._support.files import short_hash
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..frozen import FrozenLayers
-from ..networks import pretrained
+from ..networks import SmallEncoder, pretrained
 from ..networks.checkpoints.fingerprint import fingerprint
 from ..networks.checkpoints.spec import build
 from ..ranges import PositiveInt
@@ -95,12 +97,52 @@ class ClassifierFeatures(NetworkFeatures):
     def _load(self) -> FrozenLayers:
         if self._layers is None:
             network = pretrained(self.checkpoint, "raw")
+            self._check(network)
             self._codec = _codec_for(network)
             self._layers = FrozenLayers(_Classifier(network), [self.layer, ""])
         return self._layers
 
+    def _check(self, network: nn.Module) -> None:
+        if isinstance(network, SmallEncoder):
+            raise FlowlitError(
+                f"ClassifierFeatures: {self.checkpoint} was trained without labels; expected a classifier, "
+                "or take flowlit.metrics.OwnFeatures"
+            )
+
+    def missing(self) -> str:
+        if Path(self.checkpoint).is_file():
+            return ""
+        name = type(self).__name__
+        return (
+            f"{name}: {self.checkpoint} does not exist; train it: flowlit fit -c experiments/features_….yaml"
+        )
+
     def fingerprint(self) -> str:
         return fingerprint(self._load().network)
+
+
+class OwnFeatures(ClassifierFeatures):
+    """The features of a network that flowlit trained on one's own images, without labels.
+
+    ``flowlit fit -c experiments/own/features.yaml`` trains it. Distances in them compare models of the same
+    images; they are not FIDs, and mean nothing beside another network's.
+
+    Args:
+        checkpoint: of a ``Contrastive`` module.
+        name: of the images. The features are called ``own_<name>`` in every tag and table.
+    """
+
+    classifies = False
+
+    def __init__(self, checkpoint: str, name: str = "images"):
+        super().__init__(checkpoint, f"own_{name}")
+
+    def _check(self, network: nn.Module) -> None:
+        if not isinstance(network, SmallEncoder):
+            raise FlowlitError(
+                f"OwnFeatures: {self.checkpoint} holds {type(network).__name__}, expected a SmallEncoder "
+                "that was trained without labels: flowlit fit -c experiments/own/features.yaml"
+            )
 
 
 def _codec_for(network: nn.Module) -> Codec:

@@ -1,6 +1,6 @@
 """LightningModules, one for each kind of network that is trained, and their data."""
 
-from .classifier import Classifier
+from .classifier import Classifier, Contrastive
 from .critic import Critic, CriticModule
 from .datamodule import FlowDataModule
 from .flow import FlowModule
@@ -8,6 +8,7 @@ from .stages import OneStepStudent, ReflowStudent, Teacher
 
 __all__ = [
     "Classifier",
+    "Contrastive",
     "Critic",
     "CriticModule",
     "FlowDataModule",

@@ -1,4 +1,4 @@
-"""Stage 0: a classifier, for the features of a Fréchet distance."""
+"""Stage 0: a network for the features of a Fréchet distance, trained with labels or without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .. import rng
 from ..data import Pixels
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import spec
-from ..ranges import NonNegativeFloat
+from ..ranges import NonNegativeFloat, PositiveFloat
 from ..types import Codec, Cond, Pair
 from .base import CheckpointedModule, configured
 
@@ -61,3 +61,76 @@ class Classifier(CheckpointedModule):
         if "label" not in cond:
             raise FlowlitError("a classifier needs labels; set labels: true for the images")
         return cond["label"]
+
+
+class Contrastive(Classifier):
+    """Find to each crop of an image another crop of it, among those of the batch and spoilt copies of all.
+
+    It needs no labels: it makes features of one's own images. Chen et al. 2020 (2002.05709), where colours
+    stay as they are, and with blurred and noisy copies of the crops among the candidates: features see both.
+    Validation reports the share that is found on held-out images, for two fixed crops among those of a batch.
+
+    Args:
+        network: x1 (B, C, H, W) -> (B, d); with a method ``features``.
+        temperature: of the similarities.
+        optimizer, lr_scheduler, noise, codec: as ``Classifier``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        noise: NonNegativeFloat = 0.0,
+        codec: Codec | None = None,
+        temperature: PositiveFloat = 0.2,
+    ):
+        super().__init__(network, optimizer, lr_scheduler, noise, codec)
+        self.temperature = temperature
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of each crop's similarities to the candidates, a scalar."""
+        if len(pair.x1) < 2:
+            raise FlowlitError("Contrastive: a batch of one image shows no difference; raise batch_size")
+        views = [random_crop(pair.x1) for _ in range(2)]
+        first, second = (view + self.noise * rng.randn_like(view) for view in views)
+        similar = self.similarities(first, torch.cat([second, spoilt(second)]))
+        loss = F.cross_entropy(similar, torch.arange(len(first), device=first.device))
+        self.log_training({"loss": loss}, len(first))
+        return loss
+
+    def similarities(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the cosines of all pairs of images, (A, B), divided by the temperature."""
+        a, b = (F.normalize(self.network(images).float(), dim=1) for images in (a, b))
+        return a @ b.T / self.temperature
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        x = self.codec.encode(batch["x1"])
+        height, width = (side - side // 4 for side in x.shape[2:])
+        similar = self.similarities(x[..., :height, :width], x[..., -height:, -width:])
+        right = similar.argmax(1) == torch.arange(len(x), device=x.device)
+        self.log("val/accuracy", right.float().mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
+
+    test_step = validation_step
+
+
+def random_crop(x: Tensor) -> Tensor:
+    """Crop each image (B, C, H, W) to a random 0.5 … 1 of its sides, enlarge it again, and mirror half."""
+    scale = 1 - 0.5 * rng.rand(len(x), x.device)
+    mirror = 1 - 2 * rng.randint(2, len(x), x.device)
+    theta = torch.zeros(len(x), 2, 3, device=x.device)
+    theta[:, 0, 0] = mirror * scale
+    theta[:, 1, 1] = scale
+    for axis in range(2):
+        theta[:, axis, 2] = (1 - scale) * (2 * rng.rand(len(x), x.device) - 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def spoilt(x: Tensor) -> Tensor:
+    """Blur every other image (B, C, H, W), and put noise on the rest, each as strongly as is drawn."""
+    strength = rng.rand(len(x), x.device)[:, None, None, None]
+    blurred = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+    noisy = x + (0.03 + 0.2 * strength) * rng.randn_like(x)
+    odd = torch.arange(len(x), device=x.device)[:, None, None, None] % 2 == 1
+    return torch.where(odd, torch.lerp(x, blurred, 0.5 + 0.5 * strength), noisy)

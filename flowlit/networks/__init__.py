@@ -8,7 +8,7 @@ from .._support.names import MOVED, MovedModule
 from .adm import ADM
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
-from .classifier import SmallClassifier
+from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
 from .unet import UNet
 from .wrappers.diffusion import DiffusionVelocity
@@ -23,6 +23,7 @@ __all__ = [
     "DiffusionVelocity",
     "EmpiricalFlow",
     "SmallClassifier",
+    "SmallEncoder",
     "UNet",
     "fingerprint",
     "pretrained",

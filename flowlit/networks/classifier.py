@@ -52,3 +52,17 @@ class SmallClassifier(Checked, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute images (B, C, R, R) -> logits (B, classes)."""
         return self.features_and_logits(x)[1]
+
+
+class SmallEncoder(SmallClassifier):
+    """Describe images (B, C, R, R) in [-1, 1] by (B, dim), trained without labels (``Contrastive``).
+
+    Its trunk and ``features`` are those of ``SmallClassifier``.
+    """
+
+    def __init__(self, in_channels: PositiveInt = 3, dim: PositiveInt = 64):
+        super().__init__(in_channels, num_classes=dim, dim=dim)
+        self.spec = {
+            "class_path": "flowlit.networks.SmallEncoder",
+            "init_args": {"in_channels": in_channels, "dim": dim},
+        }

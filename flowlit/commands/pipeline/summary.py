@@ -40,23 +40,28 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
         distances = (
             name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}")
         )
-        distance = next(name for name in distances if "_half/" not in name)
-        kind = distance.split("/")[0]
+        distance = next((name for name in distances if "_half/" not in name), "")
         return {
             "model": model,
             "params": report["params"],
             "nfe": round(metrics[f"nfe/{solver}"], 2),
-            "frechet": metrics[distance],
-            "features": "inception" if kind == "fid" else kind.removeprefix("frechet_"),
+            "frechet": metrics.get(distance),
+            "features": _features_of(distance),
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
         }
-    except (FlowlitError, KeyError, StopIteration) as error:
+    except (FlowlitError, KeyError) as error:
         why = error if isinstance(error, FlowlitError) else repr(error)
         raise FlowlitError(
             f"{path} has no complete metrics for solver {solver!r} ({why}); the evaluation stage needs the "
             "callbacks FID, Throughput and Report"
         ) from error
+
+
+def _features_of(distance: str) -> str | None:
+    """Return the name of the features in a tag of a Fréchet distance; None for ""."""
+    kind = distance.split("/")[0]
+    return "inception" if kind == "fid" else kind.removeprefix("frechet_") or None
 
 
 def _without_gaps(facts: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def _without_gaps(facts: dict[str, Any]) -> dict[str, Any]:
 
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as an aligned table, with the features of the Fréchet distance in its header."""
-    features = sorted({row["features"] for row in rows})
+    features = sorted({row["features"] or "no" for row in rows})
     header = [
         "model",
         "parameters",
@@ -79,13 +84,17 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             row["model"],
             f"{row['params']:,}",
             f"{row['nfe']:g}",
-            f"{row['frechet']:.4g}",
-            "–" if row["straightness"] is None else f"{row['straightness']:.2f}",
+            _cell(row["frechet"], ".4g"),
+            _cell(row["straightness"], ".2f"),
             f"{row['images_per_s']:,.0f}",
         ]
         for row in rows
     ]
     return "\n".join(aligned(lines))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def draw_samples(root: Path, table: list[dict[str, str]]) -> Image.Image:

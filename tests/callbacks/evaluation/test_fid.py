@@ -28,7 +28,7 @@ from flowlit.callbacks import EMA, Report, Samples
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
-from flowlit.metrics import KID, ClassifierFeatures, InceptionScore
+from flowlit.metrics import KID, ClassifierFeatures, FirstAvailable, InceptionScore, OwnFeatures
 from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import frechet_distance
@@ -366,6 +366,32 @@ def test_too_few_images_for_a_covariance_are_told_with_the_number(tmp_path, fid)
     )
     assert warned(lambda: run(tmp_path / "8", fid(measures=[]), num=8), "covariance") == [text]
     assert warned(lambda: run(tmp_path / "9", fid(measures=[]), num=9), "covariance") == []
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_without_an_extractor_there_are_costs_and_no_distance(command, tmp_path, fid):
+    features = FirstAvailable([OwnFeatures("/nowhere/last.ckpt")])
+    told = warned(lambda: run(tmp_path, fid(features=features), command=command), "no distance")
+    assert len(told) == 1 and "/nowhere/last.ckpt does not exist" in told[0]
+    name = "metrics_test.json" if command == "test" else "metrics.json"
+    metrics = json.loads((tmp_path / name).read_text())["metrics"]
+    assert metrics["nfe/euler1"] == 1 and metrics["nfe/rk45"] > 1
+    assert not any("frechet" in tag or "fid" in tag for tag in metrics)
+
+
+def test_without_an_extractor_images_that_are_not_finite_are_refused(tmp_path, fid):
+    module = flow()
+    next(module.network.parameters()).data.fill_(float("nan"))
+    features = FirstAvailable([OwnFeatures("/nowhere/last.ckpt")])
+    with pytest.raises(FlowlitError, match="not finite"):
+        run(tmp_path, fid(features=features), module=module)
+
+
+def test_few_real_images_are_told(tmp_path, fid):
+    told = warned(
+        lambda: run(tmp_path, fid(measures=[], reference=Digits(limit=8)), num=9), "real images for"
+    )
+    assert len(told) == 1 and "8 real images for 8 features: the distance is too large" in told[0]
 
 
 def test_subsets_that_a_limit_left_too_few_images_for_are_one_clear_error(tmp_path, fid):

@@ -1,0 +1,112 @@
+"""Checks of what the Fréchet distance's callback measures."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from ..._support.batch_invariance import in_blocks
+from ...data.classes import check_same_names, class_names_of
+from ...data.provenance import trained_on
+from ...errors import FlowlitError
+from ...metrics import Inception
+from ...metrics.base import FeatureBatch, FeatureExtractor, Reference
+from ...metrics.protocol import check_dimension, check_reference, other_images
+from ...solvers.base import non_finite
+from ...types import Codec
+from .feature_metrics import RealImages
+
+REFERENCE = "make one of images of the classes that it was trained on: flowlit reference"
+
+
+def check_origin(reference: Reference, network: nn.Module) -> None:
+    """Refuse a reference of other classes than the network's, and warn of other images.
+
+    Raises:
+        FlowlitError: naming the classes that differ.
+    """
+    classes = reference.protocol.get("classes")
+    ours = class_names_of(network)
+    check_same_names(classes, ours, f"reference {reference.path}", "the network", REFERENCE)
+    other = other_images(reference, trained_on(network))
+    if other:
+        rank_zero_warn(other)
+
+
+def warn_of_few_images(num: int, real: int | None, dim: int) -> None:
+    """Warn of too few generated images, or real ones where their number is known, for ``dim`` features."""
+    if num <= dim:
+        rank_zero_warn(
+            f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the distance "
+            f"is too large; generate {dim + 1} or more"
+        )
+    if real is not None and real <= dim:
+        rank_zero_warn(
+            f"{real} real images for {dim} features: the distance is too large, and compares models of these "
+            "images only; KID is not too large"
+        )
+
+
+@torch.no_grad()
+def compared(reference: Reference, features: FeatureExtractor, blank: Tensor) -> RealImages:
+    """Compare a reference with the features of blank images (B, C, H, W), shaped as this run's.
+
+    Raises:
+        FlowlitError: if it contradicts them.
+    """
+    extracted = features.extract(blank)
+    dim = extracted.features.shape[1]
+    not_compared = check_reference(reference, features, blank.shape[1:])
+    check_dimension(reference, dim)
+    if not_compared:
+        rank_zero_warn(f"reference {reference.path} lacks its {', '.join(not_compared)}; not compared")
+    classes = 0 if extracted.logits is None else extracted.logits.shape[1]
+    return RealImages(reference, dim, classes, not_compared)
+
+
+def check_images(x1: Tensor, solver: str) -> None:
+    """Refuse images (B, C, H, W) that are not finite.
+
+    Raises:
+        FlowlitError: stating how many.
+    """
+    bad = non_finite(x1)
+    if bad:
+        raise FlowlitError(
+            f"{solver}: {bad} of {len(x1)} generated images are not finite; training has diverged"
+        )
+
+
+def extract(features: FeatureExtractor, codec: Codec, x1: Tensor, solver: str) -> FeatureBatch:
+    """Return the features of x1 (B, C, H, W) as images.
+
+    Raises:
+        FlowlitError: stating how many features are not finite.
+    """
+    extracted = FeatureBatch(*in_blocks(features.extract, codec.decode(x1)))
+    bad = non_finite(extracted.features)
+    if bad:
+        raise FlowlitError(
+            f"{solver}: {bad} of {len(x1)} images have {features.name} features that are not finite"
+        )
+    return extracted
+
+
+def check_name(features: FeatureExtractor) -> None:
+    """Refuse a name that would be taken for another's, or that could not stand in tags.
+
+    Raises:
+        FlowlitError: stating the rule that the name breaks.
+    """
+    if not re.fullmatch(r"\w+", features.name) or features.name.endswith("_half"):
+        raise FlowlitError(
+            f"features are called {features.name!r}, which becomes part of tags; use letters, digits and _"
+        )
+    if features.name.split("_")[0] == "inception" and not isinstance(features, Inception):
+        raise FlowlitError(
+            f"{type(features).__name__} is called {features.name!r}, but only Inception's are; choose "
+            "another name"
+        )
