@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import FlowlitError
+from .pipeline.reading import read_recipe
 
 EXPERIMENTS = "experiments"
 README = """\
@@ -48,10 +49,12 @@ def init(folder: str, *, recipe: str = "slimflow_digits") -> str:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    variables = read_recipe(str(source / start)).get("vars") or {}
+    words = f"{start} --vars.images {variables['images']}" if "images" in variables else start
     readme = into / "README.md"
     if not readme.exists():
-        readme.write_text(README.format(name=into.absolute().name, recipe=start, experiments=EXPERIMENTS))
-    return f"{into}: {len(files)} YAMLs\n\n  cd {into}\n  flowlit pipeline -c {start}"
+        readme.write_text(README.format(name=into.absolute().name, recipe=words, experiments=EXPERIMENTS))
+    return f"{into}: {len(files)} YAMLs\n\n  cd {into}\n  flowlit pipeline -c {words}"
 
 
 def shipped() -> Path:
@@ -80,10 +83,11 @@ def needed(source: Path, start: str) -> set[str]:
 
 
 def _named(source: Path, path: str) -> Iterator[str]:
-    """Yield the YAMLs that one names, relative to the source or to its own folder."""
+    """Yield the YAMLs that one names, relative to the source or to its own folder, for any variable."""
     text = re.sub(r"(?m)^\s*#.*$", "", (source / path).read_text())
-    for name in re.findall(r"[\w./-]+\.yaml", text):
-        for place in (source / name, (source / path).parent / name):
-            if place.is_file():
-                yield str(place.resolve().relative_to(source.resolve()))
+    for name in re.findall(r"[\w./*-]+\.yaml", re.sub(r"\$\{vars\.\w+\}", "*", text)):
+        for folder in (source, (source / path).parent):
+            places = list(folder.glob(name))
+            yield from (str(place.resolve().relative_to(source.resolve())) for place in places)
+            if places:
                 break

@@ -21,6 +21,7 @@ from ..callbacks.training.progress import Progress
 from ..callbacks.training.signals import SaveOnSignal
 from ..callbacks.training.summary import Summary
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
+from ..data import codecs, folders, images, zips  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ._line.advice import quiet

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..ranges import PositiveInt
+from ..ranges import PositiveInt, Probability
 from ..types import ImageDataset
 from . import checking
 from .checking import Survey
@@ -20,6 +20,7 @@ from .classes import Classes, given_names
 from .decode import GREY, Decoded, OtherSize, UnreadableImage, check_colour, load
 from .labels import names_in
 from .listing import in_words
+from .split import Part
 
 
 class ImageFiles(ImageDataset):
@@ -37,6 +38,8 @@ class ImageFiles(ImageDataset):
         labels: bool,
         background: str,
         classes: Classes,
+        part: Part,
+        held_out: Probability,
     ):
         check_colour(background)
         if classes is not None and not labels:
@@ -49,6 +52,8 @@ class ImageFiles(ImageDataset):
         self.labels = labels
         self.background = background
         self.given_classes = classes
+        self.part = part
+        self.held_out = held_out
 
     @property
     @abstractmethod

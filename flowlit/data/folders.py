@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 
 from .._support.files import open_plain
 from ..errors import FlowlitError
-from ..ranges import PositiveInt
+from ..ranges import PositiveInt, Probability
 from .base import _digest, _item, _limited
 from .classes import Classes, numbered, renumbered
 from .files import ImageFiles
-from .listing import Paths, in_words, list_folder, sub_folders
+from .listing import Entry, Paths, in_words, list_folder, sub_folders
+from .split import Part, chosen, facts_of
 
 
 class _Files(NamedTuple):
@@ -46,6 +48,9 @@ class ImageFolder(ImageFiles):
         background: colour behind transparent pixels, by its name or as "#rrggbb".
         classes: names of class 0, 1, …, of which every sub-folder is one; or a folder or zip whose classes
             these are, so that two sets have the same numbers.
+        part: "train" or "held_out", chosen by the content of each file, so that it stays where it is when
+            others are added.
+        held_out: share of the images that are held out.
     """
 
     def __init__(
@@ -57,8 +62,10 @@ class ImageFolder(ImageFiles):
         labels: bool = False,
         background: str = "white",
         classes: Classes = None,
+        part: Part = "all",
+        held_out: Probability = 0.1,
     ):
-        super().__init__(resolution, channels, limit, labels, background, classes)
+        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out)
         self.root = root
 
     @property
@@ -79,6 +86,9 @@ class ImageFolder(ImageFiles):
         entries = entries[: _limited(len(entries), self.limit, what, in_words(left_out))]
         if self.labels and any("/" not in entry.name for entry in entries):
             raise FlowlitError(f"{what}: labels need one sub-folder a class, but images lie at its top")
+        if self.part != "all":
+            checksums = [_checksum(root, entry) for entry in entries]
+            entries = [entries[i] for i in chosen(checksums, self.part, self.held_out, what)]
         stats = np.array([(entry.size, entry.mtime_ns) for entry in entries], np.int64)
         return _Files(Paths(root, (entry.name for entry in entries)), stats, left_out)
 
@@ -123,7 +133,13 @@ class ImageFolder(ImageFiles):
         names = (Path(self.files.name(i)) for i in range(len(self)))
         stats = [(name, *stat) for name, stat in zip(names, self._listed.stats.tolist(), strict=True)]
         return _digest(
-            "ImageFolder", stats, self.resolution, self.channels, *self._reading(), *self._numbering()
+            "ImageFolder",
+            stats,
+            self.resolution,
+            self.channels,
+            *self._reading(),
+            *self._numbering(),
+            *facts_of(self.part, self.held_out),
         )
 
     def listed(self) -> int:
@@ -137,3 +153,11 @@ class ImageFolder(ImageFiles):
 
     def _opened(self, index: int) -> IO[bytes]:
         return open(self.files.place(index), "rb", opener=open_plain)
+
+
+def _checksum(root: Path, entry: Entry) -> int:
+    try:
+        with open(root / entry.name, "rb", opener=open_plain) as file:
+            return zlib.crc32(file.read())
+    except OSError as error:
+        raise FlowlitError(f"{root / entry.name} cannot be read ({error}); mend or remove it") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._support.files import check_file, open_plain, short_hash
 from ..errors import FlowlitError
-from ..ranges import PositiveInt
+from ..ranges import PositiveInt, Probability
 from .base import _digest, _item, _limited
 from .classes import Classes, check_same_names, listed, renumbered
 from .decode import UnreadableImage
@@ -22,6 +22,7 @@ from .files import ImageFiles
 from .labels import has_labels, read_labels
 from .listing import in_words, list_zip
 from .members import members, read_member
+from .split import Part, chosen, facts_of
 
 _Entry = tuple[int, str, int | None]
 
@@ -39,6 +40,7 @@ class ImageZip(ImageFiles):
         labels: put the class into ``cond``; needs ``dataset.json`` in every shard.
         classes: names of class 0, 1, …, or a folder or zip whose classes these are. Where ``dataset.json``
             has names, they decide which number a class gets.
+        part, held_out: as for ``ImageFolder``.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class ImageZip(ImageFiles):
         labels: bool = False,
         background: str = "white",
         classes: Classes = None,
+        part: Part = "all",
+        held_out: Probability = 0.1,
     ):
-        super().__init__(resolution, channels, limit, labels, background, classes)
+        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out)
         self.paths = _several(paths)
         self._index: list[_Entry] | None = None
         self._names: tuple[str, ...] | None = None
@@ -75,25 +79,17 @@ class ImageZip(ImageFiles):
             if len({(s.st_dev, s.st_ino) for s in map(os.stat, self.paths)}) < len(self.paths):
                 raise FlowlitError(f"{what}: one file is given twice; give each zip once")
             count = _limited(len(entries), self.limit, what, in_words(self._left_out))
-            self._index = self._renumbered(entries, what)[:count]
+            given = self._names_to_take(what)
+            if given is not None:
+                entries = _renumbered(entries, self._names, given, self.paths, what)
+                self._names = given
+            entries = entries[:count]
+            self._index = self._of_part(entries, what)
         return self._index
 
-    def _renumbered(self, entries: list[_Entry], what: str) -> list[_Entry]:
-        """Return entries whose classes have the numbers that were given to their names."""
-        given = self._names_to_take(what)
-        if given is None:
-            return entries
-        names = self._names
-        self._names = given
-        if names is not None:
-            numbers = renumbered(names, given, what)
-            return [(shard, name, numbers[label or 0]) for shard, name, label in entries]
-        for shard, name, label in entries:
-            if (label or 0) >= len(given):
-                raise FlowlitError(
-                    f"{self.paths[shard]}: the class of {name} is {label}, but classes are {listed(given)}"
-                )
-        return entries
+    def _of_part(self, entries: list[_Entry], what: str) -> list[_Entry]:
+        checksums = [self._open(shard).getinfo(name).CRC for shard, name, _ in entries]
+        return [entries[i] for i in chosen(checksums, self.part, self.held_out, what)]
 
     @property
     def left_out(self) -> Counter[str]:
@@ -106,15 +102,7 @@ class ImageZip(ImageFiles):
     def _open(self, shard: int) -> zipfile.ZipFile:
         key = os.getpid(), shard  # a forked worker would share its parent's position in the file
         if key not in self._zips:
-            path = self.paths[shard]
-            if not os.path.lexists(path):
-                raise FlowlitError(f"image zip {path} does not exist; check data.coupling.images.paths")
-            mend = "use flowlit.data.ImageFolder" if os.path.isdir(path) else "fetch it again"
-            check_file(path, "image zip", mend)
-            try:
-                self._zips[key] = zipfile.ZipFile(path)
-            except Exception as error:  # a damaged directory leads to errors of many kinds
-                raise FlowlitError(f"image zip {path} cannot be read ({error}); fetch it again") from error
+            self._zips[key] = _archive(self.paths[shard])
         return self._zips[key]
 
     def _list(self, shard: int) -> list[_Entry]:
@@ -144,7 +132,14 @@ class ImageZip(ImageFiles):
         entries = [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
         given = [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
         return _digest(
-            "ImageZip", entries, len(self), self.resolution, self.channels, *self._reading(), *given
+            "ImageZip",
+            entries,
+            len(self),
+            self.resolution,
+            self.channels,
+            *self._reading(),
+            *given,
+            *facts_of(self.part, self.held_out),
         )
 
     def listed(self) -> int:
@@ -153,7 +148,8 @@ class ImageZip(ImageFiles):
     def _key(self) -> str:
         facts = [os.stat(path) for path in self.paths]
         stats = [(fact.st_size, fact.st_mtime_ns) for fact in facts]
-        return short_hash([os.path.abspath(path) for path in self.paths], stats, self.listed())
+        paths = [os.path.abspath(path) for path in self.paths]
+        return short_hash(paths, stats, self.listed(), *facts_of(self.part, self.held_out))
 
     def where(self, index: int) -> str:
         shard, name, _ = self.index[index]
@@ -184,3 +180,42 @@ def _several(paths: str | Sequence[str]) -> list[str]:
     if not several or not all(several):
         raise FlowlitError(f"ImageZip: paths is {paths!r}; expected a zip, or several")
     return several
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    """Open a zip.
+
+    Raises:
+        FlowlitError: if it is missing, or is no zip.
+    """
+    if not os.path.lexists(path):
+        raise FlowlitError(f"image zip {path} does not exist; check data.coupling.images.paths")
+    mend = "use flowlit.data.ImageFolder" if os.path.isdir(path) else "fetch it again"
+    check_file(path, "image zip", mend)
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:  # a damaged directory leads to errors of many kinds
+        raise FlowlitError(f"image zip {path} cannot be read ({error}); fetch it again") from error
+
+
+def _renumbered(
+    entries: list[_Entry], names: Sequence[str] | None, given: Sequence[str], paths: Sequence[str], what: str
+) -> list[_Entry]:
+    """Return entries whose classes have the numbers that were given to their names.
+
+    Args:
+        entries: of all shards.
+        names: of class 0, 1, …, as ``dataset.json`` has them.
+        given: names of class 0, 1, … that are to be.
+        paths: of the shards.
+        what: the set is, for an error.
+    """
+    if names is not None:
+        numbers = renumbered(names, given, what)
+        return [(shard, name, numbers[label or 0]) for shard, name, label in entries]
+    for shard, name, label in entries:
+        if (label or 0) >= len(given):
+            raise FlowlitError(
+                f"{paths[shard]}: the class of {name} is {label}, but classes are {listed(given)}"
+            )
+    return entries

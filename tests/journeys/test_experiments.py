@@ -15,9 +15,10 @@ from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.reference import cached_reference
 
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+OWN = sorted((REPOSITORY / "experiments/own").glob("*.yaml"))
 PARTS = sorted((REPOSITORY / "experiments/parts").rglob("*.yaml"))
 RECIPES = sorted((REPOSITORY / "experiments/recipes").glob("*.yaml"))
-EVERY = [*EXPERIMENTS, *PARTS, *RECIPES]
+EVERY = [*EXPERIMENTS, *OWN, *PARTS, *RECIPES]
 
 
 def name(path):
@@ -44,7 +45,7 @@ def test_there_are_experiments():
     assert {path.stem for path in RECIPES} >= {"slimflow_digits", "slimflow_cifar"}
 
 
-@pytest.mark.parametrize("path", [*EXPERIMENTS, *RECIPES], ids=name)
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *OWN, *RECIPES], ids=name)
 def test_the_header_tells_what_one_must_know(path):
     words = re.findall(r"^#\s+(run|needs|writes|costs|expect)\s+\S", header(path), re.M)
     assert {"run", "needs", "writes", "costs", "expect"} <= set(words)
@@ -121,6 +122,7 @@ def test_no_key_is_given_twice(path):
 def test_a_recipe_fits_together(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     recipe = Recipe.read(str(path))
+    recipe.settle(dry_run=True)
     stages = {stage.name: stage for stage in recipe.stages}
     for stage in recipe.stages:
         for config in stage.configs:

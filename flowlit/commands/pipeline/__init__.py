@@ -12,7 +12,7 @@ def pipeline(
     """Run the stages of a recipe, each in a process of its own.
 
     A stage that is done is skipped, one that was interrupted goes on. An option of a stage is overridden by
-    --stage.option value, e.g. --reflow.model.network.width 24.
+    --stage.option value, e.g. --reflow.model.network.width 24; a variable of the recipe by --vars.name value.
 
     Args:
         overrides: options of stages, each with its value
@@ -21,19 +21,25 @@ def pipeline(
         dry_run: only show what would run, and why
         trust: run classes of your own, too
     """
-    from .recipe import Recipe
+    from .check import check_configurations
+    from .recipe import Recipe, check_trust
     from .state import locked
 
     recipe = Recipe.read(config, root)
     recipe.override(overrides)
+    facts = recipe.settle(dry_run)
+    if facts:
+        yield facts
     with nullcontext() if dry_run else locked(recipe.root):
         plans = recipe.plans()
         width = max(len(plan.stage.name) for plan in plans)
         yield from (f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}" for plan in plans)
+        if not dry_run:
+            recipe.check(plans)
+        recipe.trust = trust or check_trust(recipe)
+        check_configurations(plans, recipe.root, recipe.trust)
         if dry_run:
             return
-        recipe.check(plans)
-        recipe.trust = trust or recipe.check_trust(config)
         for plan in plans:
             recipe.run(plan)
         if recipe.table:

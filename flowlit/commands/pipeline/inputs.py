@@ -13,7 +13,7 @@ from typing import Any
 
 from .._yaml.references import resolved
 
-READ = {"root", "paths", "checkpoint", "store"}
+READ = {"root", "paths", "checkpoint", "store", "source"}
 """Options that name what is read; it must be there."""
 
 READ_OR_WORDS = {"ckpt_path", "reference", "labels"}

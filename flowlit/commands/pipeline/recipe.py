@@ -12,20 +12,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from ...errors import FlowlitError
-from .._yaml import load_yaml
 from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
 from .children import PARENT, run_child
+from .pictures import from_images
 from .plan import EVALUATE, Plan, decide, measured, stale
+from .reading import read_recipe, read_table
 from .stage import Stage, read_stage
 from .stamps import GONE, Stamps
 from .state import move, read_state, write_state
+from .variables import Variables, check_variables, in_place, overridden, settle
 
 
 @dataclass
@@ -37,6 +36,8 @@ class Recipe:
     table: list[dict[str, str]]
     trust: bool = True
     """Stages may run classes of any package."""
+    variables: Variables = field(default_factory=dict)
+    file: str = ""
 
     @classmethod
     def read(cls, path: str, root: str = "") -> Recipe:
@@ -58,7 +59,8 @@ class Recipe:
             stages.append(stage)
         evaluations = [stage.name for stage in stages if stage.command in EVALUATE]
         table = read_table(path, content.get("table") or [], evaluations)
-        return cls(Path(root or content["root"]), stages, table)
+        variables = check_variables(path, content.get("vars") or {})
+        return cls(Path(root or content["root"]), stages, table, variables=variables, file=path)
 
     def override(self, words: Sequence[str]) -> None:
         """Add options given as --stage.option value (or --stage.option=value).
@@ -71,6 +73,10 @@ class Recipe:
             word = remaining.pop(0)
             key, equals, value = word.removeprefix("--").partition("=")
             name, dot, option = key.partition(".")
+            if word.startswith("--vars.") and option and (equals or remaining):
+                value = value if equals else remaining.pop(0)
+                self.variables = overridden(self.variables, option, value)
+                continue
             stage = next((s for s in self.stages if s.name == name), None)
             if not word.startswith("--") or not dot or stage is None or not (equals or remaining):
                 names = ", ".join(s.name for s in self.stages)
@@ -78,6 +84,17 @@ class Recipe:
                     f"unknown argument {word!r}; override a stage by --stage.option value, stages are {names}"
                 )
             stage.options[option] = value if equals else remaining.pop(0)
+
+    def settle(self, dry_run: bool = False) -> str:
+        """Put variables in place, those with the value auto as the images have them; return what these are.
+
+        Raises:
+            FlowlitError: if one has no value, or names no file that is there.
+        """
+        self.variables, facts = from_images(self.variables, self.file, dry_run)
+        self.root = Path(in_place(str(self.root), self.variables))
+        settle(self.stages, self.variables, self.file)
+        return facts
 
     @property
     def written(self) -> list[Path]:
@@ -105,18 +122,6 @@ class Recipe:
         ]
         if missing:
             raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; put it there, or name another")
-
-    def check_trust(self, path: str) -> bool:
-        """Return whether the recipe and its files are trusted.
-
-        Raises:
-            FlowlitError: if they are not, and name a class of another package.
-        """
-        if trusted([path, *(file for stage in self.stages for file in stage.configs)]):
-            return True
-        for stage in self.stages:
-            check_class_paths(stage.configuration(self.root), f"{path}: stage {stage.name}")
-        return False
 
     def prepare(self, plan: Plan) -> None:
         """Make the stage's folder hold what belongs to its key, putting aside what does not."""
@@ -170,6 +175,19 @@ class Recipe:
         write_state(folder, state | {"done": True, "seconds": seconds, "result": result})
 
 
+def check_trust(recipe: Recipe) -> bool:
+    """Return whether a recipe and its files are trusted.
+
+    Raises:
+        FlowlitError: if they are not, and name a class of another package.
+    """
+    if trusted([recipe.file, *(file for stage in recipe.stages for file in stage.configs)]):
+        return True
+    for stage in recipe.stages:
+        check_class_paths(stage.configuration(recipe.root), f"{recipe.file}: stage {stage.name}")
+    return False
+
+
 def check_end(stage: Stage, code: int, result: Path) -> None:
     """Refuse to go on after a stage that failed, or that did not write its result."""
     if code != 0:
@@ -178,50 +196,3 @@ def check_end(stage: Stage, code: int, result: Path) -> None:
         )
     if not result.exists():
         raise FlowlitError(f"stage {stage.name} ended without writing {result}; check `writes` in the recipe")
-
-
-def read_recipe(path: str) -> dict[str, Any]:
-    """Read the recipe itself; the configurations it names stay names."""
-    content = load_yaml(path, "recipe {} does not exist; the shipped ones are in experiments/recipes/")
-    if not isinstance(content, dict) or "stages" not in content or "root" not in content:
-        raise FlowlitError(f"{path} is not a recipe; expected root and stages")
-    root = content["root"]
-    if not isinstance(root, str) or not root:
-        raise FlowlitError(
-            f"{path}: root is {root!r}, expected the name of a folder; quotes make a text of it"
-        )
-    if not isinstance(content["stages"], dict):
-        raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
-    if unknown := set(content) - {"root", "stages", "table"}:
-        raise FlowlitError(f"{path}: unknown keys {sorted(unknown)}; a recipe has root, stages and table")
-    if not content["stages"]:
-        raise FlowlitError(f"{path}: stages is empty, expected at least one")
-    return content
-
-
-class Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A row of the closing table: a model, the stage that measured it, and the name of a solver."""
-
-    model: str
-    stage: str
-    solver: str
-
-
-def read_table(path: str, table: Any, evaluations: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a recipe's table, each of one of these stages.
-
-    Raises:
-        FlowlitError: if one has another form, or names no stage that evaluates.
-    """
-    try:
-        rows = [msgspec.structs.asdict(row) for row in msgspec.convert(table, list[Row])]
-    except ValueError as error:
-        raise FlowlitError(f"{path}: table: {error}; a row has model, stage and solver") from error
-    for row in rows:
-        if row["stage"] not in evaluations:
-            expected = f"one of {', '.join(evaluations)}" if evaluations else "none, as no stage evaluates"
-            raise FlowlitError(
-                f"{path}: table: the stage of {row['model']!r} is {row['stage']!r}; expected one whose "
-                f"command is validate or test: {expected}"
-            )
-    return rows

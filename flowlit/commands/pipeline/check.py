@@ -1,0 +1,103 @@
+"""A look at the configuration of every stage before the first one begins: a misspelt option costs no night.
+
+The parsers need torch, so that they run in a process of its own, which ends before the first stage begins.
+What was parsed once is recorded in the user's cache.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+
+from ..._support.files import short_hash, write_atomically
+from ...errors import FlowlitError
+from .. import COMMANDS
+from .._yaml.trust import UNTRUSTED
+from .children import PARENT, leave_with_parent
+from .plan import Plan
+
+ANSWER = "flowlit-parsed:"
+"""Begins the line that the process answers with."""
+
+
+def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None:
+    """Parse the configuration of every stage that is to run, as its command will, and build nothing.
+
+    Args:
+        plans: of all stages.
+        root: of the recipe.
+        trust: classes of any package may be named.
+
+    Raises:
+        FlowlitError: with what is wrong with each of the stages.
+    """
+    records = {plan.stage.name: _record_path(plan, trust) for plan in plans if plan.action != "done"}
+    waiting = [plan for plan in plans if plan.action != "done" and not records[plan.stage.name].exists()]
+    if not waiting:
+        return
+    print(f"checking {len(waiting)} configurations …", file=sys.stderr, flush=True)
+    words = {plan.stage.name: _words(plan, root, trust) for plan in waiting}
+    environment = {**os.environ, PARENT: str(os.getpid())} | ({} if trust else {UNTRUSTED: "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(words),
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
+    answer = next((line for line in done.stdout.splitlines() if line.startswith(ANSWER)), None)
+    if answer is None:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise FlowlitError(f"configurations cannot be checked: {last}")
+    errors = json.loads(answer.removeprefix(ANSWER))
+    for name in words.keys() - errors.keys():
+        with suppress(FlowlitError, OSError):  # a place that cannot be written only costs time
+            write_atomically(records[name], b"")
+    if errors:
+        raise FlowlitError("; ".join(f"stage {name}: {error}" for name, error in errors.items()))
+
+
+def _record_path(plan: Plan, trust: bool) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "flowlit", "parsed", short_hash(json.dumps([plan.content, trust], default=str)))
+
+
+def _words(plan: Plan, root: Path, trust: bool) -> list[str]:
+    parsed_by_lightning = COMMANDS[plan.stage.command].run.startswith("lightning:")
+    trusted = ["--trust"] * (trust and parsed_by_lightning)
+    return [*plan.stage.arguments(root), "--print_config", *trusted]
+
+
+def parse(words: Sequence[str]) -> str:
+    """Return what is wrong with the words of a command; nothing is built."""
+    from .. import main
+
+    errors = io.StringIO()
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    if not code:
+        return ""
+    lines = [line for line in errors.getvalue().splitlines() if re.match(r"flowlit[\w ]*: error: ", line)]
+    return lines[-1].partition("error: ")[2] if lines else f"exit code {code}"
+
+
+def answer() -> None:
+    """Parse the words that arrive for each stage, and print what is wrong, by the name of the stage."""
+    leave_with_parent()
+    os.environ.pop(PARENT, None)
+    errors = {name: parse(words) for name, words in json.load(sys.stdin).items()}
+    print(ANSWER + json.dumps({name: error for name, error in errors.items() if error}), flush=True)
+
+
+if __name__ == "__main__":
+    answer()

@@ -1,0 +1,158 @@
+"""Headers of a set of images: sizes, colours and classes, in a moment and without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from PIL import Image
+from tqdm import tqdm
+
+from ..._support.files import short_hash, write_atomically
+from ..._support.schema import Count, Format, Positive
+from ...data.checking import refusal
+from ...data.classes import numbered
+from ...data.decode import FORMATS, GREY, UnreadableImage
+from ...data.labels import has_labels, read_labels
+from ...data.listing import list_folder, list_zip, sub_folders
+from ...errors import FlowlitError
+
+SLOW = 1.0
+"""Seconds from which on what was found is kept in the user's cache, until a file changes."""
+
+
+class Headers(msgspec.Struct):
+    """Facts of a set of images, as far as headers have them; sizes are in pixels."""
+
+    count: Positive
+    smallest: Positive
+    largest: Positive
+    shortest_sides: dict[str, Count]
+    grey: bool
+    transparent: Count
+    classes: dict[str, Count]
+    """Images of each class, if they have one; in the order of the classes."""
+    format: str = "flowlit-headers"
+    version: int = 1
+
+    def smaller_than(self, resolution: int) -> int:
+        """Count the images that have to be enlarged."""
+        return sum(count for side, count in self.shortest_sides.items() if int(side) < resolution)
+
+
+FORMAT = Format(Headers, "record of headers", "remove it", "flowlit-headers")
+
+
+def read_headers(place: str) -> Headers:
+    """Return what the headers of the images in a folder or zip have, or what an earlier look has found.
+
+    Raises:
+        FlowlitError: if there are no images, or some have no header.
+    """
+    start = time.perf_counter()
+    files = _Folder(place) if os.path.isdir(place) else _Zip(place)
+    if not files.names:
+        raise FlowlitError(f"{place} holds no images; expected PNG, JPEG, BMP or WebP files")
+    path = _record_path(short_hash(os.path.abspath(place), files.stamp))
+    with suppress(FlowlitError, OSError):
+        return FORMAT.check(FORMAT.read(path), path)
+    headers = _looked_at(files)
+    if time.perf_counter() - start >= SLOW:
+        with suppress(FlowlitError, OSError):  # a place that cannot be written only costs time
+            write_atomically(path, json.dumps(msgspec.to_builtins(headers)).encode())
+    return headers
+
+
+def _record_path(key: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "flowlit", "headers", f"{key}.json")
+
+
+class _Folder:
+    """Images of a folder."""
+
+    def __init__(self, place: str):
+        entries = list_folder(Path(place)).entries
+        self.place = place
+        self.names = [entry.name for entry in entries]
+        self.stamp = short_hash(entries)
+
+    def opened(self) -> Iterator[tuple[str, IO[bytes]]]:
+        """Yield the name of each image, and its file."""
+        for name in self.names:
+            with open(os.path.join(self.place, name), "rb") as file:
+                yield name, file
+
+    def classes(self) -> dict[str, int]:
+        if any("/" not in name for name in self.names):
+            return {}
+        counts = Counter(name.split("/")[0] for name in self.names)
+        return {name: counts[name] for name in numbered(sub_folders(Path(self.place)))}
+
+
+class _Zip:
+    """Images of a zip."""
+
+    def __init__(self, place: str):
+        self.place = place
+        try:
+            self.archive = zipfile.ZipFile(place)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise FlowlitError(f"{place} is no folder, and no zip ({error})") from error
+        self.names = list_zip(self.archive, place).names
+        status = os.stat(place)
+        self.stamp = f"{status.st_size} {status.st_mtime_ns}"
+
+    def opened(self) -> Iterator[tuple[str, IO[bytes]]]:
+        """Yield the name of each image, and its file."""
+        for name in self.names:
+            yield name, io.BytesIO(self.archive.read(name))
+
+    def classes(self) -> dict[str, int]:
+        if not has_labels(self.archive, self.place):
+            return {}
+        labels, names = read_labels(self.archive, self.place, self.names)
+        counts = Counter(labels)
+        known = names or tuple(map(str, range(max(counts) + 1)))
+        return {name: counts[number] for number, name in enumerate(known)}
+
+
+def _looked_at(files: _Folder | _Zip) -> Headers:
+    """Read every header."""
+    longest: list[int] = []
+    shortest: Counter[str] = Counter()
+    broken: dict[str, UnreadableImage] = {}
+    transparent = 0
+    grey = True
+    bar = tqdm(files.opened(), "Looking at images", len(files.names), delay=SLOW, leave=False)
+    for name, file in bar:
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                shortest[str(min(image.size))] += 1
+                longest.append(max(image.size))
+                transparent += image.has_transparency_data
+                grey = grey and _is_grey(image)
+        except Exception as error:  # damaged bytes lead decoders to errors of many kinds
+            broken[os.path.join(files.place, name)] = UnreadableImage(str(error))
+    if broken:
+        raise refusal(files.place, len(files.names), broken)
+    smallest = min(map(int, shortest))
+    return Headers(len(longest), smallest, max(longest), dict(shortest), grey, transparent, files.classes())
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Return whether an image has no colours, as far as its header and palette have it."""
+    palette = image.palette
+    if image.mode != "P" or palette is None or palette.rawmode not in (None, "RGB"):
+        return image.mode in GREY
+    colours = bytes(palette.palette)
+    return colours[0::3] == colours[1::3] == colours[2::3]

@@ -1,0 +1,60 @@
+"""The file of a recipe: its keys, and the rows of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...errors import FlowlitError
+from .._yaml import load_yaml
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Read the recipe itself; the configurations it names stay names."""
+    content = load_yaml(path, "recipe {} does not exist; the shipped ones are in experiments/recipes/")
+    if not isinstance(content, dict) or "stages" not in content or "root" not in content:
+        raise FlowlitError(f"{path} is not a recipe; expected root and stages")
+    root = content["root"]
+    if not isinstance(root, str) or not root:
+        raise FlowlitError(
+            f"{path}: root is {root!r}, expected the name of a folder; quotes make a text of it"
+        )
+    if not isinstance(content["stages"], dict):
+        raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
+    if unknown := set(content) - {"root", "vars", "stages", "table"}:
+        raise FlowlitError(
+            f"{path}: unknown keys {sorted(unknown)}; a recipe has root, vars, stages and table"
+        )
+    if not content["stages"]:
+        raise FlowlitError(f"{path}: stages is empty, expected at least one")
+    return content
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """A row of the closing table: a model, the stage that measured it, and the name of a solver."""
+
+    model: str
+    stage: str
+    solver: str
+
+
+def read_table(path: str, table: Any, evaluations: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a recipe's table, each of one of these stages.
+
+    Raises:
+        FlowlitError: if one has another form, or names no stage that evaluates.
+    """
+    try:
+        rows = [msgspec.structs.asdict(row) for row in msgspec.convert(table, list[Row])]
+    except ValueError as error:
+        raise FlowlitError(f"{path}: table: {error}; a row has model, stage and solver") from error
+    for row in rows:
+        if row["stage"] not in evaluations:
+            expected = f"one of {', '.join(evaluations)}" if evaluations else "none, as no stage evaluates"
+            raise FlowlitError(
+                f"{path}: table: the stage of {row['model']!r} is {row['stage']!r}; expected one whose "
+                f"command is validate or test: {expected}"
+            )
+    return rows

@@ -1,0 +1,127 @@
+"""Variables of a recipe: values given once, which reach every stage whose YAML has them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import FlowlitError
+from .._yaml import read_yaml
+from .._yaml.references import resolved
+from .._yaml.text import load_text
+from .stage import Stage
+
+Variables = dict[str, Any]
+
+_REFERENCE = re.compile(r"\$\{vars\.(\w+)\}")
+
+
+def check_variables(path: str, variables: Any) -> Variables:
+    """Return the variables of a recipe's file.
+
+    Raises:
+        FlowlitError: unless they are names with plain values.
+    """
+    if not isinstance(variables, dict):
+        raise FlowlitError(f"{path}: vars is {variables!r}, expected names and values")
+    for name, value in variables.items():
+        if not isinstance(name, str) or not name.isidentifier() or name == "root":
+            raise FlowlitError(f"{path}: a variable cannot be called {name!r}; root is a key of its own")
+        if isinstance(value, (dict, list)):
+            raise FlowlitError(f"{path}: vars.{name} is {value!r}, expected one text or number")
+    return variables
+
+
+def overridden(variables: Variables, name: str, word: str) -> Variables:
+    """Return variables of which one has the value that was typed; a text stays a text.
+
+    Raises:
+        FlowlitError: if there is no such variable, or it is to be a number and is none.
+    """
+    if name not in variables:
+        known = ", ".join(variables) or "none"
+        raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}")
+    before = variables[name]
+    value = word if isinstance(before, str) else load_text(word, f"--vars.{name}")
+    number = isinstance(before, (int, float)) and not isinstance(before, bool)
+    if number and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+        raise FlowlitError(f"--vars.{name} is {word!r}; expected a number, as {before}")
+    return variables | {name: value}
+
+
+def in_place(value: Any, variables: Mapping[str, Any]) -> Any:
+    """Return a value with the variables that its texts name in place; other references stay.
+
+    >>> in_place(["parts/${vars.size}.yaml", "${vars.root}/a"], {"size": "tiny"})
+    ['parts/tiny.yaml', '${vars.root}/a']
+    """
+    if isinstance(value, str):
+        return resolved(value, {"vars": dict(variables)}, ())
+    if isinstance(value, list):
+        return [in_place(item, variables) for item in value]
+    if isinstance(value, dict):
+        return {key: in_place(item, variables) for key, item in value.items()}
+    return value
+
+
+def found(name: str, recipe: str) -> str:
+    """Return where a file of a recipe is: in the working folder, or else beside the recipe or above it.
+
+    >>> found("experiments/nowhere.yaml", "experiments/recipes/mine.yaml")
+    'experiments/nowhere.yaml'
+    """
+    places = (folder / name for folder in Path(recipe).absolute().parents)
+    if os.path.exists(name) or os.path.isabs(name):
+        return name
+    return next((str(place) for place in places if place.exists()), name)
+
+
+def settle(stages: Sequence[Stage], variables: Variables, recipe: str) -> None:
+    """Put variables in place in all stages, and hand each to the stages whose YAML has one of its name.
+
+    Args:
+        stages: as they stand in the recipe; changed.
+        variables: with all values that are to be found.
+        recipe: the file.
+
+    Raises:
+        FlowlitError: if a YAML is missing, naming the values that a variable in its name may have.
+    """
+    for stage in stages:
+        stage.options = in_place(stage.options, variables)
+        configs = [_configuration(name, variables, recipe) for name in stage.configs]
+        stage.config = configs[0] if isinstance(stage.config, str) else configs
+        declared: set[str] = set()
+        for config in configs:
+            declared |= set(read_yaml(config).get("vars") or {})
+        for name, value in variables.items():
+            if name in declared and value is not None:
+                stage.options.setdefault(f"vars.{name}", value)
+
+
+def _configuration(name: str, variables: Variables, recipe: str) -> str:
+    path = found(in_place(name, variables), recipe)
+    if not os.path.exists(path):
+        for variable in _REFERENCE.findall(name):
+            if variable not in variables:
+                raise FlowlitError(f"{recipe}: {name} names vars.{variable}, which the recipe has not")
+            values = [] if os.path.isabs(name) else _values(name, variable, variables, recipe)
+            if values:
+                raise FlowlitError(
+                    f"vars.{variable} is {variables[variable]!r}; expected one of {', '.join(values)}"
+                )
+    return path
+
+
+def _values(name: str, variable: str, variables: Variables, recipe: str) -> list[str]:
+    """Return the values of a variable for which the file that it names exists."""
+    others = {key: value for key, value in variables.items() if key != variable}
+    before, _, after = in_place(name, others).partition(f"${{vars.{variable}}}")
+    for folder in (Path(), *Path(recipe).absolute().parents):
+        names = sorted(str(path.relative_to(folder)) for path in folder.glob(f"{before}*{after}"))
+        if names:
+            return [name[len(before) : len(name) - len(after)] for name in names]
+    return []

@@ -1,0 +1,250 @@
+"""Images of one's own: what a recipe finds in their headers, and variables that reach its stages."""
+
+import random
+import subprocess
+import sys
+
+import pictures
+import pytest
+import shapes
+import tiny
+import yaml
+from commandline import REPOSITORY, in_process
+
+from flowlit.commands.pipeline.check import check_configurations
+from flowlit.commands.pipeline.headers import read_headers
+from flowlit.commands.pipeline.pictures import from_images
+from flowlit.commands.pipeline.recipe import Recipe
+from flowlit.errors import FlowlitError
+
+RECIPE = str(REPOSITORY / "experiments/recipes/own_images.yaml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shapes.into_folder(tmp_path_factory.mktemp("my_images"), 60)
+
+
+def found(place, **variables):
+    given = {"images": str(place), "resolution": 32, "classes": "auto", "channels": "auto", **variables}
+    return from_images(given, "recipe.yaml", False)
+
+
+def test_one_line_says_what_is_in_a_mixed_folder(folder):
+    variables, line = found(folder, held_out=0.1)
+    assert line.startswith(f"{folder}: 60 images, 4") and "px, fitted to 32×32; " in line
+    assert line.endswith("15 with transparency over white; 3 classes: circle, square, triangle; 10% held out")
+    assert (variables["channels"], variables["classes"], variables["labels"]) == (3, 3, True)
+    assert variables["shape"] == [3, 32, 32]
+
+
+def test_grey_pictures_have_one_channel(tmp_path):
+    place = shapes.into_folder(tmp_path / "grey", 12, classes=False, modes=("L",))
+    variables, line = found(place)
+    assert variables["shape"] == [1, 32, 32] and "; grey; no classes" in line
+    colours = {
+        f"{mode}.png": pictures.encoded(pictures.image("L").convert(mode)) for mode in ("P", "1", "LA")
+    }
+    assert read_headers(pictures.into_folder(tmp_path / "palettes", colours)).grey
+    assert not read_headers(
+        pictures.into_folder(tmp_path / "p", {"a.png": pictures.encoded(pictures.image("P"))})
+    ).grey
+
+
+def test_pictures_that_are_too_small_are_counted(tmp_path):
+    place = pictures.into_folder(tmp_path, {"a.png": pictures.encoded(pictures.RGB)})
+    assert "1 images, 7–9 px, fitted to 32×32 (1 enlarged)" in found(place)[1]
+
+
+def test_sub_folders_of_few_pictures_are_no_classes_unless_one_says_so(tmp_path):
+    place = shapes.into_folder(tmp_path, 9)
+    variables, line = found(place)
+    assert (
+        variables["classes"] == 0 and "no classes (circle has 3 images; --vars.classes folders takes" in line
+    )
+    assert found(place, classes="folders")[0]["classes"] == 3
+    assert found(place, classes="none")[0]["labels"] is False
+
+
+def test_a_zip_with_labels_has_classes(folder, tmp_path):
+    into = tmp_path / "images.zip"
+    assert in_process("images", folder, "--resolution", 16, "--into", into).code == 0
+    variables, line = found(into)
+    assert "60 images, 16 px" in line and variables["classes"] == 3
+
+
+def test_broken_pictures_are_named(tmp_path):
+    pictures.into_folder(tmp_path, {"a.png": b"no image", "b.png": pictures.encoded(pictures.RGB)})
+    with pytest.raises(FlowlitError, match=r"a\.png is not a readable image"):
+        found(tmp_path)
+
+
+def test_what_was_found_in_many_files_is_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("flowlit.commands.pipeline.headers.SLOW", 0.0)
+    first = read_headers(str(folder))
+    monkeypatch.setattr("flowlit.commands.pipeline.headers._looked_at", None)
+    assert read_headers(str(folder)) == first
+    shapes.draw("circle", random.Random(1), "RGB").save(folder / "circle/new.png")
+    try:
+        with pytest.raises(TypeError):  # it would look again
+            read_headers(str(folder))
+    finally:
+        (folder / "circle/new.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"images": "nope"}, "nope does not exist; name your own images"),
+        ({"resolution": 30}, "resolution is 30; expected a multiple of 8"),
+        ({"resolution": 0}, "resolution is 0"),
+        ({"resolution": "32"}, "resolution is '32'"),
+        ({"resolution": 4096}, "up to 1024"),
+        ({"classes": 3}, "classes is 3; expected auto, folders or none"),
+        ({"channels": 2}, "channels is 2; expected auto, 1 or 3"),
+    ],
+    ids=str,
+)
+def test_values_that_are_none_are_refused(folder, variables, words):
+    with pytest.raises(FlowlitError) as caught:
+        found(folder, **variables)
+    assert words in str(caught.value)
+
+
+def test_folders_that_are_no_classes_are_refused(tmp_path):
+    place = shapes.into_folder(tmp_path, 6, classes=False)
+    with pytest.raises(FlowlitError, match="not all images lie in sub-folders"):
+        found(place, classes="folders")
+    (tmp_path / "b/empty").mkdir(parents=True)
+    shapes.into_folder(tmp_path / "b", 6)
+    with pytest.raises(FlowlitError, match="'empty' holds no images"):
+        found(tmp_path / "b", classes="folders")
+
+
+# variables
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Two stages, of which one has the variable ``width``."""
+    tiny.write(tmp_path / "a.yaml", {"vars": {"root": "x", "width": 8}, "value": "${vars.width}"})
+    tiny.write(tmp_path / "b_one.yaml", {"value": 1})
+    tiny.write(tmp_path / "b_two.yaml", {"value": 2})
+    stages = {
+        "a": {"command": "fit", "config": "a.yaml", "writes": "a/x"},
+        "b": {
+            "command": "fit",
+            "config": "b_${vars.kind}.yaml",
+            "writes": "b/x",
+            "options": {"c": "${vars.kind}"},
+        },
+    }
+    content = {"root": "runs/${vars.kind}", "vars": {"width": 8, "kind": "one"}, "stages": stages}
+    return tiny.write(tmp_path / "recipe.yaml", content)
+
+
+def settled(path, *words):
+    recipe = Recipe.read(str(path))
+    recipe.override([str(word) for word in words])
+    recipe.settle()
+    return recipe
+
+
+def test_a_variable_reaches_the_stages_that_have_it(small):
+    recipe = settled(small, "--vars.width", 16)
+    first, second = recipe.stages
+    assert first.options == {"vars.width": 16} and second.options == {"c": "one"}
+    assert str(recipe.root) == "runs/one"
+    assert first.arguments(recipe.root)[-2:] == ["--vars.width", "16"]
+
+
+def test_a_variable_is_part_of_the_key_of_these_alone(small):
+    before, after = (
+        [plan.key for plan in settled(small, *words).plans()] for words in ((), ("--vars.width", 16))
+    )
+    assert before[0] != after[0] and before[1] == after[1]
+
+
+def test_a_variable_chooses_a_file(small):
+    assert settled(small, "--vars.kind=two").stages[1].configs[0].endswith("b_two.yaml")
+    with pytest.raises(FlowlitError, match=r"vars\.kind is 'three'; expected one of one, two"):
+        settled(small, "--vars.kind", "three")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--vars.wdith", "3"], "--vars.wdith: no such variable; the recipe has width, kind"),
+        (["--vars.width", "wide"], "--vars.width is 'wide'; expected a number, as 8"),
+        (["--vars.width", "[1"], "--vars.width is not valid YAML"),
+        (["--vars.width"], "unknown argument '--vars.width'"),
+    ],
+    ids=str,
+)
+def test_wrong_variables_are_refused(small, words, expected):
+    assert expected in in_process("pipeline", "-c", small, "--dry-run", *words).error
+
+
+@pytest.mark.parametrize(
+    "variables", [[1], {"root": "x"}, {"a b": 1}, {"a": [1]}, {"a": {"b": 1}}, {1: 2}], ids=str
+)
+def test_variables_are_names_and_plain_values(small, variables):
+    content = yaml.safe_load(small.read_text()) | {"vars": variables}
+    with pytest.raises(FlowlitError, match=r"vars|variable"):
+        Recipe.read(str(tiny.write(small, content)))
+
+
+def test_files_are_found_beside_the_recipe_and_above_it(small, tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    moved = small.rename(tmp_path / "recipes/recipe.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [stage.configs for stage in settled(moved).stages] == [
+        [str(tmp_path / "a.yaml")],
+        [str(tmp_path / "b_one.yaml")],
+    ]
+    tiny.write(tmp_path / "elsewhere/a.yaml", {})
+    assert settled(moved).stages[0].configs == ["a.yaml"], "the working folder comes first"
+
+
+# the shipped recipe
+
+
+def test_a_misspelt_option_is_refused_before_anything_trains(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recipe = settled(RECIPE, "--vars.images", folder, "--reflow.model.network.widht", 3)
+    plans = recipe.plans()
+    with pytest.raises(FlowlitError) as caught:
+        check_configurations(plans, tmp_path / "root", False)
+    assert str(caught.value).startswith("stage reflow: model.network: ") and "widht" in str(caught.value)
+    assert ";" not in str(caught.value).partition("widht")[2], "no other stage has an error"
+    right = [plan for plan in plans if plan.stage.name != "reflow"]
+    monkeypatch.setattr("flowlit.commands.pipeline.check.subprocess", None)  # they are not parsed again
+    check_configurations(right, tmp_path / "root", False)
+
+
+def test_init_brings_the_recipe_with_every_size(tmp_path):
+    project = tmp_path / "mine"
+    said = in_process("init", project, "--recipe", "own_images").out
+    assert "flowlit pipeline -c experiments/recipes/own_images.yaml --vars.images my_images" in said
+    brought = {str(path.relative_to(project)) for path in project.rglob("*.yaml")}
+    assert {f"experiments/parts/sizes/{size}.yaml" for size in ("tiny", "small", "paper")} <= brought
+
+
+def test_a_plan_of_a_stranger_s_folder_needs_no_torch(folder):
+    code = (
+        "import sys; from flowlit.commands.pipeline.recipe import Recipe; r = Recipe.read(sys.argv[1]); "
+        "r.override(['--vars.images', sys.argv[2]]); print(r.settle()); r.plans(); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, RECIPE, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and "60 images" in done.stdout, done.stderr
+
+
+def test_a_file_that_is_added_runs_all_stages_again(tmp_path):
+    place = shapes.into_folder(tmp_path / "images", 30)
+    keys = [[plan.key for plan in settled(RECIPE, "--vars.images", place).plans()]]
+    pictures.into_folder(place / "circle", {"new.png": pictures.encoded(pictures.RGB)})
+    keys.append([plan.key for plan in settled(RECIPE, "--vars.images", place).plans()])
+    assert not set(keys[0]) & set(keys[1])
