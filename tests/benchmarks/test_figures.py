@@ -131,6 +131,7 @@ def test_all_contenders_train(pairs):
 
 
 @pytest.mark.journey
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_table_at_a_tiny_size(monkeypatch):
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ import torch
 from commandline import in_process
 from forks import killed, left
 from interrupted import STEPS, Fill, Idle, Strike, StrikeTwice, assert_equal, configuration, whole  # noqa: F401
+from matrix import few
 
 pytestmark = pytest.mark.journey
 
@@ -21,24 +22,24 @@ def test_the_undisturbed_run_logs_what_is_compared(whole):
 
 
 MOMENTS = [
-    ("on_train_batch_start", 1),
     ("on_train_batch_start", 12),
+    ("on_train_batch_end", 9),
+    ("on_validation_batch_end", 4),
+    ("on_train_end", 1),
+    ("on_train_batch_start", 1),
     ("on_before_backward", 6),
     ("on_before_optimizer_step", 5),
-    ("on_train_batch_end", 9),
     ("on_train_batch_end", 8),
     ("on_train_batch_end", 12),
     ("on_validation_start", 2),
     ("on_validation_batch_end", 1),
-    ("on_validation_batch_end", 4),
     ("on_validation_batch_start", 6),
     ("on_validation_end", 1),
     ("on_validation_end", 3),
-    ("on_train_end", 1),
 ]
 
 
-@pytest.mark.parametrize(("hook", "count"), MOMENTS)
+@pytest.mark.parametrize(("hook", "count"), few(MOMENTS, 4))
 def test_killed_at_any_moment(tmp_path, whole, hook, count):
     root = tmp_path / "run"
     path = configuration(root, strike=(hook, count, signal.SIGKILL))
@@ -50,15 +51,15 @@ def test_killed_at_any_moment(tmp_path, whole, hook, count):
 
 SIGNALLED = [
     ("on_train_batch_start", 4, signal.SIGTERM, 143),
+    ("on_validation_end", 2, signal.SIGINT, 130),
     ("on_before_optimizer_step", 5, signal.SIGINT, 130),
     ("on_train_batch_end", 7, signal.SIGUSR1, 138),
     ("on_validation_batch_end", 4, signal.SIGTERM, 143),
-    ("on_validation_end", 2, signal.SIGINT, 130),
     ("on_validation_batch_end", 6, signal.SIGTERM, 143),
 ]
 
 
-@pytest.mark.parametrize(("hook", "count", "signum", "code"), SIGNALLED)
+@pytest.mark.parametrize(("hook", "count", "signum", "code"), few(SIGNALLED, 2))
 def test_told_to_stop_at_any_moment(tmp_path, whole, hook, count, signum, code):
     root = tmp_path / "run"
     path = configuration(
@@ -122,7 +123,7 @@ def emptied(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [torn, one_bit, emptied])
+@pytest.mark.parametrize("damage", few([torn, one_bit, emptied], 1))
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, whole, damage):
     root = tmp_path / "run"
     path = configuration(root, strike=("on_train_batch_start", 18, signal.SIGKILL))
@@ -230,19 +231,19 @@ def by_epochs(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    ("hook", "count", "signum"),
-    [
-        ("on_train_batch_start", 7, signal.SIGKILL),
-        ("on_train_batch_end", 8, signal.SIGTERM),
-        ("on_train_batch_end", 10, signal.SIGTERM),
-        ("on_validation_batch_end", 3, signal.SIGKILL),
-        ("on_validation_end", 2, signal.SIGKILL),
-        ("on_train_epoch_end", 2, signal.SIGKILL),
-        ("on_train_epoch_start", 3, signal.SIGTERM),
-        ("on_validation_batch_end", 6, signal.SIGTERM),
-    ],
-)
+EPOCH_MOMENTS = [
+    ("on_validation_batch_end", 3, signal.SIGKILL),
+    ("on_train_epoch_start", 3, signal.SIGTERM),
+    ("on_train_batch_start", 7, signal.SIGKILL),
+    ("on_train_batch_end", 8, signal.SIGTERM),
+    ("on_train_batch_end", 10, signal.SIGTERM),
+    ("on_validation_end", 2, signal.SIGKILL),
+    ("on_train_epoch_end", 2, signal.SIGKILL),
+    ("on_validation_batch_end", 6, signal.SIGTERM),
+]
+
+
+@pytest.mark.parametrize(("hook", "count", "signum"), few(EPOCH_MOMENTS, 2))
 def test_runs_that_count_epochs(tmp_path, by_epochs, hook, count, signum):
     root = tmp_path / "run"
     arguments = {"coupling": tiny.digits(limit=40), "accumulate_grad_batches": 1, **EPOCHS}

@@ -78,6 +78,7 @@ def close(a, b, tolerance=1e-5):
     return bool((a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())))
 
 
+@pytest.mark.slow
 def test_compiled(network):
     with torch.no_grad():
         compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
