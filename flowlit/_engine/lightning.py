@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import do_nothing_closure
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
@@ -175,6 +175,14 @@ def log_no_default_metric(logger: Logger) -> None:
     """Keep TensorBoard's logger from writing ``hp_metric`` = -1 beside the hyper-parameters."""
     if isinstance(logger, TensorBoardLogger):
         logger._default_hp_metric = False
+
+
+def name_run(logger: Logger, name: str) -> None:
+    """Name a run of Weights & Biases or MLflow that has no name yet."""
+    if isinstance(logger, WandbLogger) and logger._wandb_init.get("name") is None:
+        logger._wandb_init["name"] = name
+    if isinstance(logger, MLFlowLogger) and logger._run_name is None:
+        logger._run_name = name
 
 
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:

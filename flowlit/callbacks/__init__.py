@@ -24,6 +24,7 @@ from .training.anneal import Anneal
 from .training.best import BestCheckpoint
 from .training.checkpoint import LastCheckpoint
 from .training.ema import EMA
+from .training.extra_logger import ExtraLogger
 from .training.gradients import Gradients
 from .training.loss_over_time import LossOverTime
 from .training.progress import Progress
@@ -42,6 +43,7 @@ __all__ = [
     "ChannelsLast",
     "Compile",
     "Dashboard",
+    "ExtraLogger",
     "Gradients",
     "ImageWriter",
     "Interpolations",

@@ -94,9 +94,9 @@ def _files(given: Sequence[Path]) -> list[Path]:
 
 
 def _progress(files: Sequence[Any], what: str) -> Any:
-    from tqdm import tqdm
+    from .._support.progress import Bar
 
-    return tqdm(files, desc=what, unit=" files", leave=False, disable=len(files) < MANY)
+    return Bar(files, desc=what, unit=" files", leave=False, disable=len(files) < MANY)
 
 
 def _described(file: Path) -> Snapshot:

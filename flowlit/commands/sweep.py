@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 from torchmetrics import MeanMetric
 
 from .._support.batch_invariance import BatchInvariant
-from .._support.files import write_atomically, write_figure
+from .._support.files import write_atomically
 from .._support.nested import rows_of
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import check_noise
-from ..callbacks.evaluation.pictures import file_for, log_figure
+from ..callbacks.evaluation.pictures import file_for, show_figure
 from ..modules import FlowModule
 from ..ranges import PositiveInt
 from ..solvers import RK45
@@ -97,15 +97,11 @@ class Sweep(Evaluation):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         path = file_for(trainer, "sweep.csv")
-        if path is None:
-            return
         rows = sweep_rows(numbers(trainer), pl_module.solvers)
-        write_atomically(path, as_csv(rows).encode())
-        figure = plot(rows)
-        picture = path.with_suffix(".png")
-        write_figure(picture, figure)
-        log_figure(trainer, "sweep", figure)
-        print(f"\n{path}  {picture}", flush=True)
+        show_figure(trainer, "sweep", lambda: plot(rows))
+        if path is not None:
+            write_atomically(path, as_csv(rows).encode())
+            print(f"\n{path}  {path.with_suffix('.png')}", flush=True)
 
 
 def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:

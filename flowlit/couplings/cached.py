@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from .._support.machine import free_memory
 from .._support.nested import rows_of
+from .._support.progress import Bar
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
 from ..types import Codec, Coupling, Pair
@@ -114,7 +114,7 @@ def copy_to(device: torch.device, pairs: StoredPairs, block: int = 4096) -> Pair
     copies = tree_map(
         lambda row: torch.empty((len(pairs), *row.shape[1:]), dtype=row.dtype, device=device), first
     )
-    for start in tqdm(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
+    for start in Bar(range(0, len(pairs), block), desc=f"Pairs to {device}", leave=False):
         rows = slice(start, min(start + block, len(pairs)))
         part = pairs.__getitems__(range(rows.start, rows.stop))
         tree_map(lambda copy, tensor: copy.copy_(tensor), rows_of(copies, rows), part)

@@ -18,9 +18,9 @@ from typing import IO, NamedTuple
 
 import msgspec
 from PIL import Image
-from tqdm import tqdm
 
 from .._support.files import write_atomically
+from .._support.progress import Bar
 from .._support.schema import Count, Format, Positive
 from ..errors import FlowlitError
 from .decode import CHANGES, FORMATS, OtherSize, UnreadableImage, load
@@ -169,7 +169,7 @@ def _survey(
     sizes: dict[tuple[int, int], Size] = {}
     broken: dict[int, UnreadableImage] = {}
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bar = tqdm(total=count, desc="Checking images", unit=" images", leave=False, delay=SLOW)
+    bar = Bar(total=count, desc="Checking images", unit=" images", leave=False, delay=SLOW)
     with ThreadPoolExecutor(threads) as pool, bar:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image, ImageColor, ImageOps
 from PIL import __version__ as pillow
-from tqdm import tqdm
 
 from .._support.files import building, check_room
+from .._support.progress import Bar
 from .._version import __version__
 from ..errors import FlowlitError
 from .checking import refusal
@@ -98,7 +98,7 @@ def _write(files: ImageFiles, path: Path, style: Style) -> dict[str, Any]:
     counts = {name: Counter[str]() for name in ("formats", "modes", "sizes", "changes")}
     pixels = hashlib.sha256()
     enlarged = 0
-    bar = tqdm(total=count, desc="Resizing images", unit=" images")
+    bar = Bar(total=count, desc="Resizing images", unit=" images")
     with zipfile.ZipFile(path, "w") as archive, ThreadPoolExecutor() as pool, bar:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))

@@ -23,11 +23,11 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from .._support.arrays import Npz
 from .._support.batch_invariance import in_blocks
 from .._support.files import short_hash, write_atomically
+from .._support.progress import Bar
 from .._support.schema import Format, Positive, TrainedOn
 from .._version import __version__
 from ..data.provenance import described
@@ -130,7 +130,7 @@ def _extract(
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield the features (B, d) of all images and the shape [C, H, W] of these, under a bar."""
     what = f"Reference in {features.name} features"
-    with tqdm(total=len(images), desc=what, unit=" images", leave=False) as bar:
+    with Bar(total=len(images), desc=what, unit=" images", leave=False) as bar:
         for batch in DataLoader(images, batch_size=batch_size):
             x1 = batch["x1"]
             if x1.dtype != torch.uint8:

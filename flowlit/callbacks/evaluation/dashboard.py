@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,8 +15,11 @@ from torchmetrics import CatMetric
 
 from ..._engine.lightning import log_no_default_metric
 from ..._support.nested import flatten
-from .base import Evaluation, command_of
-from .pictures import boards
+from ...metrics.cost import count_parameters
+from .bars import by_solver, draw
+from .base import Evaluation, command_of, numbers
+from .pictures import boards, show_figure
+from .report import place
 
 LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
     "Training": {
@@ -66,12 +71,13 @@ COURSE = (
 
 
 class Dashboard(Evaluation):
-    """Give a run its pages in TensorBoard: charts by subject, a row in the table of runs, and histograms.
+    """Give a run its pages in TensorBoard: charts by subject, a row in the table of runs, histograms.
 
-    CUSTOM SCALARS shows what of ``LAYOUT`` this run will log. HPARAMS compares runs: hyper-parameters beside
-    the outcome, which is what validation or test logged last and ``train/loss``. Histograms
-    ``pixels/<solver>`` are of generated values 0 … 255, ``nfe_per_sample/<solver>`` of network evaluations
-    where they differ. Other loggers, or none, are left alone.
+    CUSTOM SCALARS shows what of ``LAYOUT`` this run will log. HPARAMS compares runs: stage, parameters,
+    learning rate and all settings beside the outcome, which is what validation or test logged last and
+    ``train/loss``. Histograms ``pixels/<solver>`` are of generated values 0 … 255,
+    ``nfe_per_sample/<solver>`` of network evaluations where they differ. ``validate`` and ``test`` draw
+    their numbers as bars: ``evaluation``. Other loggers receive stage, command, size and learning rate.
     """
 
     def __init__(self) -> None:
@@ -86,16 +92,22 @@ class Dashboard(Evaluation):
         for logger in trainer.loggers:
             log_no_default_metric(logger)  # before Lightning logs hyper-parameters
 
-    def _lay_out(self, trainer: pl.Trainer) -> None:
-        for board in [] if self._laid_out else boards(trainer):
-            board.add_custom_scalars(layout(present(trainer)))
+    def _lay_out(self, trainer: pl.Trainer, module: Any) -> None:
+        if self._laid_out:
+            return
         self._laid_out = True
+        for board in boards(trainer):
+            board.add_custom_scalars(layout(present(trainer)))
+        params = facts(trainer, module)
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(params)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._lay_out(trainer)
+        self._lay_out(trainer, pl_module)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
-        self._lay_out(trainer)
+        self._lay_out(trainer, module)
         self._pixels = {}
         self._nfe = {}
         for name in getattr(module, "solvers", {}):
@@ -128,17 +140,22 @@ class Dashboard(Evaluation):
         self._outcome = dict(state_dict["outcome"])
 
     def _compare(self, trainer: pl.Trainer, module: Any, metrics: dict[str, float]) -> None:
+        params = {**facts(trainer, module), **hyper_parameters(trainer, module)}
+        ordered = {name: metrics[name] for name in sorted(metrics, key=place)}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
-                logger.log_hyperparams(hyper_parameters(trainer, module), metrics, trainer.global_step)
+                logger.log_hyperparams(params, ordered, trainer.global_step)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = {**self._outcome, **outcome(trainer)}
-        self._compare(trainer, pl_module, dict(sorted(metrics.items())))
+        self._compare(trainer, pl_module, {**self._outcome, **outcome(trainer)})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != "fit":
-            self._compare(trainer, pl_module, outcome(trainer))
+        if trainer.state.fn == "fit":
+            return
+        self._compare(trainer, pl_module, outcome(trainer))
+        measures = by_solver(numbers(trainer), list(getattr(pl_module, "solvers", {})))
+        if measures and command_of(trainer) != "sweep":
+            show_figure(trainer, "evaluation", lambda: draw(measures))
 
     on_test_end = on_validation_end
 
@@ -191,11 +208,27 @@ def histogram(counts: Tensor) -> dict[str, Any]:
     }
 
 
+def facts(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
+    """Return what tells runs apart at first sight: stage, command, size and learning rate.
+
+    Every rank must call it, since Lightning broadcasts the folder.
+    """
+    folder = Path(trainer.log_dir or "")
+    folder = folder.parent if re.fullmatch(r"version_\d+", folder.name) else folder
+    rates = [optimizer.defaults["lr"] for optimizer in trainer.optimizers if "lr" in optimizer.defaults]
+    return {
+        "stage": folder.name,
+        "command": command_of(trainer),
+        "parameters": count_parameters(getattr(module, "network", module)),
+        **({"learning_rate": float(rates[0])} if rates else {}),
+    }
+
+
 def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     """Return the configuration of a run, flat: the module's arguments, batch size, seeds, steps."""
     data = getattr(trainer, "datamodule", None)
     noise = getattr(data, "noise", None)
-    facts = {
+    settings = {
         "data.batch_size": getattr(data, "batch_size", None),
         "data.seed": getattr(data, "seed", None),
         "data.noise.seed": getattr(noise, "seed", None),
@@ -205,6 +238,6 @@ def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     }
     params = {
         **flatten({name: value for name, value in module.hparams.items() if not name.startswith("_")}),
-        **facts,
+        **settings,
     }
     return {name: value for name, value in params.items() if isinstance(value, (bool, int, float, str))}

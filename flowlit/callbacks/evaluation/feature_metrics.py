@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from tqdm import tqdm
 
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...metrics.base import Estimate, FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.features import features_identity
@@ -61,7 +61,7 @@ class FeatureMetrics:
         spread: dict[str, float] = {}
         with_real = any(metric.needs_real for metric in self.metrics)
         real = self.real.reference.features() if with_real else None
-        with tqdm(total=len(module.solvers) * (1 + len(self.metrics)), desc="Measures", leave=False) as bar:
+        with Bar(total=len(module.solvers) * (1 + len(self.metrics)), desc="Measures", leave=False) as bar:
             for solver in module.solvers:
                 for name, estimate in self._estimates(solver, real, num, bar):
                     label = f"{tag(self.features.name, name)}/{solver}"
@@ -78,7 +78,7 @@ class FeatureMetrics:
         return {"images": images, "metrics": values, "spread": spread, "features": features}
 
     def _estimates(
-        self, solver: str, real: Tensor | None, num: int, bar: tqdm
+        self, solver: str, real: Tensor | None, num: int, bar: Bar
     ) -> Iterator[tuple[str, Estimate]]:
         reference = self.real.reference
         cache = self.generated.cache

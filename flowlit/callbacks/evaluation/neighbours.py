@@ -8,8 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...metrics.memorisation import memorisation, nearest
 from ...ranges import PositiveInt
@@ -89,5 +89,5 @@ class NearestNeighbours(FirstImages):
     def _blocks(self, what: str, quiet: bool) -> Iterator[Tensor]:
         """Yield all images in order, a block at a time, under a bar that appears after two seconds."""
         starts = range(0, len(self.images), _BLOCK)
-        for start in tqdm(starts, desc=what, unit=" blocks", leave=False, disable=quiet, delay=2):
+        for start in Bar(starts, desc=what, unit=" blocks", leave=False, disable=quiet, delay=2):
             yield self._read(range(start, min(start + _BLOCK, len(self.images))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,19 +78,16 @@ def show(trainer: pl.Trainer, tag: str, images: Tensor, columns: int) -> None:
         write_atomically(path, lambda file: Image.fromarray(grid).save(file, "PNG"))
 
 
-def log_figure(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
-    """Hand a figure to the loggers, on rank 0."""
+def show_figure(trainer: pl.Trainer, tag: str, draw: Callable[[], Figure]) -> None:
+    """Show a figure as ``show`` does a grid; it is drawn on rank 0 only."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    if trainer.is_global_zero and trainer.loggers:
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        _log(trainer, tag, np.asarray(canvas.buffer_rgba())[..., :3].copy())
-
-
-def show_figure(trainer: pl.Trainer, tag: str, figure: Figure) -> None:
-    """Show a figure as ``show`` does a grid."""
-    log_figure(trainer, tag, figure)
     path = file_for(trainer, f"{tag}.png")
+    if not trainer.is_global_zero or not trainer.loggers:
+        return
+    figure = draw()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    _log(trainer, tag, np.asarray(canvas.buffer_rgba())[..., :3].copy())
     if path is not None:
         write_figure(path, figure)

@@ -126,7 +126,7 @@ def table(report: dict[str, Any]) -> str:
     spread = report.get("spread", {})
     solvers = list(report.get("solvers", {}))
     names = sorted(
-        {tag.rpartition("/")[0] for tag in metrics if tag.rpartition("/")[2] in solvers}, key=_place
+        {tag.rpartition("/")[0] for tag in metrics if tag.rpartition("/")[2] in solvers}, key=place
     )
 
     def cell(tag: str) -> str:
@@ -161,7 +161,7 @@ def _caption(report: dict[str, Any]) -> str:
     return ", ".join([*facts, f"precision {report['precision']}", f"{report['seconds']:.0f} s"])
 
 
-def _place(name: str) -> tuple[bool, bool, bool, str]:
+def place(name: str) -> tuple[bool, bool, bool, str]:
     """Return a key that sorts distances first, their halves beside them, and costs last."""
     return (
         name.startswith(("nfe", "images")),

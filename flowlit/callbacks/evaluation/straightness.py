@@ -67,7 +67,7 @@ class Straightness(Evaluation):
             module.log(name, value.float(), rank_zero_only=True)
         for board in boards(trainer):
             board.add_histogram("straightness/per_sample", every, trainer.global_step)
-        show_figure(trainer, "curves/straightness", draw(curves))
+        show_figure(trainer, "curves/straightness", lambda: draw(curves))
         path = file_for(trainer, "curves/straightness.csv")
         if path is not None:
             write_atomically(path, as_csv(curves).encode())

@@ -14,6 +14,8 @@ from ..._engine.ranks import gathered
 from ...errors import FlowlitError
 from ...ranges import Checked, PositiveInt
 from ...types import Objective
+from ..evaluation.pictures import show_figure
+from .heat_map import History, draw
 
 
 class Binned:
@@ -39,7 +41,8 @@ class LossOverTime(Checked, Callback):
     ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
     the trainer logs. Of ``Combined``, every part that draws times has its own,
     ``loss_over_t_<part>/0.0-0.1``, and so has the objective of a critic, as ``critic``. Bins without a sample
-    are left out (Lightning's ``log`` would repeat their last value). It reads what the objective reports and
+    are left out (Lightning's ``log`` would repeat their last value). After each validation and at the end all
+    of it is drawn as a map, t over steps: ``curves/loss_over_t``. It reads what the objective reports and
     changes nothing.
 
     Args:
@@ -51,13 +54,18 @@ class LossOverTime(Checked, Callback):
         self._watched: dict[str, Objective] = {}
         self._binned: dict[str, Binned] = {}
         self._saved: dict[str, Tensor] = {}
+        self._histories: dict[str, History] = {}
+        self._saved_histories: dict[str, dict[str, Tensor]] = {}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         sums = {name: gathered(trainer, binned.sums).cpu() for name, binned in self._binned.items()}
         checkpoint["loss_over_time"] = sums  # (world, 2, bins) since they were last logged
+        maps = {name: history.state_dict() for name, history in self._histories.items()}
+        checkpoint["loss_over_time_maps"] = maps
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get("loss_over_time", {})
+        self._saved_histories = checkpoint.get("loss_over_time_maps", {})
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
@@ -79,7 +87,11 @@ class LossOverTime(Checked, Callback):
                 self._binned[name].sums += own_part(sums, trainer.global_rank, trainer.world_size).to(
                     pl_module.device
                 )
+        self._histories = {name: History(self.bins) for name in self._watched}
+        for name, history in self._histories.items():
+            history.load_state_dict(self._saved_histories.get(name, {}))
         self._saved = {}
+        self._saved_histories = {}
         for name, objective in self._watched.items():
             objective.observer = self._binned[name]
 
@@ -102,9 +114,23 @@ class LossOverTime(Checked, Callback):
                 for bin, x, n in zip(labels(self.bins), total, count, strict=True)
                 if n
             }
+            column = torch.tensor(total) / torch.tensor(count)
+            self._histories[name].add(logged_step(trainer), column)
             binned.sums = torch.zeros_like(binned.sums)
         for logger in trainer.loggers:
             logger.log_metrics(means, step=logged_step(trainer))
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        maps = {name.removeprefix("_"): history for name, history in self._histories.items()}
+        if all(len(history.steps) > 1 for history in maps.values()):
+            show_figure(trainer, "curves/loss_over_t", lambda: draw(maps))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._draw(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for objective in self._watched.values():

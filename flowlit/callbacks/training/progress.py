@@ -15,16 +15,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..._engine.lightning import is_logging_step, optimizer_steps
-from ..._support.formatting import duration
+from ..._support.progress import LINES, Bar, is_terminal, pace
 from ...ranges import Checked, NonNegativeInt
-
-LINES = 20
-"""Of a run, where a bar cannot move."""
-
-
-def is_terminal() -> bool:
-    """Return whether a bar can move where standard output goes."""
-    return bool(getattr(sys.stdout, "isatty", bool)())
 
 
 def _drawn(make: Callable[[Any], Tqdm]) -> Callable[[Any], Tqdm]:
@@ -32,8 +24,20 @@ def _drawn(make: Callable[[Any], Tqdm]) -> Callable[[Any], Tqdm]:
 
     @wraps(make)
     def init(self: Any) -> Tqdm:
-        with nullcontext() if is_terminal() else redirect_stdout(io.StringIO()):
+        with nullcontext() if is_terminal(sys.stdout) else redirect_stdout(io.StringIO()):
             return make(self)
+
+    return init
+
+
+def _lined(make: Callable[[Any], Tqdm], what: str) -> Callable[[Any], Any]:
+    """Have a bar print lines where there is no terminal."""
+
+    @wraps(make)
+    def init(self: Any) -> Any:
+        if is_terminal(sys.stdout):
+            return make(self)
+        return Bar(desc=what, unit=" batches", disable=self.is_disabled, leave=False)
 
     return init
 
@@ -43,13 +47,14 @@ class Progress(Checked, TQDMProgressBar):
 
     To read the numbers beside it is to wait for a GPU, so they are those of the first and the last step, and
     of steps that the trainer logs. Where the output is no terminal (a file, a batch system), a bar would
-    fill it: it has some 20 lines of a run instead, each of a step that the trainer logs.
+    fill it: it has some 20 lines of a run instead, each of a step that the trainer logs, and of a validation
+    lines that are ten seconds apart.
     """
 
     init_train_tqdm = _drawn(TQDMProgressBar.init_train_tqdm)
-    init_validation_tqdm = _drawn(TQDMProgressBar.init_validation_tqdm)
-    init_test_tqdm = _drawn(TQDMProgressBar.init_test_tqdm)
-    init_predict_tqdm = _drawn(TQDMProgressBar.init_predict_tqdm)
+    init_validation_tqdm = _lined(TQDMProgressBar.init_validation_tqdm, "Validation")
+    init_test_tqdm = _lined(TQDMProgressBar.init_test_tqdm, "Testing")
+    init_predict_tqdm = _lined(TQDMProgressBar.init_predict_tqdm, "Predicting")
     init_sanity_tqdm = _drawn(TQDMProgressBar.init_sanity_tqdm)
 
     def __init__(
@@ -93,7 +98,7 @@ class Progress(Checked, TQDMProgressBar):
         metrics = self.get_metrics(trainer, pl_module)
         bar.set_postfix(metrics)
         part = LINES * done // int(bar.total) if bar.total else done
-        if not is_terminal() and part > self._part:
+        if not is_terminal(sys.stdout) and part > self._part:
             rank_zero_info(f"flowlit: {_line(bar, metrics)}")
             self._part = part
 
@@ -106,8 +111,5 @@ class Progress(Checked, TQDMProgressBar):
 
 def _line(bar: Any, metrics: dict[str, Any]) -> str:
     """Return what a bar shows, as words."""
-    rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
     numbers = [f"{name} {float(value):.4g}" for name, value in metrics.items()]
-    left = [f"{duration((bar.total - bar.n) / rate)} left"] if bar.total and rate else []
-    steps = f"step {bar.n:,}" + (f" of {bar.total:,}" if bar.total else "")
-    return ", ".join([steps, f"{rate:.3g} a second", *left, *numbers])
+    return ", ".join([f"step {pace(bar)}", *numbers])

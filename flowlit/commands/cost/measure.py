@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..._support.machine import processor
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...metrics.speed import measure_speed
 from .models import Model
@@ -30,7 +30,7 @@ def check_device(device: str) -> None:
 def measure(models: Sequence[Model], name: str, batch_size: int, repeats: int) -> dict[str, Any]:
     """Time each network on a device, showing progress; return the facts that times depend on."""
     device = torch.device(name)
-    with tqdm(total=2 * (1 + repeats) * len(models), desc="Timing", unit=" calls", leave=False) as bar:
+    with Bar(total=2 * (1 + repeats) * len(models), desc="Timing", unit=" calls", leave=False) as bar:
         for model in models:
             bar.set_postfix_str(model.name)
             model.speed = measure_speed(model.network, batch_size, repeats, device, bar.update)

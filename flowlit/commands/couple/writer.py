@@ -11,9 +11,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm import tqdm
 
 from ..._support.files import check_room
+from ..._support.progress import Bar
 from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
@@ -68,7 +68,7 @@ class PairWriter(BasePredictionWriter):
             bar.disable()
         self._missing = sum(shard.rows for shard in trainer.datamodule.missing)  # type: ignore[attr-defined]
         hidden = bar is None or not trainer.is_global_zero or not self._missing
-        self._bar = tqdm(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
+        self._bar = Bar(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
 
     def _begin(self) -> None:
         counts = self.store.counts(self.options.num)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..._support.files import building, check_room
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...types import Codec, Pair
 from .encoding import restored_pair, stored_codec
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
 def blocks(pairs: StoredPairs, desc: str, size: int = 1024) -> Iterator[Block]:
     """Yield the rows of a store in blocks, under a progress bar: x0 and x1 are (rows, C, H, W) float32."""
-    for start in tqdm(range(0, len(pairs), size), desc=desc, unit=" blocks"):
+    for start in Bar(range(0, len(pairs), size), desc=desc, unit=" blocks"):
         pair = pairs.__getitems__(range(start, min(start + size, len(pairs))))
         yield Block(start, restored_pair(pair))
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...types import Pair
 from .encoding import X0, X1, codec_facts, pack
@@ -62,7 +62,7 @@ def import_pairs(
     counts = list(itertools.accumulate(len(source) for source in sources))
     with store.writing():
         store.begin(identity, counts, remarks)
-        for shard in tqdm(store.missing(), desc="Importing", unit=" shards"):
+        for shard in Bar(store.missing(), desc="Importing", unit=" shards"):
             _copy(store, shard, sources, counts, x0, x1)
         return store.finish()
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ..noise import GENERATOR, seeded_normals
 from .checks import check_shard, indices_fit, is_normal, labels_fit
@@ -116,7 +116,7 @@ class _Walk:
 
     def shards(self, quiet: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Both ends of every good shard, (rows, entries) float64."""
-        for entry in tqdm(
+        for entry in Bar(
             self.manifest["shards"], desc="Verifying", unit=" shards", disable=quiet, leave=False
         ):
             try:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from ..._support.files import file_hash, write_atomically
 from ..._support.locks import locked
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from .manifest import NAME, differences, identity_key, read_manifest, sums
 from .plan import Shard, plan
@@ -149,7 +149,7 @@ class Store:
         key = identity_key(manifest)
         entries = []
         missing = []
-        for shard in tqdm(
+        for shard in Bar(
             plan(manifest["counts"], manifest["shard_size"]), desc="Checksums", leave=False, unit=" shards"
         ):
             if entry := known.get(shard.file) or self._entry(shard, key):

@@ -245,6 +245,10 @@ def test_the_end_of_a_fit_is_a_row_of_settings_and_outcomes(tmp_path, monkeypatc
     trainer = fit(tmp_path, callbacks, with_hparams(), steps=3)
     params, metrics = table(tmp_path)
     assert params == {
+        "stage": tmp_path.name,
+        "command": "fit",
+        "parameters": sum(p.numel() for p in trainer.lightning_module.network.parameters()),
+        "learning_rate": 0.1,
         "optimizer.class_path": "torch.optim.SGD",
         "optimizer.init_args.lr": 0.1,
         "optimizer.init_args.nesterov": 0,
@@ -452,6 +456,7 @@ def test_files_stand_in_the_runs_folder(tmp_path):
         if path.suffix in (".png", ".csv")
     }
     assert found == {
+        "curves/loss_over_t.png",
         "curves/straightness.png",
         "curves/straightness.csv",
         "neighbours/rk45.png",

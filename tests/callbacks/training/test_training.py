@@ -271,7 +271,7 @@ def test_a_file_has_lines_instead_of_a_bar(tmp_path, capsys, caplog):
 
 
 def test_a_terminal_has_a_bar_and_no_lines(tmp_path, capsys, caplog, monkeypatch):
-    monkeypatch.setattr("flowlit.callbacks.training.progress.is_terminal", lambda: True)
+    monkeypatch.setattr("flowlit.callbacks.training.progress.is_terminal", lambda stream: True)
     fit(tmp_path, teacher(), [Progress()], steps=5, enable_progress_bar=True)
     assert not [message for message in caplog.messages if message.startswith("flowlit: step ")]
     assert "Training: 100%" in capsys.readouterr().out
