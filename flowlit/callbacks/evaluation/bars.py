@@ -23,14 +23,14 @@ def by_solver(metrics: Mapping[str, float], solvers: Sequence[str]) -> dict[str,
     >>> by_solver({"nfe/a": 1.0, "fid/a": 2.0, "fid_half/a": 3.0, "other": 4.0}, ["a", "b"])
     {'fid': {'a': 2.0}, 'nfe': {'a': 1.0}}
     """
-    found: dict[str, dict[str, float]] = {}
+    numbers: dict[str, dict[str, float]] = {}
     for tag, value in metrics.items():
         measure, _, solver = tag.rpartition("/")
         if solver in solvers and not measure.endswith("_half"):
-            found.setdefault(measure, {})[solver] = value
+            numbers.setdefault(measure, {})[solver] = value
     return {
-        measure: {solver: found[measure][solver] for solver in solvers if solver in found[measure]}
-        for measure in sorted(found, key=place)
+        measure: {solver: numbers[measure][solver] for solver in solvers if solver in numbers[measure]}
+        for measure in sorted(numbers, key=place)
     }
 
 

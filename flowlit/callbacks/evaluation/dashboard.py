@@ -209,7 +209,7 @@ def histogram(counts: Tensor) -> dict[str, Any]:
 
 
 def facts(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
-    """Return what tells runs apart at first sight: stage, command, size and learning rate.
+    """Return what distinguishes runs at first sight: stage, command, size and learning rate.
 
     Every rank must call it, since Lightning broadcasts the folder.
     """

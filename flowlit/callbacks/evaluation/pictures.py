@@ -1,4 +1,4 @@
-"""Where pictures go: loggers that take them, and the run's folder."""
+"""Pictures for loggers that take them, and for the run's folder."""
 
 from __future__ import annotations
 

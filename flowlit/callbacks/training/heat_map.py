@@ -16,7 +16,7 @@ COLUMNS = 256
 
 
 class History:
-    """Means in bins of t, a column for each time that they were logged.
+    """Means in B bins of t, a column for each time that they were logged.
 
     Args:
         bins: of [0, 1].
@@ -27,7 +27,7 @@ class History:
         self.columns = torch.zeros(0, bins)  # NaN where a bin has no sample
 
     def add(self, step: int, column: Tensor) -> None:
-        """Add the means (bins,) that were logged at a step."""
+        """Add the means that were logged at a step, of shape (B,)."""
         self.steps = torch.cat([self.steps, torch.tensor([step])])
         self.columns = torch.cat([self.columns, column[None]])
         if len(self.steps) > COLUMNS:
@@ -37,11 +37,11 @@ class History:
             self.steps = torch.cat([self.steps[1:even:2], self.steps[even:]])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a checkpoint stores."""
+        """Return what a checkpoint stores: steps (N,) and means (N, B)."""
         return {"steps": self.steps, "columns": self.columns}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what a checkpoint stored, if it has as many bins."""
+        """Take over steps (N,) and means (N, B) of a checkpoint, if it has as many bins."""
         if state and state["columns"].shape[1:] == self.columns.shape[1:]:
             self.steps = state["steps"]
             self.columns = state["columns"]
