@@ -69,8 +69,8 @@ def test_every_shipped_callback_works_without_a_logger(tmp_path):
     content["trainer"] |= {"limit_val_batches": 1, "enable_model_summary": True, "enable_progress_bar": True}
     content["data"]["init_args"]["noise"] = tiny.noise(100)
     path = tiny.write(tmp_path / "run.yaml", content)
-    for command in ("fit", "validate"):
-        outcome = in_process(command, "-c", path, "--trainer.logger", "false")
+    for command, more in (("fit", []), ("validate", ["--untrained", "true"])):
+        outcome = in_process(command, "-c", path, "--trainer.logger", "false", *more)
         assert outcome.code == 0, outcome.err
     assert not list(tmp_path.rglob("*.png")) and not list(tmp_path.rglob("events*"))
 
@@ -179,7 +179,7 @@ def test_no_command_writes_a_bar_into_a_file(tmp_path, often):
         "sweep": ["--num", 100],
     }
     for command, options in commands.items():
-        outcome = in_process(command, "-c", path, *options)
+        outcome = in_process(command, "-c", path, "--untrained", "true", *options)
         assert outcome.code == 0, outcome.err
         assert "\r" not in outcome.out + outcome.err and "%|" not in outcome.out + outcome.err, command
         assert (" of 3 batches" in outcome.err) == (command != "couple"), outcome.err
