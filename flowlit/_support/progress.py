@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
@@ -29,26 +30,24 @@ class Bar(tqdm):
     A bar that cannot move fills a file with copies of itself.
     """
 
-    def __init__(self, *arguments: Any, **options: Any):
+    def __init__(self, iterable: Iterable[Any] | None = None, **options: Any):
         self._moves = is_terminal(sys.stderr)
         self._part = 0
         self._last = time.monotonic()
-        super().__init__(*arguments, **options, file=None if self._moves else io.StringIO())
+        super().__init__(iterable, **options, file=None if self._moves else io.StringIO())
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or print a line if one is due."""
         if self._moves:
-            return super().display(msg, pos)
+            super().display(msg, pos)
+            return
         now = time.monotonic()
-        part = int(LINES * self.n / self.total) if self.total else self.n
+        part = int(LINES * self.n / self.total if self.total else self.n)
         if part > self._part and self.n != self.total and now - self._last >= EVERY:
             self._part = part
             self._last = now
-            what = self.desc.removesuffix(": ").removesuffix(
-                " DataLoader 0"
-            )  # Lightning's, mostly the only one
+            what = self.desc.removesuffix(": ").removesuffix(" DataLoader 0")  # Lightning's only one
             print(f"flowlit: {what}: {pace(self)}", file=sys.stderr, flush=True)
-        return True
 
 
 def pace(bar: Any) -> str:
