@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from .errors import Diverged as Diverged
 from .errors import FlowlitError as FlowlitError
 from .errors import NotFinite as NotFinite
-from .ranges import Checked
+from .ranges import Checked, OneLine, short_record
 from .ranges.tensors import check_pair, row_number
 
 
@@ -43,6 +43,7 @@ Observer = Callable[[Tensor, Tensor, Tensor], None]
 """Called by a solver as ``observe(t, x, v)``, t (B,), x and v (B, C, H, W), where an accepted step starts."""
 
 
+@short_record
 class Pair(NamedTuple):
     """One batch drawn from a coupling."""
 
@@ -51,6 +52,7 @@ class Pair(NamedTuple):
     cond: Cond = {}
 
 
+@short_record
 class Noise(NamedTuple):
     """Batch of seeded noise; row i is a function of (seed, index[i]) alone."""
 
@@ -59,6 +61,7 @@ class Noise(NamedTuple):
     cond: Cond = {}
 
 
+@short_record
 class Solution(NamedTuple):
     """Result of a solver, and its cost."""
 
@@ -128,7 +131,7 @@ def codec_of(network: Any) -> dict[str, Any] | None:
     return getattr(network, "codec", None)
 
 
-class Objective(Checked, nn.Module, ABC):
+class Objective(OneLine, Checked, nn.Module, ABC):
     """Training objective of a network.
 
     One that draws training times has their distribution as ``times``, and calls ``self.report(t, loss)``.
@@ -223,7 +226,7 @@ class LossWeighting(Checked, ABC):
         """Return positive weights (B,) for times (B,) in [0, 1]."""
 
 
-class Distance(Checked, nn.Module, ABC):
+class Distance(OneLine, Checked, nn.Module, ABC):
     """Discrepancy of two images or velocities, per sample; zero for equal arguments."""
 
     @abstractmethod
@@ -265,10 +268,9 @@ class Codec(Checked, ABC):
 class Source(Checked, Dataset, ABC):
     """Start of generation: x0 and its conditions.
 
-    Row i is a function of the source and i alone, whatever the batch, worker, rank or order: validation
-    always starts from the same rows, and any number of processes makes the same pairs.
-    ``flowlit.couplings.SeededNoise`` is N(0, I); a source for super-resolution starts from a noised
-    low-resolution image, and has the image itself as ``cond["lr"]``.
+    Row i is a function of the source and i alone: validation always starts from the same rows, and any number
+    of processes makes the same pairs. ``flowlit.couplings.SeededNoise`` is N(0, I); one for super-resolution
+    starts from a noised low-resolution image, and has the image itself as ``cond["lr"]``.
     """
 
     shape: tuple[int, ...]

@@ -10,6 +10,9 @@ from ..errors import FlowlitError
 
 Layout = Literal["safetensors", "slimflow"]
 
+PASSED_ON = ("ema", "ema_updates", "solver", "codec", "class_names", "data", "shape", "num_classes", "step")
+"""Facts of a file that its conversion has, too."""
+
 
 def convert(
     file: Path,
@@ -108,11 +111,7 @@ def _known(contents: Any, average: str) -> dict[str, Any]:
     profile = contents.average(average)
     updates = profile.get("updates", contents.facts.get("ema_updates"))
     facts = {**contents.facts, "ema": profile, "ema_updates": updates}
-    return {
-        key: facts[key]
-        for key in ("ema", "ema_updates", "solver", "codec", "class_names", "data", "step")
-        if facts.get(key)
-    }
+    return {key: facts[key] for key in PASSED_ON if facts.get(key)}
 
 
 def _lost(network: Any, written: Any, into: Path) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
@@ -118,6 +117,8 @@ class CIFAR10(_InMemory):
         self.download = download
 
     def _read(self) -> tuple[Tensor, Tensor]:
+        from torchvision import datasets  # as heavy to import as PyTorch itself
+
         try:
             data = datasets.CIFAR10(self.root, train=self.train, download=self.download)
         except (OSError, RuntimeError) as error:

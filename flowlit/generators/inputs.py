@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._support.formatting import size
-from .._support.machine import free_memory
 from ..errors import FlowlitError
 from ..ranges import as_whole
 from ..types import Cond
@@ -29,6 +26,39 @@ def whole_number(value: Any, name: str, low: int = 0, high: int | None = None) -
         end = f"to {high}" if high is not None else "on"
         raise FlowlitError(f"{name} is {reprlib.repr(value)}; expected a whole number from {low} {end}")
     return number
+
+
+def check_kind(value: Any, name: str, kind: type) -> None:
+    """Refuse an argument of another kind.
+
+    Raises:
+        FlowlitError: naming both; a class is another thing than an object of it.
+    """
+    if not isinstance(value, kind):
+        what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        hint = f"; write {value.__name__}(…)" if isinstance(value, type) and issubclass(value, kind) else ""
+        raise FlowlitError(f"{name} is {what}; expected an object of {kind.__name__}{hint}")
+
+
+def as_device(device: Any) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        FlowlitError: if it has none of that name.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise FlowlitError(f"device is {reprlib.repr(device)}; {_devices()}") from error
+    if place.type == "meta":
+        raise FlowlitError(f"device is {reprlib.repr(device)}, which holds no numbers; {_devices()}")
+    return place
+
+
+def _devices() -> str:
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return f"expected one of this machine: {', '.join(names)}"
 
 
 def sizes(shape: Any) -> tuple[int, ...]:
@@ -68,7 +98,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.itemsize <= 8:
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
-        return value.detach()
+        return value
     kind = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
     raise FlowlitError(f"{name} is a {kind}; expected a tensor or a NumPy array of numbers")
 
@@ -141,51 +171,3 @@ def _class_numbers(label: Tensor, num_classes: int) -> Tensor:
         end = f" to {num_classes - 1}" if num_classes else " on"
         raise FlowlitError(f"labels run from {low} to {high}; expected classes from 0{end}")
     return label
-
-
-def labels_of(label: Any, num_classes: int, names: Sequence[str] | None) -> int | list[int]:
-    """Return class numbers: one for all images, or one for each.
-
-    Args:
-        label: a number or a name, or a sequence of them.
-        num_classes: of the network.
-        names: of its classes, if they are known.
-
-    Raises:
-        FlowlitError: for a network without classes, and for a class that it does not have.
-    """
-    if not num_classes:
-        raise FlowlitError(f"label is {reprlib.repr(label)}, but the network has no classes; leave label out")
-    if isinstance(label, str):
-        return _named_class(label, names)
-    single = isinstance(label, (int, float, bool, np.generic)) or getattr(label, "ndim", 1) == 0
-    if single or not isinstance(label, (Sequence, np.ndarray, Tensor)):
-        return whole_number(label, "label", 0, num_classes - 1)
-    return [
-        _named_class(one, names) if isinstance(one, str) else whole_number(one, "label", 0, num_classes - 1)
-        for one in label
-    ]
-
-
-def _named_class(name: str, names: Sequence[str] | None) -> int:
-    if names is None:
-        raise FlowlitError(f"label is {name!r}, but the classes of this network have no names; give a number")
-    if name not in names:
-        shown = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-        raise FlowlitError(f"label is {name!r}, which is none of its {len(names)} classes: {shown}")
-    return names.index(name)
-
-
-def check_memory(images: int, shape: Sequence[int], what: str, itemsize: int = 1) -> None:
-    """Refuse images (or noise) of a shape that the main memory cannot hold, before any is made.
-
-    Raises:
-        FlowlitError: with the bytes that they need and those that are free.
-    """
-    needed = images * math.prod(shape) * itemsize
-    free = free_memory(torch.device("cpu"))
-    if needed > free:
-        raise FlowlitError(
-            f"{what}: {images:,} of shape {tuple(shape)} need {size(needed)} of memory, and {size(free)} are "
-            "free; make fewer at a time, or write them to the disk: flowlit predict"
-        )

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._support.nested import rows_of
 from ..errors import FlowlitError
 from ..objectives.distances import per_sample
-from ..paths.straight import endpoint, expand
+from ..paths.straight import endpoint
 from ..solvers import Euler
 from ..types import Cond, VelocityField
 from .base import Sums
@@ -175,13 +175,3 @@ def snapshots(
 
     x1 = Euler(k * every)(velocity, x0, cond, observe=observe).x1
     return Snapshots(*(torch.stack([*each, x1], 1) for each in zip(*seen, strict=True)))
-
-
-def interpolate_noise(a: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
-    """cos(π α / 2) a + sin(π α / 2) b for α (B,) in [0, 1]: N(0, I) if a and b (B, ...) are independent so.
-
-    Not to be confused with ``flowlit.paths.interpolate``, whose straight line between two noises leaves the
-    sphere that noise lies on.
-    """
-    angle = expand(alpha, a) * (math.pi / 2)
-    return torch.cos(angle) * a + torch.sin(angle) * b

@@ -1,6 +1,17 @@
 """Paths from noise to data: the straight line, and other diffusions on it."""
 
 from .diffusion import VE, ContinuousVP, DiscreteVE, DiscreteVP
+from .sphere import interpolate_noise
 from .straight import anneal, endpoint, expand, interpolate
 
-__all__ = ["VE", "ContinuousVP", "DiscreteVE", "DiscreteVP", "anneal", "endpoint", "expand", "interpolate"]
+__all__ = [
+    "VE",
+    "ContinuousVP",
+    "DiscreteVE",
+    "DiscreteVP",
+    "anneal",
+    "endpoint",
+    "expand",
+    "interpolate",
+    "interpolate_noise",
+]

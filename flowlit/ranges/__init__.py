@@ -33,6 +33,7 @@ from .kinds import (
     as_whole,
     number,
 )
+from .reprs import OneLine, short_record
 
 __all__ = [
     "Checked",
@@ -42,6 +43,7 @@ __all__ = [
     "Name",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "OneLine",
     "PositiveFloat",
     "PositiveInt",
     "Probability",
@@ -52,4 +54,5 @@ __all__ = [
     "check_of",
     "checked",
     "number",
+    "short_record",
 ]

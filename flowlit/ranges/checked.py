@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from typing import Any, TypeVar, cast
 
 from .checks import Check, check_of
+from .reprs import one_line
 
 
 def _checks(annotations: Mapping[str, Any], namespace: dict[str, Any]) -> dict[str, Check]:
@@ -60,8 +61,12 @@ class Checked:
     """A base class whose subclasses, also other people's, check their arguments against the annotations.
 
     The arguments of ``__init__`` are checked before it runs, the fields of a dataclass before its
-    ``__post_init__``. What is assigned later is not.
+    ``__post_init__``. What is assigned later is not. Their text is one line, unless another base has one.
     """
+
+    def __repr__(self) -> str:
+        inherited = super().__repr__
+        return inherited() if hasattr(inherited, "__func__") else one_line(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

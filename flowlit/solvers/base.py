@@ -19,6 +19,7 @@ from .._support.nested import rows_of
 from .._support.velocities import evaluate
 from ..errors import FlowlitError, NotFinite
 from ..ranges import PositiveFloat, PositiveInt
+from ..ranges.reprs import OneLine
 from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
 from .grids import TimeGrid, check_grid, check_steps, time_grid
@@ -40,7 +41,7 @@ def unchecked() -> Iterator[None]:
         _unchecked.reset(token)
 
 
-class Counted:
+class Counted(OneLine):
     """A velocity on a fixed condition that counts its evaluations per sample, ``nfe`` (B,)."""
 
     def __init__(self, velocity: VelocityField, cond: Cond, like: Tensor):

@@ -8,8 +8,9 @@ import pytest
 import tiny
 import torch
 
-from flowlit._engine.checkpoint_files import newest, step_of
+from flowlit._engine.checkpoint_files import newest
 from flowlit.errors import FlowlitError
+from flowlit.networks.checkpoints.newest import step_of
 
 
 @pytest.fixture(scope="module")

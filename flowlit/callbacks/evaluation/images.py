@@ -25,6 +25,7 @@ from ..._version import __version__
 from ...data.classes import class_names_of
 from ...errors import FlowlitError
 from ...networks.checkpoints.fingerprint import fingerprint
+from ...ranges import Checked
 from ...types import Noise, Solution
 
 RECORD = "images.json"
@@ -44,7 +45,7 @@ class Record(msgspec.Struct):
 FORMAT = Format(Record, "record of generated images", "choose another folder, or remove it", "flowlit-images")
 
 
-class ImageWriter(BasePredictionWriter):
+class ImageWriter(Checked, BasePredictionWriter):
     """Write the images of ``flowlit predict`` as ``00000000.png``, numbered by the index of their noise.
 
     Beside them stand ``images.csv``, with file, index, class and its name, and ``images.json``, with what

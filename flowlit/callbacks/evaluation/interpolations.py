@@ -9,7 +9,7 @@ import torch
 
 from ..._support.nested import rows_of
 from ...errors import FlowlitError
-from ...metrics.geometry import interpolate_noise
+from ...paths import interpolate_noise
 from ...ranges import PositiveInt
 from ...types import Noise
 from .base import Evaluation

@@ -22,13 +22,14 @@ from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
 from ...metrics.report import FORMAT, VERSION
 from ...networks.checkpoints.fingerprint import fingerprint
+from ...ranges import Checked
 from .base import command_of, numbers, protocols
 
 FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
 """Files of the commands: regular numbers and published ones stand side by side."""
 
 
-class Report(Callback):
+class Report(Checked, Callback):
     """Print a table and write ``metrics.json`` (``test``: ``metrics_test.json``) into the run's folder.
 
     It holds every logged number with its spread, and the protocol: see docs/protocol.md.

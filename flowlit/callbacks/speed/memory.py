@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...networks.activation_checkpointing import recompute
+from ...ranges import Checked
 from .base import networks
 
 
-class ChannelsLast(Callback):
+class ChannelsLast(Checked, Callback):
     """Store the weights of convolutions with their channels last, as tensor cores take them.
 
     Images need no conversion: a convolution with such weights returns channels-last images, and the next
@@ -57,7 +58,7 @@ def align(optimizer: Optimizer) -> None:
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-class ActivationCheckpointing(Callback):
+class ActivationCheckpointing(Checked, Callback):
     """Keep only the inputs of each stage of the trained network, and compute the stage again in backward.
 
     Use it for networks, or batches, that do not fit in memory: activations fall to a fraction, and the step

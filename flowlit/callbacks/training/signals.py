@@ -17,10 +17,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..._engine.lightning import is_accumulating, optimizer_steps
 from ..._engine.signals import SignalHandler
 from ...errors import Stopped
+from ...ranges import Checked
 from .checkpoint import LAST, LastCheckpoint, keeper_of
 
 
-class SaveOnSignal(Callback):
+class SaveOnSignal(Checked, Callback):
     """On SIGTERM, SIGINT or SIGUSR1 finish the optimizer step, save, and leave with exit code 143, 130 or
     138.
 

@@ -41,6 +41,9 @@ class Facts(Struct):
     codec: Described | None = None
     class_names: list[str] | None = None
     data: TrainedOn | None = None
+    shape: list[Annotated[int, Meta(ge=1)]] | None = None
+    """(c, h, w) of the noise, and below the number of classes, for networks that have no such attribute."""
+    num_classes: Count | None = None
     ema_updates: Count | None = None
     ema: Average | None = None
     averages: dict[str, Average] | None = None

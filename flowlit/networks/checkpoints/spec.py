@@ -75,32 +75,32 @@ def build(description: dict[str, Any], base: type) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=base)
     try:
-        for path in _class_paths(description):
+        for path in class_paths(description):
             _check_import(path)
         _check_class(str(description.get("class_path")), (base,))
         parsed = parser.parse_object({"it": in_current_names(description)})
-        for path in _class_paths(parsed.as_dict()):
+        for path in class_paths(parsed.as_dict()):
             _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
         return parser.instantiate(parsed).it
     except FlowlitError:
         raise
     except Exception as error:  # whatever constructors make of sizes for which there is no memory
-        why = str(error).strip() or type(error).__name__
+        why = " ".join(str(error).split()) or type(error).__name__
         raise FlowlitError(
             f"cannot build {description.get('class_path')} as its checkpoint describes it: {why}"
         ) from error
 
 
-def _class_paths(parsed: Any) -> Iterator[str]:
+def class_paths(parsed: Any) -> Iterator[str]:
     """Yield every class that a parsed configuration names, also inside others."""
     if isinstance(parsed, dict):
         if "class_path" in parsed:
             yield str(parsed["class_path"])
         for value in parsed.values():
-            yield from _class_paths(value)
+            yield from class_paths(value)
     elif isinstance(parsed, (list, tuple)):
         for value in parsed:
-            yield from _class_paths(value)
+            yield from class_paths(value)
 
 
 def _check_import(path: str) -> None:

@@ -27,7 +27,7 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import geometry
-from flowlit.metrics.geometry import MeanMotion, interpolate_noise, motion, snapshots, straightness
+from flowlit.metrics.geometry import MeanMotion, motion, snapshots, straightness
 from flowlit.metrics.memorisation import memorisation, nearest, pixel_distance
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.objectives import (
@@ -38,7 +38,7 @@ from flowlit.objectives import (
     KStepDistillation,
     RectifiedFlow,
 )
-from flowlit.paths import expand
+from flowlit.paths import expand, interpolate_noise
 from flowlit.solvers import Euler, Heun
 from flowlit.types import Distance, ImageDataset, Objective, TimeDistribution
 

@@ -168,10 +168,13 @@ NAMES = {
 }
 """Names of checkpoints, by words of the error; {} is the folder of the files."""
 
+FOLDERS = dict.fromkeys(("{}/run", "{}/run/checkpoints"), "no good checkpoint among 1")
+"""Runs, from which ``flowlit.load`` takes the newest good checkpoint."""
+
 ROWS += [
     Row(f"checkpoint: {read.__name__} of {name!r:.60}", _named(read, name), (words,))
-    for name, words in NAMES.items()
-    for read in (pretrained, flowlit.load)
+    for read, names in ((pretrained, NAMES), (flowlit.load, {**NAMES, **FOLDERS}))
+    for name, words in names.items()
 ]
 
 

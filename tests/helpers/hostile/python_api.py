@@ -1,5 +1,6 @@
 """Hostile arguments of the Python interface: ``Generator``, its ``sample`` and call, and ``flowlit.load``."""
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -203,6 +204,85 @@ OTHERS = [
 ]
 
 
+SEEDS = [
+    Row(f"{verb}: seeds = {value!r:.40}", attempt(value), ("seed",))
+    for value in (
+        None,
+        [],
+        "12",
+        b"1",
+        {1, 2},
+        {},
+        [1.5],
+        ["1"],
+        [None],
+        [True],
+        -1,
+        [-1],
+        [2**64],
+        2.5,
+        [[1]],
+    )
+    for verb, attempt in {
+        "noise": lambda value: lambda folder: _generator().noise(value),
+        "sample": lambda value: _sample(None, seeds=value),
+        "interpolate": lambda value: lambda folder: _generator().interpolate(value),
+    }.items()
+    if not (value is None and verb == "sample")
+]
+
+VERBS = [
+    Row("sample: nothing", lambda folder: _generator().sample(), ("num is None", "or seeds=")),
+    Row("sample: num and seeds", _sample(2, seeds=[1, 2]), ("seeds are given", "leave them out")),
+    Row("sample: label and labels", _sample(2, label=1, labels=1), ("leave label out",)),
+    Row("sample: labels of other seeds", _sample(None, seeds=[1, 2, 3], labels=[0, 1]), ("2 labels for 3",)),
+    Row("sample: a name of no class", _sample(None, seeds=[1], labels="bird"), ("none of its 3 classes",)),
+    Row("noise: more than memory holds", lambda f: _generator().noise(range(2**40)), ("are free",)),
+    Row(
+        "noise: a network without a shape",
+        lambda f: Generator(LinearField(), Euler(1), Pixels()).noise(1),
+        ("shape",),
+    ),
+    Row(
+        "call: labels twice",
+        lambda f: _generator()(NAN.nan_to_num(), {"label": torch.zeros(2)}, labels=1),
+        ("as well",),
+    ),
+    Row("call: labels of others", lambda f: _generator()(NAN.nan_to_num(), labels=[1]), ("1 labels for 2",)),
+    Row("interpolate: one seed", lambda f: _generator().interpolate([1]), ("two or more",)),
+    *(
+        Row(
+            f"interpolate: steps = {value!r}",
+            lambda f, value=value: _generator().interpolate([1, 2], value),
+            ("steps is",),
+        )
+        for value in (1, 0, -1, 2.5, None, "3")
+    ),
+    *(
+        Row(
+            f"grid: {name} = {value!r}", lambda f, a={name: value}: _generator().grid(2, **a), (f"{name} is",)
+        )
+        for name, value in itertools.product(("columns", "scale"), (0, -1, 2.5, "3"))
+    ),
+    *(
+        Row(
+            f"{verb.__name__}: {value!r:.40}",
+            lambda f, verb=verb, value=value: verb(value),
+            ("images are", "uint8 (N, C, H, W)"),
+        )
+        for verb in (flowlit.generators.pil, flowlit.generators.grid)
+        for value in (
+            None,
+            [],
+            NAN,
+            torch.zeros(0, 1, 8, 8).byte(),
+            torch.zeros(2, 8, 8).byte(),
+            torch.zeros(1, 2, 8, 8).byte(),
+        )
+    ),
+]
+
+
 def _load_file(content, **arguments):
     def attempt(folder):
         (folder / "x.ckpt").write_bytes(content)
@@ -252,4 +332,4 @@ LOADED += [
     ),
 ]
 
-ROWS = [*WHOLE, *LABELS, *NOISE, *CONDITIONS, *BUILT, *OTHERS, *LOADED]
+ROWS = [*WHOLE, *LABELS, *NOISE, *CONDITIONS, *BUILT, *OTHERS, *SEEDS, *VERBS, *LOADED]

@@ -1,0 +1,77 @@
+"""Pictures of images: PIL's, and grids that can be looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import FlowlitError
+from .inputs import whole_number
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SMALL = 64
+"""Pixels that an image in a grid has at least on its longer side: smaller ones are enlarged."""
+
+GREY = 128
+"""Level of the lines between images."""
+
+
+def pil(images: Tensor) -> list[Image]:
+    """Return uint8 images (N, C, H, W) as PIL's; C is 1 (grey) or 3 (RGB).
+
+    >>> pil(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))[0].size
+    (8, 8)
+
+    Raises:
+        FlowlitError: for other tensors.
+    """
+    from PIL.Image import fromarray
+
+    arrays = _checked(images).permute(0, 2, 3, 1).cpu().numpy()
+    return [fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays]
+
+
+def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -> Image:
+    """Return one picture of uint8 images (N, C, H, W), row by row; a notebook shows it.
+
+    Args:
+        images: C is 1 (grey) or 3 (RGB).
+        columns: images in a row; None makes a square.
+        scale: whole factor by which images are enlarged; None brings small ones to 64 pixels.
+
+    >>> grid(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), columns=3, scale=1).size
+    (28, 19)
+
+    Raises:
+        FlowlitError: for other tensors and numbers.
+    """
+    images = _checked(images)
+    count = len(images)
+    columns = math.ceil(math.sqrt(count)) if columns is None else whole_number(columns, "columns", 1)
+    columns = min(columns, count)
+    largest = max(images.shape[2:])
+    scale = max(1, SMALL // largest) if scale is None else whole_number(scale, "scale", 1)
+    large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    cells = F.pad(large, (0, 1, 0, 1), value=GREY)
+    rows = math.ceil(count / columns)
+    empty = cells.new_full((rows * columns - count, *cells.shape[1:]), GREY)
+    table = torch.cat([cells, empty]).unflatten(0, (rows, columns))
+    picture = table.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
+    return pil(F.pad(picture, (1, 0, 1, 0), value=GREY)[None])[0]
+
+
+def _checked(images: Any) -> Tensor:
+    right = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4
+    if right and images.shape[1] in (1, 3) and images.numel():
+        return images
+    shape = tuple(getattr(images, "shape", ()))
+    kind = getattr(images, "dtype", type(images).__name__)
+    raise FlowlitError(
+        f"images are {kind} {shape}; expected uint8 (N, C, H, W) with 1 or 3 channels, as sample returns them"
+    )
