@@ -10,9 +10,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from ...metrics.cost import count_parameters
+from ...ranges import Checked
 
 
-class Summary(Callback):
+class Summary(Checked, Callback):
     """Print the size of the network that is trained, of a critic, and which averages are kept.
 
     It is there unless ``trainer.enable_model_summary`` is false or Lightning's ``ModelSummary``, whose table
