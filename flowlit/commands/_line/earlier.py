@@ -8,9 +8,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..._engine.checkpoint_files import checkpoints_in
 from ...callbacks.evaluation.report import FILES
 from ...callbacks.training.checkpoint import PART
+from ...networks.checkpoints.newest import checkpoints_in
 from .locks import written
 from .resume import fixed_folders
 
