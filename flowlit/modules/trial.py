@@ -111,8 +111,7 @@ def untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
 
     Buffers and random draws are taken back, too. A compiled network would be compiled for this batch.
     """
-    compiled = network._compiled_call_impl
-    modes = [(module, module.training) for module in network.modules()]
+    states = [(module, module.training, module._compiled_call_impl) for module in network.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in network.modules()
@@ -120,13 +119,14 @@ def untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
         if buffer is not None
     ]
     network.eval()
-    network._compiled_call_impl = None
+    for module in network.modules():
+        module._compiled_call_impl = None
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        network._compiled_call_impl = compiled
-        for module, mode in modes:
+        for module, mode, compiled in states:
             module.training = mode
+            module._compiled_call_impl = compiled
         for module, name, buffer, before in buffers:
             module._buffers[name] = buffer.copy_(before)

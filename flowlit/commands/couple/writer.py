@@ -23,6 +23,7 @@ from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair
 from .options import CoupleOptions
+from .verification import again, checked
 
 
 class PairWriter(BasePredictionWriter):
@@ -55,6 +56,8 @@ class PairWriter(BasePredictionWriter):
         self._parts: list[Solved] = []
         self._pending: Future | None = None
         self._lock: AbstractContextManager[None] | None = None
+        self._last: Shard | None = None
+        self._again: tuple[int, float] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if trainer.is_global_zero:
@@ -110,6 +113,7 @@ class PairWriter(BasePredictionWriter):
             self._wait()
             self._pending = self._writer.submit(self._write, prediction.shard, self._parts)
             self._parts = []
+            self._last = prediction.shard
 
     def _write(self, shard: Shard, parts: list[Solved]) -> None:
         pair = Pair(
@@ -144,8 +148,11 @@ class PairWriter(BasePredictionWriter):
             self._lock.__exit__(None, None, None)
             self._lock = None
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Generate a few pairs of the last shard again, while the model is still on its device."""
         self._wait()
+        if trainer.is_global_zero and self._last is not None:
+            self._again = again(trainer, pl_module, self.origin, self.store.folder, self._last)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Finish the store, also when every shard was there already and nothing had to be predicted."""
@@ -157,14 +164,18 @@ class PairWriter(BasePredictionWriter):
             if not manifest["complete"]:
                 manifest = self.store.finish()
             self._release()
-            rank_zero_info(f"flowlit: {self._summary(manifest)}")
+            rank_zero_info(f"flowlit: {summary(manifest, self.store, self.options)}")
+            if self._again is not None:
+                rank_zero_info(f"flowlit: {checked(self.store.folder, *self._again)}")
 
-    def _summary(self, manifest: dict[str, Any]) -> str:
-        nfe = manifest["nfe"]
-        x0 = manifest["rounding"]["x0"]
-        x1 = manifest["rounding"]["x1"]
-        return (
-            f"{manifest['count']:,} pairs in {self.store.folder}; NFE {nfe['mean']:.1f} on average, "
-            f"{nfe['max']} at most; stored as {self.options.x0} and {self.options.x1}, which rounds x0 by "
-            f"{x0['rms']:.2g} and x1 by {x1['rms']:.2g} (rms), {x1['max']:.2g} at most"
-        )
+
+def summary(manifest: dict[str, Any], store: Store, options: CoupleOptions) -> str:
+    """Return a line on a finished store."""
+    nfe = manifest["nfe"]
+    x0 = manifest["rounding"]["x0"]
+    x1 = manifest["rounding"]["x1"]
+    return (
+        f"{manifest['count']:,} pairs in {store.folder}; NFE {nfe['mean']:.1f} on average, {nfe['max']} at "
+        f"most; stored as {options.x0} and {options.x1}, which rounds x0 by {x0['rms']:.2g} and x1 by "
+        f"{x1['rms']:.2g} (rms), {x1['max']:.2g} at most"
+    )

@@ -12,7 +12,8 @@ from suspects import SHAPE, Smooth, edit, fill, noise_origin, wrong  # noqa: F40
 
 from flowlit.couplings.origins import FromData, Random
 from flowlit.couplings.store.merge import merge
-from flowlit.couplings.store.verify import PairMoments, verify
+from flowlit.couplings.store.statistics import PairMoments
+from flowlit.couplings.store.verify import verify
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 
