@@ -19,8 +19,8 @@ class Command(NamedTuple):
     """A row of the table.
 
     ``help`` is what the command does, ``example`` what is typed after its name, and ``run`` a
-    ``module:function`` of this package, imported when the command runs. ``lightning:main`` parses all words
-    by itself; for any other function ``_function`` makes the parser.
+    ``module:function`` of this package, imported when the command runs. A function ``main`` parses all words
+    by itself; for any other one ``_function`` makes the parser.
     """
 
     help: str
@@ -30,7 +30,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command("train what a YAML describes", "-c experiments/slimflow_cifar.yaml"),
-    "doctor": Command("look at a YAML before a long fit", "-c experiments/slimflow_cifar.yaml"),
+    "doctor": Command(
+        "look at a YAML, or a recipe, before a long fit",
+        "-c experiments/slimflow_cifar.yaml --for a10g,4090",
+        "doctor.line:main",
+    ),
     "couple": Command("make couplings (noise, image)", "-c experiments/couple_cifar.yaml --num 100000"),
     "validate": Command("generate images, and measure them", "-c experiments/evaluate_digits.yaml"),
     "test": Command("the same on 50,000 images, to publish", "-c experiments/evaluate_digits.yaml"),
@@ -154,7 +158,7 @@ def run(name: str, words: Sequence[str]) -> int:
     leave_with_parent()
     module, _, attribute = COMMANDS[name].run.partition(":")
     target = getattr(import_module(f"{__name__}.{module}"), attribute)
-    if module == "lightning":
+    if attribute == "main":
         return target([name, *words])
     from ._function import run as run_function
 

@@ -51,11 +51,11 @@ from ._yaml.trust import only_packages, trusted, without_trust
 from .trainer import FlowTrainer
 
 
-def main(argv: list[str]) -> int:
-    """Parse and run a command that Lightning runs; return its exit code."""
+def main(argv: list[str], command_line: type[LightningCLI] | None = None) -> int:
+    """Parse and run a command that Lightning runs, by ``FlowCLI`` or another; return its exit code."""
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        FlowCLI.run(argv)
+        cast(type[FlowCLI], command_line or FlowCLI).run(argv)
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         print(f"flowlit: error: interpolation in the configuration: {first}", file=sys.stderr)

@@ -28,6 +28,7 @@ class FlowTrainer(OneWriter):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
 
     command: str | None = None  # at work, if it is none of Lightning's; see ``running``
+    gpus: tuple[str, ...] = ()  # for which ``doctor`` estimates, too
 
     def __init__(self, *arguments: Any, **named: Any):
         self.endless = is_endless(named)
@@ -148,7 +149,7 @@ class FlowTrainer(OneWriter):
             shard_size=shard_size,
             batch_size=batch_size,
         )
-        doctor(self, model, datamodule, ckpt_path, weights_only, options)
+        doctor(self, model, datamodule, ckpt_path, weights_only, options, self.gpus)
 
     def couple(
         self,

@@ -19,8 +19,8 @@ WIDTH = "100"
 
 def names() -> list[str]:
     """Return the commands whose help is packaged."""
-    slow = ("lightning:", "reference:")
-    return [name for name, command in commands.COMMANDS.items() if command.run.startswith(slow)]
+    slow = (":main", ":reference")
+    return [name for name, command in commands.COMMANDS.items() if command.run.endswith(slow)]
 
 
 def help_of(name: str) -> str:

@@ -23,15 +23,18 @@ def doctor(
     ckpt_path: str | None,
     weights_only: bool | None,
     options: CoupleOptions | None,
+    gpus: tuple[str, ...] = (),
 ) -> None:
     """Print the report on what ``fit`` would do, or on what ``couple`` would do with options.
+
+    It has estimates for the GPUs that are named, too.
 
     Raises:
         FlowlitError: if there is a problem.
     """
     if weights_only is False:
         raise FlowlitError("doctor reads checkpoints as plain data only; drop --weights_only false")
-    report = examine(trainer, model, datamodule, ckpt_path, options)
+    report = examine(trainer, model, datamodule, ckpt_path, options, gpus)
     print(report.text, flush=True)
     problems = report.problems
     if problems:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from ..._support.batch_invariance import BLOCK
 from ..._support.machine import free_memory
 from ...callbacks.training.anneal import Anneal
 from ...callbacks.training.ema import EMA
 from ...errors import FlowlitError
 from ...frozen import Frozen
-from .measured import Made, Step
-from .probe import Watch, generate, kept_for_backward, nbytes, state_of, train
+from ...metrics.cost import count_macs, inputs
+from ...modules import FlowModule
+from .measured import Made, Step, Work
+from .probe import Launches, Watch, generate, kept_for_backward, nbytes, state_of, train
 from .subject import Finding, Subject
 
 BUDGET = 2.0
@@ -38,6 +45,8 @@ def measure(subject: Subject, patient: Any) -> None:
         failed[attempt(measure_steps, subject, patient)].append("a training step")
     if subject.validations != 0:
         failed[attempt(measure_images, subject, patient)].append("validation")
+    if subject.gpus:
+        count_work(subject, patient)
     for known in ("", *(finding.what for finding in subject.findings)):
         failed.pop(known, None)
     texts = [f"{' and '.join(what)} failed: {error}" for error, what in failed.items()]
@@ -75,6 +84,26 @@ def measure_steps(subject: Subject, patient: Any) -> None:
         if larger < 2 * samples or (measured.memory(larger) or 0) > measured.free / 2:
             break
         samples = larger
+
+
+def count_work(subject: Subject, patient: Any) -> None:
+    """Count the work of a step, of teachers on the fly, too, and of an evaluation, where that is possible."""
+    measured = subject.measured
+    if measured.step is not None:
+        # by matrix products: PyTorch's counter has no formula for some fused kernels of attention
+        with sdpa_kernel(SDPBackend.MATH), Launches() as launches, FlopCounterMode(display=False) as flops:
+            watch = Watch(copy(measured), lambda: (flops.get_total_flops(), launches.count))
+            train(subject, patient, watch, SMALL, steps=2)
+        first, second = watch.times[-2:]  # the first has what is done once
+        measured.trained = Work((second[0] - first[0]) / SMALL, second[1] - first[1])
+    if isinstance(patient, FlowModule):
+        network = patient.velocity()
+        with suppress(FlowlitError), torch.no_grad():  # it has no shape
+            flops_an_image = 2 * count_macs(network).all
+            device = next((parameter.device for parameter in network.parameters()), "cpu")
+            with Launches() as launches:
+                network(*inputs(network, 1, device))
+            measured.evaluated = Work(flops_an_image, launches.count)
 
 
 def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> int:
@@ -116,13 +145,27 @@ def measure_images(subject: Subject, patient: Any) -> None:
         if solver is not None:
             patient.solvers = {name: solver}
         most = images_at_a_time(subject)
-        # a GPU takes as long for few
-        samples = SMALL if subject.trainer.strategy.root_device.type == "cpu" else most
-        while True:
-            subject.measured.made[name] = made = generated(subject, patient, name, min(samples, most))
-            samples = affordable(made.seconds, made.samples, most)
-            if samples < 2 * made.samples:
-                break
+        # a GPU takes as long for few; a CPU computes whole blocks, and fewer samples are padded to one
+        samples = most if subject.trainer.strategy.root_device.type != "cpu" else min(BLOCK, most)
+        while samples:
+            made = subject.measured.made[name] = generated(subject, patient, name, samples)
+            samples = larger_batch(made, most)
+
+
+def larger_batch(made: Made, most: int) -> int:
+    """Return how many samples to time next: all that the run takes at a time, if the budget allows, or whole
+    blocks at least twice as many as before; 0 if there is nothing more to gain.
+
+    >>> larger_batch(Made(16, 0.1, 1, 1000), 1000), larger_batch(Made(16, 0.1, 1, 24), 24)
+    (320, 24)
+    >>> larger_batch(Made(16, 1.5, 1, 1000), 1000), larger_batch(Made(24, 0.1, 1, 24), 24)
+    (0, 0)
+    """
+    samples = affordable(made.seconds, made.samples, most)
+    if samples == most:
+        return most if most > made.samples else 0
+    samples -= samples % BLOCK
+    return samples if samples >= 2 * made.samples else 0
 
 
 def images_at_a_time(subject: Subject) -> int:
@@ -141,15 +184,16 @@ def generated(subject: Subject, patient: Any, name: str, samples: int) -> Made:
     """
     watch = generate(subject, patient, samples)
     taken = watch.times[-1] - watch.times[-2]
+    most = images_at_a_time(subject)
     solution = (watch.outputs or {}).get("solutions", {}).get(name)
     if solution is None:
-        return Made(samples, taken, 0.0)
+        return Made(samples, taken, 0.0, most)
     decoded = patient.codec.decode(solution.x1)
     if not isinstance(decoded, Tensor) or decoded.dtype != torch.uint8:
         raise FlowlitError(
             f"the codec {type(patient.codec).__name__} returns {decoded.dtype} images; expected uint8"
         )
-    return Made(samples, taken, float(solution.nfe.double().mean()))
+    return Made(samples, taken, float(solution.nfe.double().mean()), most)
 
 
 def frozen_in(subject: Subject, patient: Any) -> set[nn.Module]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import LinearRegression
+from typing import NamedTuple
+
+from ..._support.batch_invariance import BLOCK
 
 
 @dataclass
@@ -18,11 +21,31 @@ class Step:
 
 @dataclass
 class Made:
-    """Images that a solver generated."""
+    """Images that a solver generated; none of a solver if the module has none, and only validates."""
 
     samples: int
     seconds: float
     nfe: float
+    batch: int
+    """Samples that the run takes at a time."""
+
+    @property
+    def each(self) -> float:
+        """Seconds of a sample in the run, which computes whole blocks of rows, as was done here."""
+        return self.seconds / _whole(self.samples) * _whole(self.batch) / self.batch
+
+
+def _whole(rows: int) -> int:
+    return rows + -rows % BLOCK
+
+
+class Work(NamedTuple):
+    """Work that takes a GPU its time."""
+
+    flops: float
+    """Floating-point operations of matrix products and convolutions."""
+    launches: float
+    """Operations of PyTorch: what a processor starts on the GPU, one after the other."""
 
 
 @dataclass
@@ -43,6 +66,10 @@ class Measured:
     """Samples, and the most bytes that a step with them allocated on a GPU."""
     step: Step | None = None
     made: dict[str, Made] = field(default_factory=dict)
+    trained: Work | None = None
+    """Work of a training step, its products for one sample."""
+    evaluated: Work | None = None
+    """Work of an evaluation of the network that generates, its products for one image."""
 
     def parts(self, samples: int) -> dict[str, int]:
         """Bytes of a training step with so many samples on the device, by what takes them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..._support.timers import DeviceTimer
 from ...callbacks.speed.memory import ActivationCheckpointing, ChannelsLast
@@ -33,9 +34,10 @@ from .subject import Subject
 class Watch(Callback):
     """Notes when each step and each validation batch ended, and what state there is after the last step."""
 
-    def __init__(self, measured: Measured) -> None:
+    def __init__(self, measured: Measured, clock: Callable[[], Any] = time.perf_counter) -> None:
         self.measured = measured
-        self.times: list[float] = []
+        self.clock = clock
+        self.times: list[Any] = []
         self.outputs: Any = None
         self.known: set[int] = set()
         """Addresses of weights, once they are on the device."""
@@ -46,7 +48,7 @@ class Watch(Callback):
     def _note(self, module: pl.LightningModule) -> None:
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
-        self.times.append(time.perf_counter())
+        self.times.append(self.clock())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._note(pl_module)
@@ -70,6 +72,16 @@ class Watch(Callback):
     ) -> None:
         self._note(pl_module)
         self.outputs = outputs
+
+
+class Launches(TorchDispatchMode):
+    """Count the operations of PyTorch that compute something."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def state_of(module: nn.Module) -> list[Tensor]:

@@ -12,7 +12,9 @@ from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
 from ...modules.classes import counts_of, names_of
 from .checks.resources import files_kept
+from .gpus import assumption, estimates, numbers_of
 from .subject import Finding, Subject
+from .times import seconds_of, timings
 
 Rows = list[list[str]]
 
@@ -25,7 +27,10 @@ def report(subject: Subject) -> str:
     width = max(map(len, subject.opened))
     opened = [f"{what.ljust(width)}  {state}" for what, state in subject.opened.items()]
     tables = [classes(subject), networks(subject), memory(subject), disk(subject), times(subject)]
+    tables.append(estimates(subject))
     blocks = [opened, *(aligned(rows) for rows in tables if len(rows) > 1)]
+    if subject.gpus:
+        blocks.append([assumption(numbers_of(subject), subject.gpus)])
     lines = chain.from_iterable([*block, ""] for block in blocks)
     findings = map(summarise, subject.findings) if subject.findings else ["nothing is wrong"]
     return "\n".join([*lines, *findings])
@@ -102,24 +107,9 @@ def disk(s: Subject) -> Rows:
 
 def times(s: Subject) -> Rows:
     """Return the seconds of a step, of generation, and of the run."""
-    rows = []
-    total = 0.0
-
-    def add(what: str, sample: str, each: float, number: int) -> None:
-        rows.append([what, sample, duration(each), f"{number:,}", duration(number * each)])
-
-    step = s.measured.step
-    each = s.seconds_a_step
-    if step and each and s.steps:
-        add("training step", f"{step.samples} samples", each, s.steps)
-        total = s.steps * each
-        pairs = step.pairs / step.seconds * each
-        rows.append(["  completing pairs", "", duration(pairs), "", duration(s.steps * pairs)])
-    number = s.validations or 1
-    for name, made in s.measured.made.items():
-        each = made.seconds / made.samples * s.images / s.trainer.world_size
-        what = f"{s.images:,} {'pairs' if s.options else 'images'} by {name}"
-        add(what, f"{made.samples} samples, NFE {made.nfe:.1f}", each, number)
-        total += number * each
-    rows += [["all", "", "", "", duration(total)]] if rows else []
+    rows = [
+        [timing.what, timing.measured_on, duration(timing.each), f"{timing.number:,}", duration(timing.all)]
+        for timing in timings(s)
+    ]
+    rows += [["all", "", "", "", duration(seconds_of(s))]] if rows else []
     return [["time", "measured on", "each", "times", "together"], *rows]

@@ -43,6 +43,8 @@ class Subject:
     data: FlowDataModule
     options: CoupleOptions | None = None
     """Couplings that are to be made, instead of training."""
+    gpus: tuple[str, ...] = ()
+    """GPUs for which there are estimates, too."""
     missing: int = 0
     """Pairs of them that are not there yet."""
     resumes: bool = False
@@ -75,6 +77,12 @@ class Subject:
         return 0 if self.data.noise is None else len(self.data.noise)
 
     @property
+    def validated(self) -> int:
+        """Held-out images that a classifier is validated on."""
+        images = self.data.validation
+        return 0 if images is None else len(images)  # type: ignore[arg-type]
+
+    @property
     def rows(self) -> int | None:
         return None if self.pairs is None else len(cast(Sized, self.pairs))
 
@@ -98,13 +106,18 @@ class Subject:
         return [manifest for part in parts if part is not None for manifest in part.manifests]
 
     @property
+    def samples_a_step(self) -> int:
+        """Samples of an optimizer step, on all devices together."""
+        batches = self.trainer.accumulate_grad_batches * getattr(self.model, "global_batches", 1)
+        return self.share * batches * self.trainer.world_size
+
+    @property
     def seconds_a_step(self) -> float | None:
         """Seconds of an optimizer step with the whole batch, estimated on one device."""
         step = self.measured.step
         if step is None:
             return None
-        batches = self.trainer.accumulate_grad_batches * getattr(self.model, "global_batches", 1)
-        return step.seconds / step.samples * self.share * batches
+        return step.seconds / step.samples * self.samples_a_step / self.trainer.world_size
 
     def callbacks(self, kind: type[T]) -> list[T]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     resources.too_little_memory,
     resources.too_little_disk,
     resources.no_room_for_pairs,
+    resources.too_long,
     method.averages,
     method.low_precision,
     method.annealing,

@@ -10,9 +10,13 @@ from typing import Any
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from ...._support.files import existing
-from ...._support.formatting import size
+from ...._support.formatting import duration, size
 from ..plan import kept, output_folder
 from ..subject import Finding, Subject
+from ..times import seconds_of
+
+DAYS = 30
+"""Longer runs are warned of."""
 
 SHARDING = (FSDPStrategy, ModelParallelStrategy)
 """Strategies under which a device has a part of what was measured."""
@@ -50,6 +54,29 @@ def no_room_for_pairs(s: Subject) -> Iterator[Finding]:
         what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
         mend = "free some, choose another --store, or store them smaller: --x0 seed --x1 uint8"
         yield Finding("problem", what, mend)
+
+
+def too_long(s: Subject) -> Iterator[Finding]:
+    seconds = seconds_of(s)
+    if seconds > DAYS * 86_400:
+        yield Finding("warning", f"this takes {duration(seconds)} on this machine", ", ".join(ways_out(s)))
+
+
+def ways_out(s: Subject) -> Iterator[str]:
+    """Yield what makes a run shorter, the most effective first."""
+    if s.trainer.strategy.root_device.type == "cpu":
+        yield "a GPU (--for a10g,4090,h100 estimates them)"
+    else:
+        yield f"more GPUs (--trainer.devices {2 * s.trainer.num_devices})"
+    if s.trains and str(s.trainer.precision).startswith("32"):
+        yield "--trainer.precision bf16-mixed on a GPU"
+    yield "a smaller network (--model.network.width, --vars.size in recipes that have it)"
+    if s.options is not None:
+        yield "fewer pairs (--num), a solver with fewer steps"
+    elif s.trains:
+        yield "fewer steps (--trainer.max_steps)"
+    else:
+        yield "fewer images (--data.noise.num), solvers with fewer steps"
 
 
 def free_space(folder: Path) -> int:
