@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Align columns, the first to the left and the others to the right, and rule off the first row.
+def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
+    """Align columns, the first ones to the left and the others to the right, and rule off the first row.
 
     >>> print(*aligned([["solver", "NFE"], ["rk45", "20.1"]]), sep="\\n")
     solver   NFE
@@ -13,9 +13,10 @@ def aligned(rows: list[list[str]]) -> list[str]:
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    for row in rows:
+        first = [cell.ljust(width) for cell, width in zip(row[:left], widths[:left], strict=True)]
+        others = [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
+        lines.append("  ".join([*first, *others]))
     return [lines[0], "─" * len(lines[0]), *lines[1:]]
 
 

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 
 from ...errors import FlowlitError
 from ..couple import CoupleOptions
-from .examine import Report, examine
+from .examine import Report, examine, refuse
 
 __all__ = ["Report", "doctor", "examine"]
 
@@ -36,7 +36,4 @@ def doctor(
         raise FlowlitError("doctor reads checkpoints as plain data only; drop --weights_only false")
     report = examine(trainer, model, datamodule, ckpt_path, options, gpus)
     print(report.text, flush=True)
-    problems = report.problems
-    if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}; first"
-        raise FlowlitError(f"doctor: {count}: {problems[0].what}")
+    refuse(report.findings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import copy_context
 from copy import copy, deepcopy
 from typing import Any, NamedTuple
@@ -20,8 +19,6 @@ from .report import report
 from .subject import Finding, Subject
 
 ORDER = ("problem", "warning", "hint")
-
-Keep = Callable[[Subject, Any], None]
 
 
 class Report(NamedTuple):
@@ -42,14 +39,40 @@ def examine(
     ckpt_path: str | None = None,
     options: CoupleOptions | None = None,
     gpus: tuple[str, ...] = (),
-    keep: Keep | None = None,
 ) -> Report:
     """Examine what ``fit`` would do, or ``couple`` with options.
 
-    ``keep`` is called at the end with what was examined, and with the copy of the model that has been trained
-    for a few steps.
-
     Trainer, model, data and all generators of random numbers are left as they were.
+
+    Raises:
+        FlowlitError: if the data is no ``FlowDataModule``.
+    """
+    subject = subject_of(trainer, model, datamodule, options, gpus)
+    examine_subject(subject, ckpt_path)
+    with isolate_rng():
+        return Report(subject.findings, report(subject))
+
+
+def refuse(findings: list[Finding]) -> None:
+    """Refuse what has problems.
+
+    Raises:
+        FlowlitError: naming their number, and the first.
+    """
+    problems = [finding for finding in findings if finding.level == "problem"]
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}; first"
+        raise FlowlitError(f"doctor: {count}: {problems[0].what}")
+
+
+def subject_of(
+    trainer: pl.Trainer,
+    model: Any,
+    datamodule: pl.LightningDataModule | None,
+    options: CoupleOptions | None,
+    gpus: tuple[str, ...],
+) -> Subject:
+    """Return what is to be examined.
 
     Raises:
         FlowlitError: if the data is no ``FlowDataModule``.
@@ -57,18 +80,20 @@ def examine(
     if not isinstance(datamodule, FlowDataModule):
         raise FlowlitError("doctor examines flowlit.modules.FlowDataModule; give that as data")
     # a copy, since data that share a batch among devices change the trainer
-    subject = Subject(copy(trainer), model, datamodule, options, gpus=gpus)
+    return Subject(copy(trainer), model, datamodule, options, gpus)
+
+
+def examine_subject(subject: Subject, ckpt_path: str | None = None) -> Any:
+    """Fill in what a subject is found to need; return a copy of its model, trained for a few steps."""
     with isolate_rng():
-        return copy_context().run(_examine, subject, ckpt_path, keep)  # a step leaves its draws there
+        return copy_context().run(_examine, subject, ckpt_path)  # a step leaves its draws in its context
 
 
-def _examine(subject: Subject, ckpt_path: str | None, keep: Keep | None) -> Report:
+def _examine(subject: Subject, ckpt_path: str | None) -> Any:
     patient = deepcopy(subject.model)
     look_at_files(subject, patient, ckpt_path)
     measure(subject, patient)
     for check in checks.CHECKS:
         subject.findings += check(subject)
     subject.findings.sort(key=lambda finding: ORDER.index(finding.level))
-    if keep is not None:
-        keep(subject, patient)
-    return Report(subject.findings, report(subject))
+    return patient

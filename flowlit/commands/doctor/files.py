@@ -25,7 +25,7 @@ from ...modules.moments import check_moments
 from ...networks.checkpoints.read import read_checkpoint
 from ...types import ImageDataset
 from ..couple import CoupleOptions, origin_of
-from .plan import output_folder, steps_of, validations_of
+from .plan import steps_of, validations_of
 from .subject import Finding, Subject
 
 
@@ -48,7 +48,7 @@ def open_data(subject: Subject) -> None:
     data.coupling = copy(data.coupling)
     data.setup("fit")
     subject.pairs = data.pairs
-    rows = len(data.pairs)  # type: ignore[arg-type]
+    rows = subject.rows or len(data.pairs)  # type: ignore[arg-type]
     subject.opened["data"] = f"{data.coupling.source}, {rows:,} rows"
     if subject.trained_images is not None:
         open_images(subject, subject.trained_images)
@@ -75,7 +75,7 @@ def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
     """Open what pairs begin from, and what the store already has."""
     subject.pair_bytes = options.pair_bytes(origin_of(subject.model, subject.data, options))
     store = Store(options.store)
-    check_writable(store.folder)
+    check_writable(subject.writes or store.folder)
     if not store.empty():
         check_same_pairs(store, patient, options)
     subject.missing = options.missing(store)
@@ -161,7 +161,7 @@ def open_features(subject: Subject, fid: FID) -> None:
 
 def look_at_output(subject: Subject) -> None:
     """Refuse a folder that cannot be written, and look for an earlier run there."""
-    folder = output_folder(subject.trainer)
+    folder = subject.folder
     if folder is None or not subject.trains:
         return
     check_writable(folder)

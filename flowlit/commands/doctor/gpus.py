@@ -136,12 +136,14 @@ def memory_rows(needed: int | None, gpus: Sequence[str]) -> list[list[str]]:
     cells = [
         f"{GPUS[gpu].memory} GB{': too little' if needed > GPUS[gpu].memory * GIB else ''}" for gpu in gpus
     ]
-    return [[f"memory, of which {size(needed)} at least are needed", *cells]]
+    return [[f"memory, {size(needed)} needed", *cells]]
 
 
 def in_words(seconds: float | None) -> str:
-    """Return seconds in the unit that fits; a dash if they are unknown."""
-    return "–" if seconds is None else duration(seconds)
+    """Return estimated seconds in the unit that fits, none below a second; a dash if they are unknown."""
+    if seconds is None:
+        return "–"
+    return duration(seconds) if seconds >= 1 else "< 1 s"
 
 
 def assumption(numbers: str | None, gpus: Sequence[str]) -> str:

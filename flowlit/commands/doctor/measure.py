@@ -76,7 +76,7 @@ def measure_steps(subject: Subject, patient: Any) -> None:
     measured.frozen = sum(nbytes(state_of(network)) for network in frozen_in(subject, patient))
     if getattr(subject.data.coupling, "resident", False) and subject.stored is not None:
         x0, x1, cond = subject.stored[0]
-        measured.resident = len(subject.stored) * nbytes([x0, x1, *cond.values()])
+        measured.resident = (subject.rows or 0) * nbytes([x0, x1, *cond.values()])
     samples = min(LARGER, subject.share)
     while True:
         measured.step = time_steps(subject, patient, samples)
@@ -148,8 +148,9 @@ def measure_images(subject: Subject, patient: Any) -> None:
         # a GPU takes as long for few; a CPU computes whole blocks, and fewer samples are padded to one
         samples = most if subject.trainer.strategy.root_device.type != "cpu" else min(BLOCK, most)
         while samples:
-            made = subject.measured.made[name] = generated(subject, patient, name, samples)
-            samples = larger_batch(made, most)
+            timed = generated(subject, patient, name, samples)
+            subject.measured.made[name] = timed
+            samples = larger_batch(timed, most)
 
 
 def larger_batch(made: Made, most: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -16,6 +17,10 @@ from ...objectives import FlowGuided
 from ...types import ImageDataset
 from ..couple import CoupleOptions
 from .measured import Measured
+from .plan import output_folder
+
+PLANNED = "planned"
+"""Entry of the manifest of a store that stands in for one of so many pairs."""
 
 Level = Literal["problem", "warning", "hint"]
 
@@ -45,6 +50,8 @@ class Subject:
     """Couplings that are to be made, instead of training."""
     gpus: tuple[str, ...] = ()
     """GPUs for which there are estimates, too."""
+    writes: Path | None = None
+    """Folder of the results, if it is not the trainer's."""
     missing: int = 0
     """Pairs of them that are not there yet."""
     resumes: bool = False
@@ -84,7 +91,20 @@ class Subject:
 
     @property
     def rows(self) -> int | None:
+        """Rows to train on; of a store that stands in for one to come, as many as that will have."""
+        if self.stands_in:
+            return sum(manifest.get(PLANNED, manifest["count"]) for manifest in self.manifests)
         return None if self.pairs is None else len(cast(Sized, self.pairs))
+
+    @property
+    def stands_in(self) -> bool:
+        """True if pairs to train on stand in for those to come."""
+        return any(PLANNED in manifest for manifest in self.manifests)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a run's results; None if it writes nothing."""
+        return self.writes or output_folder(self.trainer)
 
     @property
     def trained_images(self) -> ImageDataset | None:

@@ -41,7 +41,8 @@ def timings(s: Subject) -> Iterator[Timing]:
     for name, made in s.measured.made.items():
         images = s.images if name else s.validated
         measured_on = f"{made.samples} samples" + (f", NFE {made.nfe:.1f}" if name else "")
-        what = f"{images:,} {'pairs' if s.options else 'images'} by {name}" if name else "validation"
+        kind = "images" if s.options is None else "pairs"
+        what = f"{images:,} {kind} by {name}" if name else "validation"
         work = scaled(s.measured.evaluated, made.nfe * images, made.nfe * math.ceil(images / made.batch))
         each = made.each * images / s.trainer.world_size
         yield Timing(what, measured_on, each, s.validations or 1, work if name else Work(0, 0))

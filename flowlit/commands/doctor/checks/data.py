@@ -46,7 +46,7 @@ def some_images(pairs: Any) -> Tensor | None:
 def mirror(s: Subject) -> Iterator[Finding]:
     """Yield a finding on flips, which double symmetric data, and are wrong for other data."""
     flip = getattr(s.data.coupling, "flip", None)
-    images = some_images(s.pairs) if flip is not None else None
+    images = some_images(s.pairs) if flip is not None and not s.stands_in else None
     if images is None or len(images) < FEWEST:
         return
     difference = asymmetry(images)

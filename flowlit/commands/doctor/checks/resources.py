@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from ...._support.files import existing
 from ...._support.formatting import duration, size
-from ..plan import kept, output_folder
+from ..plan import kept
 from ..subject import Finding, Subject
 from ..times import seconds_of
 
@@ -33,7 +33,7 @@ def too_little_memory(s: Subject) -> Iterator[Finding]:
 
 
 def too_little_disk(s: Subject) -> Iterator[Finding]:
-    folder = output_folder(s.trainer)
+    folder = s.folder
     if folder is None or s.steps is None or s.measured.checkpoint is None:
         return
     files = files_kept(s)
@@ -49,9 +49,10 @@ def no_room_for_pairs(s: Subject) -> Iterator[Finding]:
     if s.options is None:
         return
     needed = s.missing * s.pair_bytes
-    free = free_space(Path(s.options.store))
+    folder = s.writes or Path(s.options.store)
+    free = free_space(folder)
     if needed > free:
-        what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {s.options.store}"
+        what = f"{s.missing:,} pairs need {size(needed)}, and {size(free)} are free in {folder}"
         mend = "free some, choose another --store, or store them smaller: --x0 seed --x1 uint8"
         yield Finding("problem", what, mend)
 
