@@ -5,9 +5,12 @@ import tempfile
 
 import labelled
 import pytest
+import shapes
 import tiny
+import yaml
 from commandline import in_process
 
+from flowlit.commands.doctor import stage
 from flowlit.commands.doctor.standin import PAIRS
 from flowlit.commands.pipeline.recipe import Recipe
 
@@ -153,6 +156,32 @@ def test_files_beside_the_stages_are_found(doctor, tmp_path):
     tiny.write(tmp_path / "teacher.yaml", {"vars": {"root": "x"}} | fit)
     outcome = doctor()
     assert row(outcome, "teacher")[1] == "trains 10 steps of 8 samples", outcome.out
+
+
+@pytest.mark.parametrize("most", [20_000, 5])
+def test_images_are_fitted_so_that_what_reads_them_is_looked_at(most, recipe, doctor, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "MOST_FILES", most)
+    shapes.into_folder(tmp_path / "photos", 12)
+    zipped = "${vars.root}/images/images.zip"
+    fits = {"vars": {"root": "x"}, "source": str(tmp_path / "photos"), "resolution": 8, "into": zipped}
+    images = {"class_path": "flowlit.data.ImageZip", "init_args": {"path": zipped, "channels": 1}}
+    coupling = {"class_path": "flowlit.couplings.Independent", "init_args": {"images": images}}
+    fit = tiny.fit("${vars.root}/teacher", coupling=coupling, steps=10)
+    tiny.write(tmp_path / "teacher.yaml", {"vars": {"root": "x"}} | fit)
+    content = yaml.safe_load(recipe.read_text())
+    content["stages"]["teacher"]["needs"] = ["images"]
+    config = str(tiny.write(tmp_path / "images.yaml", fits))
+    first = {"images": {"command": "images", "config": config, "writes": "images/images.zip"}}
+    tiny.write(recipe, content | {"stages": first | content["stages"]})
+    outcome = doctor()
+    assert outcome.code == 0, outcome.out + outcome.err
+    fitted = most > 12
+    expected = (
+        "fits 12 images of 3 classes, 8×8" if fitted else "fits 12 files, which takes a while: not looked at"
+    )
+    assert row(outcome, "images")[1] == expected
+    read = "trains 10 steps of 8 samples" if fitted else "not looked at: it reads what images makes"
+    assert row(outcome, "teacher")[1] == read
 
 
 def test_a_recipe_with_the_option_of_another_command_is_refused_in_one_line(recipe):

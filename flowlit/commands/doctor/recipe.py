@@ -18,13 +18,13 @@ from ..._support.files import existing
 from ..._support.formatting import duration, size
 from ...errors import FlowlitError
 from ..pipeline.plan import Plan
-from ..pipeline.recipe import Recipe
+from ..pipeline.recipe import Recipe, check_trust
 from .checks.resources import DAYS, free_space
 from .examine import ORDER, refuse
 from .files import check_writable
 from .probe import quiet
 from .report import summarise
-from .stage import Looked, examined, images_made
+from .stage import Looked, examined, fit_images
 from .standin import stand_in
 from .subject import Finding
 from .table import gpu_table, stage_table
@@ -42,7 +42,7 @@ def recipe_command(gpus: tuple[str, ...]) -> Callable[..., Iterator[str]]:
     def doctor(*overrides: str, config: str, root: str = "", trust: bool = False) -> Iterator[str]:
         """Look at all stages of a recipe: what they do, need and take, and what is missing.
 
-        An option of a stage is overridden by --stage.option value.
+        An option of a stage is overridden by --stage.option value, a variable by --vars.name value.
 
         Args:
             overrides: options of stages, each with its value
@@ -52,7 +52,10 @@ def recipe_command(gpus: tuple[str, ...]) -> Callable[..., Iterator[str]]:
         """
         recipe = Recipe.read(config, root)
         recipe.override(overrides)
-        trusted = trust or recipe.check_trust(config)
+        facts = recipe.settle(dry_run=True)
+        if facts:
+            yield facts
+        trusted = trust or check_trust(recipe)
         with TemporaryDirectory(prefix="flowlit-doctor-") as folder:
             examination = Examination(recipe, Path(folder).resolve(), gpus, trusted)
             examination.run()
@@ -106,11 +109,11 @@ class Examination:
             (self.folder / stage.folder(Path())).symlink_to(stage.folder(self.recipe.root).absolute())
             return Looked(plan, f"is done, {plan.reason}")
         print(f"flowlit: looking at {stage.name}", file=sys.stderr, flush=True)
-        if stage.command == "images":
-            return Looked(plan, images_made(stage, self.folder))
-        if stage.command not in LOOKED_AT:
+        if stage.command not in (*LOOKED_AT, "images"):
             return Looked(plan, f"not looked at: flowlit {stage.command}")
         try:
+            if stage.command == "images":
+                return Looked(plan, fit_images(stage, self.folder))
             subject, patient = examined(stage, self.folder, self.recipe.root, self.gpus, self.trust)
         except FlowlitError as error:
             return self.without(plan, [Finding("problem", str(error))])

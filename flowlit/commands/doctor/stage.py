@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile, is_zipfile
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +23,9 @@ from .checks.resources import files_kept
 from .examine import examine_subject, subject_of
 from .subject import Subject
 from .times import seconds_of
+
+MOST_FILES = 20_000
+"""Images that are fitted, at most, so that the stages after that can be looked at."""
 
 
 class Looked(NamedTuple):
@@ -114,9 +118,27 @@ def generating(data: FlowDataModule, command: str) -> FlowDataModule:
     return data
 
 
-def images_made(stage: Stage, folder: Path) -> str:
-    """Carry out a stage that fits images, into the folder; return what it says."""
+def fit_images(stage: Stage, folder: Path) -> str:
+    """Carry out a stage that fits images, into the folder, unless they are many; return what it does.
+
+    Raises:
+        FlowlitError: if the stage would fail.
+    """
+    number = files_in(Path(str(stage.configuration(folder).get("source"))))
+    if number > MOST_FILES:
+        return f"fits {number:,} files, which takes a while: not looked at"
     printed = StringIO()
     with redirect_stdout(printed), redirect_stderr(StringIO()):
         run_command(stage.command, stage.arguments(folder)[1:])
-    return printed.getvalue().strip().splitlines()[-1]
+    _, _, fitted = printed.getvalue().partition("\n")[0].partition(": ")
+    return f"fits {fitted}"
+
+
+def files_in(source: Path) -> int:
+    """Return the number of files in a folder or zip; 0 if it is neither."""
+    if source.is_dir():
+        return sum(len(files) for _, _, files in os.walk(source))
+    if not is_zipfile(source):
+        return 0
+    with ZipFile(source) as archive:
+        return len(archive.namelist())
