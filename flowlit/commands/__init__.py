@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -90,6 +91,11 @@ exit codes: 0 fine, 1 it failed, 2 it was called wrongly; FLOWLIT_TRACEBACK=1 sh
 """
 
 
+WINDOWS = (
+    "Windows locks files otherwise than Linux and macOS; run flowlit in WSL: wsl --install, then pip there"
+)
+
+
 def usage() -> str:
     """Return the help of flowlit: a line for each command."""
     width = max(len(command.help) for command in COMMANDS.values())
@@ -107,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         read_as_utf8()
+    if sys.platform == "win32":
+        print(f"flowlit: error: {WINDOWS}", file=sys.stderr)
+        return 1
     with steady_output():
         try:
             return dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -137,13 +146,22 @@ def dispatch(words: list[str]) -> int:
         print(f"flowlit {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"flowlit: error: unknown command {name!r}; see flowlit --help", file=sys.stderr)
+        print(f"flowlit: error: unknown command {name!r}{meant(name)} (see flowlit --help)", file=sys.stderr)
         return 2
     help_text = help_file(name)
     if words[1:] in (["--help"], ["-h"]) and help_text.exists():
         print(help_text.read_text(encoding="utf-8"), end="")
         return 0
     return run(name, words[1:])
+
+
+def meant(name: str) -> str:
+    """Return the end of an error: the commands that are spelt almost like a name, or that do what it says."""
+    from .._support.suggestions import did_you_mean
+
+    described = [each for each, command in COMMANDS.items() if name in re.findall(r"\w{4,}", command.help)]
+    spelt = did_you_mean(name, [*COMMANDS, "--help", "--version"])
+    return f"; did you mean {' or '.join(described)}?" if described and not spelt else spelt
 
 
 def help_file(name: str) -> Path:

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 import jsonargparse
 from docstring_parser import parse
 
+from .._support.suggestions import closest, did_you_mean
 from ..errors import FlowlitError
 from ._line.parsing import usage_error
 from ._line.words import Variables, check_numbers, check_words, configs, with_text_root
@@ -37,7 +38,7 @@ class Parser(jsonargparse.ArgumentParser):
         before, required, names = message.partition("required: ")
         options = self._option_string_actions
         typed = [f"--{name}" if f"--{name}" in options else name for name in names.split(", ")]
-        text = usage_error(self.prog, f"{before}{required}{', '.join(typed)}")
+        text = usage_error(self.prog, f"{before}{required}{', '.join(typed)}", options)
         self.exit(2, re.sub(r"(?<=: error: )(\w+)(?=: )", _as_typed(options), text, count=1))
 
 
@@ -64,7 +65,8 @@ def run(target: Function | Mapping[str, Function], words: Sequence[str], prog: s
         for name, function in target.items():
             print(f"    {name:<8}  {_described(function)[0].splitlines()[0]}")
         return 0
-    print(f"{prog}: error: expected one of {', '.join(target)}; see {prog} --help", file=sys.stderr)
+    meant = did_you_mean(words[0], target) if words else ""
+    print(f"{prog}: error: expected one of {', '.join(target)}{meant} (see {prog} --help)", file=sys.stderr)
     return 2
 
 
@@ -97,7 +99,8 @@ def make_parser(function: Function, parameters: Parameters, prog: str, mode: str
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     description, texts = _described(function)
     parser = Parser(prog=prog, description=description, parser_mode=mode, allow_abbrev=False)
-    if "config" not in parameters:
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if "config" not in parameters and inspect.Parameter.KEYWORD_ONLY in kinds:
         parser.add_argument("-c", "--config", action="config", help="a YAML with these options")
         parser.add_argument(
             "--vars", type=Variables, default={}, help="free variables for ${vars.name} in the YAML"
@@ -106,6 +109,9 @@ def make_parser(function: Function, parameters: Parameters, prog: str, mode: str
         settings = {"help": texts.get(name), **_type(parameter.annotation)}
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             parser.add_argument(name, **settings)
+        elif parameter.kind is parameter.VAR_POSITIONAL:  # here for the help; they do not reach the parser
+            shown = name.upper().removesuffix("S")
+            parser.add_argument(name, nargs="*", metavar=shown, help=texts.get(name)).required = False
         elif parameter.kind is parameter.KEYWORD_ONLY:
             names = ["-c"] * (name == "config") + [f"--{name}"]
             required = parameter.default is parameter.empty
@@ -146,7 +152,8 @@ def _sorted_words(words: Sequence[str], parameters: Parameters) -> tuple[list[st
         name = "config" if option == "-c" else option.removeprefix("--").replace("-", "_")
         parameter = parameters.get(name) if option.startswith("-") else None
         if parameter is None:
-            (others if takes_others and word not in HELP else own).append(word)
+            other = takes_others and word not in HELP and not _is_misspelt(option, parameters)
+            (others if other else own).append(word)
         elif parameter.default is False:
             explicit = remaining and remaining[0] in ("true", "false") and not equals
             own.append(f"--{name}={remaining.popleft() if explicit else value or 'true'}")
@@ -155,3 +162,9 @@ def _sorted_words(words: Sequence[str], parameters: Parameters) -> tuple[list[st
             if takes_others and not equals and remaining:
                 own.append(remaining.popleft())
     return own, others
+
+
+def _is_misspelt(option: str, parameters: Parameters) -> bool:
+    """Return whether a word is almost an option, for the parser to refuse."""
+    names = (f"--{name}" for name, value in parameters.items() if value.kind is value.KEYWORD_ONLY)
+    return option.startswith("--") and "." not in option and closest(option, names) is not None

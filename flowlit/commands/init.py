@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from .._support.suggestions import did_you_mean
 from ..errors import FlowlitError
 from .pipeline.reading import read_recipe
 
@@ -36,8 +37,8 @@ def init(folder: str, *, recipe: str = "slimflow_digits") -> str:
     name = Path(recipe).stem
     start = f"{EXPERIMENTS}/recipes/{name}.yaml"
     if not (source / start).is_file():
-        names = ", ".join(sorted(path.stem for path in (source / EXPERIMENTS / "recipes").glob("*.yaml")))
-        raise FlowlitError(f"no recipe {name}; expected one of {names}")
+        names = sorted(path.stem for path in (source / EXPERIMENTS / "recipes").glob("*.yaml"))
+        raise FlowlitError(f"no recipe {name}; expected one of {', '.join(names)}{did_you_mean(name, names)}")
     if (into / EXPERIMENTS).exists():
         raise FlowlitError(f"{into / EXPERIMENTS} exists already; give a new folder, or remove it")
     files = sorted(needed(source, start))

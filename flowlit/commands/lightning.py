@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 import jsonargparse
 import lightning.pytorch as pl
@@ -28,7 +28,7 @@ from ._line.advice import quiet
 from ._line.earlier import put_aside
 from ._line.items import with_items
 from ._line.limits import check_seed
-from ._line.parsing import usage_error
+from ._line.parser import EPILOG, Parser, check_parts
 from ._line.resume import (
     BY_NAME,
     check_fixed_folder,
@@ -43,6 +43,7 @@ from ._line.words import (
     check_vars,
     check_words,
     named_files,
+    named_options,
     read_configs,
     with_text_root,
 )
@@ -92,17 +93,6 @@ class SaveConfig(SaveConfigCallback):
     on_validation_start = on_test_start = on_predict_start = on_train_start
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose errors take two lines: what is wrong, and where the options are described."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, and exit with code 2."""
-        if not self.exit_on_error:
-            raise jsonargparse.ArgumentError(None, message) from ex
-        parser = getattr(ex, "subcommand_parser", None) or self
-        self.exit(2, usage_error(parser.prog.replace(" [options]", ""), message))
-
-
 class FlowCLI(LightningCLI):
     """fit | validate | test | predict | couple | doctor | sweep."""
 
@@ -112,6 +102,7 @@ class FlowCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "couple": own, "doctor": own, "sweep": own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.epilog = EPILOG
         parser.add_argument(
             "--vars", type=Variables, default={}, help="Free variables for ${vars.name} in the YAML."
         )
@@ -175,6 +166,9 @@ class FlowCLI(LightningCLI):
             trainer.leave()
             raise
 
+    def after_instantiate_classes(self) -> None:
+        check_parts(self.model, self.datamodule)
+
     def look_up_checkpoint(self) -> None:
         """Resolve ``--ckpt_path last`` and ``best`` to a checkpoint."""
         config = self.config_init[self.subcommand]
@@ -231,6 +225,7 @@ class FlowCLI(LightningCLI):
             raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
         check_weight_options(words)
+        known = {"command": words[0], "names": list(named_options(contents))}
         with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(
                 pl.LightningModule,
@@ -243,6 +238,6 @@ class FlowCLI(LightningCLI):
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_class=Parser,
-                parser_kwargs={"parser_mode": MODE, "prog": "flowlit"},
+                parser_kwargs={"parser_mode": MODE, "prog": "flowlit", **known, words[0]: known},
                 args=with_text_root(with_items(words, contents)),
             )

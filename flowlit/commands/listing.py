@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
+from .._support.suggestions import did_you_mean
 from ..errors import FlowlitError
 from .init import shipped
 
@@ -42,8 +43,10 @@ def listing(*kinds: str) -> Iterator[str]:
     known = [*KINDS, "recipes"]
     if not kinds:
         yield from (f"flowlit list {kind}" for kind in known)
-    if unknown := set(kinds) - {*known}:
-        raise FlowlitError(f"no kind {', '.join(sorted(unknown))}; expected {', '.join(known)}")
+    unknown = [kind for kind in kinds if kind not in known]
+    if unknown:
+        expected = f"expected {', '.join(known)}{did_you_mean(unknown[0], known)}"
+        raise FlowlitError(f"no kind {', '.join(unknown)}; {expected}")
     for kind in kinds:
         rows = _recipes() if kind == "recipes" else _classes(kind)
         width = max(len(name) for name, _ in rows)
@@ -63,6 +66,11 @@ def _classes(kind: str) -> list[tuple[str, str]]:
         for path, value in values.items()
         if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value)
     ]
+
+
+def class_paths() -> list[str]:
+    """Return the public path of every class that a YAML can name, each kind's in the order of the list."""
+    return list(dict.fromkeys(path for kind in KINDS for path, _ in _classes(kind)))
 
 
 def _first_sentence(value: object) -> str:

@@ -51,6 +51,8 @@ def _expected(error: BaseException) -> str | None:
     text = str(error)
     if type(error).__name__ == "MisconfigurationException" or _is_lightnings(error):
         return _one_line(text)
+    if isinstance(error, TypeError) and "unexpected keyword" in text and _is_of_a_yaml(error):
+        return f"{text}; dict_kwargs reach it unchecked, options belong under init_args"
     if isinstance(error, ValueError) and "embedded null" in text:
         return "the name of a file or folder has a zero byte; give it another"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -79,6 +81,13 @@ def _is_lightnings(error: BaseException) -> bool:
         and "/lightning/" in frames[-1].filename
         and "raise " in (frames[-1].line or "")
     )
+
+
+def _is_of_a_yaml(error: BaseException) -> bool:
+    """Return whether a call that jsonargparse makes for a YAML fails, rather than one inside it."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    outer = [file for file in frames if "/flowlit/ranges/" not in file]
+    return bool(outer) and "/jsonargparse/" in outer[-1]
 
 
 def _from_worker(error: BaseException) -> str | None:

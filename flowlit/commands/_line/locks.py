@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import wraps
@@ -23,9 +24,12 @@ AnyTrainer = TypeVar("AnyTrainer", bound=pl.Trainer)
 
 
 def one_writer(
-    method: Callable[Concatenate[AnyTrainer, Options], Result],
+    method: Callable[Concatenate[AnyTrainer, Options], Result], summary: str = ""
 ) -> Callable[Concatenate[AnyTrainer, Options], Result]:
-    """Have a ``OneWriter`` hold its folders while it runs a command."""
+    """Have a ``OneWriter`` hold its folders while it runs a command.
+
+    ``summary`` is the first line of the command's help, if it is not the method's own.
+    """
 
     @wraps(method)
     def run(self: AnyTrainer, *args: Options.args, **options: Options.kwargs) -> Result:
@@ -36,6 +40,8 @@ def one_writer(
         finally:
             trainer.leave()
 
+    if summary:
+        run.__doc__ = f"{summary}\n\n{inspect.getdoc(method)}"
     return run
 
 
@@ -47,9 +53,9 @@ class OneWriter(pl.Trainer):
     _locks: ExitStack | None = None
     command: str | None
 
-    validate = one_writer(pl.Trainer.validate)
-    test = one_writer(pl.Trainer.test)
-    predict = one_writer(pl.Trainer.predict)
+    validate = one_writer(pl.Trainer.validate, "Generate images with each solver, and measure them.")
+    test = one_writer(pl.Trainer.test, "Generate and measure as many images as one publishes, 50,000.")
+    predict = one_writer(pl.Trainer.predict, "Generate images, and write them as files.")
 
     def occupy(self, command: str) -> None:
         """Hold the folders of a command on rank 0, until ``leave``.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
 from .._yaml import load_yaml, read_yaml
 from .._yaml.references import check_references
@@ -88,7 +89,23 @@ def check_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> None
     unknown = [name for name in unknown if f"{{vars.{name}}}" not in used]
     if unknown:
         known = ", ".join(sorted(declared)) or "none"
-        raise FlowlitError(f"--vars.{unknown[0]}: no such variable; the files declare {known}")
+        meant = did_you_mean(unknown[0], declared)
+        raise FlowlitError(f"--vars.{unknown[0]}: no such variable; the files declare {known}{meant}")
+
+
+def named_options(contents: Sequence[Any]) -> Iterator[str]:
+    """Yield what YAMLs set, as options of a command line: --model.network.width."""
+    for content in contents:
+        yield from (f"--{'.'.join(keys)}" for keys in _leaves(content))
+
+
+def _leaves(node: Any) -> Iterator[tuple[str, ...]]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        first = () if key == "init_args" else (str(key),)
+        if isinstance(value, dict):
+            yield from ((*first, *keys) for keys in _leaves(value))
+        elif key != "class_path":
+            yield first
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -110,4 +110,6 @@ def build_network(path: str | Path, trust: bool = True) -> nn.Module:
         with only_packages(not trust):
             return parser.instantiate(parser.parse_object({"network": description})).network
     except (ArgumentError, FlowlitError, ValueError, TypeError, ImportError) as error:
-        raise FlowlitError(f"{path}: its network cannot be built: {reworded(str(error))}") from error
+        raise FlowlitError(
+            f"{path}: its network cannot be built: {reworded(str(error)).removeprefix('network: ')}"
+        ) from error

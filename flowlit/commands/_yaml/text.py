@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from ..._support.suggestions import closest
 from ...errors import FlowlitError
 
 BYTES = 4 << 20
@@ -23,6 +24,12 @@ DEPTH = 64
 
 PLAIN_TAGS = {"!", "str", "int", "float", "bool", "null", "map", "seq"}
 """Tags that may stand in a configuration (``!!str 007``): they build no objects."""
+
+QUOTES = "mapping values are not allowed|cannot start any token"
+"""Problems of a parser with a text that has no quotes."""
+
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")
+"""Ends of names of files that are no YAML, but weights."""
 
 OTHERWISE = re.compile(r"[-+]?(0[0-7_]+|[1-9][\d_]*(:[0-5]?\d)+|\d[\d_]*(:[0-5]?\d)+\.[\d_]*)")
 """Numbers that YAML reads as others than they look like: 010 as 8, 1:30 as 90."""
@@ -54,16 +61,28 @@ def read_text(path: str | Path, missing: str) -> str:
             raise FlowlitError(f"{path} is a folder, expected a YAML")
         if not stat.S_ISREG(status.st_mode):
             raise FlowlitError(f"{path} is a pipe or a device, expected a YAML; write it to a file first")
+        if Path(path).suffix in WEIGHTS:
+            raise FlowlitError(f"{path} is a file of weights, expected a YAML; name it by --ckpt_path")
         if status.st_size > BYTES:
             raise FlowlitError(f"{path} has {status.st_size:,} bytes, expected a YAML of at most {BYTES:,}")
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise FlowlitError(missing.format(path)) from error
+        raise FlowlitError(f"{missing.format(path)}{_beside(Path(path))}") from error
     except UnicodeDecodeError as error:
         raise FlowlitError(f"{path} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise FlowlitError(f"{path} cannot be read ({why}); expected a YAML") from error
+
+
+def _beside(path: Path) -> str:
+    """Return the end of an error: the file of the same folder that a missing one was meant to be."""
+    try:
+        names = [each.name for each in path.parent.glob("*.y*ml")]
+    except (OSError, ValueError):
+        return ""
+    name = closest(path.name, names)
+    return f"; did you mean {path.with_name(name)}?" if name is not None else ""
 
 
 def load_text(text: str, where: str | Path) -> object:
@@ -77,7 +96,7 @@ def load_text(text: str, where: str | Path) -> object:
         _check(text)
         return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FlowlitError(f"{where} is not valid YAML: {_worded(error)}") from error
+        raise FlowlitError(f"{where} is not valid YAML: {_worded(error, text)}") from error
 
 
 def check_text(text: str, where: str) -> None:
@@ -163,13 +182,19 @@ def _check_key(parent: _Node, key: str, line: int) -> None:
     parent.keys.add(key)
 
 
-def _worded(error: Exception) -> str:
+def _worded(error: Exception, text: str) -> str:
     """Return what is wrong, with the line of a parser's error in front."""
     if isinstance(error, RecursionError):
         return "nested too deep"
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return " ".join(str(error).split())
-    context = getattr(error, "context", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}"
-    return f"{where}: {getattr(error, 'problem', None)}{f' ({context})' if context else ''}"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
+        return f"{where}: a tab; indent by spaces"
+    problem = str(getattr(error, "problem", None))
+    context = getattr(error, "context", None)
+    hint = "; a text with a colon or a sign in front needs quotes" if re.search(QUOTES, problem) else ""
+    return f"{where}: {problem}{f' ({context})' if context else ''}{hint}"

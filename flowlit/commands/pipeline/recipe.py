@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
 from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
 from .children import PARENT, run_child
@@ -79,9 +80,11 @@ class Recipe:
                 continue
             stage = next((s for s in self.stages if s.name == name), None)
             if not word.startswith("--") or not dot or stage is None or not (equals or remaining):
-                names = ", ".join(s.name for s in self.stages)
+                names = [s.name for s in self.stages]
+                meant = did_you_mean(name, names) if stage is None else ""
                 raise FlowlitError(
-                    f"unknown argument {word!r}; override a stage by --stage.option value, stages are {names}"
+                    f"unknown argument {word!r}; override a stage by --stage.option value, stages are "
+                    f"{', '.join(names)}{meant}"
                 )
             stage.options[option] = value if equals else remaining.pop(0)
 
