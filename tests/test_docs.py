@@ -33,7 +33,7 @@ def hooks():
 def test_every_noun_that_a_page_names_can_be_imported(page):
     if page.parent.name == "adr":
         pytest.skip("records of decisions name what was there then")
-    nouns = set(re.findall(r"`(flowlit(?:\.\w+)+)", page.read_text()))
+    nouns = set(re.findall(r"\b(flowlit(?:\.\w+)+)", page.read_text()))
     for noun in nouns:
         if importlib.util.find_spec(noun.split(".")[0]) and not _is_module(noun):
             resolve(noun)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
+import flowlit
+
+IN_PYTHON = Path(__file__).parents[1] / "examples" / "python.py"
 ONE_FILE = Path(__file__).parents[1] / "examples" / "one_file.py"
 
 
@@ -38,3 +43,32 @@ def test_it_is_one_short_file_without_a_framework():
     modules = {name.split(".")[0] for name in re.findall(r"^(?:from|import) ([\w.]+)", text, re.M)}
     assert modules == {"__future__", "copy", "math", "collections", "torch"}
     assert len(text.splitlines()) <= 120
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        variables = runpy.run_path(str(IN_PYTHON))
+        again = flowlit.load("digits.safetensors")
+        yield {**variables, "again": again, "files": {path.name for path in Path().iterdir()}}
+
+
+def test_a_loop_of_ones_own_draws_digits_of_the_class_that_is_wished(cells):
+    images = cells["generator"].sample(200, seed=3)
+    distances = torch.cdist(images.flatten(1).float(), cells["images"].flatten(1).float())
+    nearest = cells["labels"][distances.topk(5, largest=False).indices].mode(1).values
+    assert (nearest == torch.arange(200) % 10).float().mean() > 0.8
+    assert len(set(map(bytes, images.flatten(1).numpy()))) == 200
+
+
+def test_it_leaves_a_file_and_two_pictures(cells):
+    assert cells["files"] == {"digits.safetensors", "digits.png", "between.png"}
+    assert cells["picture"].size == (651, 651) and cells["between"].size == (17 * 65 + 1, 66)
+    assert torch.equal(cells["again"].sample(seeds=[1, 2, 3], labels="7"), cells["sevens"])
+    trained = flowlit.Generator(cells["network"], cells["generator"].solver, cells["codec"])
+    assert torch.equal(trained.sample(seeds=[1, 2, 3], labels="7"), cells["sevens"])
+
+
+def test_noise_that_follows_the_gradient_is_brighter(cells):
+    assert cells["brighter"] > (cells["brightness"] + 1) / 2 + 0.01

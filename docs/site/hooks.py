@@ -24,6 +24,7 @@ SHOWN = {".yaml": "yaml", ".py": "python", "": "text", ".md": ""}
 
 PAGES = {
     "flowlit": "Python",
+    "flowlit.generators": "generators",
     "flowlit.types": "types",
     "flowlit.data": "data",
     "flowlit.couplings": "couplings",
