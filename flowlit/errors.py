@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+WINDOWS = "Windows lacks what flowlit locks its files with; run it in WSL: wsl --install, then as on Linux"
+"""Text of the error there."""
 LONG = re.compile(r"(\S{200})\S{100,}(\S{60})")
 """Words of which an error has the first and the last letters only."""
 

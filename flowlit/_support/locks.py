@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import time
@@ -12,7 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ..errors import FlowlitError
+from ..errors import WINDOWS, FlowlitError
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError(WINDOWS) from error
 
 PATIENCE = 1.0
 """Seconds to wait for a process that is just ending: it lets go of its locks after its memory."""

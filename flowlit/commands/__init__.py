@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .._version import __version__
-from ..errors import Stopped
+from ..errors import WINDOWS, Stopped
 from ._line.terminal import read_as_utf8, steady_output
 
 
@@ -89,11 +89,6 @@ options of a command: flowlit <command> --help
 any value of a YAML can be overridden: --model.network.width 64 --trainer.max_steps 1000 --trainer.devices 4
 exit codes: 0 fine, 1 it failed, 2 it was called wrongly; FLOWLIT_TRACEBACK=1 shows where an error came from
 """
-
-
-WINDOWS = (
-    "Windows locks files otherwise than Linux and macOS; run flowlit in WSL: wsl --install, then pip there"
-)
 
 
 def usage() -> str:

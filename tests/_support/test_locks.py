@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import importlib
 import os
 import signal
 import subprocess
@@ -146,3 +147,10 @@ def test_files_of_others_are_not_touched(tmp_path):
 
 def test_patience_is_short():
     assert locks.PATIENCE <= 1
+
+
+def test_python_says_where_it_runs_where_files_have_no_such_locks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    monkeypatch.delitem(sys.modules, "flowlit._support.locks")
+    with pytest.raises(ImportError, match="run it in WSL"):
+        importlib.import_module("flowlit._support.locks")

@@ -57,3 +57,8 @@ def test_the_kinds_are_listed(cli):
 
 def test_an_unknown_kind_is_refused_with_those_that_exist(cli):
     assert "expected networks, objectives" in cli("list", "colours").error
+
+
+def test_help_names_the_kind(cli):
+    shown = cli("list", "--help").out
+    assert "flowlit list [KIND ...]" in shown and "networks, solvers" in shown and "--vars" not in shown

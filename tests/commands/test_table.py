@@ -104,3 +104,11 @@ def test_examples_name_files_that_exist():
     for name, command in commands.COMMANDS.items():
         for path in re.findall(r"experiments/\S+\.yaml", command.example):
             assert (REPOSITORY / path).is_file(), f"{name}: {path}"
+
+
+def test_windows_is_told_at_once_where_it_runs(monkeypatch, capsys):
+    monkeypatch.setattr(commands.sys, "platform", "win32")
+    assert commands.main(["fit", "-c", "a.yaml"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert commands.main([]) == 1
+    assert "run it in WSL: wsl --install" in capsys.readouterr().err
