@@ -1,6 +1,7 @@
 """Images of one's own: what a recipe finds in their headers, and variables that reach its stages."""
 
 import random
+import re
 import subprocess
 import sys
 
@@ -206,6 +207,58 @@ def test_files_are_found_beside_the_recipe_and_above_it(small, tmp_path, monkeyp
     ]
     tiny.write(tmp_path / "elsewhere/a.yaml", {})
     assert settled(moved).stages[0].configs == ["a.yaml"], "the working folder comes first"
+
+
+# a budget of time
+
+
+def test_minutes_set_the_steps_and_the_same_ones_again(folder, tmp_path, monkeypatch):
+    words = ["--vars.images", folder, "--vars.resolution", 8, "--vars.minutes", 30]
+    recipe = Recipe.read(RECIPE, str(tmp_path / "root"))
+    recipe.override([str(word) for word in words])
+    assert "when it runs" in recipe.settle(dry_run=True)[1] and not (tmp_path / "root").exists()
+    lines = recipe.settle()
+    assert re.search(r"30 minutes at \d+ ms a step of teacher: teacher_steps \d", lines[1])
+    steps = {stage.name: stage.options for stage in recipe.stages}
+    anneal = steps["reflow"]["vars.anneal_steps"]
+    assert steps["reflow"]["vars.reflow_steps"] == pytest.approx(2 * anneal, rel=0.1)
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess", None)  # it is not measured again
+    again = Recipe.read(RECIPE, str(tmp_path / "root"))
+    again.override([str(word) for word in words])
+    assert again.settle(dry_run=True) == lines
+    assert [plan.key for plan in again.plans()] == [plan.key for plan in recipe.plans()]
+    hour = Recipe.read(RECIPE, str(tmp_path / "root"))
+    hour.override([*map(str, words[:-1]), "60"])
+    hour.settle()
+    twice = hour.stages[2].options["vars.teacher_steps"]
+    assert twice == pytest.approx(2 * steps["teacher"]["vars.teacher_steps"], rel=0.1)
+
+
+NO_BUDGETS = [
+    ({"stage": "a"}, "missing required field `counts`"),
+    ({"stage": "b", "counts": {}}, "stage is 'b', expected one whose command is fit"),
+    ({"stage": "a", "counts": {"n": {"share": 2, "images": 1}}}, "<= 1"),
+    ({"stage": "a", "counts": {"n": {"share": 1, "images": 0}}}, "> 0"),
+    ({"stage": "a", "counts": {"n": {"share": 1}}}, "n: expected one of batches and images"),
+    ({"stage": "a", "counts": {"n": {"share": 1, "images": 1, "batches": 1}}}, "expected one of"),
+    ({"stage": "a", "counts": {"n": {"shar": 1}}}, "shar"),
+    ([1], "Expected `object`"),
+]
+
+
+@pytest.mark.parametrize(("budget", "words"), NO_BUDGETS, ids=str)
+def test_a_budget_of_another_form_is_refused(tmp_path, budget, words):
+    stages = {"a": {"command": "fit", "config": "x.yaml", "writes": "a/x"}}
+    path = tiny.write(tmp_path / "recipe.yaml", {"root": "r", "budget": budget, "stages": stages})
+    with pytest.raises(FlowlitError) as caught:
+        Recipe.read(str(path))
+    assert "budget: " in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "1e9", ".nan", "soon", "true"])
+def test_no_time_is_refused(folder, minutes):
+    with pytest.raises(FlowlitError, match=r"vars\.minutes is .*; expected a number above 0"):
+        settled(RECIPE, "--vars.images", folder, "--vars.minutes", minutes)
 
 
 # the shipped recipe

@@ -27,9 +27,8 @@ def pipeline(
 
     recipe = Recipe.read(config, root)
     recipe.override(overrides)
-    facts = recipe.settle(dry_run)
-    if facts:
-        yield facts
+    recipe.trust = trust
+    yield from recipe.settle(dry_run)
     with nullcontext() if dry_run else locked(recipe.root):
         plans = recipe.plans()
         width = max(len(plan.stage.name) for plan in plans)

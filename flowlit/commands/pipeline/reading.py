@@ -23,9 +23,9 @@ def read_recipe(path: str) -> dict[str, Any]:
         )
     if not isinstance(content["stages"], dict):
         raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
-    if unknown := set(content) - {"root", "vars", "stages", "table"}:
+    if unknown := set(content) - {"root", "vars", "budget", "stages", "table"}:
         raise FlowlitError(
-            f"{path}: unknown keys {sorted(unknown)}; a recipe has root, vars, stages and table"
+            f"{path}: unknown keys {sorted(unknown)}; a recipe has root, vars, budget, stages and table"
         )
     if not content["stages"]:
         raise FlowlitError(f"{path}: stages is empty, expected at least one")

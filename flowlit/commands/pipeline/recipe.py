@@ -18,6 +18,7 @@ from pathlib import Path
 from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
 from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
+from .budget import Budget, counted, read_budget
 from .children import PARENT, run_child
 from .pictures import from_images
 from .plan import EVALUATE, Plan, decide, measured, stale
@@ -38,6 +39,7 @@ class Recipe:
     trust: bool = True
     """Stages may run classes of any package."""
     variables: Variables = field(default_factory=dict)
+    budget: Budget | None = None
     file: str = ""
 
     @classmethod
@@ -61,7 +63,9 @@ class Recipe:
         evaluations = [stage.name for stage in stages if stage.command in EVALUATE]
         table = read_table(path, content.get("table") or [], evaluations)
         variables = check_variables(path, content.get("vars") or {})
-        return cls(Path(root or content["root"]), stages, table, variables=variables, file=path)
+        budget = read_budget(path, content.get("budget"), stages)
+        place = Path(root or content["root"])
+        return cls(place, stages, table, variables=variables, budget=budget, file=path)
 
     def override(self, words: Sequence[str]) -> None:
         """Add options given as --stage.option value (or --stage.option=value).
@@ -88,16 +92,22 @@ class Recipe:
                 )
             stage.options[option] = value if equals else remaining.pop(0)
 
-    def settle(self, dry_run: bool = False) -> str:
-        """Put variables in place, those with the value auto as the images have them; return what these are.
+    def settle(self, dry_run: bool = False) -> list[str]:
+        """Put variables in place, also those that images or a budget decide; return lines on these.
 
         Raises:
             FlowlitError: if one has no value, or names no file that is there.
         """
-        self.variables, facts = from_images(self.variables, self.file, dry_run)
-        self.root = Path(in_place(str(self.root), self.variables))
-        settle(self.stages, self.variables, self.file)
-        return facts
+        variables, facts = from_images(self.variables, self.file, dry_run)
+        self.root = Path(in_place(str(self.root), variables))
+        settle(self.stages, variables, self.file)
+        lines = [facts] if facts else []
+        minutes = variables.get("minutes")
+        if self.budget is not None and minutes is not None:
+            counts, line = counted(self.budget, minutes, self.stages, self.root, dry_run, self.trust)
+            settle(self.stages, variables | counts, self.file)
+            lines.append(line)
+        return lines
 
     @property
     def written(self) -> list[Path]:
@@ -126,23 +136,13 @@ class Recipe:
         if missing:
             raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; put it there, or name another")
 
-    def prepare(self, plan: Plan) -> None:
-        """Make the stage's folder hold what belongs to its key, putting aside what does not."""
-        folder = plan.stage.folder(self.root)
-        state = read_state(folder)
-        if state is not None and state["key"] != plan.key:
-            move(folder, stale(plan.stage, self.root, state["key"]))
-        aside = stale(plan.stage, self.root, plan.key)
-        if not folder.exists() and aside.exists():
-            move(aside, folder)
-
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
 
         Raises:
             FlowlitError: if its process fails.
         """
-        self.prepare(plan)
+        prepare(plan, self.root)
         stage = plan.stage
         folder = plan.stage.folder(self.root)
         before = read_state(folder)
@@ -176,6 +176,17 @@ class Recipe:
         seconds = round(spent + time.monotonic() - start, 1)
         result = measured(stage, self.root / stage.writes)
         write_state(folder, state | {"done": True, "seconds": seconds, "result": result})
+
+
+def prepare(plan: Plan, root: Path) -> None:
+    """Make the stage's folder hold what belongs to its key, putting aside what does not."""
+    folder = plan.stage.folder(root)
+    state = read_state(folder)
+    if state is not None and state["key"] != plan.key:
+        move(folder, stale(plan.stage, root, state["key"]))
+    aside = stale(plan.stage, root, plan.key)
+    if not folder.exists() and aside.exists():
+        move(aside, folder)
 
 
 def check_trust(recipe: Recipe) -> bool:
