@@ -52,9 +52,7 @@ def recipe_command(gpus: tuple[str, ...]) -> Callable[..., Iterator[str]]:
         """
         recipe = Recipe.read(config, root)
         recipe.override(overrides)
-        facts = recipe.settle(dry_run=True)
-        if facts:
-            yield facts
+        yield from recipe.settle(dry_run=True)
         trusted = trust or check_trust(recipe)
         with TemporaryDirectory(prefix="flowlit-doctor-") as folder:
             examination = Examination(recipe, Path(folder).resolve(), gpus, trusted)
