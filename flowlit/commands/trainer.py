@@ -117,7 +117,7 @@ class FlowTrainer(OneWriter):
         shard_size: PositiveInt | None = None,
         batch_size: PositiveInt | None = None,
     ) -> None:
-        """Examine what fit would do before hours are spent on it: files, memory, disk, time, settings.
+        """Examine what fit, or a recipe, would do, before hours are spent: files, memory, time, settings.
 
         Trains a copy for a few steps on one device and generates a few images; writes nothing. Fails if there
         is a problem. Classes of your own are built only with --trust.

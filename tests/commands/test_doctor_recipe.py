@@ -164,7 +164,7 @@ def test_images_are_fitted_so_that_what_reads_them_is_looked_at(most, recipe, do
     shapes.into_folder(tmp_path / "photos", 12)
     zipped = "${vars.root}/images/images.zip"
     fits = {"vars": {"root": "x"}, "source": str(tmp_path / "photos"), "resolution": 8, "into": zipped}
-    images = {"class_path": "flowlit.data.ImageZip", "init_args": {"path": zipped, "channels": 1}}
+    images = {"class_path": "flowlit.data.ImageZip", "init_args": {"paths": zipped, "channels": 1}}
     coupling = {"class_path": "flowlit.couplings.Independent", "init_args": {"images": images}}
     fit = tiny.fit("${vars.root}/teacher", coupling=coupling, steps=10)
     tiny.write(tmp_path / "teacher.yaml", {"vars": {"root": "x"}} | fit)
@@ -184,5 +184,6 @@ def test_images_are_fitted_so_that_what_reads_them_is_looked_at(most, recipe, do
     assert row(outcome, "teacher")[1] == read
 
 
-def test_a_recipe_with_the_option_of_another_command_is_refused_in_one_line(recipe):
+def test_a_recipe_is_for_doctor_and_pipeline_and_alone(recipe):
     assert "is a recipe: flowlit pipeline" in in_process("fit", "-c", recipe).error
+    assert "a recipe is looked at alone" in in_process("doctor", "-c", recipe, "-c", "x.yaml").error

@@ -77,7 +77,8 @@ def read_gpus(text: str) -> tuple[str, ...]:
     names = [part.strip().lower().removeprefix("rtx").strip(" -_") for part in text.split(",")]
     for name in names:
         if name not in GPUS:
-            raise FlowlitError(f"--for: no figures of a GPU {name!r}; there are those of {', '.join(GPUS)}")
+            shown = name[:40]
+            raise FlowlitError(f"--for: no figures of a GPU {shown!r}; there are those of {', '.join(GPUS)}")
     return tuple(dict.fromkeys(names))
 
 

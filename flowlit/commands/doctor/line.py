@@ -21,7 +21,10 @@ FOR = "--for"
 def main(argv: Sequence[str]) -> int:
     """Parse and run ``doctor``; return its exit code."""
     words, gpus = without_gpus(argv)
-    if any(is_recipe(file) for file in config_files(words)):
+    files = config_files(words)
+    if any(is_recipe(file) for file in files):
+        if len(files) > 1:
+            raise FlowlitError(f"a recipe is looked at alone; found -c {' -c '.join(files)}")
         from .recipe import recipe_command
 
         return run(recipe_command(gpus), words[1:], "flowlit doctor")

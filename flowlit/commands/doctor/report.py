@@ -112,4 +112,4 @@ def times(s: Subject) -> Rows:
         for timing in timings(s)
     ]
     rows += [["all", "", "", "", duration(seconds_of(s))]] if rows else []
-    return [["time", "measured on", "each", "times", "together"], *rows]
+    return [["time", "measured on", "each", "how often", "together"], *rows]
