@@ -169,7 +169,7 @@ def look_at_output(subject: Subject) -> None:
     if (folder / "checkpoints" / "last.ckpt").exists():
         state = "holds a run already"
         mend = "to go on with it: flowlit fit … --resume auto"
-        subject.findings.append(Finding("hint", f"{folder} {state}, which a new one replaces", mend))
+        subject.findings.append(Finding("hint", f"{folder} {state}, which a new one puts aside", mend))
     subject.opened["output"] = f"{folder}, {state}"
 
 
