@@ -5,8 +5,11 @@ import contextlib
 import pytest
 import tiny
 from commandline import in_process
+from lightning.pytorch.loggers import Logger
 
 from flowlit._support.locks import locked_folder, locked_target
+from flowlit.callbacks import LastCheckpoint
+from flowlit.commands._line.earlier import put_aside
 from flowlit.commands.trainer import FlowTrainer
 from flowlit.errors import FlowlitError
 
@@ -139,3 +142,51 @@ def test_checkpoints_in_a_folder_of_their_own_are_put_aside_there(tmp_path):
     for folder in (tmp_path / "run/earlier/1/checkpoints", tmp_path / "weights/earlier/1"):
         assert (folder / "last.ckpt").exists()
     assert (tmp_path / "weights/last.ckpt").exists()
+
+
+class Elsewhere(Logger):
+    """A logger of another kind, which has a folder for checkpoints."""
+
+    name = "mine"
+    version = "same"
+    save_dir = None
+
+    def __init__(self, folder):
+        super().__init__()
+        self.save_dir = str(folder)
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    log_hyperparams = log_metrics
+
+
+def test_checkpoints_of_other_loggers_are_put_aside(tmp_path):
+    trainer = FlowTrainer(accelerator="cpu", logger=Elsewhere(tmp_path), callbacks=[LastCheckpoint()])
+    folder = tmp_path / "mine/same/checkpoints"
+    folder.mkdir(parents=True)
+    for number in ("1", "2"):
+        for name in ("last.ckpt", "previous.ckpt"):
+            (folder / name).write_text(number)
+        put_aside(trainer, None)
+        assert not list(folder.glob("*.ckpt"))
+        assert {file.name for file in (folder / "earlier" / number).iterdir()} == {
+            "last.ckpt",
+            "previous.ckpt",
+        }
+        assert (folder / "earlier" / number / "last.ckpt").read_text() == number
+    put_aside(trainer, None)
+    assert not (folder / "earlier/3").exists()
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_puts_the_earlier_run_aside(tmp_path, flowlit):
+    root = tmp_path / "run"
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=2))
+    words = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    for seed in (1, 2):
+        done = flowlit("fit", "-c", path, *words, "--seed_everything", seed, cwd=tmp_path)
+        assert done.code == 0, done.err
+    assert done.err.count("the earlier run is in") == 1
+    assert sorted(path.name for path in (root / "earlier").iterdir()) == ["1"]
+    assert (root / "earlier/1/checkpoints/last.ckpt").exists() and (root / "checkpoints/last.ckpt").exists()

@@ -57,6 +57,7 @@ def put_aside(trainer: pl.Trainer, ckpt_path: str | None) -> None:
         return
     parts = [folder / PART for folder in folders if (folder / PART).exists()]
     places = list(written(trainer, "fit"))
+    places += sorted(f for f in folders if not any(f.is_relative_to(place) for place in places))
     taken = [_number(path) for place in places for path in place.glob(f"{EARLIER}/*")]
     number = str(1 + max(taken, default=0))
     for place in places:
