@@ -13,13 +13,21 @@ import tiny
 import torch
 import yaml
 from commandline import REPOSITORY, in_process
+from forks import apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from flowlit._support import progress
 from flowlit._support.progress import Bar
+from flowlit.callbacks import Dashboard, LossOverTime, Throughput
 from flowlit.callbacks.training.heat_map import COLUMNS, History, draw
+from flowlit.couplings import Independent, SeededNoise
+from flowlit.data import Digits
+from flowlit.modules import FlowDataModule, FlowModule
+from flowlit.objectives import RectifiedFlow
+from flowlit.solvers import Euler
 
 MONITOR = "lightning.pytorch.callbacks.LearningRateMonitor"
 
@@ -130,6 +138,33 @@ def test_a_map_with_empty_bins_and_losses_of_any_sign_is_drawn():
         assert [axes.get_title() for axes in figure.axes[:2]] == ["loss over t", "loss over t two_step"]
         assert figure.axes[0].get_xlim() == (0, 20)
         figure.canvas.draw()
+
+
+def draw_on_two_ranks(folder):
+    """Train and validate with everything that draws, on two processes."""
+    data = FlowDataModule(
+        Independent(Digits(labels=False)), batch_size=8, noise=SeededNoise(tiny.SHAPE, 16), seed=1
+    )
+    module = FlowModule(tiny.Affine(), RectifiedFlow(), solvers={"euler": Euler(1)})
+    logger = TensorBoardLogger(str(folder), name="", version="")
+    trainer = tiny.trainer(
+        folder,
+        4,
+        [LossOverTime(), Dashboard(), Throughput(8, 1)],
+        logger=logger,
+        devices=2,
+        strategy="ddp_fork",
+    )
+    trainer.fit(module, data)
+    trainer.validate(module, data, verbose=False)
+
+
+def test_two_processes_draw_once_and_wait_for_nothing(tmp_path):
+    apart(draw_on_two_ranks, tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")} == {
+        "curves/loss_over_t.png",
+        "evaluation.png",
+    }
 
 
 # progress
