@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 from commandline import REPOSITORY, in_process
+from pictures import encoded, into_zip, noise
+from PIL import Image
 
 from flowlit.commands.pipeline.recipe import Recipe
+from flowlit.commands.pipeline.summary import read_rows
 from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.reference import cached_reference
 
@@ -136,7 +139,8 @@ def test_a_recipe_fits_together(path, monkeypatch):
 
 def solvers(stage):
     """Of the last file that names any: a layer replaces them all."""
-    arguments = [yaml.safe_load(Path(config).read_text())["model"]["init_args"] for config in stage.configs]
+    contents = [yaml.safe_load(Path(config).read_text()) for config in stage.configs]
+    arguments = [content["model"]["init_args"] for content in contents if "model" in content]
     return next(found["solvers"] for found in reversed(arguments) if "solvers" in found)
 
 
@@ -351,3 +355,58 @@ def test_reflow_with_a_perceptual_loss_is_one_file_more(chain, tmp_path):
     outcome = in_process(*words, *solver, "--vars.root", root, "--trainer.logger.save_dir", tmp_path)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
+
+
+SMALL_TEACHERS = {
+    "ffhq": {"width": 8, "blocks": 1, "multipliers": "[1, 1]"},
+    "imagenet": {"width": 32, "blocks": 1, "multipliers": "[1, 1]", "attention_resolutions": "[32]"},
+}
+
+
+def in_no_time(stage, sizes):
+    """Words that make a stage of a recipe at 64×64 small, whatever it does."""
+    if stage.command == "couple":
+        return ["--num", 8, "--shard_size", 4, "--batch_size", 4]
+    few = ["--data.noise.num", 16, "--data.test_num", 16]
+    if stage.command == "fit":
+        few += ["--trainer.max_steps", 1, "--trainer.limit_val_batches", 0, "--data.batch_size", 2]
+    if stage.name == "distill":
+        few += ["-c", "experiments/parts/squared_distance.yaml"]
+    place = {"teacher": "--model.network.network", "reflow": "--model.network"}.get(stage.name)
+    changes = [(f"{place}.{key}", value) for key, value in sizes.items()] if place else []
+    return [*few, *(word for change in changes for word in change)]
+
+
+def quickly(word, folder):
+    """The place of a file with fewer steps: options in a list cannot be overridden."""
+    if not word.endswith(".yaml"):
+        return word
+    (folder / Path(word).name).write_text(quick(Path(word).read_text()))
+    return folder / Path(word).name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SMALL_TEACHERS)
+def test_a_recipe_at_64_pixels_survives_a_short_run(family, offline, tmp_path, monkeypatch):
+    """All its stages in the order of the recipe, with its own layers and options."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(3 * 64 * 64, 6, generator=generator) / 1e4
+    monkeypatch.setattr(
+        "flowlit.metrics.Inception.extract",
+        lambda self, x: FeatureBatch(x.flatten(1).float() @ projection, None),
+    )
+    pictures = {f"{i % 2}/{i}.png": encoded(Image.fromarray(noise(8, 64, 64, 3)[i])) for i in range(8)}
+    archive = into_zip(tmp_path / "images.zip", pictures)
+    recipe = Recipe.read(
+        str(REPOSITORY / f"experiments/recipes/slimflow_edm_{family}.yaml"), tmp_path / "run"
+    )
+    for stage in recipe.stages:
+        text = "".join(Path(config).read_text() for config in stage.configs)
+        words = [quickly(word, tmp_path) for word in stage.arguments(recipe.root)]
+        words += in_no_time(stage, SMALL_TEACHERS[family])
+        words += ["--vars.images", archive] if "${vars.images}" in text else []
+        outcome = in_process(*words, "--trainer.accelerator", "cpu")
+        assert outcome.code == 0, f"{stage.name}: {outcome.err}"
+    files = {stage.name: stage.writes for stage in recipe.stages}
+    rows = read_rows(recipe.root, recipe.table, {row["stage"]: files[row["stage"]] for row in recipe.table})
+    assert {row["nfe"] for row in rows} >= {1, 79}
