@@ -1,7 +1,11 @@
 """Features without labels, and the choice among extractors by what is there."""
 
+import numpy as np
 import pytest
 import torch
+from commandline import in_process
+from pictures import encoded, into_zip
+from PIL import Image
 from tools import classifier_checkpoint, write_checkpoint
 
 from flowlit import rng
@@ -94,3 +98,20 @@ def test_a_batch_of_one_image_is_refused():
     module = Contrastive(SmallEncoder(1, 8))
     with pytest.raises(FlowlitError, match="a batch of one image"):
         module.training_step(Pair(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)), 0)
+
+
+def test_the_shipped_training_makes_features_that_an_evaluation_takes(tmp_path):
+    generator = np.random.default_rng(0)
+    pictures = {f"{i}.png": encoded(Image.fromarray(pixels(generator))) for i in range(40)}
+    (tmp_path / "images").mkdir()
+    into_zip(tmp_path / "images/images.zip", pictures)
+    few = ["--trainer.max_steps", 2, "--data.batch_size", 8, "--trainer.accelerator", "cpu"]
+    outcome = in_process("fit", "-c", "experiments/own/features.yaml", "--vars.root", tmp_path, *few)
+    assert outcome.code == 0, outcome.err
+    features = OwnFeatures(str(tmp_path / "features/checkpoints/last.ckpt"))
+    assert features.missing() == "" and features.name == "own_images"
+    assert features(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 64)
+
+
+def pixels(generator):
+    return generator.integers(0, 256, (16, 16, 3), np.uint8)
