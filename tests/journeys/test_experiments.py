@@ -381,7 +381,8 @@ def quickly(word, folder):
     """The place of a file with fewer steps: options in a list cannot be overridden."""
     if not word.endswith(".yaml"):
         return word
-    (folder / Path(word).name).write_text(quick(Path(word).read_text()))
+    text = quick(Path(word).read_text()).replace("{steps: 40}", "{steps: 2}")
+    (folder / Path(word).name).write_text(text)
     return folder / Path(word).name
 
 
@@ -396,7 +397,8 @@ def test_a_recipe_at_64_pixels_survives_a_short_run(family, offline, tmp_path, m
         lambda self, x: FeatureBatch(x.flatten(1).float() @ projection, None),
     )
     pictures = {f"{i % 2}/{i}.png": encoded(Image.fromarray(noise(8, 64, 64, 3)[i])) for i in range(8)}
-    archive = into_zip(tmp_path / "images.zip", pictures)
+    labels = json.dumps({"labels": [[name, int(name[0])] for name in pictures]}).encode()
+    archive = into_zip(tmp_path / "images.zip", {**pictures, "dataset.json": labels})
     recipe = Recipe.read(
         str(REPOSITORY / f"experiments/recipes/slimflow_edm_{family}.yaml"), tmp_path / "run"
     )
@@ -409,4 +411,4 @@ def test_a_recipe_at_64_pixels_survives_a_short_run(family, offline, tmp_path, m
         assert outcome.code == 0, f"{stage.name}: {outcome.err}"
     files = {stage.name: stage.writes for stage in recipe.stages}
     rows = read_rows(recipe.root, recipe.table, {row["stage"]: files[row["stage"]] for row in recipe.table})
-    assert {row["nfe"] for row in rows} >= {1, 79}
+    assert {row["nfe"] for row in rows} >= {1, 3}
