@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LIKENESS = 0.6
+LIKENESS = 0.65
 """Of 1, from which on a name is offered."""
 
 
@@ -17,6 +17,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     >>> closest("UNett", ["ADM", "UNet"]), closest("--seed", ["--seed_everything"]), closest("x", ["UNet"])
     ('UNet', '--seed_everything', None)
     """
+    if not word:
+        return None
     plain = {_plain(name): name for name in known}
     beginning = sorted((name for name in plain if name.startswith(_plain(word))), key=len)
     likely = get_close_matches(_plain(word), plain, 1, LIKENESS) or beginning

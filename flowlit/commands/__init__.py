@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dispatch(words: list[str]) -> int:
     """Run the command that the words of a command line name; return its exit code."""
     name = words[0] if words else "--help"
+    if name == "help" and words[1:2] and words[1] in COMMANDS:
+        return dispatch([*words[1:], "--help"])
     if name in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0

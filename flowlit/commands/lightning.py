@@ -42,6 +42,7 @@ from ._line.words import (
     check_numbers,
     check_vars,
     check_words,
+    leads_nowhere,
     named_files,
     named_options,
     read_configs,
@@ -58,8 +59,8 @@ def main(argv: list[str], command_line: type[LightningCLI] | None = None) -> int
     try:
         cast(type[FlowCLI], command_line or FlowCLI).run(argv)
     except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        print(f"flowlit: error: interpolation in the configuration: {first}", file=sys.stderr)
+        reason = leads_nowhere(str(error), argv)
+        print(f"flowlit: error: interpolation in the configuration: {reason}", file=sys.stderr)
         return 2
     finally:
         if dist.is_available() and dist.is_initialized():

@@ -259,3 +259,8 @@ def test_what_we_lean_on_in_lightning_is_still_there():
             LightningCLI, name
         )
     assert hparams_mixin._given_hyperparameters.get() is None
+
+
+def test_help_of_a_command_may_be_named_first(cli):
+    assert cli("help", "couple").out == cli("couple", "--help").out
+    assert cli("help", "nothing").out == cli("--help").out

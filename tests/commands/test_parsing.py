@@ -40,6 +40,7 @@ def test_any_message_becomes_one_short_line(message):
         (int | None, "many", "x: found many, expected int"),
         (int | bool, "many", "x: found many, expected int or true or false"),
         (list[int], 3, "x: found 3, expected a list"),
+        (tuple[int, int], 0.9, "x: found 0.9, expected a list"),
         (dict[str, int], [1], "x: found [1], expected names with values"),
         (
             Solver,
@@ -50,7 +51,8 @@ def test_any_message_becomes_one_short_line(message):
         (
             dict[str, Solver] | None,
             {"e": {"class_path": "flowlit.solvers.Euler", "init_args": {"stepps": 1}}},
-            "x: 'stepps' is not accepted by flowlit.solvers.Euler; did you mean steps?",
+            "x: 'stepps' is not accepted by flowlit.solvers.Euler; did you mean steps? "
+            "it has steps, rho, grid",
         ),
         (
             Solver | None,

@@ -14,6 +14,7 @@ from typing import Any
 KEY = re.compile(r'Parser key "([\w.+-]+)":\s*(.*)')
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)':$")
 CALLABLE = re.compile(r"Type (?:typing\.)?Callable.* expects a function or a callable class: ")
+BUILT = re.compile(r"\. Got value: Namespace\(class_path='([\w.]+)'.*")
 GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$")
 SUBTYPES = re.compile(r"Subtypes: \[(.*)\]")
 FRAME = re.compile(
@@ -32,6 +33,7 @@ NO_CLASS = re.compile(
 """What is wrong with a type that is a class, if the value was not meant for one."""
 
 TYPES = {"bool": "true or false", "dict": "names with values", "list": "a list", "str": "a text"}
+TYPES |= {"tuple": "a list", "Sequence": "a list", "Iterable": "a list"}
 """Types as a user of YAML calls them."""
 
 
@@ -72,12 +74,17 @@ def reasons_of(message: str) -> list[Reason]:
     above: list[tuple[int, str, str]] = []
     reasons: list[Reason] = []
     subtypes: dict[int, str] = {}  # of the frames that are open, by their indentation
-    for line in message.splitlines():
+    lines = message.splitlines()
+    for place, line in enumerate(lines):
         body = line.lstrip(" ")
         indent = len(line) - len(body)
         text = CALLABLE.sub("", body.removeprefix("- "))
         if text:
             above = [header for header in above if header[0] < indent]
+        if "expects a function or a callable class: " in body:
+            built = BUILT.search("\n".join(lines[place:]))
+            above += [(indent, "class", built[1])] if built else []
+        text = BUILT.sub("", text)
         for pattern, kind in ((KEY, "key"), (CLASS, "class")):
             match = pattern.match(text)
             if match is not None:

@@ -65,18 +65,17 @@ def _no_option(match: re.Match[str], reason: Reason, known: Iterable[str]) -> st
 def _not_accepted(name: str, path: str) -> str:
     options = options_of(path)
     first, dot, inner = name.partition(".")
-    meant = closest(first, options)
-    if meant is not None:
-        return f"{name!r} is not accepted by {path}; did you mean {meant}{dot}{inner}?"
-    listed = f"; it has {', '.join(options[:NAMES])}{' …' * (len(options) > NAMES)}" if options else ""
-    return f"{name!r} is not accepted by {path}{listed}"
+    meant = closest(first, [*options, "init_args", "class_path"])
+    ending = f"; did you mean {meant}{dot}{inner}?" if meant is not None else ";"
+    listed = f" it has {', '.join(options[:NAMES])}{' …' * (len(options) > NAMES)}" if options else ""
+    return f"{name!r} is not accepted by {path}{ending}{listed}".rstrip(";")
 
 
 def _elsewhere(name: str, known: Iterable[str]) -> str:
     """Return the option that was meant: one that ends likewise, or the one that is most like it."""
     option, equals, value = name.partition("=")
     bare = option.lstrip("-")
-    plain = {each.lstrip("-") for each in known}
+    plain = {each[2:] for each in known if each.startswith("--")}
     ending = sorted((each for each in plain if each.endswith(f".{bare}")), key=len)
     meant = ending[0] if ending else closest(bare, plain)
     dashes = "--" if name.startswith("-") or equals else ""
@@ -126,7 +125,7 @@ def _no_subclass(match: re.Match[str], reason: Reason, known: Iterable[str]) -> 
     if isinstance(value, dict) and "class_path" in value and set(value) - SPEC:
         return _beside(value)
     shown = _shown(match["value"] if value is None else value) or "nothing"
-    return f"found {shown}, expected a {base}: its class_path and init_args{_listed(base)}"
+    return f"found {shown}, expected {_a(base)}: its class_path and init_args{_listed(base)}"
 
 
 def _no_kind(match: re.Match[str], reason: Reason, known: Iterable[str]) -> str:
@@ -150,7 +149,7 @@ def _abstract(match: re.Match[str], reason: Reason, known: Iterable[str]) -> str
     if isinstance(value, dict) and set(value) - SPEC:
         return _beside(value)
     name = path.rpartition(".")[2]
-    return f"found no class_path, expected that of a {name}, and its options under init_args{_where(path)}"
+    return f"found no class_path, expected that of {_a(name)}, and its options under init_args{_where(path)}"
 
 
 def _required(match: re.Match[str], reason: Reason, known: Iterable[str]) -> str:
@@ -181,6 +180,10 @@ def _beside(value: Any) -> str:
     return f"{what} beside class_path; expected under init_args, one level further in"
 
 
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
 def _listed(base: str) -> str:
     return f" (flowlit list {LISTED[base]})" if base in LISTED else ""
 
@@ -203,6 +206,7 @@ WORDS: tuple[tuple[str, Words], ...] = (
     (r"^[Ee]xpected an? <class '(?:[\w.]+\.)?(?P<type>\w+)'>(?:\. Got value: (?P<value>.*))?", _no_type),
     (r"^Not of type .*?: (found .*, expected .*)", r"\1"),
     (r"Expected a (?:typing\.)?Literal\[(?P<names>.*?)\](?:\. Got value: (?P<value>.*))?", _no_literal),
+    (r'^Unable to load config "(.*?)".*', r"found \1, expected a YAML"),
     (r"\.\. Got value: .*$", ""),
     (r"(expected an? [\w ]*number.*)\. Got value: .*$", r"\1"),
     (r"Importing '(\S+)' is not allowed, denied by .*", rf"\1 is refused; {MEND}"),

@@ -85,6 +85,27 @@ IN_A_YAML: dict[str, tuple[str, Any, tuple[str, ...]]] = {
         {"class_path": "torch.optim.Addam"},
         ("did you mean torch.optim.Adam?",),
     ),
+    "an unknown option of an optimizer": (
+        "model/init_args/optimizer",
+        {"class_path": "torch.optim.Adam", "init_args": {"learning_rate": 1}},
+        ("model.optimizer: 'learning_rate' is not accepted by torch.optim.Adam; it has params, lr, ",),
+    ),
+    "a number for two": (
+        "model/init_args/optimizer",
+        {"class_path": "torch.optim.Adam", "init_args": {"betas": 0.9}},
+        ("model.optimizer.betas: found 0.9, expected a list\n",),
+    ),
+    "a text for a list": (f"{NETWORK}/init_args/multipliers", "1,2", ("found 1,2, expected a list\n",)),
+    "init_arg": (
+        NETWORK,
+        {"class_path": "flowlit.networks.UNet", "init_arg": {"width": 8}},
+        ("did you mean init_args.width?",),
+    ),
+    "a misspelt reference": (
+        "vars",
+        {"root": "x", "steps": 3, "other": "${vars.stps}"},
+        ("${vars.stps} leads nowhere; did you mean vars.steps?",),
+    ),
     "a misspelt logger": (
         "trainer/logger",
         {"class_path": "TensorBordLogger"},
@@ -170,6 +191,7 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "help of a misspelt class": (["--model.help", "Techer"], ("did you mean flowlit.modules.Teacher?",)),
     "a choice of one": (["--resume", "true"], ("resume: found true, expected auto",)),
     "a file that does not exist": (["--model.network", "parts/no.yaml"], ("parts/no.yaml does not exist",)),
+    "a text for the trainer": (["--trainer", "gpu"], ("trainer: found gpu, expected a YAML",)),
     "-c without a file": (["-c"], ("-c/--config: expected one argument",)),
 }
 """Words after ``fit -c a.yaml``, and those of the error."""
