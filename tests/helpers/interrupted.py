@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 from pathlib import Path
 
@@ -80,6 +81,29 @@ class Strike(Callback):
         if self.seen == self.count:
             Path(self.once).touch()
             os.kill(os.getpid(), self.signum)
+
+
+class StrikeInside(Callback):
+    """Kills its own process when a function is called for the n-th time, before it begins; only once."""
+
+    def __init__(self, target: str, count: int, once: str):
+        self.target, self.count, self.once, self.seen = target, count, once, 0
+
+    def on_fit_start(self, *_):
+        if Path(self.once).exists():
+            return
+        place, _, name = self.target.rpartition(".")
+        owner = pkgutil.resolve_name(place)
+        function = getattr(owner, name)
+
+        def counted(*arguments, **named):
+            self.seen += 1
+            if self.seen == self.count:
+                Path(self.once).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        setattr(owner, name, counted)
 
 
 class StrikeTwice(Strike):
