@@ -11,7 +11,6 @@ import torch
 
 import flowlit
 from flowlit.data import Digits, Pixels
-from flowlit.generators import grid
 from flowlit.networks import UNet
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Heun
@@ -63,7 +62,7 @@ picture
 sevens = generator.sample(seeds=[1, 2, 3], labels="7")  # uint8 (3, 1, 8, 8)
 
 # %% From seed to seed
-between = grid(generator.interpolate([1, 2, 3], steps=9, labels="3"), columns=17)
+between = flowlit.grid(generator.interpolate([1, 2, 3], steps=9, labels="3"), columns=17)
 between.save("between.png")
 between
 

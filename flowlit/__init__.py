@@ -1,8 +1,9 @@
 """flowlit: small, one-step image generators by rectified flow, annealing reflow and flow-guided
 distillation.
 
-``flowlit.load(path)`` returns the ``Generator`` of a checkpoint; ``generator.sample(100, seed=7)`` makes
-images. The packages hold what a YAML can name; ``flowlit list`` prints it with a line for each.
+``flowlit.load(path)`` returns the ``Generator`` of a run or a checkpoint: ``generator.sample(100, seed=7)``
+makes images, and ``generator.grid(100)`` a picture of them. The packages hold what a YAML can name; ``flowlit
+list`` prints it with a line for each. See docs/python.md.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from ._version import __version__ as __version__
 
-__all__ = ["Generator", "load"]
+__all__ = ["Generator", "grid", "load", "pil"]
 PACKAGES = (
     "callbacks",
     "couplings",

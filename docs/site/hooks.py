@@ -24,7 +24,6 @@ SHOWN = {".yaml": "yaml", ".py": "python", "": "text", ".md": ""}
 
 PAGES = {
     "flowlit": "Python",
-    "flowlit.generators": "generators",
     "flowlit.types": "types",
     "flowlit.data": "data",
     "flowlit.couplings": "couplings",
@@ -125,7 +124,8 @@ def reference(module: str) -> str:
     lines = [f"# {module}", "", _summary(module), ""]
     for name, thing in public(importlib.import_module(module)):
         path = f"{thing.__module__}.{thing.__qualname__}"
-        options = f"    options: {{heading: {module}.{name}, toc_label: {name}}}"
+        inherited = ", inherited_members: true" if module == "flowlit" else ""
+        options = f"    options: {{heading: {module}.{name}, toc_label: {name}{inherited}}}"
         lines += [f"::: {path}", options, ""]
     return "\n".join(lines)
 

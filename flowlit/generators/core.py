@@ -95,8 +95,9 @@ class NoiseToImages:
         Gradients reach x0 (B, c, h, w), and the weights where these take gradients (those of ``load`` do
         not). ``Pixels`` are in about [-1, 1].
 
-        >>> # x0 = generator.noise([1]).requires_grad_()
-        >>> # generator.solve(x0).x1.square().mean().backward()     # x0.grad is there
+        Examples:
+            >>> x0 = generator.noise([1]).requires_grad_()  # doctest: +SKIP
+            >>> generator.solve(x0).x1.mean().backward()  # doctest: +SKIP
         """
         x0 = noise_to_start_from(x0, self.network, self.shape)
         classes = self.num_classes or 0

@@ -38,10 +38,9 @@ class Generator(NoiseToImages):
             batch of one costs one evaluation and not 16, and last bits depend on the batch.
         class_names: of class 0, 1, …; None takes the network's ``class_names``.
 
-    >>> # generator = flowlit.load("runs/slimflow_digits/distill")
-    >>> # generator.sample(16, seed=7)                  # uint8 (16, 1, 8, 8)
-    >>> # generator.grid(100)                           # a picture, which a notebook shows
-    >>> # generator(generator.noise([1, 2, 3]))         # noise of one's own; see solve for gradients
+    Examples:
+        >>> generator = flowlit.load("runs/slimflow_digits/distill")  # doctest: +SKIP
+        >>> generator.sample(16, seed=7)  # doctest: +SKIP
     """
 
     def noise(self, seeds: int | Sequence[int]) -> Tensor:
@@ -49,7 +48,8 @@ class Generator(NoiseToImages):
 
         Seed s has the noise of image 0 of ``sample(1, seed=s)``.
 
-        >>> # generator(generator.noise([1, 2])) equals generator.sample(seeds=[1, 2]) without classes
+        Examples:
+            >>> images = generator(generator.noise([1, 2]))  # doctest: +SKIP
         """
         return noise_of(self, seeds).to(self.device)
 
@@ -81,7 +81,8 @@ class Generator(NoiseToImages):
         Raises:
             FlowlitError: if the shape of the noise is not known, or the memory cannot hold so many.
 
-        >>> # generator.sample(seeds=[1, 2, 3], labels="dog")
+        Examples:
+            >>> generator.sample(seeds=[1, 2, 3], labels="dog")  # doctest: +SKIP
         """
         rows = rows_to_sample(self, num, seed, source, one_of(label, labels), seeds)
         return generated(self, rows, whole_number(batch_size, "batch_size", 1))
@@ -89,7 +90,8 @@ class Generator(NoiseToImages):
     def pil(self, num: int | None = None, **arguments: Any) -> list[Image]:
         """Generate as ``sample`` does; return a list of PIL images.
 
-        >>> # generator.pil(seeds=[7])[0].save("seven.png")
+        Examples:
+            >>> generator.pil(seeds=[7])[0].save("seven.png")  # doctest: +SKIP
         """
         return pictures.pil(self.sample(num, **arguments))
 
@@ -104,12 +106,12 @@ class Generator(NoiseToImages):
         """Generate as ``sample`` does; return one picture, row by row, which a notebook shows.
 
         Args:
-            num: images, unless there are ``seeds``.
             columns: images in a row; None makes a square.
             scale: whole factor by which images are enlarged; None brings small ones to 64 pixels.
-            arguments: of ``sample``.
+            num, arguments: of ``sample``.
 
-        >>> # generator.grid(100, columns=10, seed=7)
+        Examples:
+            >>> generator.grid(100, columns=10, seed=7)  # doctest: +SKIP
         """
         return pictures.grid(self.sample(num, **arguments), columns, scale)
 
@@ -124,7 +126,8 @@ class Generator(NoiseToImages):
             steps: images from one seed to the next, both ends among them; at least 2.
             labels: class of all, by number or name; None takes that of the first seed.
 
-        >>> # flowlit.generators.grid(generator.interpolate([1, 2], steps=9), columns=9)
+        Examples:
+            >>> flowlit.grid(generator.interpolate([1, 2], steps=9), columns=9)  # doctest: +SKIP
         """
         return generated(self, rows_between(self, seeds, whole_number(steps, "steps", 2), labels))
 
@@ -168,8 +171,6 @@ class Generator(NoiseToImages):
 
         Raises:
             FlowlitError: if a part cannot be described, or built again from its description.
-
-        >>> # Generator(network, Euler(1), Pixels()).save("mine.safetensors")
         """
         save(self, path)
 
@@ -196,6 +197,7 @@ def load(
     Raises:
         FlowlitError: as ``pretrained``; for folders without weights, and devices that this machine lacks.
 
-    >>> # flowlit.load("runs/slimflow_digits/distill", device="cuda").grid(64)
+    Examples:
+        >>> flowlit.load("runs/slimflow_digits/distill", device="cuda").grid(64)  # doctest: +SKIP
     """
     return Generator(**parts_of(checkpoint, weights, solver, network, device))

@@ -201,10 +201,15 @@ def test_files_that_are_no_checkpoints_are_one_line(run):
         "c.yaml": "is torn or not a checkpoint",
         "x" * 5000: "cannot be read",
     }
+    commands_only = {"hpc", "registry:model"}
+    runs = {"run", "run/checkpoints"}  # which flowlit.load takes for their newest checkpoint
     for name, word in expected.items():
-        for read in (pretrained, flowlit.load) if name not in ("hpc", "registry:model") else ():
+        readers = [] if name in commands_only else [pretrained, *[flowlit.load] * (name not in runs)]
+        for read in readers:
             with pytest.raises(FlowlitError) as caught:
                 read(name)
             assert word in str(caught.value), name
+    for name in runs:
+        assert flowlit.load(name).network.loaded["file"] == "run/checkpoints/last.ckpt"
     for name in ("", "hpc", "registry:model", "run", "pipe.ckpt", "https://example.org/c.ckpt", "code.ckpt"):
         assert expected[name] in in_process("predict", "-c", "c.yaml", "--ckpt_path", name).error, name
