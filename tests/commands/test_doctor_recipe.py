@@ -114,6 +114,7 @@ def test_what_a_recipe_lacks_is_said_once_for_each_stage(doctor, tmp_path):
     images = {"class_path": "flowlit.data.ImageFolder", "init_args": {"root": str(tmp_path / "no_photos")}}
     outcome = doctor("--teacher.data.coupling.images", json.dumps(images))
     assert outcome.code == 1 and "no_photos" in outcome.error
+    assert row(outcome, "teacher")[1:] == ["not looked at: see below", "–", "–", "–", "–"]
     assert row(outcome, "couple")[1] == "not looked at: it reads what teacher makes"
 
 

@@ -119,8 +119,9 @@ class Examination:
         if any(self.lacking(finding) for finding in problems):
             return self.without(plan, problems)
         self.note(stage.name, subject.findings)
-        usable = subject.options is not None or subject.measured.step is not None
-        if usable and any(stage.name in later.needs for later in self.recipe.stages):
+        if subject.trains and subject.measured.step is None:  # there is nothing to train on, or it failed
+            return Looked(plan, "not looked at: see below")
+        if any(stage.name in later.needs for later in self.recipe.stages):
             with redirect_stderr(StringIO()):  # bars
                 stand_in(subject, patient, self.folder / stage.writes)
         return Looked(plan, "", subject)
