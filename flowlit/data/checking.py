@@ -72,6 +72,7 @@ def survey(
     where: Callable[[int], str],
     opened: Callable[[int], IO[bytes]],
     resolution: int | None = None,
+    any_size: bool = False,
 ) -> Survey:
     """Decode each image of a set once, or return what an earlier survey of the same files has found.
 
@@ -82,19 +83,20 @@ def survey(
         where: name of image i.
         opened: file of image i; raises ``UnreadableImage`` or OSError.
         resolution: expected width and height in pixels; None takes any that all images share.
+        any_size: images need not be of one size.
 
     Raises:
         FlowlitError: saying how many images are broken or of another size, and naming the first.
     """
     facts = _SURVEYS.get(key) or _recorded(key)
-    if facts is not None:
-        _check_sizes(source, facts, resolution)
-    else:
-        start = time.perf_counter()
+    start = time.perf_counter()
+    known = facts is not None
+    if facts is None:
         facts = _survey(source, count, where, opened, resolution)
+    if not any_size:
         _check_sizes(source, facts, resolution)  # before it is kept: of other sizes only headers were read
-        if time.perf_counter() - start >= SLOW:
-            _record(key, facts)
+    if not known and time.perf_counter() - start >= SLOW:
+        _record(key, facts)
     _SURVEYS[key] = facts
     return facts
 
@@ -121,6 +123,14 @@ def _check_sizes(source: str, facts: Survey, resolution: int | None) -> None:
         f"flowlit images {source} --resolution {resolution or min(right.width, right.height)} --into "
         "images.zip"
     )
+
+
+def decisive(facts: Survey, background: str, fit: str | None) -> list[str]:
+    """Return what changes pixels besides the files, for a fingerprint; nothing for plain images."""
+    over = [f"over {background}"] if "transparent" in facts.changes else []
+    deep = ["16 bits"] if any(mode.startswith("I;16") for mode in facts.modes) else []
+    turned = ["turned"] if "turned" in facts.changes else []
+    return over + deep + turned + ([f"fit {fit}"] if fit else [])
 
 
 def in_words(facts: Survey, background: str) -> str:

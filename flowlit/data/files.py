@@ -18,6 +18,7 @@ from . import checking
 from .checking import Survey
 from .classes import Classes, given_names
 from .decode import GREY, Decoded, OtherSize, UnreadableImage, check_colour, load
+from .fitting import Fit, Style
 from .labels import names_in
 from .listing import in_words
 from .split import Part
@@ -40,12 +41,8 @@ class ImageFiles(ImageDataset):
         classes: Classes,
         part: Part,
         held_out: Probability,
+        fit: Fit | None,
     ):
-        check_colour(background)
-        if classes is not None and not labels:
-            raise FlowlitError(
-                f"{type(self).__name__}: classes are given, but labels is false; set labels: true"
-            )
         self.resolution = resolution
         self.channels = channels
         self.limit = limit
@@ -54,6 +51,8 @@ class ImageFiles(ImageDataset):
         self.given_classes = classes
         self.part = part
         self.held_out = held_out
+        self.fit = fit
+        _check(self)
 
     @property
     @abstractmethod
@@ -115,8 +114,8 @@ class ImageFiles(ImageDataset):
         Raises:
             FlowlitError: if one cannot be read, or is of another size.
         """
-        count = self.listed()
-        return checking.survey(self.source, count, self._key(), self.where, self._opened, self.resolution)
+        files = (self.source, self.listed(), self._key(), self.where, self._opened)
+        return checking.survey(*files, None if self.fit else self.resolution, self.fit is not None)
 
     @property
     def grey(self) -> bool:
@@ -139,12 +138,7 @@ class ImageFiles(ImageDataset):
         return {**facts, **background}
 
     def _reading(self) -> list[str]:
-        """Return what changes pixels besides the files, for the fingerprint; nothing for plain images."""
-        survey = self.survey
-        over = [f"over {self.background}"] if "transparent" in survey.changes else []
-        deep = ["16 bits"] if any(mode.startswith("I;16") for mode in survey.modes) else []
-        turned = ["turned"] if "turned" in survey.changes else []
-        return over + deep + turned
+        return checking.decisive(self.survey, self.background, self.fit)
 
     def load(self, index: int, resolution: int | None = None) -> Decoded:
         """Decode an image, of any size by default.
@@ -161,7 +155,7 @@ class ImageFiles(ImageDataset):
     def _pixels(self, index: int) -> Tensor:
         """Return an image as uint8 (C, H, W)."""
         try:
-            pixels = self.load(index, self.resolution).array(self.channels, self.background)
+            image = self.load(index, None if self.fit else self.resolution)
         except OtherSize as error:
             width, height = error.size
             raise FlowlitError(
@@ -171,4 +165,18 @@ class ImageFiles(ImageDataset):
         except UnreadableImage as error:
             name = self.where(index)
             raise FlowlitError(f"{name} is not a readable image ({error}); replace or remove it") from error
+        if self.fit and self.resolution:
+            pixels = Style(self.resolution, self.fit, self.background).pixels(image, self.channels)
+        else:
+            pixels = image.array(self.channels, self.background)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _check(images: ImageFiles) -> None:
+    """Refuse arguments that do not go together."""
+    who = type(images).__name__
+    check_colour(images.background)
+    if images.given_classes is not None and not images.labels:
+        raise FlowlitError(f"{who}: classes are given, but labels is false; set labels: true")
+    if images.fit and images.resolution is None:
+        raise FlowlitError(f"{who}: fit is {images.fit}; give the resolution to fit images to")

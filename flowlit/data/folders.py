@@ -18,6 +18,7 @@ from ..ranges import PositiveInt, Probability
 from .base import _digest, _item, _limited
 from .classes import Classes, numbered, renumbered
 from .files import ImageFiles
+from .fitting import Fit
 from .listing import Entry, Paths, in_words, list_folder, sub_folders
 from .split import Part, chosen, facts_of
 
@@ -51,6 +52,8 @@ class ImageFolder(ImageFiles):
         part: "train" or "held_out", chosen by the content of each file, so that it stays where it is when
             others are added.
         held_out: share of the images that are held out.
+        fit: "crop" or "pad" takes images of any size, and makes squares of ``resolution`` of them each time
+            that they are read, as ``flowlit images`` does once; that is faster for large images.
     """
 
     def __init__(
@@ -64,8 +67,9 @@ class ImageFolder(ImageFiles):
         classes: Classes = None,
         part: Part = "all",
         held_out: Probability = 0.1,
+        fit: Fit | None = None,
     ):
-        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out)
+        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out, fit)
         self.root = root
 
     @property

@@ -9,9 +9,8 @@ import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageColor, ImageOps
 from PIL import __version__ as pillow
 
 from .._support.files import building, check_room
@@ -19,8 +18,9 @@ from .._support.progress import Bar
 from .._version import __version__
 from ..errors import FlowlitError
 from .checking import refusal
-from .decode import GREY, Decoded, UnreadableImage, check_colour
+from .decode import Decoded, UnreadableImage, check_colour
 from .files import ImageFiles
+from .fitting import Style
 from .listing import CARD, LABELS
 
 LARGEST = 8192
@@ -39,27 +39,6 @@ class Resized(NamedTuple):
     format: str
     mode: str
     changes: tuple[str, ...]
-
-
-class Style(NamedTuple):
-    """Way in which images become squares of one size."""
-
-    resolution: int
-    fit: Literal["crop", "pad"]
-    background: str
-
-    def square(self, image: Decoded) -> Image.Image:
-        """Return the image as grey or RGB of ``resolution`` × ``resolution``."""
-        grey = image.mode in GREY and "transparent" not in image.changes
-        plain = image.over(self.background).convert("L" if grey else "RGB")
-        size = (self.resolution, self.resolution)
-        if self.fit == "crop":
-            return ImageOps.fit(plain, size, Image.Resampling.LANCZOS)
-        colour = ImageColor.getcolor(self.background, plain.mode)
-        return ImageOps.pad(plain, size, Image.Resampling.LANCZOS, color=colour)
-
-    def enlarges(self, size: tuple[int, int]) -> bool:
-        return (min(size) if self.fit == "crop" else max(size)) < self.resolution
 
 
 def write_resized(files: ImageFiles, into: str, style: Style) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .base import _digest, _item, _limited
 from .classes import Classes, check_same_names, listed, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
+from .fitting import Fit
 from .labels import has_labels, read_labels
 from .listing import in_words, list_zip
 from .members import members, read_member
@@ -40,7 +41,7 @@ class ImageZip(ImageFiles):
         labels: put the class into ``cond``; needs ``dataset.json`` in every shard.
         classes: names of class 0, 1, …, or a folder or zip whose classes these are. Where ``dataset.json``
             has names, they decide which number a class gets.
-        part, held_out: as for ``ImageFolder``.
+        part, held_out, fit: as for ``ImageFolder``.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class ImageZip(ImageFiles):
         classes: Classes = None,
         part: Part = "all",
         held_out: Probability = 0.1,
+        fit: Fit | None = None,
     ):
-        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out)
+        super().__init__(resolution, channels, limit, labels, background, classes, part, held_out, fit)
         self.paths = _several(paths)
         self._index: list[_Entry] | None = None
         self._names: tuple[str, ...] | None = None

@@ -41,7 +41,7 @@ def from_images(variables: dict[str, Any], recipe: str, anyway: bool) -> tuple[d
     from .headers import read_headers
     from .variables import found
 
-    place = found(str(variables["images"]), recipe)
+    place = found(str(variables["images"]), recipe) if variables["images"] else "''"
     resolution = variables.get("resolution", STEP)
     if type(resolution) is not int or resolution % STEP or not STEP <= resolution <= 1024:
         raise FlowlitError(f"vars.resolution is {resolution!r}; expected a multiple of {STEP}, up to 1024")

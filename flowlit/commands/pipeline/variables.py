@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
+from .._line.words import check_numbers
 from .._yaml import read_yaml
 from .._yaml.references import resolved
 from .._yaml.text import load_text
@@ -43,12 +45,14 @@ def overridden(variables: Variables, name: str, word: str) -> Variables:
     """
     if name not in variables:
         known = ", ".join(variables) or "none"
-        raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}")
+        meant = did_you_mean(name, variables)
+        raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}{meant}")
     before = variables[name]
     value = word if isinstance(before, str) else load_text(word, f"--vars.{name}")
     number = isinstance(before, (int, float)) and not isinstance(before, bool)
     if number and (not isinstance(value, (int, float)) or isinstance(value, bool)):
         raise FlowlitError(f"--vars.{name} is {word!r}; expected a number, as {before}")
+    check_numbers([f"--vars.{name}", word], {"vars": {name: value}})
     return variables | {name: value}
 
 
