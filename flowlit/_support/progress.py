@@ -53,7 +53,8 @@ class Bar(tqdm):
 def pace(bar: Any) -> str:
     """Return in words how far a bar of tqdm is, how fast it goes, and the time left."""
     rate = (bar.n - bar.initial) / max(bar.format_dict["elapsed"], 1e-9)
-    left = [f"{duration((bar.total - bar.n) / rate)} left"] if bar.total and rate else []
+    more = (bar.total or bar.n) - bar.n
+    left = [f"{duration(more / rate)} left"] if rate and more > 0 else []
     total = f" of {bar.total:,}" if bar.total else ""
     unit = "" if bar.unit == "it" else bar.unit
     return ", ".join([f"{bar.n:,}{total}{unit}", f"{rate:.3g} a second", *left])

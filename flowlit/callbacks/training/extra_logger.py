@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from ..._engine.lightning import name_run
+from ...errors import FlowlitError
 
 
 class ExtraLogger(Callback):
@@ -23,6 +24,10 @@ class ExtraLogger(Callback):
     """
 
     def __init__(self, logger: Logger):
+        if not isinstance(logger, Logger):
+            raise FlowlitError(
+                f"ExtraLogger: logger is {logger!r}; expected a logger of Lightning's, e.g. WandbLogger()"
+            )
         self.logger = logger
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
