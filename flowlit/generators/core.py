@@ -128,7 +128,8 @@ class NoiseToImages:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Switch a network to evaluation; afterwards training goes on as before, also in parts of it alone."""
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:
+        network.eval()
     try:
         yield
     finally:

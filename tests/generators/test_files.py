@@ -70,6 +70,13 @@ def test_a_loaded_generator_is_saved_again_and_converted(tmp_path):
     assert torch.equal(converted.sample(3), first.sample(3)) and converted.class_names == NAMES
 
 
+def test_a_compiled_network_is_saved_under_its_own_names(tmp_path):
+    network = net()
+    Generator(torch.compile(network, backend="eager"), Euler(1), Pixels()).save(tmp_path / "g.safetensors")
+    expected = Generator(network, Euler(1), Pixels()).sample(2)
+    assert torch.equal(flowlit.load(tmp_path / "g.safetensors").sample(2), expected)
+
+
 def test_an_earlier_file_is_replaced_and_no_random_number_is_drawn(tmp_path):
     path = tmp_path / "deep" / "g.safetensors"
     GENERATORS["one step"]().save(path)
