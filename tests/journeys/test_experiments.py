@@ -359,15 +359,22 @@ def test_reflow_with_a_perceptual_loss_is_one_file_more(chain, tmp_path):
 
 SMALL_TEACHERS = {
     "ffhq": {"width": 8, "blocks": 1, "multipliers": "[1, 1]"},
-    "imagenet": {"width": 32, "blocks": 1, "multipliers": "[1, 1]", "attention_resolutions": "[32]"},
+    "imagenet": {
+        "width": 32,
+        "blocks": 1,
+        "multipliers": "[1, 1]",
+        "attention_resolutions": "[32]",
+        "num_classes": 2,
+    },
 }
 
 
 def in_no_time(stage, sizes):
     """Words that make a stage of a recipe at 64×64 small, whatever it does."""
+    few = ["--data.noise.num_classes", sizes.get("num_classes", 0)]
     if stage.command == "couple":
-        return ["--num", 8, "--shard_size", 4, "--batch_size", 4]
-    few = ["--data.noise.num", 16, "--data.test_num", 16]
+        return [*few, "--num", 8, "--shard_size", 4, "--batch_size", 4]
+    few += ["--data.noise.num", 16, "--data.test_num", 16]
     if stage.command == "fit":
         few += ["--trainer.max_steps", 1, "--trainer.limit_val_batches", 0, "--data.batch_size", 2]
     if stage.name == "distill":
@@ -387,6 +394,7 @@ def quickly(word, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", SMALL_TEACHERS)
 def test_a_recipe_at_64_pixels_survives_a_short_run(family, offline, tmp_path, monkeypatch):
     """All its stages in the order of the recipe, with its own layers and options."""
