@@ -27,7 +27,7 @@ SHADOWS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
 CARD = "card.json"
 LABELS = "dataset.json"
 MOST_BYTES = 1 << 30
-"""A file in a zip that is larger than this, unpacked, is not read."""
+"""A larger file is not read, nor one in a zip that is larger unpacked: decoders may search all of it."""
 
 _PLACES = 1 << 63
 """Places in files that a system can read from; a zip has some that are larger."""
@@ -162,6 +162,10 @@ def _entry(name: str, file: os.DirEntry[str]) -> Entry:
     facts = file.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise FlowlitError(f"{file.path} is a pipe, socket or device, expected an image; remove it")
+    if facts.st_size > MOST_BYTES:
+        raise FlowlitError(
+            f"{file.path} has {facts.st_size:,} bytes, expected at most {MOST_BYTES:,}; remove it"
+        )
     return Entry(name, facts.st_size, facts.st_mtime_ns)
 
 

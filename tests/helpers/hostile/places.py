@@ -114,6 +114,18 @@ def _swapped(swap: Callable[[Path], None]) -> Callable[[Path], Any]:
     return attempt
 
 
+def _sparse(name: str, head: bytes) -> Callable[[Path], Any]:
+    """Return an attempt to read an image of a terabyte, of which the disk has the first bytes alone."""
+
+    def attempt(folder: Path) -> Any:
+        (folder / name).write_bytes(head)
+        os.truncate(folder / name, 1 << 40)
+        return len(ImageFolder(str(folder)))
+
+    return attempt
+
+
+HEADS = {"a.png": b"\x89PNG\r\n\x1a\n", "a.jpg": b"\xff\xd8\xff\xe0", "a.bmp": b"BM", "a.webp": b"RIFF"}
 OTHERS = ["thesis.tex", "photos/a.png", "manifest.json", "model.safetensors", "pairs.npz", "notes", "a b.txt"]
 ROWS = [
     *(
@@ -122,6 +134,10 @@ ROWS = [
         for kind, (place, name) in PLACES.items()
     ),
     *(Row(f"store: begun beside {name}", _foreign(name), ("manifest.json",)) for name in OTHERS),
+    *(
+        Row(f"image: {name} of a terabyte", _sparse(name, head), (name, "bytes"))
+        for name, head in HEADS.items()
+    ),
     Row("store: begun beside many files", _foreign("b.txt", "a.txt"), ("a.txt", "--store")),
     Row("shard: became a pipe", _swapped(os.mkfifo), ("no plain file",)),
     Row("shard: became a folder", _swapped(Path.mkdir), ("shard",)),
