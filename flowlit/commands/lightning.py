@@ -162,7 +162,7 @@ class FlowCLI(LightningCLI):
                 config["ckpt_path"] = checkpoint_to_resume(trainer)
             else:
                 self.look_up_checkpoint()
-                put_aside(trainer, config.get("ckpt_path"))
+                trainer.moved = put_aside(trainer, config.get("ckpt_path"))
         except BaseException:
             trainer.leave()
             raise

@@ -158,6 +158,7 @@ def test_a_refused_run_leaves_the_record_of_the_one_before(cli, teacher, tmp_pat
         in cli("fit", "-c", teacher, "--model.network.width", 12, "--ckpt_path", last).error
     )
     assert (tmp_path / "run/config.yaml").read_text() == before
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists() and not (tmp_path / "run/earlier").exists()
 
 
 def test_the_checkpoint_does_not_beat_the_command_line(cli, teacher, tmp_path):

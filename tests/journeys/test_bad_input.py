@@ -261,7 +261,15 @@ def test_a_store_of_another_teacher_is_refused(cli, trained, tmp_path):
 
 def test_couplings_need_the_shape_of_the_noise(cli, trained):
     outcome = cli(
-        "couple", "-c", trained / "teacher/config.yaml", "--data.noise", "null", "--store", trained / "never"
+        "couple",
+        "-c",
+        trained / "teacher/config.yaml",
+        "--data.noise",
+        "null",
+        "--store",
+        trained / "never",
+        "--untrained",
+        "true",
     )
     assert "data.noise" in outcome.error
 
