@@ -17,7 +17,7 @@ from ..errors import Diverged
 from ..modules import FlowModule
 from ..ranges import PositiveInt, Seed
 from ..types import Solver
-from ._line.earlier import Moves, take_back
+from ._line.earlier import taking_back
 from ._line.limits import check_end, check_run, checked_numbers, is_endless
 from ._line.locks import OneWriter, one_writer
 from .couple import CoupleOptions, couple
@@ -27,9 +27,6 @@ from .sweep import sweep
 
 class FlowTrainer(OneWriter):
     """Lightning's Trainer, and ``couple``, ``doctor`` and ``sweep``."""
-
-    moved: Moves = []
-    """Files of an earlier run that a fit has put aside."""
 
     command: str | None = None  # at work, if it is none of Lightning's; see ``running``
     gpus: tuple[str, ...] = ()  # for which ``doctor`` estimates, too
@@ -69,20 +66,13 @@ class FlowTrainer(OneWriter):
             ckpt_path: go on from this checkpoint (--resume auto finds the newest).
             weights_only: checkpoints are read as plain data unless this is false.
         """
-        try:
-            check_end(self)
-            self._fit_or_go_back(
-                model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only
-            )
-        except BaseException:
-            take_back(self.moved)
-            raise
-
-    def _fit_or_go_back(self, *arguments: Any) -> None:
-        *given, ckpt_path, weights_only = arguments
+        check_end(self)
         while True:
             try:
-                return super().fit(*given, ckpt_path, weights_only)
+                with taking_back(self.moved):
+                    return super().fit(
+                        model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only
+                    )
             except Diverged as trouble:
                 rollback = next((c for c in self.callbacks if isinstance(c, Rollback)), None)  # type: ignore[attr-defined]
                 if rollback is None:

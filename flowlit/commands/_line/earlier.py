@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -78,6 +78,16 @@ def put_aside(trainer: pl.Trainer, ckpt_path: str | None) -> Moves:
     where = " and ".join(str(place / EARLIER / number) for place in places)
     rank_zero_info(f"flowlit: starting afresh; the earlier run is in {where} now (--resume auto goes on)")
     return moves
+
+
+@contextmanager
+def taking_back(moves: Moves) -> Iterator[None]:
+    """Move an earlier run back if what is done here fails before there is a checkpoint."""
+    try:
+        yield
+    except BaseException:
+        take_back(moves)
+        raise
 
 
 def take_back(moves: Moves) -> None:

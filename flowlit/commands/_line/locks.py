@@ -50,6 +50,9 @@ class OneWriter(pl.Trainer):
     other: ``validate`` may look at the checkpoints of a running ``fit``.
     """
 
+    moved: list[tuple[Path, Path]] = []
+    """Old and new places of files of an earlier run, which a fit has put aside."""
+
     _locks: ExitStack | None = None
     command: str | None
 
