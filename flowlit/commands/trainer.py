@@ -66,10 +66,10 @@ class FlowTrainer(OneWriter):
             ckpt_path: go on from this checkpoint (--resume auto finds the newest).
             weights_only: checkpoints are read as plain data unless this is false.
         """
-        check_end(self)
         while True:
             try:
                 with taking_back(self.moved):
+                    check_end(self)
                     return super().fit(
                         model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only
                     )
@@ -171,8 +171,7 @@ class FlowTrainer(OneWriter):
             datamodule: its ``noise`` gives shape and number of classes, its ``coupling.images`` the data to
                 start from.
             ckpt_path: load the model's weights from this run's checkpoint.
-            weights_only: taken so that the config.yaml of a fit serves here too; checkpoints are always read
-                as plain data.
+            weights_only: as in the config.yaml of a fit; checkpoints are always read as plain data.
             options: those of ``CoupleOptions``.
         """
         couple(self, model, datamodule, ckpt_path, weights_only, CoupleOptions(**options))
