@@ -153,7 +153,8 @@ class Dashboard(Evaluation):
         if trainer.state.fn == "fit":
             return
         self._compare(trainer, pl_module, outcome(trainer))
-        measures = by_solver(numbers(trainer), list(getattr(pl_module, "solvers", {})))
+        own = by_solver(numbers(trainer), list(getattr(pl_module, "solvers", {})))
+        measures = trainer.strategy.broadcast(own)  # rank 0 has more, and all ranks must draw or none
         if measures and command_of(trainer) != "sweep":
             show_figure(trainer, "evaluation", lambda: draw(measures))
 

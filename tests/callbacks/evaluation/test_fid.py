@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from tools import LinearField, Mean, inception_weights, tiny_unet
 
 from flowlit._support.files import file_hash
-from flowlit.callbacks import EMA, Report, Samples
+from flowlit.callbacks import EMA, Dashboard, Report, Samples
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
@@ -146,6 +146,13 @@ def test_two_processes_of_the_command_line_measure_what_one_does(tmp_path, class
     a, b = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert numbers(a) == numbers(b) and (a["hardware"]["devices"], b["hardware"]["devices"]) == (1, 2)
     assert two.out.count("frechet_tiny") == 2, "one table, with the distance and that of the half"
+
+
+def test_numbers_of_one_rank_are_drawn_as_bars_while_all_wait(tmp_path, fid):
+    """The ranks without numbers went on alone, and all of them waited for ever, or for the wrong ones."""
+    two = {"devices": 2, "strategy": "ddp_fork"}
+    run(tmp_path, fid(measures=[]), Dashboard(), num=30, **two)
+    assert len(list(tmp_path.rglob("evaluation.png"))) == 1
 
 
 # killed
