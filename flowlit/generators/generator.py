@@ -107,7 +107,7 @@ class Generator(NoiseToImages):
 
         Args:
             columns: images in a row; None makes a square.
-            scale: whole factor by which images are enlarged; None brings small ones to 64 pixels.
+            scale: whole factor by which images are enlarged; None brings small ones to 64 pixels or more.
             num, arguments: of ``sample``.
 
         Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def labelled(cond: Any, labels: Any, num: int, num_classes: int, names: Sequence
     Raises:
         FlowlitError: as ``each_label``, and for labels that are given in both.
     """
-    if labels is None:
+    if labels is None or not isinstance(cond, Mapping):  # which is refused later
         return cond
     if "label" in cond:
         raise FlowlitError('labels are given, and cond has a "label" as well; leave one of them out')

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from .inputs import whole_number
+from .sampling import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SMALL = 64
-"""Pixels that an image in a grid has at least on its longer side: smaller ones are enlarged."""
+"""Pixels that an image in a grid has at least on its longer side, so that people see something of 8×8."""
 
 GREY = 128
 """Level of the lines between images."""
@@ -43,7 +44,7 @@ def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -
     Args:
         images: C is 1 (grey) or 3 (RGB).
         columns: images in a row; None makes a square.
-        scale: whole factor by which images are enlarged; None brings small ones to 64 pixels.
+        scale: whole factor by which images are enlarged; None brings small ones to 64 pixels or more.
 
     >>> grid(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), columns=3, scale=1).size
     (28, 19)
@@ -55,15 +56,26 @@ def grid(images: Tensor, columns: int | None = None, scale: int | None = None) -
     count = len(images)
     columns = math.ceil(math.sqrt(count)) if columns is None else whole_number(columns, "columns", 1)
     columns = min(columns, count)
-    largest = max(images.shape[2:])
-    scale = max(1, SMALL // largest) if scale is None else whole_number(scale, "scale", 1)
-    large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    cells = F.pad(large, (0, 1, 0, 1), value=GREY)
+    cells = F.pad(enlarged(images.cpu(), scale), (0, 1, 0, 1), value=GREY)
     rows = math.ceil(count / columns)
     empty = cells.new_full((rows * columns - count, *cells.shape[1:]), GREY)
     table = torch.cat([cells, empty]).unflatten(0, (rows, columns))
     picture = table.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)
     return pil(F.pad(picture, (1, 0, 1, 0), value=GREY)[None])[0]
+
+
+def enlarged(images: Tensor, scale: int | None = None) -> Tensor:
+    """Repeat the pixels of images (N, C, H, W) by a factor; by None until a side has ``SMALL`` of them.
+
+    >>> enlarged(torch.zeros(1, 1, 8, 6)).shape, enlarged(torch.zeros(1, 3, 64, 64)).shape
+    (torch.Size([1, 1, 64, 48]), torch.Size([1, 3, 64, 64]))
+
+    Raises:
+        FlowlitError: if the factor is none, or the memory cannot hold them.
+    """
+    factor = -(-SMALL // max(images.shape[2:])) if scale is None else whole_number(scale, "scale", 1)
+    check_memory(len(images), (factor, factor, *images.shape[1:]), "enlarged images")
+    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def _checked(images: Any) -> Tensor:

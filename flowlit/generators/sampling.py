@@ -32,16 +32,25 @@ class Rows(NamedTuple):
     batch: Callable[[range], Noise]
 
 
-def checked_seeds(seeds: Any) -> list[int]:
+def checked_seeds(seeds: Any, shape: Sequence[int], what: str = "noise", itemsize: int = 4) -> list[int]:
     """Return seeds as a list: of a sequence, or of one number.
 
+    Args:
+        seeds: of a caller.
+        shape: of what there will be of each.
+        what: its name.
+        itemsize: bytes of a number of it.
+
     Raises:
-        FlowlitError: for anything but whole numbers from 0 to 2^64 - 1, and for none.
+        FlowlitError: for anything but whole numbers from 0 to 2^64 - 1, for none, and for more than memory
+            can hold.
     """
     single = isinstance(seeds, int) or getattr(seeds, "ndim", 1) == 0
     many = isinstance(seeds, (Sequence, np.ndarray, Tensor)) and not isinstance(seeds, (str, bytes))
     if not single and not (many and len(seeds)):
         raise FlowlitError(f"seeds are {reprlib.repr(seeds)}; expected whole numbers from 0 on, as [1, 2, 3]")
+    if not single:
+        check_memory(len(seeds), shape, what, itemsize)
     return [whole_number(seed, "a seed", 0, SEEDS - 1) for seed in ([seeds] if single else seeds)]
 
 
@@ -52,9 +61,7 @@ def noise_of(generator: NoiseToImages, seeds: Any) -> Tensor:
         FlowlitError: as ``checked_seeds``; if the shape is not known, or the memory cannot hold so much.
     """
     shape = noise_shape(generator)
-    if isinstance(seeds, Sequence):
-        check_memory(len(seeds), shape, "noise", 4)
-    numbers = checked_seeds(seeds)
+    numbers = checked_seeds(seeds, shape)
     return seeded_normals(numbers, [0] * len(numbers), shape)
 
 
@@ -65,7 +72,7 @@ def rows_of_seeds(generator: NoiseToImages, seeds: Any, labels: Any) -> Rows:
         FlowlitError: for seeds and labels that are none, and if the shape is not known.
     """
     shape = noise_shape(generator)
-    numbers = checked_seeds(seeds)
+    numbers = checked_seeds(seeds, shape, "images", 1)
     num = len(numbers)
     classes = [seed % generator.num_classes for seed in numbers] if generator.num_classes else None
     if labels is not None:
@@ -132,9 +139,11 @@ def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any) 
     Raises:
         FlowlitError: for fewer than two seeds, and labels that are no classes.
     """
-    numbers = checked_seeds(seeds)
+    shape = noise_shape(generator)
+    numbers = checked_seeds(seeds, shape)
     if len(numbers) < 2:
         raise FlowlitError(f"seeds are {reprlib.repr(seeds)}; expected two or more to go between")
+    check_memory((len(numbers) - 1) * (steps - 1) + 1, shape, "noise", 4)
     ends = noise_of(generator, numbers)
     alpha = torch.arange(steps - 1) / (steps - 1)
     ways = [interpolate_noise(a[None], b[None], alpha) for a, b in itertools.pairwise(ends)]
@@ -144,7 +153,7 @@ def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any) 
         labels = numbers[0] % classes
     cond = labelled({}, labels, len(x0), classes, generator.class_names)
     noise = Noise(torch.arange(len(x0)), x0, cond)
-    return Rows(len(x0), noise_shape(generator), lambda rows: rows_of(noise, torch.tensor(rows)))
+    return Rows(len(x0), shape, lambda rows: rows_of(noise, torch.tensor(rows)))
 
 
 def generated(generator: NoiseToImages, rows: Rows, batch_size: int = 256) -> Tensor:

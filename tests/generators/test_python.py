@@ -177,3 +177,27 @@ def test_a_device_that_this_machine_lacks_is_named(generator, device):
 def test_latents_are_pictures_too():
     generator = Generator(LinearField(), Euler(1), Patches(), (4, 4, 4))
     assert generator.grid(4, scale=1).size == (19, 19)
+
+
+def test_more_than_the_memory_holds_is_refused_before_it_is_made(generator):
+    """The noise was drawn, or the seeds were listed, before anything was compared with the memory."""
+    for ask in (
+        lambda: generator.interpolate([1, 2], steps=10**12),
+        lambda: generator.sample(seeds=range(10**13)),
+        lambda: generator.noise(range(10**13)),
+        lambda: generator.grid(2, scale=10**7),
+    ):
+        with pytest.raises(FlowlitError, match=r"of memory, and .* are free"):
+            ask()
+
+
+def test_labels_beside_conditions_that_are_none_are_refused_in_words(generator):
+    for cond in (None, [1]):
+        with pytest.raises(FlowlitError, match="conditions are a"):
+            generator(generator.noise([1]), cond, labels=0)
+
+
+def test_images_of_any_size_have_64_pixels_at_least_in_a_grid():
+    for side, shown in ((8, 64), (28, 84), (48, 96), (64, 64), (100, 100)):
+        picture = grid(torch.zeros(1, 1, side, side, dtype=torch.uint8))
+        assert picture.size == (shown + 2, shown + 2)

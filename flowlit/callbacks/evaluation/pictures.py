@@ -14,12 +14,10 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from ..._support.files import write_atomically, write_figure
+from ...generators.pictures import enlarged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SEEN = 64
-"""Pixels a side at least that an image has in a grid, so that people see something of 8×8."""
 
 
 def boards(trainer: pl.Trainer) -> list[Any]:
@@ -52,17 +50,6 @@ def log_picture(logger: Logger, tag: str, picture: np.ndarray, step: int) -> Non
 def _log(trainer: pl.Trainer, tag: str, picture: np.ndarray) -> None:
     for logger in trainer.loggers if trainer.is_global_zero else []:
         log_picture(logger, tag, picture, trainer.global_step)
-
-
-def enlarged(images: Tensor) -> Tensor:
-    """Repeat the pixels of images (N, C, H, W) until a side has ``SEEN`` pixels; larger ones stay.
-
-    >>> from torch import zeros
-    >>> enlarged(zeros(1, 1, 8, 6)).shape, enlarged(zeros(1, 3, 64, 64)).shape
-    (torch.Size([1, 1, 64, 48]), torch.Size([1, 3, 64, 64]))
-    """
-    factor = -(-SEEN // max(images.shape[2:]))
-    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def show(trainer: pl.Trainer, tag: str, images: Tensor, columns: int) -> None:
