@@ -130,7 +130,7 @@ def test_a_map_goes_on_from_a_checkpoint_of_as_many_bins():
 
 
 def test_a_map_with_empty_bins_and_losses_of_any_sign_is_drawn():
-    for values in ([1.0, float("nan")], [0.0, -1.0], [float("nan")] * 2):
+    for values in ([1.0, float("nan")], [0.0, -1.0], [float("nan")] * 2, [float("inf")] * 2):
         history = History(2)
         history.add(9, torch.tensor(values))
         history.add(19, torch.tensor(values))

@@ -12,7 +12,7 @@ from ..._support.batch_invariance import in_blocks
 from ...data.classes import check_same_names, class_names_of
 from ...data.provenance import trained_on
 from ...errors import FlowlitError
-from ...metrics import Inception
+from ...metrics import FirstAvailable, Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, Reference
 from ...metrics.protocol import check_dimension, check_reference, other_images
 from ...solvers.base import non_finite
@@ -105,8 +105,9 @@ def check_name(features: FeatureExtractor) -> None:
         raise FlowlitError(
             f"features are called {features.name!r}, which becomes part of tags; use letters, digits and _"
         )
-    if features.name.split("_")[0] == "inception" and not isinstance(features, Inception):
+    extractor = features.chosen if isinstance(features, FirstAvailable) else features
+    if features.name.split("_")[0] == "inception" and not isinstance(extractor, Inception):
         raise FlowlitError(
-            f"{type(features).__name__} is called {features.name!r}, but only Inception's are; choose "
+            f"{type(extractor).__name__} is called {features.name!r}, but only Inception's are; choose "
             "another name"
         )

@@ -63,6 +63,19 @@ class ImageWriter(Checked, BasePredictionWriter):
         self._record: dict[str, Any] = {}
         self._lock = ExitStack()
 
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse predictions that are no images.
+
+        Raises:
+            FlowlitError: stating which command makes images.
+        """
+        if stage == "predict" and not (hasattr(pl_module, "network") and hasattr(pl_module, "codec")):
+            raise FlowlitError(
+                f"ImageWriter writes the images of flowlit predict; {type(pl_module).__name__} makes none: "
+                "remove flowlit.callbacks.ImageWriter from trainer.callbacks (flowlit couplings show draws "
+                "pairs)"
+            )
+
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Open the folder, once weights are those that generate."""
         self._rows = []

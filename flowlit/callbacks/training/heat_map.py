@@ -55,7 +55,7 @@ def draw(histories: Mapping[str, History]) -> Figure:
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
     for axes, (name, history) in zip(panels, histories.items(), strict=True):
         values = history.columns.T.numpy()
-        seen = history.columns[~history.columns.isnan()]
+        seen = history.columns[history.columns.isfinite()]
         scale = "log" if len(seen) and seen.min() > 0 else "linear"
         ends = (history.steps + 1).tolist()
         across = [max(0, 2 * ends[0] - ends[1]), *ends]  # the first is as wide as the second

@@ -11,8 +11,10 @@ from tools import Mean, randomise, tiny_unet
 from torch import nn
 
 from flowlit.callbacks import FID
+from flowlit.callbacks.evaluation.fid_checks import check_name
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
+from flowlit.metrics import FirstAvailable, Inception, OwnFeatures
 from flowlit.metrics.base import FeatureBatch, FeatureMetric
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks.checkpoints.fingerprint import identity
@@ -171,6 +173,14 @@ def test_no_other_features_may_be_called_inception(tmp_path):
     fake.name = "inception"
     with pytest.raises(FlowlitError, match="only Inception's are"):
         run(tmp_path, FID(fake, REAL, cache=str(tmp_path)))
+
+
+def test_inception_among_several_extractors_keeps_its_name():
+    check_name(FirstAvailable([OwnFeatures("/nowhere/last.ckpt"), Inception()]))
+    fake = Mean()
+    fake.name = "inception"
+    with pytest.raises(FlowlitError, match="Mean is called 'inception', but only Inception's are"):
+        check_name(FirstAvailable([fake]))
 
 
 def test_what_is_not_finite_is_an_error_and_json_stays_json(tmp_path):

@@ -160,3 +160,12 @@ def test_more_images_than_the_disk_holds_are_refused_before_the_first(tmp_path):
     with pytest.raises(FlowlitError, match="200,000,000,000,000 images need"):
         predict(tmp_path, 2 * 10**14)
     assert not (tmp_path / "png").exists()
+
+
+def test_couple_makes_no_images_and_refuses_to_write_them(tmp_path):
+    """It ended in an AttributeError."""
+    data = FlowDataModule(noise=SeededNoise(tiny.SHAPE, 5))
+    trainer = tiny.trainer(tmp_path, 1, [ImageWriter(str(tmp_path / "png"))])
+    with pytest.raises(FlowlitError, match=r"images of flowlit predict; PairPredictor makes none: remove"):
+        trainer.couple(Teacher(tiny_unet(), solvers={"solver": HEUN}), data, store=str(tmp_path / "s"), num=4)
+    assert not (tmp_path / "png").exists() and not (tmp_path / "s").exists()
