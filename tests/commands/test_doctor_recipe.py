@@ -185,6 +185,29 @@ def test_images_are_fitted_so_that_what_reads_them_is_looked_at(most, recipe, do
     assert row(outcome, "teacher")[1] == read
 
 
+def test_nothing_stands_in_for_images_that_a_stage_generates(recipe, doctor, tmp_path):
+    """A checkpoint stood in the place of their record, and their folder had no images: a false problem."""
+    png = "${vars.root}/png"
+    writer = {"class_path": "flowlit.callbacks.ImageWriter", "init_args": {"folder": png}}
+    predict = flow("${vars.root}/teacher/checkpoints/last.ckpt")
+    predict["trainer"]["callbacks"] = [writer]
+    images = {"class_path": "flowlit.data.ImageFolder", "init_args": {"root": png, "channels": 1}}
+    coupling = {"class_path": "flowlit.couplings.Independent", "init_args": {"images": images}}
+    again = {"vars": {"root": "x"}} | tiny.fit("${vars.root}/again", coupling=coupling, steps=10)
+    content = yaml.safe_load(recipe.read_text())
+    stages = {"teacher": content["stages"]["teacher"]}
+    for name, command, configuration, writes, needs in (
+        ("generate", "predict", predict, "png/images.json", ["teacher"]),
+        ("again", "fit", again, "again/checkpoints/last.ckpt", ["generate"]),
+    ):
+        config = str(tiny.write(tmp_path / f"{name}.yaml", configuration))
+        stages[name] = {"command": command, "config": config, "writes": writes, "needs": needs}
+    tiny.write(recipe, content | {"stages": stages})
+    outcome = doctor()
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert row(outcome, "again")[1] == "not looked at: it reads what generate makes"
+
+
 def test_a_recipe_is_for_doctor_and_pipeline_and_alone(recipe):
     assert "is a recipe: flowlit pipeline" in in_process("fit", "-c", recipe).error
     assert "a recipe is looked at alone" in in_process("doctor", "-c", recipe, "-c", "x.yaml").error

@@ -32,6 +32,8 @@ from .table import gpu_table, stage_table
 LOOKED_AT = ("fit", "couple", "validate", "test", "predict")
 """Commands whose stages are looked at."""
 
+STOOD_IN_FOR = ("fit", "couple")
+"""Those of them whose results something stands in for, if they are not there."""
 
 UNTRAINED = "times are those of networks with first weights: adaptive solvers need longer for trained ones"
 
@@ -121,7 +123,8 @@ class Examination:
         self.note(stage.name, subject.findings)
         if subject.trains and subject.measured.step is None:  # there is nothing to train on, or it failed
             return Looked(plan, "not looked at: see below")
-        if any(stage.name in later.needs for later in self.recipe.stages):
+        needed = any(stage.name in later.needs for later in self.recipe.stages)
+        if needed and stage.command in STOOD_IN_FOR:
             with redirect_stderr(StringIO()):  # bars
                 stand_in(subject, patient, self.folder / stage.writes)
         return Looked(plan, "", subject)
