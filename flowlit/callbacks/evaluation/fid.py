@@ -149,9 +149,11 @@ class FID(Evaluation):
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         real = None if self._without else self._prepare(trainer, module)
-        if self._streamed is not None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        others = self._without and any(isinstance(each, FID) and not each._without for each in callbacks)
+        if self._streamed is not None and not others:  # they log the NFE of all images
             self._streamed.log(module, self.features.name, real and real.reference)
-            self._streamed = None
+        self._streamed = None
         if self._generated is None or real is None:
             return
         self._generated.cache.flush()

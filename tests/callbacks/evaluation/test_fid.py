@@ -386,6 +386,17 @@ def test_without_an_extractor_there_are_costs_and_no_distance(command, tmp_path,
     assert not any("frechet" in tag or "fid" in tag for tag in metrics)
 
 
+def test_costs_are_logged_once_where_another_extractor_is_there(tmp_path, fid):
+    """Both callbacks logged them, in different ways, and Lightning refused the second at the end."""
+    absent = fid(features=FirstAvailable([OwnFeatures("/nowhere/last.ckpt")]))
+    alone = run(tmp_path, fid(measures=[]), num=20)["metrics"]
+    for callbacks in ([fid(measures=[]), absent], [absent, fid(measures=[])]):
+        again = run(tmp_path, *callbacks, num=20)["metrics"]  # most images are not generated again
+        assert {name: again[name] for name in alone if name.startswith("nfe")} == {
+            name: alone[name] for name in alone if name.startswith("nfe")
+        }
+
+
 def test_without_an_extractor_images_that_are_not_finite_are_refused(tmp_path, fid):
     module = flow()
     next(module.network.parameters()).data.fill_(float("nan"))
