@@ -5,11 +5,11 @@ import tempfile
 
 import labelled
 import pytest
-import shapes
 import tiny
 import yaml
 from commandline import in_process
 
+from examples import shapes
 from flowlit.commands.doctor import stage
 from flowlit.commands.doctor.standin import PAIRS
 from flowlit.commands.pipeline.recipe import Recipe

@@ -7,11 +7,11 @@ import sys
 
 import pictures
 import pytest
-import shapes
 import tiny
 import yaml
 from commandline import REPOSITORY, in_process
 
+from examples import shapes
 from flowlit.commands.pipeline.check import check_configurations
 from flowlit.commands.pipeline.headers import read_headers
 from flowlit.commands.pipeline.pictures import from_images

@@ -3,9 +3,9 @@
 import numpy as np
 import pictures
 import pytest
-import shapes
 import torch
 
+from examples import shapes
 from flowlit.data import ImageFolder, ImageZip
 from flowlit.data.resizing import Style, write_resized
 from flowlit.errors import FlowlitError

@@ -4,10 +4,10 @@ import json
 import sys
 
 import pytest
-import shapes
 from commandline import REPOSITORY, in_process
 from PIL import Image
 
+from examples import shapes
 from flowlit.commands.pipeline import recipe as pipeline
 
 RECIPE = "experiments/recipes/own_images.yaml"

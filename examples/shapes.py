@@ -1,8 +1,12 @@
-"""A stranger's folder of pictures: drawn circles, squares and triangles of many sizes and kinds."""
+"""Draw a folder of pictures: circles, squares and triangles of many sizes and kinds, to try flowlit with.
+
+python examples/shapes.py my_images
+"""
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -43,3 +47,7 @@ def into_folder(root: Path, count: int, classes: bool = True, modes: tuple[str, 
         suffix = "jpg" if mode in ("RGB", "L") and i % 2 else "png"
         draw(kind, chance, mode).save(folder / f"{kind} {i:03}.{suffix}")
     return root
+
+
+if __name__ == "__main__":
+    into_folder(Path(sys.argv[1]), 300)
