@@ -149,9 +149,7 @@ class FID(Evaluation):
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         real = None if self._without else self._prepare(trainer, module)
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        others = self._without and any(isinstance(each, FID) and not each._without for each in callbacks)
-        if self._streamed is not None and not others:  # they log the NFE of all images
+        if self._streamed is not None and not (self._without and any_has_features(trainer)):
             self._streamed.log(module, self.features.name, real and real.reference)
         self._streamed = None
         if self._generated is None or real is None:
@@ -177,3 +175,9 @@ class FID(Evaluation):
         if self._generated is not None:
             self._generated.close()
             self._generated = None
+
+
+def any_has_features(trainer: pl.Trainer) -> bool:
+    """Return whether an FID of a trainer has features; it logs the NFE of all images for those without."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, FID) and not callback._without for callback in callbacks)
