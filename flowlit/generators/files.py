@@ -45,11 +45,17 @@ def file_in(place: Any) -> str:
         return str(locate(place))
     folder = Path(place)
     report = logging.getLogger("flowlit").warning
-    latest = newest_good([folder, folder / "checkpoints"], resume=False, report=report)
-    if latest is not None:
-        return str(latest[0])
     files = [file for file in folder.glob("*.safetensors") if file.is_file()]
     chosen = [file for file in files if file.name == MODEL or len(files) == 1]
+    try:
+        latest = newest_good([folder, folder / "checkpoints"], resume=False, report=report)
+    except FlowlitError as error:  # checkpoints of others, or torn ones
+        if not chosen:
+            raise
+        report(f"{error}; taking {chosen[0]}")
+        latest = None
+    if latest is not None:
+        return str(latest[0])
     return str(chosen[0] if chosen else locate(folder))
 
 

@@ -216,6 +216,18 @@ def test_a_folder_of_a_hub_is_its_safetensors(tmp_path):
     assert torch.equal(flowlit.load(tmp_path / "hub").sample(2), generator.sample(2))
 
 
+def test_a_checkpoint_of_others_beside_the_safetensors_of_a_hub_is_passed_over(tmp_path, caplog):
+    """It made the folder one of a run, without a good checkpoint."""
+    generator = Generator(randomise(tiny_unet(), 3), Euler(1), Pixels())
+    generator.save(tmp_path / "model.safetensors")
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "model.ckpt")
+    assert torch.equal(flowlit.load(tmp_path).sample(2), generator.sample(2))
+    assert "its global_step is None" in caplog.text and "model.safetensors" in caplog.text
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FlowlitError, match=r"no good checkpoint among 1: .*expected a whole number$"):
+        flowlit.load(tmp_path)
+
+
 def test_a_folder_of_several_runs_names_them(tmp_path):
     run(tmp_path / "digits" / "distill", {"last.ckpt": 3})
     with pytest.raises(FlowlitError, match=r"give a file in it: distill/checkpoints/last.ckpt"):

@@ -46,7 +46,8 @@ def newest_good(
         return file, steps[file]
     if refused:
         first = refused[min(refused, key=_order)]
-        raise FlowlitError(f"no good checkpoint among {len(refused)}: {first}. Remove them to start afresh")
+        mend = ". Remove them to start afresh" if resume else ""
+        raise FlowlitError(f"no good checkpoint among {len(refused)}: {first}{mend}")
     return None
 
 
