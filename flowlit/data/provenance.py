@@ -13,18 +13,21 @@ Facts = dict[str, Any]
 def described(images: ImageDataset) -> Facts:
     """Return what a set of images is called, and its fingerprint.
 
+    Attributes of classes of other packages may be of any type.
+
     >>> from flowlit.data import Digits
     >>> described(Digits("test"))["name"], described(Digits("test"))["part"]
     ('Digits', 'test')
     """
-    places = getattr(images, "paths", None) or [getattr(images, "root", None)]
+    places = getattr(images, "paths", None) or getattr(images, "root", None)
+    places = places if isinstance(places, (list, tuple)) else [places]
     name = " ".join([type(images).__name__, *(str(place) for place in places if place)])
     part = getattr(images, "part", None)
     train = getattr(images, "train", None)
     if isinstance(train, bool):
         part = "train" if train else "test"
-    facts = {"name": name, "part": part, "images": len(images), "fingerprint": images.fingerprint}
-    return {key: value for key, value in facts.items() if value is not None}
+    parts = {"part": part} if isinstance(part, str) else {}
+    return {"name": name, **parts, "images": len(images), "fingerprint": str(images.fingerprint)}
 
 
 def trained_on(network: Any) -> Facts | None:

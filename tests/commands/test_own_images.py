@@ -1,9 +1,11 @@
 """Images of one's own: what a recipe finds in their headers, and variables that reach its stages."""
 
+import os
 import random
 import re
 import subprocess
 import sys
+import zipfile
 
 import pictures
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from commandline import REPOSITORY, in_process
 
 from examples import shapes
+from flowlit.commands.pipeline.budget import ANSWER
 from flowlit.commands.pipeline.check import check_configurations
 from flowlit.commands.pipeline.headers import read_headers
 from flowlit.commands.pipeline.pictures import from_images
@@ -80,6 +83,26 @@ def test_broken_pictures_are_named(tmp_path):
         found(tmp_path)
 
 
+def test_a_broken_picture_in_a_zip_is_named(tmp_path):
+    place = tmp_path / "a.zip"
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("a.png", pictures.encoded(pictures.RGB))
+    content = place.read_bytes()
+    place.write_bytes(content.replace(b"IDAT", b"IDAx", 1))
+    with pytest.raises(FlowlitError, match=r"a\.png is not a readable image \(Bad CRC-32"):
+        found(place)
+    listed = content.rindex(b"PK\x01\x02")
+    place.write_bytes(content[: listed + 10] + b"\x63" + content[listed + 11 :])
+    with pytest.raises(FlowlitError, match=r"a\.png is not a readable image \(That compression"):
+        found(place)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FlowlitError, match="is a pipe or device, expected a file"):
+        found(tmp_path / "pipe")
+
+
 def test_what_was_found_in_many_files_is_kept(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("flowlit.commands.pipeline.headers.SLOW", 0.0)
@@ -104,6 +127,10 @@ def test_what_was_found_in_many_files_is_kept(folder, tmp_path, monkeypatch):
         ({"resolution": 4096}, "up to 1024"),
         ({"classes": 3}, "classes is 3; expected auto, folders or none"),
         ({"channels": 2}, "channels is 2; expected auto, 1 or 3"),
+        *(
+            ({"held_out": share}, f"held_out is {share!r}; expected a number")
+            for share in ("0.1", 1, -1, True)
+        ),
     ],
     ids=str,
 )
@@ -232,6 +259,42 @@ def test_minutes_set_the_steps_and_the_same_ones_again(folder, tmp_path, monkeyp
     hour.settle()
     twice = hour.stages[2].options["vars.teacher_steps"]
     assert twice == pytest.approx(2 * steps["teacher"]["vars.teacher_steps"], rel=0.1)
+
+
+def test_another_network_in_between_does_not_change_the_steps(tmp_path, monkeypatch):
+    tiny.write(tmp_path / "a.yaml", {"vars": {"width": 8, "steps": 1}})
+    stages = {"a": {"command": "fit", "config": str(tmp_path / "a.yaml"), "writes": "a/x"}}
+    budget = {"stage": "a", "counts": {"steps": {"share": 1, "batches": 1}}}
+    content = {"root": str(tmp_path / "root"), "vars": {"width": 8, "minutes": 1}}
+    path = tiny.write(tmp_path / "recipe.yaml", content | {"budget": budget, "stages": stages})
+    speeds = iter([0.1, 0.2, 0.3])
+
+    def measured(words, **named):
+        facts = f'{ANSWER}{{"seconds": {next(speeds)}, "batch_size": 8}}\n'
+        return subprocess.CompletedProcess(words, 0, facts, "")
+
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess.run", measured)
+    steps = [settled(path, "--vars.width", width).stages[0].options["vars.steps"] for width in (8, 16, 8, 16)]
+    assert steps == [600, 300, 600, 300]
+
+
+def test_a_misspelt_option_of_the_stage_that_is_measured_is_named(folder, tmp_path):
+    recipe = Recipe.read(RECIPE, str(tmp_path / "root"))
+    words = ["--vars.images", str(folder), "--vars.minutes", "1", "--teacher.model.network.widht", "3"]
+    recipe.override(words)
+    with pytest.raises(FlowlitError, match=r"speed of teacher cannot be measured: .*did you mean width"):
+        recipe.settle()
+
+
+def test_a_recipe_that_is_not_trusted_is_refused_before_its_speed_is_measured(folder, tmp_path, monkeypatch):
+    recipe = Recipe.read(RECIPE, str(tmp_path / "root"))
+    network = {"class_path": "os.system"}
+    recipe.override(["--vars.images", str(folder), "--vars.minutes", "1"])
+    recipe.stages[2].options["model.network"] = network
+    recipe.trust = False
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess", None)
+    with pytest.raises(FlowlitError, match=r"stage teacher names os\.system"):
+        recipe.settle()
 
 
 NO_BUDGETS = [

@@ -116,8 +116,9 @@ def test_a_model_given_as_a_file_needs_trust(stranger, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_plan_needs_no_trust(stranger, tmp_path):
-    assert in_process("pipeline", "-c", recipe(stranger, tmp_path), "--dry-run").code == 0
+def test_a_plan_is_shown_without_trust_and_its_configurations_are_not_parsed(stranger, tmp_path):
+    planned = in_process("pipeline", "-c", recipe(stranger, tmp_path), "--dry-run")
+    assert "it has not run yet" in planned.out and "--trust" in planned.error
     assert not (tmp_path / "ran").exists()
 
 

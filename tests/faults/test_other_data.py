@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +97,22 @@ def test_every_coupling_names_the_images_behind_it(chain):
         module.pairs = coupling.dataset()
         assert images_trained_on(module) == DIGITS, coupling
     assert images_trained_on(data()) is None
+
+
+class Shelves(Digits):
+    """Images of another package, whose attributes have other types."""
+
+    fingerprint = 17
+    paths = Path("a/b")
+
+
+def test_a_checkpoint_of_own_images_can_be_read(tmp_path):
+    shelves = Shelves(limit=8, labels=False)
+    len(shelves)  # opens it
+    shelves.part = 3
+    file = fit(tmp_path, Teacher(tiny_unet()), Independent(shelves))
+    facts = {"name": "Shelves a/b", "images": 8, "fingerprint": "17"}
+    assert trained_on(pretrained(str(file), "raw")) == facts
 
 
 def test_pairs_of_images_name_these_and_not_the_training_data(chain, tmp_path):

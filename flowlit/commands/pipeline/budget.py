@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -137,9 +138,13 @@ def numbers(counts: Mapping[str, Count], seconds: float, speed: Speed) -> dict[s
     return result
 
 
+def _record_path(root: Path, key: str) -> Path:
+    return root / ".speed" / f"{key}.json"
+
+
 def _recorded(root: Path, key: str) -> Speed | None:
     with suppress(FlowlitError, OSError):
-        path = root / "speed.json"
+        path = _record_path(root, key)
         speed = FORMAT.check(FORMAT.read(path), path)
         return speed if speed.key == key else None
     return None
@@ -153,11 +158,14 @@ def _measured(stage: Stage, root: Path, key: str, trust: bool) -> Speed:
     done = subprocess.run(words, env=environment, text=True, capture_output=True)
     answer = next((line for line in done.stdout.splitlines() if line.startswith(ANSWER)), None)
     if done.returncode or answer is None:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        why = last.partition("error: ")[2] or last
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        reasons = [
+            line.partition("error: ")[2] for line in lines if re.match(r"flowlit[\w ]*: error: ", line)
+        ]
+        why = [*lines, *reasons][-1]
         raise FlowlitError(f"speed of {stage.name} cannot be measured: {why}")
     speed = msgspec.convert({"key": key, **json.loads(answer.removeprefix(ANSWER))}, Speed)
-    write_atomically(root / "speed.json", json.dumps(msgspec.to_builtins(speed)).encode())
+    write_atomically(_record_path(root, key), json.dumps(msgspec.to_builtins(speed)).encode())
     return speed
 
 

@@ -8,16 +8,15 @@ import os
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import msgspec
 from PIL import Image
-from tqdm import tqdm
 
-from ..._support.files import short_hash, write_atomically
+from ..._support.files import check_file, open_plain, short_hash, write_atomically
+from ..._support.progress import Bar
 from ..._support.schema import Count, Format, Positive
 from ...data.checking import refusal
 from ...data.classes import numbered
@@ -86,11 +85,8 @@ class _Folder:
         self.names = [entry.name for entry in entries]
         self.stamp = short_hash(entries)
 
-    def opened(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """Yield the name of each image, and its file."""
-        for name in self.names:
-            with open(os.path.join(self.place, name), "rb") as file:
-                yield name, file
+    def opened(self, name: str) -> IO[bytes]:
+        return open(os.path.join(self.place, name), "rb", opener=open_plain)
 
     def classes(self) -> dict[str, int]:
         if any("/" not in name for name in self.names):
@@ -104,18 +100,17 @@ class _Zip:
 
     def __init__(self, place: str):
         self.place = place
+        check_file(place, "vars.images", "name a folder or a zip")
         try:
             self.archive = zipfile.ZipFile(place)
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # a damaged directory leads to errors of many kinds
             raise FlowlitError(f"{place} is no folder, and no zip ({error})") from error
         self.names = list_zip(self.archive, place).names
         status = os.stat(place)
         self.stamp = f"{status.st_size} {status.st_mtime_ns}"
 
-    def opened(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """Yield the name of each image, and its file."""
-        for name in self.names:
-            yield name, io.BytesIO(self.archive.read(name))
+    def opened(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self.archive.read(name))
 
     def classes(self) -> dict[str, int]:
         if not has_labels(self.archive, self.place):
@@ -133,16 +128,15 @@ def _looked_at(files: _Folder | _Zip) -> Headers:
     broken: dict[str, UnreadableImage] = {}
     transparent = 0
     grey = True
-    bar = tqdm(files.opened(), "Looking at images", len(files.names), delay=SLOW, leave=False)
-    for name, file in bar:
+    for name in Bar(files.names, desc="Looking at images", unit=" images", delay=SLOW, leave=False):
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with files.opened(name) as file, Image.open(file, formats=FORMATS) as image:
                 shortest[str(min(image.size))] += 1
                 longest.append(max(image.size))
                 transparent += image.has_transparency_data
                 grey = grey and _is_grey(image)
         except Exception as error:  # damaged bytes lead decoders to errors of many kinds
-            broken[os.path.join(files.place, name)] = UnreadableImage(str(error))
+            broken[os.path.join(files.place, name)] = UnreadableImage(str(error) or type(error).__name__)
     if broken:
         raise refusal(files.place, len(files.names), broken)
     smallest = min(map(int, shortest))

@@ -45,6 +45,9 @@ def from_images(variables: dict[str, Any], recipe: str, anyway: bool) -> tuple[d
     resolution = variables.get("resolution", STEP)
     if type(resolution) is not int or resolution % STEP or not STEP <= resolution <= 1024:
         raise FlowlitError(f"vars.resolution is {resolution!r}; expected a multiple of {STEP}, up to 1024")
+    held_out = variables.get("held_out")
+    if held_out is not None and (type(held_out) not in (int, float) or not 0 <= held_out < 1):
+        raise FlowlitError(f"vars.held_out is {held_out!r}; expected a number from 0 on, below 1")
     if not os.path.exists(place) and anyway:
         shape = [3, resolution, resolution]
         return variables | {"channels": 3, "shape": shape, "classes": 0, "labels": False}, ""
@@ -66,8 +69,8 @@ def from_images(variables: dict[str, Any], recipe: str, anyway: bool) -> tuple[d
     if headers.transparent:
         facts.append(f"{headers.transparent:,} with transparency over white")
     facts.append(reason)
-    if "held_out" in variables:
-        facts.append(f"{variables['held_out']:.0%} held out")
+    if held_out is not None:
+        facts.append(f"{held_out:.0%} held out")
     return variables | decided, "; ".join(facts)
 
 

@@ -104,7 +104,8 @@ class Recipe:
         lines = [facts] if facts else []
         minutes = variables.get("minutes")
         if self.budget is not None and minutes is not None:
-            counts, line = counted(self.budget, minutes, self.stages, self.root, dry_run, self.trust)
+            trust = self.trust or check_trust(self)
+            counts, line = counted(self.budget, minutes, self.stages, self.root, dry_run, trust)
             settle(self.stages, variables | counts, self.file)
             lines.append(line)
         return lines
