@@ -408,6 +408,14 @@ def fid(tmp_path, **arguments):
 
 def test_a_distance_of_few_images(tmp_path):
     only(examined(tmp_path, **fid(tmp_path)), "warning", "8 images for 8 tiny features")
+
+
+def test_features_of_which_none_are_there_are_a_warning_as_in_the_run(tmp_path):
+    """A problem refused what validate measures without a distance."""
+    absent = {"class_path": "flowlit.metrics.OwnFeatures", "init_args": {"checkpoint": "/nowhere/last.ckpt"}}
+    choice = {"class_path": "flowlit.metrics.FirstAvailable", "init_args": {"extractors": [absent]}}
+    report = examined(tmp_path, **fid(tmp_path, features=choice))
+    only(report, "warning", "no distance to real images will be measured")
     assert findings(examined(tmp_path, **fid(tmp_path), data={"noise": tiny.noise(9)})) == []
 
 

@@ -17,6 +17,7 @@ from ...couplings.store.manifest import differences
 from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
+from ...metrics import FirstAvailable
 from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import read_reference
 from ...modules import FlowModule
@@ -139,6 +140,11 @@ def open_features(subject: Subject, fid: FID) -> None:
     noise = subject.data.noise
     if noise is None:
         raise FlowlitError("FID needs noise to generate from: give data.noise (shape, num)")
+    if isinstance(features, FirstAvailable) and features.missing():
+        what = "no distance to real images will be measured"
+        subject.findings.append(Finding("warning", what, features.missing()))
+        subject.opened["features"] = "none are there"
+        return
     with torch.no_grad():
         blank = subject.model.codec.decode(torch.zeros(1, *noise.shape))
         dimension = features.extract(blank).features.shape[1]
