@@ -14,7 +14,7 @@ import yaml
 from commandline import REPOSITORY, in_process
 
 from examples import shapes
-from flowlit.commands.pipeline.budget import ANSWER
+from flowlit.commands.pipeline.budget import ANSWER, Count, Speed, numbers
 from flowlit.commands.pipeline.check import check_configurations
 from flowlit.commands.pipeline.headers import read_headers
 from flowlit.commands.pipeline.pictures import from_images
@@ -259,6 +259,11 @@ def test_minutes_set_the_steps_and_the_same_ones_again(folder, tmp_path, monkeyp
     hour.settle()
     twice = hour.stages[2].options["vars.teacher_steps"]
     assert twice == pytest.approx(2 * steps["teacher"]["vars.teacher_steps"], rel=0.1)
+
+
+def test_little_time_makes_pairs_for_a_batch():
+    counts = {"steps": Count(0.5, batches=1), "pairs": Count(0.5, images=8)}
+    assert numbers(counts, 1, Speed("", 1.0, 128)) == {"steps": 10, "pairs": 128}
 
 
 def test_another_network_in_between_does_not_change_the_steps(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ SECONDS = 3.0
 
 STEPS = 5
 FEWEST = 10
-"""Steps or pairs of a stage at least."""
+"""Steps of a stage at least; pairs are enough for one batch."""
 
 Part = Annotated[float, Meta(gt=0, le=1)]
 Cost = Annotated[float, Meta(gt=0)]
@@ -134,7 +134,8 @@ def numbers(counts: Mapping[str, Count], seconds: float, speed: Speed) -> dict[s
     for name, count in counts.items():
         cost = count.batches if count.batches is not None else (count.images or 0) / speed.batch_size
         number = seconds * count.share / (speed.seconds * cost)
-        result[name] = max(FEWEST, int(float(f"{number:.1e}")))
+        fewest = FEWEST if count.images is None else speed.batch_size
+        result[name] = max(fewest, int(float(f"{number:.1e}")))
     return result
 
 
