@@ -1,5 +1,6 @@
 """Images of one's own: what a recipe finds in their headers, and variables that reach its stages."""
 
+import json
 import os
 import random
 import re
@@ -234,6 +235,21 @@ def test_files_are_found_beside_the_recipe_and_above_it(small, tmp_path, monkeyp
     ]
     tiny.write(tmp_path / "elsewhere/a.yaml", {})
     assert settled(moved).stages[0].configs == ["a.yaml"], "the working folder comes first"
+
+
+def test_images_that_were_interrupted_after_the_last_byte_are_written_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = shapes.into_folder(tmp_path / "mine", 6)
+    tiny.write(tmp_path / "a.yaml", {"source": str(place), "resolution": 8, "into": "root/a/a.zip"})
+    stages = {"a": {"command": "images", "config": "a.yaml", "writes": "a/a.zip"}}
+    path = tiny.write(tmp_path / "recipe.yaml", {"root": "root", "stages": stages})
+    assert in_process("pipeline", "-c", path).code == 0
+    state = json.loads((tmp_path / "root/a/stage.json").read_text())
+    (tmp_path / "root/a/stage.json").write_text(json.dumps({**state, "done": False}))
+    again = in_process("pipeline", "-c", path)
+    assert again.code == 0, again.err
+    assert "it was interrupted" in again.out
+    assert json.loads((tmp_path / "root/a/stage.json").read_text())["done"]
 
 
 # a budget of time
