@@ -104,7 +104,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 
 def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None) -> Tensor:
-    """Return noise (B, c, h, w) as float32; as float64 if it is so and the network is, too.
+    """Return noise (B, c, h, w) as float32; as float64 if the network is so.
 
     Args:
         x0: tensor or NumPy array (B, c, h, w) of floating-point numbers.
@@ -124,8 +124,7 @@ def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None
     if not noise.isfinite().all():
         raise FlowlitError("noise is not finite everywhere (NaN or infinity); expected N(0, 1)")
     first = next(network.parameters(), noise)
-    double = noise.dtype == first.dtype == torch.float64
-    return noise.to(first.device, torch.float64 if double else torch.float32)
+    return noise.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
 
 
 def conditions(cond: Any, like: Tensor, num_classes: int) -> Cond:

@@ -62,6 +62,12 @@ def test_the_noise_that_is_given_stays_as_it_is(generator):
     assert np.array_equal(array, NOISE.double().numpy())
 
 
+def test_a_network_in_float64_samples():
+    """It was given noise in float32, which its layers refuse."""
+    generator = Generator(randomise(tiny_unet(), 1).double(), Euler(1), Pixels())
+    assert torch.equal(generator.sample(1), generator(generator.noise([0]).double()))
+
+
 def test_a_network_in_float64_is_given_float64():
     seen = []
 
