@@ -42,7 +42,7 @@ def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None
     waiting = [plan for plan in plans if plan.action != "done" and not records[plan.stage.name].exists()]
     if not waiting:
         return
-    print(f"checking {len(waiting)} configurations …", file=sys.stderr, flush=True)
+    print(f"checking {', '.join(plan.stage.name for plan in waiting)} …", file=sys.stderr, flush=True)
     words = {plan.stage.name: _words(plan, root, trust) for plan in waiting}
     environment = {**os.environ, PARENT: str(os.getpid())} | ({} if trust else {UNTRUSTED: "1"})
     done = subprocess.run(
