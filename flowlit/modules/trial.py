@@ -129,4 +129,6 @@ def untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = mode
             module._compiled_call_impl = compiled
         for module, name, buffer, before in buffers:
-            module._buffers[name] = buffer.copy_(before)
+            if not torch.equal(buffer, before):  # what repeats one number cannot be written
+                buffer.copy_(before)
+            module._buffers[name] = buffer

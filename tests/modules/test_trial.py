@@ -63,6 +63,13 @@ def test_a_call_leaves_buffers_modes_and_draws_as_they_were():
     assert all(buffers[name] is buffer for name, buffer in network.named_buffers())
 
 
+def test_a_buffer_that_repeats_one_number_is_no_fault():
+    network = Returning(lambda x, t, cond: x).train()
+    network.register_buffer("repeated", torch.ones(1).expand(4))
+    try_out(network, torch.zeros(2, 1, 8, 8), {}, torch.no_grad())
+    assert network.repeated.stride() == (0,)
+
+
 def test_a_failed_call_leaves_no_trace_either():
     network = Returning(lambda x, t, cond: x @ torch.zeros(3)).train()
     with pytest.raises(FlowlitError, match="Returning"):
