@@ -55,6 +55,7 @@ def test_a_root_of_a_pipeline_is_text(tmp_path, name, monkeypatch):
     tiny.write(tmp_path / "a.yaml", {"a": 1})
     stages = {"s": {"command": "fit", "config": "a.yaml", "writes": "s/x"}}
     path = tiny.write(tmp_path / "r.yaml", {"root": "elsewhere", "stages": stages})
+    monkeypatch.setattr("flowlit.commands.pipeline.check.check_configurations", lambda *plans: None)
     assert in_process("pipeline", "-c", path, "--root", name, "--dry-run").code == 0
     recipe = Recipe.read(str(path), name)
     words = recipe.stages[0].arguments(recipe.root)

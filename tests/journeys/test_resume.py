@@ -179,13 +179,13 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of three megabytes."""
+    """A disk of six megabytes."""
     import subprocess
 
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True
     ).returncode:
         pytest.skip("mounting a small disk needs privileges")
     yield disk

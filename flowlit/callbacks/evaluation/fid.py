@@ -57,7 +57,7 @@ class FID(Evaluation):
         self._streamed: Streamed | None = None
         self._generated: GeneratedFeatures | None = None  # in validate and test
         self._protocol: dict[str, Any] = {}
-        self._without = ""  # why there are no features
+        self.without = ""  # why there are no features
 
     @property
     def state_key(self) -> str:
@@ -72,7 +72,7 @@ class FID(Evaluation):
             raise FlowlitError(
                 "FID: in a fit there is the Fréchet distance only; leave measures to validate and test"
             )
-        if self._without:
+        if self.without:
             return
         reference = self._prepare(trainer, pl_module).reference
         images = getattr(data_of(trainer).coupling, "images", None)
@@ -90,9 +90,9 @@ class FID(Evaluation):
             raise FlowlitError(
                 f"two FID callbacks measure {self.features.name} features; leave one out, or name them apart"
             )
-        self._without = self.features.missing() if isinstance(self.features, FirstAvailable) else ""
-        if self._without:
-            rank_zero_warn(f"no distance to real images is measured. {self._without}")
+        self.without = self.features.missing() if isinstance(self.features, FirstAvailable) else ""
+        if self.without:
+            rank_zero_warn(f"no distance to real images is measured. {self.without}")
         elif stage in ("validate", "test"):
             data_of(trainer).skip(self.state_key, lambda: self._open(trainer, pl_module))
 
@@ -119,7 +119,7 @@ class FID(Evaluation):
         return cached_reference(self.reference, self.features, self.cache, keep, device)
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
-        if self._without:
+        if self.without:
             self._streamed = Streamed(module.solvers, 0, module.device)
             return
         real = self._prepare(trainer, module)
@@ -136,7 +136,7 @@ class FID(Evaluation):
         rows = {"index": outputs["noise"].index.cpu()}
         for name, solution in outputs["solutions"].items():
             check_images(solution.x1, name)
-            if self._without:
+            if self.without:
                 self._streamed.update(name, solution.nfe)  # type: ignore[union-attr]
                 continue
             extracted = extract(self.features, module.codec, solution.x1, name)
@@ -148,8 +148,8 @@ class FID(Evaluation):
             self._generated.add(rows, first=batch_idx == 0)
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
-        real = None if self._without else self._prepare(trainer, module)
-        if self._streamed is not None and not (self._without and any_has_features(trainer)):
+        real = None if self.without else self._prepare(trainer, module)
+        if self._streamed is not None and not (self.without and any_has_features(trainer)):
             self._streamed.log(module, self.features.name, real and real.reference)
         self._streamed = None
         if self._generated is None or real is None:
@@ -180,4 +180,4 @@ class FID(Evaluation):
 def any_has_features(trainer: pl.Trainer) -> bool:
     """Return whether an FID of a trainer has features; it logs the NFE of all images for those without."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return any(isinstance(callback, FID) and not callback._without for callback in callbacks)
+    return any(isinstance(callback, FID) and not callback.without for callback in callbacks)

@@ -11,9 +11,10 @@ from lightning.pytorch.loggers import Logger
 
 from ..._engine.lightning import name_run
 from ...errors import FlowlitError
+from ...ranges import Checked
 
 
-class ExtraLogger(Callback):
+class ExtraLogger(Checked, Callback):
     """Log to one more place than ``trainer.logger``, which goes on to give the run its folder.
 
     Weights & Biases and MLflow are given numbers, settings and pictures, and the run's folder as its name
