@@ -255,6 +255,7 @@ def test_images_that_were_interrupted_after_the_last_byte_are_written_again(tmp_
 # a budget of time
 
 
+@pytest.mark.slow
 def test_minutes_set_the_steps_and_the_same_ones_again(folder, tmp_path, monkeypatch):
     words = ["--vars.images", folder, "--vars.resolution", 8, "--vars.minutes", 30]
     recipe = Recipe.read(RECIPE, str(tmp_path / "root"))
@@ -299,6 +300,7 @@ def test_another_network_in_between_does_not_change_the_steps(tmp_path, monkeypa
     assert steps == [600, 300, 600, 300]
 
 
+@pytest.mark.slow
 def test_a_misspelt_option_of_the_stage_that_is_measured_is_named(folder, tmp_path):
     recipe = Recipe.read(RECIPE, str(tmp_path / "root"))
     words = ["--vars.images", str(folder), "--vars.minutes", "1", "--teacher.model.network.widht", "3"]

@@ -335,6 +335,7 @@ def test_a_second_run_starts_nothing_and_prints_the_same(digits):
 
 
 @pytest.mark.journey
+@pytest.mark.slow
 def test_another_width_reruns_what_depends_on_it_and_going_back_nothing(digits):
     before = json.loads((digits.root / "summary.json").read_text())
     plan, ran = digits.run("--dry-run", width=12)
@@ -390,6 +391,7 @@ def test_an_evaluation_without_a_distance_has_a_dash_in_the_table(tmp_path):
 
 
 @pytest.mark.journey
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_stage(tmp_path):
     """Kill a stage's process, then the pipeline with its stage; the third run ends as an undisturbed one."""
     callbacks = [
@@ -466,6 +468,7 @@ def test_an_evaluation_by_hand_does_not_get_into_the_table(recipe):
 
 @pytest.mark.journey
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
     """The signal reaches the pipeline alone, from `kill` or a terminal's Ctrl-C: stages have process groups
     of their own.

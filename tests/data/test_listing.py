@@ -82,10 +82,10 @@ def test_a_folder_with_the_name_of_an_image(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_what_is_no_file(kind, tmp_path):
+def test_what_is_no_file(kind, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     with socket.socket(socket.AF_UNIX) as end:
-        os.chdir(tmp_path)  # names of sockets are short
+        monkeypatch.chdir(tmp_path)  # names of sockets are short
         os.mkfifo(path) if kind == "pipe" else end.bind("a.png")
         with pytest.raises(FlowlitError, match=r"a.png is a pipe, socket or device, expected an image"):
             list_folder(tmp_path)

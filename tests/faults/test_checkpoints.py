@@ -25,8 +25,9 @@ def finished(tmp_path_factory):
     keep = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best}
     callbacks = [tiny.EMA, tiny.checkpoints(every=3), keep]
     path = tiny.write(folder / "c.yaml", tiny.fit("run", callbacks=callbacks, limit_val_batches=1))
-    os.chdir(folder)
-    assert in_process("fit", "-c", path).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert in_process("fit", "-c", path).code == 0
     return folder
 
 

@@ -171,6 +171,7 @@ def test_fit_and_doctor_warn_of_a_checkpoint_callback_that_misjudges(tmp_path):
 
 @pytest.mark.journey
 @pytest.mark.parametrize(("hook", "count"), [("on_fit_end", 1), ("on_validation_batch_end", 4)])
+@pytest.mark.slow
 def test_every_scalar_is_written_also_those_of_the_end(tmp_path, hook, count):
     """The row in the table of runs was empty if all validations were over before the run was killed."""
     roots = [tmp_path / "whole", tmp_path / "parts"]

@@ -106,7 +106,9 @@ def test_the_shipped_training_makes_features_that_an_evaluation_takes(tmp_path):
     (tmp_path / "images").mkdir()
     into_zip(tmp_path / "images/images.zip", pictures)
     few = ["--trainer.max_steps", 2, "--data.batch_size", 8, "--trainer.accelerator", "cpu"]
-    outcome = in_process("fit", "-c", REPOSITORY / "experiments/own/features.yaml", "--vars.root", tmp_path, *few)
+    outcome = in_process(
+        "fit", "-c", REPOSITORY / "experiments/own/features.yaml", "--vars.root", tmp_path, *few
+    )
     assert outcome.code == 0, outcome.err
     features = OwnFeatures(str(tmp_path / "features/checkpoints/last.ckpt"))
     assert features.missing() == "" and features.name == "own_images"

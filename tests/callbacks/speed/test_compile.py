@@ -107,6 +107,7 @@ def test_with_and_without_a_fragment_the_same_is_trained(part, cli, eager, tmp_p
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("first", ["plain", "fast"])
+@pytest.mark.slow
 def test_a_checkpoint_of_the_one_goes_on_in_the_other(part, first, cli, eager, tmp_path):
     whole = run(cli, tmp_path / "whole")
     half = run(cli, tmp_path / "half", part if first == "fast" else None, steps=3)
@@ -351,6 +352,7 @@ def test_compiled_weights_learn_and_are_restored(eager, tmp_path):
 
 
 @pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.slow
 def test_inductor_compiles_for_real(graphs, tmp_path, monkeypatch):
     monkeypatch.setattr(flowlit._support.cuda_graphs, "DEVICE", "cpu")  # where PyTorch leaves its graphs out
     torch._dynamo.reset()
