@@ -11,9 +11,10 @@ from examples import shapes
 from flowlit.commands.pipeline import recipe as pipeline
 
 RECIPE = "experiments/recipes/own_images.yaml"
-STAGES = (
-    "images features teacher couple reflow recouple distill evaluate_teacher evaluate_reflow evaluate_distill"
-)
+STAGES = [
+    *("images", "features", "teacher", "couple", "reflow", "recouple", "distill"),
+    *("evaluate_teacher", "evaluate_reflow", "evaluate_distill"),
+]
 
 
 def words(images, root):
