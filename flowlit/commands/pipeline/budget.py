@@ -7,7 +7,6 @@ that the same command has the same plan. What other work costs stands in the rec
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,8 +22,7 @@ from msgspec import Meta
 from ..._support.files import short_hash, write_atomically
 from ..._support.schema import Format
 from ...errors import FlowlitError
-from .._yaml.trust import UNTRUSTED
-from .children import PARENT
+from .children import environment
 from .stage import Stage
 
 if TYPE_CHECKING:
@@ -155,8 +153,7 @@ def _measured(stage: Stage, root: Path, key: str, trust: bool) -> Speed:
     """Measure a stage's speed in a process of its own, and keep it."""
     print(f"measuring the speed of {stage.name} …", file=sys.stderr, flush=True)
     words = [sys.executable, "-m", __name__, *stage.arguments(root)]
-    environment = {**os.environ, PARENT: str(os.getpid())} | ({} if trust else {UNTRUSTED: "1"})
-    done = subprocess.run(words, env=environment, text=True, capture_output=True)
+    done = subprocess.run(words, env=environment(trust), text=True, capture_output=True)
     answer = next((line for line in done.stdout.splitlines() if line.startswith(ANSWER)), None)
     if done.returncode or answer is None:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

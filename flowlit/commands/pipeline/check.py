@@ -19,8 +19,7 @@ from pathlib import Path
 from ..._support.files import short_hash, write_atomically
 from ...errors import FlowlitError
 from .. import COMMANDS
-from .._yaml.trust import UNTRUSTED
-from .children import PARENT, leave_with_parent
+from .children import PARENT, environment, leave_with_parent
 from .plan import Plan
 
 ANSWER = "flowlit-parsed:"
@@ -44,11 +43,10 @@ def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None
         return
     print(f"checking {', '.join(plan.stage.name for plan in waiting)} …", file=sys.stderr, flush=True)
     words = {plan.stage.name: _words(plan, root, trust) for plan in waiting}
-    environment = {**os.environ, PARENT: str(os.getpid())} | ({} if trust else {UNTRUSTED: "1"})
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps(words),
-        env=environment,
+        env=environment(trust),
         text=True,
         capture_output=True,
     )

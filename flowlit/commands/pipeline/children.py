@@ -12,9 +12,16 @@ from types import FrameType
 
 from ..._engine.signals import SIGNALS
 from ...errors import Stopped
+from .._yaml.trust import UNTRUSTED
 
 PARENT = "FLOWLIT_PARENT"
 """Set by a pipeline for its stages: the process whose end they must not survive."""
+
+
+def environment(trust: bool) -> dict[str, str]:
+    """Return the variables of a process that ends with this one, and is restricted unless it is trusted."""
+    variables = {**os.environ, PARENT: str(os.getpid())}
+    return variables if trust else {**variables, UNTRUSTED: "1"}
 
 
 def leave_with_parent() -> None:

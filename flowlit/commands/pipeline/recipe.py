@@ -8,7 +8,6 @@ does), so that nothing that was computed is lost.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from pathlib import Path
 
 from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
-from .._yaml.trust import UNTRUSTED, check_class_paths, trusted
+from .._yaml.trust import check_class_paths, trusted
 from .budget import Budget, counted, read_budget
-from .children import PARENT, run_child
+from .children import environment, run_child
 from .pictures import from_images
 from .plan import EVALUATE, Plan, decide, measured, stale
 from .reading import read_recipe, read_table
@@ -165,10 +164,8 @@ class Recipe:
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         uncertain = stage.uncertain(self.root, self.written)
         start = time.monotonic()
-        # a stage must not outlive a pipeline that was killed
-        child = {**os.environ, PARENT: str(os.getpid())} | ({} if self.trust else {UNTRUSTED: "1"})
         try:
-            code = run_child([sys.executable, "-m", "flowlit", *words], child)
+            code = run_child([sys.executable, "-m", "flowlit", *words], environment(self.trust))
         finally:
             stamps = Stamps(self.root)
             state["rewritten"] = [
