@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
+from glob import glob
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import FlowlitError
+
+if TYPE_CHECKING:
+    from ..data.resizing import Resizable
 
 
 def images(
@@ -17,34 +20,34 @@ def images(
     into: str,
     fit: Literal["crop", "pad"] = "crop",
     background: str = "white",
+    filter: Literal["lanczos", "box"] = "lanczos",
 ) -> Iterator[str]:
     """Crop and resize the images of a folder or zip into a zip, which ``flowlit.data.ImageZip`` reads.
 
     Images are turned upright, laid over the background where they are transparent, cropped to the square in
-    their middle, and resized with Lanczos' filter, which averages what becomes smaller. Sub-folders become
-    classes. Images are numbered in alphabetical order; card.json in the zip has what was read and done. Equal
-    images make equal files.
+    their middle, and resized with a filter that averages what becomes smaller. Sub-folders become classes.
+    Images are numbered in alphabetical order; card.json in the zip has what was read and done. Equal images
+    make equal files.
 
     Args:
-        source: the folder, or a zip with or without dataset.json.
+        source: the folder, or a zip with or without dataset.json, or a pattern of several zips, such as
+            "train-*.zip"; a folder with torchvision's CIFAR-10 stands for its training images.
         resolution: width and height of the images in the zip, in pixels.
         into: the zip to write; it must not exist.
         fit: "crop" keeps the square in the middle; "pad" keeps all of an image, with bars beside it.
         background: colour behind transparent pixels and of bars, by its name or as "#rrggbb".
+        filter: "lanczos" is sharp; "box" takes the mean over each new pixel's area.
 
     Raises:
         FlowlitError: if an image cannot be read, naming the first; nothing is written then.
     """
-    from ..data import ImageFolder, ImageZip
     from ..data.decode import CHANGES
     from ..data.listing import in_words
     from ..data.resizing import Style, write_resized
 
-    if not os.path.lexists(source):
-        raise FlowlitError(f"{source} does not exist; expected a folder or a zip")
-    files = ImageFolder(source) if Path(source).is_dir() else ImageZip(source)
+    files = _opened(source)
     files.labels = files.labelled()
-    card = write_resized(files, into, Style(resolution, fit, background))
+    card = write_resized(files, into, Style(resolution, fit, background, filter))
     kinds = f" of {len(files.classes)} classes" if files.classes else ""
     yield f"{into}: {card['count']:,} images{kinds}, {resolution}×{resolution}"
     if files.left_out:
@@ -53,3 +56,19 @@ def images(
         yield f"{number:,} {CHANGES[name].format(background=background)}"
     if card["enlarged"]:
         yield f"warning: {card['enlarged']:,} images are smaller than {resolution} pixels, and were enlarged"
+
+
+def _opened(source: str) -> Resizable:
+    """Return the images of a folder, of a zip, or of the zips that a pattern names, in alphabetical order.
+
+    Raises:
+        FlowlitError: if there is none.
+    """
+    from ..data import CIFAR10, ImageFolder, ImageZip
+
+    if os.path.isdir(source):
+        return CIFAR10(source, download=False) if CIFAR10.is_in(source) else ImageFolder(source)
+    paths = [source] if os.path.lexists(source) else sorted(glob(source))
+    if not paths:
+        raise FlowlitError(f"{source} does not exist; expected a folder, a zip, or a pattern of zips")
+    return ImageZip(paths)

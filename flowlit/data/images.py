@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
 from ..types import ImageDataset
 from .base import _digest, _limited
+from .decode import Decoded
 
 
 class _InMemory(ImageDataset):
@@ -47,6 +51,28 @@ class _InMemory(ImageDataset):
 
     def __len__(self) -> int:
         return len(self.data[0])
+
+    left_out: Counter[str] = Counter()
+    """Files of other kinds, of which there are none."""
+
+    def listed(self) -> int:
+        return len(self)
+
+    def labelled(self) -> bool:
+        return True
+
+    def class_numbers(self) -> np.ndarray:
+        """Return the class of each image, (images,) int64."""
+        return self.data[1].numpy()
+
+    def load(self, index: int) -> Decoded:
+        """Return an image as a file of it would be decoded."""
+        pixels = self.data[0][index].permute(1, 2, 0).squeeze(-1).numpy()
+        image = Image.fromarray(pixels)
+        return Decoded(image, type(self).__name__, image.mode, ())
+
+    def where(self, index: int) -> str:
+        return f"image {index} of {type(self).__name__}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         images, labels = self.data
@@ -115,6 +141,16 @@ class CIFAR10(_InMemory):
         self.root = root
         self.train = train
         self.download = download
+
+    @property
+    def source(self) -> str:
+        return self.root
+
+    @staticmethod
+    def is_in(folder: str) -> bool:
+        """Return whether torchvision has put CIFAR-10 into a folder."""
+        names = ("cifar-10-python.tar.gz", "cifar-10-batches-py")
+        return any(os.path.exists(os.path.join(folder, name)) for name in names)
 
     def _read(self) -> tuple[Tensor, Tensor]:
         from torchvision import datasets  # as heavy to import as PyTorch itself

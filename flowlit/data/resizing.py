@@ -9,8 +9,9 @@ import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from PIL import __version__ as pillow
 
 from .._support.files import building, check_room
@@ -19,7 +20,6 @@ from .._version import __version__
 from ..errors import FlowlitError
 from .checking import refusal
 from .decode import Decoded, UnreadableImage, check_colour
-from .files import ImageFiles
 from .fitting import Style
 from .listing import CARD, LABELS
 
@@ -28,6 +28,31 @@ LARGEST = 8192
 
 _BLOCK = 64
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal images make equal files
+
+
+class Resizable(Protocol):
+    """Images that can be made squares of one size: ``ImageFiles``, or a set in memory."""
+
+    labels: bool
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def left_out(self) -> Counter[str]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    def listed(self) -> int: ...
+
+    def labelled(self) -> bool: ...
+
+    def class_numbers(self) -> np.ndarray: ...
+
+    def load(self, index: int) -> Decoded: ...
+
+    def where(self, index: int) -> str: ...
 
 
 class Resized(NamedTuple):
@@ -41,7 +66,7 @@ class Resized(NamedTuple):
     changes: tuple[str, ...]
 
 
-def write_resized(files: ImageFiles, into: str, style: Style) -> dict[str, Any]:
+def write_resized(files: Resizable, into: str, style: Style) -> dict[str, Any]:
     """Write images as a zip with their classes and a card, and return the card.
 
     Args:
@@ -63,7 +88,7 @@ def write_resized(files: ImageFiles, into: str, style: Style) -> dict[str, Any]:
         return _write(files, folder / "images.zip", style)
 
 
-def _write(files: ImageFiles, path: Path, style: Style) -> dict[str, Any]:
+def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
     """Write the zip, and return its card."""
 
     def convert(index: int) -> Resized | UnreadableImage:
@@ -119,7 +144,7 @@ def _name(index: int) -> str:
     return f"{index // 1000:05d}/img{index:08d}.png"
 
 
-def _labels(files: ImageFiles) -> dict[str, Any]:
+def _labels(files: Resizable) -> dict[str, Any]:
     """Return the content of dataset.json."""
     if not files.labels:
         return {"labels": None}
@@ -128,18 +153,18 @@ def _labels(files: ImageFiles) -> dict[str, Any]:
     return {"labels": labels, "classes": names} if names else {"labels": labels}
 
 
-def _card(files: ImageFiles, style: Style) -> dict[str, Any]:
+def _card(files: Resizable, style: Style) -> dict[str, Any]:
     """Return how the images are made."""
     return {
         "format": "flowlit-images",
         "version": 1,
-        "source": Path(files.source).resolve().name,
+        "source": ", ".join(Path(name).resolve().name for name in files.source.split(", ")),
         "count": files.listed(),
         "classes": None if files.classes is None else list(files.classes),
         "left_out": dict(sorted(files.left_out.items())),
         "resolution": style.resolution,
         "fit": style.fit,
         "background": style.background,
-        "resampling": f"Lanczos, Pillow {pillow}",
+        "resampling": f"{style.filter.capitalize()}, Pillow {pillow}",
         "flowlit": __version__,
     }

@@ -138,3 +138,13 @@ def test_greys_stay_grey(tmp_path):
     assert ImageZip(str(tmp_path / "new.zip")).grey
     png = content(tmp_path / "new.zip")["00000/img00000000.png"]
     assert Image.open(io.BytesIO(png)).mode == "L"
+
+
+def test_a_box_is_the_mean_of_each_area(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    files = ImageFolder(str(into_folder(tmp_path / "set", {"a.png": encoded(pixels)})))
+    card = write_resized(files, str(tmp_path / "box.zip"), Style(4, "crop", "white", "box"))
+    means = pixels.reshape(4, 2, 4, 2).mean((1, 3))
+    found = ImageZip(str(tmp_path / "box.zip"), channels=1)[0]["x1"][0].numpy()
+    assert np.abs(found - means).max() <= 1  # Pillow rounds after rows and after columns
+    assert "Box" in card["resampling"]
