@@ -50,7 +50,7 @@ def init(folder: str, *, recipe: str = "slimflow_digits") -> str:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    variables = read_recipe(str(source / start)).get("vars") or {}
+    variables = read_recipe(str(source / start))[0].get("vars") or {}
     words = f"{start} --vars.images {variables['images']}" if "images" in variables else start
     readme = into / "README.md"
     if not readme.exists():

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
-from .._yaml import load_yaml, read_yaml
+from .._yaml import has_stages, load_yaml, read_yaml
 from .._yaml.references import check_references
 from .._yaml.text import check_text, load_text
 
@@ -55,7 +55,7 @@ def configs(words: Sequence[str]) -> list[dict[str, Any]]:
     for file in config_files(words):
         content = read_yaml(file)
         _check_root(file, content.get("vars"))
-        if {"root", "stages"} <= content.keys():
+        if has_stages(content):
             raise FlowlitError(f"{file} is a recipe: flowlit pipeline -c {file}")
         if "trust" in content:
             raise FlowlitError(f"{file} has the key trust; trust is given on the command line")

@@ -41,6 +41,11 @@ def read_yaml(path: str | Path, missing: str = MISSING) -> dict[str, Any]:
     return _read(Path(path), missing, [])
 
 
+def has_stages(content: dict[str, Any]) -> bool:
+    """Return whether the content of a YAML is a recipe, of stages of its own or included ones."""
+    return "include" in content or {"root", "stages"} <= content.keys()
+
+
 def _read(path: Path, missing: str, files: list[Path]) -> dict[str, Any]:
     content = load_yaml(path, missing)
     if not isinstance(content, dict):

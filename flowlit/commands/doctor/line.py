@@ -12,7 +12,7 @@ from ...errors import FlowlitError
 from .. import lightning
 from .._function import run
 from .._line.words import config_files
-from .._yaml import load_yaml
+from .._yaml import has_stages, load_yaml
 from .gpus import GPUS, read_gpus
 
 FOR = "--for"
@@ -86,4 +86,4 @@ def is_recipe(file: str) -> bool:
         content = load_yaml(file)
     except FlowlitError:
         return False  # an error of the command that reads it
-    return isinstance(content, dict) and {"root", "stages"} <= content.keys()
+    return isinstance(content, dict) and has_stages(content)

@@ -52,8 +52,7 @@ def recipe_command(gpus: tuple[str, ...]) -> Callable[..., Iterator[str]]:
             root: folder for all results; the recipe's own by default
             trust: build classes of your own, too
         """
-        recipe = Recipe.read(config, root)
-        recipe.override(overrides)
+        recipe = Recipe.read(config, root, overrides)
         yield from recipe.settle(dry_run=True)
         trusted = trust or check_trust(recipe)
         with TemporaryDirectory(prefix="flowlit-doctor-") as folder:

@@ -25,8 +25,7 @@ def pipeline(
     from .recipe import Recipe, check_trust
     from .state import locked
 
-    recipe = Recipe.read(config, root)
-    recipe.override(overrides)
+    recipe = Recipe.read(config, root, overrides)
     recipe.trust = trust
     yield from recipe.settle(dry_run)
     with nullcontext() if dry_run else locked(recipe.root):

@@ -8,28 +8,31 @@ from typing import Any
 import msgspec
 
 from ...errors import FlowlitError
-from .._yaml import load_yaml
+from .including import Reader, typed_variables
 
 
-def read_recipe(path: str) -> dict[str, Any]:
-    """Read the recipe itself; the configurations it names stay names."""
-    content = load_yaml(path, "recipe {} does not exist; the shipped ones are in experiments/recipes/")
-    if not isinstance(content, dict) or "stages" not in content or "root" not in content:
+def read_recipe(path: str, words: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Read a recipe with all that it includes; the configurations it names stay names.
+
+    Args:
+        path: of the recipe.
+        words: of the command line, whose variables choose what is included.
+
+    Returns:
+        its content, and the files that have it, its own first.
+    """
+    reader = Reader(typed_variables(words))
+    content = reader.read(path, {})
+    if "stages" not in content or "root" not in content:
         raise FlowlitError(f"{path} is not a recipe; expected root and stages")
     root = content["root"]
     if not isinstance(root, str) or not root:
         raise FlowlitError(
             f"{path}: root is {root!r}, expected the name of a folder; quotes make a text of it"
         )
-    if not isinstance(content["stages"], dict):
-        raise FlowlitError(f"{path}: stages is {content['stages']!r}, expected a mapping of names to stages")
-    if unknown := set(content) - {"root", "vars", "budget", "stages", "table"}:
-        raise FlowlitError(
-            f"{path}: unknown keys {sorted(unknown)}; a recipe has root, vars, budget, stages and table"
-        )
     if not content["stages"]:
         raise FlowlitError(f"{path}: stages is empty, expected at least one")
-    return content
+    return content, reader.files
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):

@@ -25,12 +25,12 @@ from .reading import read_recipe, read_table
 from .stage import Stage, read_stage
 from .stamps import GONE, Stamps
 from .state import move, read_state, write_state
-from .variables import Variables, check_variables, in_place, overridden, settle
+from .variables import Variables, check_variables, in_place, overridden, root_in_place, settle
 
 
 @dataclass
 class Recipe:
-    """Stages in order, a root folder, and the rows of the closing table."""
+    """Stages in order, a root folder, and the rows of the closing table; its file, then those it includes."""
 
     root: Path
     stages: list[Stage]
@@ -39,16 +39,16 @@ class Recipe:
     """Stages may run classes of any package."""
     variables: Variables = field(default_factory=dict)
     budget: Budget | None = None
-    file: str = ""
+    files: list[str] = field(default_factory=lambda: [""])
 
     @classmethod
-    def read(cls, path: str, root: str = "") -> Recipe:
-        """Read a recipe.
+    def read(cls, path: str, root: str = "", overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe, with what the command line says of its stages and variables.
 
         Raises:
             FlowlitError: for unknown keys, or a stage that needs one which does not come before it.
         """
-        content = read_recipe(path)
+        content, files = read_recipe(path, overrides)
         stages: list[Stage] = []
         for name, fields in content["stages"].items():
             stage = read_stage(path, name, fields)
@@ -63,8 +63,9 @@ class Recipe:
         table = read_table(path, content.get("table") or [], evaluations)
         variables = check_variables(path, content.get("vars") or {})
         budget = read_budget(path, content.get("budget"), stages)
-        place = Path(root or content["root"])
-        return cls(place, stages, table, variables=variables, budget=budget, file=path)
+        recipe = cls(Path(root or content["root"]), stages, table, True, variables, budget, files)
+        recipe.override(overrides)
+        return recipe
 
     def override(self, words: Sequence[str]) -> None:
         """Add options given as --stage.option value (or --stage.option=value).
@@ -97,15 +98,16 @@ class Recipe:
         Raises:
             FlowlitError: if one has no value, or names no file that is there.
         """
-        variables, facts = from_images(self.variables, self.file, dry_run)
-        self.root = Path(in_place(str(self.root), variables))
-        settle(self.stages, variables, self.file)
+        variables, facts = from_images(self.variables, self.files[0], dry_run)
+        self.root = root_in_place(self.root, variables, self.files[0])
+        self.table = in_place(self.table, variables)
+        settle(self.stages, variables, self.files)
         lines = [facts] if facts else []
         minutes = variables.get("minutes")
         if self.budget is not None and minutes is not None:
             trust = self.trust or check_trust(self)
             counts, line = counted(self.budget, minutes, self.stages, self.root, dry_run, trust)
-            settle(self.stages, variables | counts, self.file)
+            settle(self.stages, variables | counts, self.files)
             lines.append(line)
         return lines
 
@@ -195,10 +197,10 @@ def check_trust(recipe: Recipe) -> bool:
     Raises:
         FlowlitError: if they are not, and name a class of another package.
     """
-    if trusted([recipe.file, *(file for stage in recipe.stages for file in stage.configs)]):
+    if trusted([*recipe.files, *(file for stage in recipe.stages for file in stage.configs)]):
         return True
     for stage in recipe.stages:
-        check_class_paths(stage.configuration(recipe.root), f"{recipe.file}: stage {stage.name}")
+        check_class_paths(stage.configuration(recipe.root), f"{recipe.files[0]}: stage {stage.name}")
     return False
 
 

@@ -12,7 +12,7 @@ from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
 from .._line.words import check_numbers
 from .._yaml import read_yaml
-from .._yaml.references import resolved
+from .._yaml.references import check_references, resolved
 from .._yaml.text import load_text
 from .stage import Stage
 
@@ -71,32 +71,50 @@ def in_place(value: Any, variables: Mapping[str, Any]) -> Any:
     return value
 
 
-def found(name: str, recipe: str) -> str:
+def root_in_place(root: Path, variables: Variables, recipe: str) -> Path:
+    """Return the root of a recipe with variables in place.
+
+    Raises:
+        FlowlitError: if it names one that the recipe lacks: a folder would have its name; or if variables
+            lead back to themselves.
+    """
+    check_references([{"vars": variables}], recipe)
+    place = in_place(str(root), variables)
+    missing = _REFERENCE.search(place)
+    if missing is not None:
+        meant = did_you_mean(missing[1], variables)
+        raise FlowlitError(f"{recipe}: root names vars.{missing[1]}, which the recipe has not{meant}")
+    return Path(place)
+
+
+def found(name: str, *recipes: str) -> str:
     """Return where a file of a recipe is: in the working folder, or else beside the recipe or above it.
+
+    Of several recipes, one that includes the others, the first counts beside or above which it is.
 
     >>> found("experiments/nowhere.yaml", "experiments/recipes/mine.yaml")
     'experiments/nowhere.yaml'
     """
-    places = (folder / name for folder in Path(recipe).absolute().parents)
+    places = (folder / name for recipe in recipes for folder in Path(recipe).absolute().parents)
     if os.path.exists(name) or os.path.isabs(name):
         return name
     return next((str(place) for place in places if place.exists()), name)
 
 
-def settle(stages: Sequence[Stage], variables: Variables, recipe: str) -> None:
+def settle(stages: Sequence[Stage], variables: Variables, recipes: Sequence[str]) -> None:
     """Put variables in place in all stages, and hand each to the stages whose YAML has one of its name.
 
     Args:
         stages: as they stand in the recipe; changed.
         variables: with all values that are to be found.
-        recipe: the file.
+        recipes: the file, and those that it includes.
 
     Raises:
         FlowlitError: if a YAML is missing, naming the values that a variable in its name may have.
     """
     for stage in stages:
         stage.options = in_place(stage.options, variables)
-        configs = [_configuration(name, variables, recipe) for name in stage.configs]
+        configs = [chosen_file(name, variables, recipes) for name in stage.configs]
         stage.config = configs[0] if isinstance(stage.config, str) else configs
         declared: set[str] = set()
         for config in configs:
@@ -106,25 +124,33 @@ def settle(stages: Sequence[Stage], variables: Variables, recipe: str) -> None:
                 stage.options.setdefault(f"vars.{name}", value)
 
 
-def _configuration(name: str, variables: Variables, recipe: str) -> str:
-    path = found(in_place(name, variables), recipe)
-    if not os.path.exists(path):
-        for variable in _REFERENCE.findall(name):
-            if variable not in variables:
-                raise FlowlitError(f"{recipe}: {name} names vars.{variable}, which the recipe has not")
-            values = [] if os.path.isabs(name) else _values(name, variable, variables, recipe)
-            if values:
-                raise FlowlitError(
-                    f"vars.{variable} is {variables[variable]!r}; expected one of {', '.join(values)}"
-                )
+def chosen_file(name: str, variables: Variables, recipes: Sequence[str]) -> str:
+    """Return where a file is whose name may have variables.
+
+    Raises:
+        FlowlitError: if it is nowhere, and variables are to blame: naming their values for which it is there.
+    """
+    path = found(in_place(name, variables), *recipes)
+    if os.path.exists(path):
+        return path
+    for variable in _REFERENCE.findall(name):
+        if variable not in variables:
+            meant = did_you_mean(variable, variables)
+            raise FlowlitError(f"{recipes[0]}: {name} names vars.{variable}, which the recipe has not{meant}")
+        values = [] if os.path.isabs(name) else _values(name, variable, variables, recipes)
+        if values:
+            given = variables[variable]
+            meant = did_you_mean(str(given), values)
+            raise FlowlitError(f"vars.{variable} is {given!r}; expected one of {', '.join(values)}{meant}")
     return path
 
 
-def _values(name: str, variable: str, variables: Variables, recipe: str) -> list[str]:
+def _values(name: str, variable: str, variables: Variables, recipes: Sequence[str]) -> list[str]:
     """Return the values of a variable for which the file that it names exists."""
     others = {key: value for key, value in variables.items() if key != variable}
     before, _, after = in_place(name, others).partition(f"${{vars.{variable}}}")
-    for folder in (Path(), *Path(recipe).absolute().parents):
+    above = (folder for recipe in recipes for folder in Path(recipe).absolute().parents)
+    for folder in (Path(), *above):
         names = sorted(str(path.relative_to(folder)) for path in folder.glob(f"{before}*{after}"))
         if names:
             return [name[len(before) : len(name) - len(after)] for name in names]
