@@ -86,6 +86,14 @@ def check_room(folder: Path, needed: int, what: str, mend: str) -> None:
         )
 
 
+def reserve(path: Path) -> None:
+    """Reserve the space of a file that was mapped before it is written: a full disk is then an error here,
+    and not a signal that ends the process when pages are written.
+    """
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def write_atomically(
     path: Path, content: bytes | Callable[[IO[bytes]], object], lasting: bool = True
 ) -> None:

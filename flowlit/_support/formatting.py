@@ -46,3 +46,14 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def in_figure(name: str) -> str:
+    """Return a name for matplotlib, which takes $x$ for TeX and leaves _x out of legends, as it stands.
+
+    >>> in_figure("a$b$"), in_figure("_mine"), in_figure("a\\nb\\udcff")
+    ('a\\\\$b\\\\$', ' _mine', 'a\\\\nb\\\\udcff')
+    """
+    signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+    text = "".join(signs).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

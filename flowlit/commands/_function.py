@@ -20,6 +20,8 @@ from docstring_parser import parse
 
 from .._support.suggestions import closest, did_you_mean
 from ..errors import FlowlitError
+from ._line.hollow import unread
+from ._line.items import with_vars
 from ._line.parsing import usage_error
 from ._line.words import Variables, check_numbers, check_words, configs, with_text_root
 from ._yaml.older import MODE, renew_names
@@ -80,12 +82,16 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
     # a configuration may have ${…}; omegaconf is imported for it alone
     configured = any(word.startswith(("-c", "--config")) for word in own) and "config" not in parameters
     mode = MODE if configured else "yaml"
+    contents: list[dict[str, Any]] = []
     if configured:
         renew_names()
         check_words(own)
-        configs(own)
+        contents = configs(own)
     parser = make_parser(function, parameters, prog, mode)
-    values = parser.instantiate(parser.parse_args(with_text_root(own))).as_dict()
+    config = parser.parse_args(with_text_root(with_vars(own, contents)))
+    if problem := unread(contents, config.as_dict()):
+        parser.error(problem)
+    values = parser.instantiate(config).as_dict()
     check_numbers(own, values)
     positional = [
         values[name] for name, value in parameters.items() if value.kind is value.POSITIONAL_OR_KEYWORD

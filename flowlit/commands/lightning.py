@@ -26,7 +26,7 @@ from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
 from ._line.advice import quiet
 from ._line.earlier import put_aside
-from ._line.items import with_items
+from ._line.items import with_items, with_vars
 from ._line.limits import check_seed
 from ._line.parser import EPILOG, Parser, check_parts
 from ._line.resume import (
@@ -44,7 +44,6 @@ from ._line.words import (
     check_words,
     leads_nowhere,
     named_files,
-    named_options,
     read_configs,
     with_text_root,
 )
@@ -121,10 +120,12 @@ class FlowCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse numbers that were read otherwise than they were typed, and bad seeds."""
+        """Parse; refuse unknown names, numbers that are read otherwise than they were typed, bad seeds."""
         super().parse_arguments(parser, args)
-        check_numbers(args, self.config.as_dict()[self.config["subcommand"]])
-        check_seed(self.config[self.config["subcommand"]].seed_everything)
+        cast(Parser, parser).check_read(self.config)
+        config = self.config[self.config["subcommand"]]
+        check_numbers(args, config.as_dict())
+        check_seed(config.seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what a checkpoint contains must not beat the command line."""
@@ -162,7 +163,7 @@ class FlowCLI(LightningCLI):
                 config["ckpt_path"] = checkpoint_to_resume(trainer)
             else:
                 self.look_up_checkpoint()
-                trainer.moved = put_aside(trainer, config.get("ckpt_path"))
+                trainer.moved = put_aside(trainer, config.get("ckpt_path"), self.config[self.subcommand])
         except BaseException:
             trainer.leave()
             raise
@@ -226,7 +227,7 @@ class FlowCLI(LightningCLI):
             raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
         check_weight_options(words)
-        known = {"command": words[0], "names": list(named_options(contents))}
+        known = {"command": words[0], "contents": contents}
         with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(
                 pl.LightningModule,
@@ -240,5 +241,5 @@ class FlowCLI(LightningCLI):
                 save_config_kwargs={"overwrite": True},
                 parser_class=Parser,
                 parser_kwargs={"parser_mode": MODE, "prog": "flowlit", **known, words[0]: known},
-                args=with_text_root(with_items(words, contents)),
+                args=with_text_root(with_vars(with_items(words, contents), contents)),
             )

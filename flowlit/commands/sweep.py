@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically
+from .._support.formatting import in_figure
 from .._support.nested import rows_of
 from ..callbacks.evaluation.base import Evaluation, numbers
 from ..callbacks.evaluation.grids import check_noise
@@ -139,10 +140,11 @@ def plot(rows: list[dict[str, Any]]) -> Any:
                 for row in rows
                 if row["family"] == family and name in row
             ]
-            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=family)
+            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=in_figure(family))
             for x, y, label in points:
-                axes.annotate(label, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=name, title=f"{name} against NFE")
+                axes.annotate(in_figure(label), (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        shown = in_figure(name)
+        axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=shown, title=f"{shown} against NFE")
         axes.grid(alpha=0.3)
         axes.legend()
     return figure

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import FlowlitError
 from ..ranges import as_whole
+from .listing import sub_folders
 
 Classes = list[str | int] | str | None
 """Argument of sets of images: names of class 0, 1, …, or a folder or zip whose classes these are."""
@@ -17,13 +20,53 @@ SHOWN = 12
 """Names that a message lists at most."""
 
 
+def spelt(name: str) -> str:
+    """Return a name in the spelling that names are compared in: NFC, and bytes that are no UTF-8 escaped.
+
+    File systems spell the same é as one sign, or as two.
+
+    >>> spelt("e\N{COMBINING ACUTE ACCENT}") == "\N{LATIN SMALL LETTER E WITH ACUTE}", spelt("\udce9")
+    (True, '\\\\udce9')
+    """
+    return unicodedata.normalize("NFC", name.encode(errors="backslashreplace").decode())
+
+
+def classes_in(root: str | Path, where: str) -> tuple[str, ...]:
+    """Return the names of class 0, 1, … of a folder: those of its sub-folders, empty ones included.
+
+    Raises:
+        FlowlitError: if two of them look alike.
+    """
+    names = sub_folders(Path(root))
+    check_distinct(names, where)
+    return numbered(names)
+
+
+def check_distinct(names: Iterable[str], where: str) -> None:
+    """Refuse names of classes that differ in what is not seen: spelling in Unicode, blanks, signs without
+    width.
+
+    Raises:
+        FlowlitError: naming both.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        visible = (sign for sign in spelt(name) if unicodedata.category(sign) != "Cf")
+        other = seen.setdefault(" ".join("".join(visible).split()), name)
+        if other != name:
+            raise FlowlitError(
+                f"{where}: the classes {other!a} and {name!a} look alike; rename one, or put their images "
+                "into one folder"
+            )
+
+
 def numbered(names: Iterable[str]) -> tuple[str, ...]:
     """Return names in the order of their numbers: as numbers if all are numeric, by alphabet otherwise.
 
     >>> numbered(["10", "2", "1"]), numbered(["10b", "2b"])
     (('1', '2', '10'), ('10b', '2b'))
     """
-    texts = set(names)
+    texts = set(map(spelt, names))
     if all(name.isascii() and name.isdigit() for name in texts):
         return tuple(sorted(texts, key=lambda name: (int(name), name)))
     return tuple(sorted(texts))
@@ -41,7 +84,8 @@ def given_names(classes: Any, where: str) -> tuple[str, ...]:
         raise FlowlitError(
             f"{where}: classes are {reprlib.repr(classes)}; expected names of class 0, 1, …, as [cat, dog]"
         )
-    names = tuple(map(str, texts))
+    check_distinct(dict.fromkeys(map(str, texts)), where)
+    names = tuple(spelt(str(text)) for text in texts)
     for name, count in Counter(names).items():
         if count > 1:
             raise FlowlitError(f"{where}: class {name!r} is given twice in {listed(names)}; name each once")
@@ -63,7 +107,7 @@ def class_names_of(network: Any) -> tuple[str, ...] | None:
     while network is not None:  # a wrapper's are those of the network inside
         names = getattr(network, "class_names", None)
         if names is not None:
-            return tuple(names)
+            return tuple(map(spelt, names))
         network = getattr(network, "network", None)
     return None
 
@@ -99,7 +143,10 @@ def check_same_names(
     Raises:
         FlowlitError: with both lists, and the first number that differs.
     """
-    if ours is None or theirs is None or tuple(ours) == tuple(theirs):
+    if ours is None or theirs is None:
+        return
+    ours, theirs = ([spelt(name) for name in names] for names in (ours, theirs))
+    if ours == theirs:
         return
     both = enumerate(zip(ours, theirs, strict=False))
     first = next((i for i, (a, b) in both if a != b), min(len(ours), len(theirs)))

@@ -16,10 +16,10 @@ from .._support.files import open_plain
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Probability
 from .base import _digest, _item, _limited
-from .classes import Classes, numbered, renumbered
+from .classes import Classes, classes_in, renumbered, spelt
 from .files import ImageFiles
 from .fitting import Fit
-from .listing import Entry, Paths, in_words, list_folder, sub_folders
+from .listing import Entry, Paths, in_words, list_folder
 from .split import Part, chosen, facts_of
 
 
@@ -115,13 +115,13 @@ class ImageFolder(ImageFiles):
     @cached_property
     def _classes(self) -> tuple[tuple[str, ...], np.ndarray]:
         where = f"image folder {self.root}"
-        names = numbered(sub_folders(Path(self.root)))
+        names = classes_in(self.root, where)
         given = self._names_to_take(where)
         if given is not None:
             renumbered(names, given, where)
             names = given
-        numbers = {name: number for number, name in enumerate(names)}
-        folders = (self.files.name(i).split("/")[0] for i in range(len(self.files)))
+        folders = [self.files.name(i).split("/")[0] for i in range(len(self.files))]
+        numbers = {folder: names.index(spelt(folder)) for folder in set(folders)}
         return names, np.array([numbers[folder] for folder in folders], np.int64)
 
     def _numbering(self) -> list[str]:

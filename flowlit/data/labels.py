@@ -13,8 +13,8 @@ import msgspec
 from .._support.files import check_file
 from .._support.schema import Format
 from ..errors import FlowlitError
-from .classes import given_names, numbered
-from .listing import LABELS, sub_folders
+from .classes import classes_in, given_names, spelt
+from .listing import LABELS
 
 
 class DatasetJson(msgspec.Struct):
@@ -34,12 +34,12 @@ def names_in(place: str) -> tuple[str, ...]:
         FlowlitError: if it has none.
     """
     if Path(place).is_dir():
-        names = numbered(sub_folders(Path(place)))
+        names = classes_in(place, f"folder {place}")
     else:
         check_file(place, "classes in", "name a folder or zip of images, or give a list")
         try:
             with zipfile.ZipFile(place) as archive:
-                names = tuple(_parsed(archive, place).classes or ())
+                names = _names(_parsed(archive, place), place) or ()
         except (zipfile.BadZipFile, OSError) as error:
             raise FlowlitError(f"classes in {place} cannot be read ({error}); give a list") from error
     if not names:
@@ -57,6 +57,9 @@ def read_labels(
     """
     parsed = _parsed(archive, path)
     numbers = dict(parsed.labels or ())
+    if set(numbers) != set(images):  # the names of one may be spelt otherwise than those of the other
+        spellings = {spelt(image): image for image in images}
+        numbers = {spellings.get(spelt(name), name): number for name, number in numbers.items()}
     unlabelled = set(images) - set(numbers)
     unknown = set(numbers) - set(images)
     if unlabelled or unknown:
@@ -64,7 +67,11 @@ def read_labels(
         names = unlabelled or unknown
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise FlowlitError(f"{path}: {LABELS} {what} {min(names)}{more}; set labels: false or repair it")
-    return [numbers[name] for name in images], tuple(parsed.classes) if parsed.classes else None
+    return [numbers[name] for name in images], _names(parsed, path)
+
+
+def _names(parsed: DatasetJson, path: str) -> tuple[str, ...] | None:
+    return given_names(parsed.classes, f"{path}:{LABELS}") if parsed.classes else None
 
 
 def _parsed(archive: zipfile.ZipFile, path: str) -> DatasetJson:

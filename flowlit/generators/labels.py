@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.classes import spelt
 from ..errors import FlowlitError
 from .inputs import whole_number
 
@@ -52,10 +53,11 @@ def labels_of(label: Any, num_classes: int, names: Sequence[str] | None) -> int 
 def _named_class(name: str, names: Sequence[str] | None) -> int:
     if names is None:
         raise FlowlitError(f"label is {name!r}, but the classes of this network have no names; give a number")
-    if name not in names:
+    spellings = list(map(spelt, names))
+    if spelt(name) not in spellings:
         shown = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
         raise FlowlitError(f"label is {name!r}, which is none of its {len(names)} classes: {shown}")
-    return names.index(name)
+    return spellings.index(spelt(name))
 
 
 def each_label(labels: Any, num: int, num_classes: int, names: Sequence[str] | None) -> list[int]:

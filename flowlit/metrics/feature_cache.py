@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .._support.files import write_atomically
+from .._support.files import reserve, write_atomically
 from ..errors import FlowlitError
 
 
@@ -118,6 +118,7 @@ class FeatureCache:
                 rows = _tensor(file, name).numpy()
                 if out is None:
                     out = np.memmap(path, rows.dtype, "w+", shape=(len(order), *rows.shape[1:]))
+                    reserve(path)
                 below = index.numpy() < num
                 out[np.searchsorted(order.numpy(), index.numpy()[below])] = rows[below]
             yield torch.from_numpy(out)

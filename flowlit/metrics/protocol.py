@@ -71,12 +71,15 @@ def check_reference(reference: Reference, features: FeatureExtractor, shape: Seq
 def other_images(reference: Reference, trained_on: Facts | None) -> str:
     """Return what is wrong with a reference of other images than a network was trained on; '' if nothing.
 
-    References that do not say, and parts of one set, are taken as they are.
+    References that do not say, and parts of one set, are taken as they are. Those of before have the class
+    of their images alone, of which the network may have another part.
     """
     protocol = reference.protocol
     older = {"name": protocol.get("source"), "images": protocol.get("count")}
     real = protocol.get("data") or {**older, "fingerprint": protocol.get("images")}
     if not trained_on or not real.get("fingerprint") or not are_other(real, trained_on):
+        return ""
+    if not protocol.get("data") and str(trained_on.get("name")).split(" ")[0] == real["name"]:
         return ""
     return (
         f"reference {reference.path} is of {in_words(real)}, but the network was trained on "

@@ -280,7 +280,7 @@ def test_shards_without_a_manifest_are_not_adopted(tmp_path):
 def test_a_bit_that_flips_before_the_store_is_finished_is_found(tmp_path, monkeypatch):
     whole = content(make(tmp_path / "whole"))
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(Store, "finish", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr(Store, "finished", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
         make(tmp_path / "torn")
     shard = tmp_path / "torn/store/00001.safetensors"
     data = bytearray(shard.read_bytes())

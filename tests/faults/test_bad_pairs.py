@@ -7,14 +7,16 @@ import pytest
 import tiny
 import torch
 from ends import SHAPE, field_and_model
-from stores import truncated
+from stores import one_bit, truncated
 from suspects import fill
 
 from flowlit.commands.couple import writer
 from flowlit.commands.couple.verification import checked
-from flowlit.couplings import Independent, SeededNoise
+from flowlit.couplings import Cached, Independent, SeededNoise
 from flowlit.couplings.origins import FromNoise
+from flowlit.couplings.store.manifest import read_manifest
 from flowlit.couplings.store.verify import glance
+from flowlit.couplings.store.writer import Store
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule
@@ -66,6 +68,43 @@ def test_pairs_of_other_noise_than_the_store_names_are_refused(tmp_path, monkeyp
         couple(tmp_path)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_pairs_that_were_refused_are_refused_by_every_later_run(times, tmp_path):
+    """No shard is missing then, and nothing is predicted."""
+    for _ in range(times):
+        with pytest.raises(FlowlitError, match="generated again differ"):
+            couple(tmp_path, Random(2))
+    assert not read_manifest(tmp_path / "store")["complete"]
+    with pytest.raises(FlowlitError, match="is not finished"):
+        Cached(str(tmp_path / "store")).dataset()
+    with pytest.raises(FlowlitError, match="generated again differ"):
+        couple(tmp_path, Random(2))
+
+
+def test_a_store_with_a_damaged_shard_is_refused_by_every_later_run_until_it_is_removed(tmp_path):
+    store = couple(tmp_path)
+    one_bit(store / "00000.safetensors")
+    for _ in range(2):
+        with pytest.raises(FlowlitError, match=r"1 damaged.*00000.*remove it"):
+            couple(tmp_path, num=20)
+    assert not read_manifest(store)["complete"]
+    (store / "00000.safetensors").unlink()
+    assert read_manifest(couple(tmp_path, num=20))["complete"]
+
+
+def test_a_run_that_was_stopped_after_its_last_shard_looks_at_it_when_it_goes_on(
+    tmp_path, monkeypatch, caplog
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finished", lambda store: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            couple(tmp_path)
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        store = couple(tmp_path)
+    assert [message for message in caplog.messages if "4 pairs generated again are the same" in message]
+    assert read_manifest(store)["complete"]
+
+
 def test_a_store_that_is_complete_is_not_looked_at_again(tmp_path, caplog):
     couple(tmp_path)
     caplog.clear()
@@ -76,32 +115,35 @@ def test_a_store_that_is_complete_is_not_looked_at_again(tmp_path, caplog):
 
 def test_a_glance_is_at_the_first_and_the_last_shard(tmp_path):
     store = fill(tmp_path / "pairs", 200, shard_size=50)
-    checks = {check.name: check for check in glance(store)}
+    manifest = read_manifest(store)
+    checks = {check.name: check for check in glance(store, manifest)}
     assert all(check.good for check in checks.values()), checks
     assert {"files", "indices", "seed", "values", "mean of x0", "correlation of x0, x1", "direction"} <= set(
         checks
     )
     truncated(store / "00001.safetensors")
-    assert all(check.good for check in glance(store)), "not looked at"
+    assert all(check.good for check in glance(store, manifest)), "not looked at"
     truncated(store / "00003.safetensors")
-    (files,) = [check for check in glance(store) if not check.good]
+    (files,) = [check for check in glance(store, manifest) if not check.good]
     assert files.name == "files" and "1 damaged" in files.found and "00003" in files.found
     with pytest.raises(FlowlitError, match=r"1 damaged.*run the same command again"):
-        checked(store, 4, 0.0)
+        checked(store, manifest, 4, 0.0)
 
 
 def test_a_few_pairs_have_no_statistics(tmp_path):
-    names = {check.name for check in glance(fill(tmp_path / "pairs", 20))}
+    store = fill(tmp_path / "pairs", 20)
+    names = {check.name for check in glance(store, read_manifest(store))}
     assert "files" in names and not names & {"mean of x0", "correlation of x0, x1", "direction"}
 
 
 def test_statistics_that_are_not_as_expected_are_warned_of(tmp_path):
     store = fill(tmp_path / "pairs", 200, shard_size=50, scale=9.0)
     with pytest.warns(UserWarning, match=r"range of x1 .* is the model trained\?"):
-        assert "9 of 10 checks" in checked(store, 4, 0.0)
+        assert "9 of 10 checks" in checked(store, read_manifest(store), 4, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        line = checked(fill(tmp_path / "good", 200, shard_size=50), 4, 0.0)
+        good = fill(tmp_path / "good", 200, shard_size=50)
+        line = checked(good, read_manifest(good), 4, 0.0)
     assert "10 of 10 checks" in line
     with pytest.raises(FlowlitError, match="differ by nan"):
-        checked(store, 4, float("nan"))
+        checked(store, read_manifest(store), 4, float("nan"))

@@ -1,6 +1,8 @@
 """Classes have names, and numbers that hold across sets, splits and moments."""
 
 import json
+import os
+import shutil
 import zipfile
 
 import labelled
@@ -8,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowlit.commands.pipeline.headers import _Folder
 from flowlit.data import CIFAR10, Digits, ImageFolder, ImageZip
 from flowlit.data.classes import check_occurring, check_same_names, listed, numbered
 from flowlit.data.labels import names_in
 from flowlit.errors import FlowlitError
+from flowlit.generators.labels import labels_of
 
 
 def folder(root, **arguments):
@@ -214,3 +218,52 @@ def test_any_dataset_json_gives_labels_or_one_error(tmp_path_factory, content):
         assert labelled.labels(images) == [images.index[0][2]]
     except FlowlitError as error:
         assert "dataset.json" in str(error) and "\n" not in str(error)
+
+
+# spellings
+
+CAFE = ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}")
+
+
+def test_both_spellings_of_a_name_are_one_class(tmp_path):
+    """HFS+ writes the second one; a copy of a set had classes in another order, which looked the same."""
+    sets = [folder(labelled.folder(tmp_path / str(i), {name: 1, "cafg": 2})) for i, name in enumerate(CAFE)]
+    assert sets[0].classes == sets[1].classes and set(sets[0].classes) == {CAFE[0], "cafg"}
+    counts = [images.label_counts() for images in sets]
+    assert counts[0] == counts[1] == {0: 2, 1: 1}
+    check_same_names([CAFE[0]], [CAFE[1]], "one", "the other")
+    given = folder(tmp_path / "0", classes=[CAFE[1], "cafg"])
+    assert given.classes == (CAFE[0], "cafg") and given.label_counts() == {0: 1, 1: 2}
+    assert folder(tmp_path / "0", classes=str(tmp_path / "1")).classes == sets[0].classes
+    assert _Folder(str(tmp_path / "1")).classes() == {CAFE[0]: 1, "cafg": 2}
+
+
+def test_labels_of_a_zip_find_their_images_in_either_spelling(tmp_path):
+    names = [f"{CAFE[1]}.png", "b.png"]
+    path = labelled.archive(
+        tmp_path / "a.zip", [[f"{CAFE[0]}.png", 1], ["b.png", 0]], names, (*CAFE[1:], "b")
+    )
+    images = archive(path)
+    assert images.classes == (CAFE[0], "b") and sorted(labelled.labels(images)) == [0, 1]
+    both = labelled.archive(tmp_path / "b.zip", [[f"{CAFE[0]}.png", 0], [f"{CAFE[1]}.png", 1]])
+    assert labelled.labels(archive(both)) in ([0, 1], [1, 0])
+
+
+def test_bytes_that_are_no_utf_8_are_a_name(tmp_path):
+    root = os.fsencode(labelled.folder(tmp_path, {"b": 1}))
+    os.mkdir(os.path.join(root, b"\xe9"))
+    shutil.copy(tmp_path / "b/000.png", os.path.join(root, b"\xe9/a.png"))
+    images = folder(tmp_path)
+    assert set(images.classes) == {"\\udce9", "b"} and images.label_counts() == {0: 1, 1: 1}
+    json.dumps(images.classes, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("spelling", CAFE)
+def test_a_class_is_generated_by_its_name_in_either_spelling(spelling):
+    assert labels_of(spelling, 2, ["b", CAFE[1]]) == labels_of(spelling, 2, ["b", CAFE[0]]) == 1
+
+
+@pytest.mark.parametrize("pair", [("Cat", "cat"), ("a", "A"), ("1", "\N{SUPERSCRIPT ONE}"), ("a b", "ab")])
+def test_names_that_look_unlike_each_other_are_two_classes(pair, tmp_path):
+    images = folder(labelled.folder(tmp_path, dict.fromkeys(pair, 1)))
+    assert set(images.classes) == set(pair) and images.label_counts() == {0: 1, 1: 1}

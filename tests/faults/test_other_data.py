@@ -145,6 +145,15 @@ def test_a_reference_of_other_data_is_named_beside_the_training_data():
     assert other_images(reference(data=DIGITS), DIGITS) == ""
 
 
+@pytest.mark.parametrize("name", ["Digits", "ImageFolder my photos", "ImageZip a.zip b.zip"])
+@pytest.mark.parametrize("part", [{}, {"part": "train"}])
+def test_a_reference_of_before_may_be_of_another_part_of_the_training_data(name, part):
+    facts = {"name": name, **part, "images": 90, "fingerprint": "0123456789abcdef"}
+    older = {"images": "feed", "count": 9}
+    assert other_images(reference(source=name.split()[0], **older), facts) == ""
+    assert "CIFAR10 (9 images" in other_images(reference(source="CIFAR10", **older), facts)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "other"),
     [

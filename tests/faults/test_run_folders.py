@@ -1,10 +1,12 @@
 """One writer for a run's folder: faults that were found in the hands of others."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import tiny
 from commandline import in_process
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from flowlit._support.locks import locked_folder, locked_target
@@ -179,13 +181,112 @@ def test_checkpoints_of_other_loggers_are_put_aside(tmp_path):
     assert not (folder / "earlier/3").exists()
 
 
+def of_file(path):
+    return {
+        "class_path": "flowlit.networks.pretrained",
+        "init_args": {"checkpoint": str(path), "weights": "raw"},
+    }
+
+
+def test_a_fit_from_a_file_of_the_run_that_it_would_put_aside_is_refused(tmp_path):
+    """Other ranks build the network after rank 0 has moved the file, and so does a run that goes on."""
+    root = tmp_path / "run"
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=2))
+    assert in_process("fit", "-c", path).code == 0
+    last = root / "checkpoints/last.ckpt"
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    for name in (last, f"file://{last}", root / "../run/checkpoints/last.ckpt"):
+        again = tiny.write(tmp_path / "again.yaml", tiny.fit(root, steps=2, network=of_file(name)))
+        error = in_process("fit", "-c", again).error
+        assert f"{name} is of the earlier run in this folder" in error and "--vars.root" in error
+        assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before
+    copy = tmp_path / "copy.ckpt"
+    copy.write_bytes(last.read_bytes())
+    again = tiny.write(tmp_path / "again.yaml", tiny.fit(root, steps=2, network=of_file(copy)))
+    assert in_process("fit", "-c", again).code == 0
+
+
+@pytest.mark.parametrize("name", ["snapshots/a.safetensors", "samples", "checkpoints/previous.ckpt"])
+def test_whatever_is_put_aside_cannot_be_read_from_there(name, tmp_path):
+    trainer = FlowTrainer(accelerator="cpu", logger=Elsewhere(tmp_path), callbacks=[LastCheckpoint()])
+    run = tmp_path / "mine/same"
+    for file in (
+        "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        "snapshots/a.safetensors",
+        "samples/0.png",
+    ):
+        (run / "checkpoints" / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / "checkpoints" / file).touch()
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / file).touch()
+    place = run / name if name.startswith("checkpoints") else run / "checkpoints" / name
+    before = sorted(run.rglob("*"))
+    for config in ({"model": [{"checkpoint": str(place)}]}, {"data": Namespace(a=str(place))}):
+        with pytest.raises(FlowlitError, match="is of the earlier run"):
+            put_aside(trainer, None, config)
+    assert sorted(run.rglob("*")) == before
+    names = {"root": str(tmp_path), "a": "relu", "b": "\0", "c": "", "d": "x" * 5000, "e": 3}
+    put_aside(trainer, None, {"model": names, "trainer": str(run / "checkpoints/last.ckpt")})
+    assert not list((run / "checkpoints").glob("*.ckpt"))
+
+
+def test_an_earlier_run_stays_whole_if_it_cannot_be_put_aside(tmp_path, monkeypatch):
+    trainer = FlowTrainer(accelerator="cpu", logger=Elsewhere(tmp_path), callbacks=[LastCheckpoint()])
+    run = tmp_path / "mine/same/checkpoints"
+    files = [run / name for name in ("a.ckpt", "last.ckpt", "previous.ckpt", "config.yaml")]
+    run.mkdir(parents=True)
+    for file in files:
+        file.write_text(file.name)
+    rename = Path.rename
+
+    def full(path, target):
+        if path.name == "previous.ckpt":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    for error in (OSError, KeyboardInterrupt):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", full if error is OSError else interrupted(rename))
+            with pytest.raises(error):
+                put_aside(trainer, None)
+        assert [file.read_text() for file in files] == [file.name for file in files]
+        assert not (run / "earlier").exists()
+
+
+def interrupted(rename):
+    def rename_or_stop(path, target):
+        if path.name == "last.ckpt":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    return rename_or_stop
+
+
+def test_a_fit_can_be_started_afresh_from_its_own_record(tmp_path):
+    """Other ranks read it after rank 0 has put the earlier run aside."""
+    root = tmp_path / "run"
+    path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=2))
+    assert in_process("fit", "-c", path).code == 0
+    first = (root / "config.yaml").read_bytes()
+    assert in_process("fit", "-c", root / "config.yaml", "--trainer.max_steps", 3).code == 0
+    assert (root / "earlier/1/config.yaml").read_bytes() == first != (root / "config.yaml").read_bytes()
+    trainer = FlowTrainer(accelerator="cpu", logger=Elsewhere(tmp_path), callbacks=[LastCheckpoint()])
+    run = tmp_path / "mine/same/checkpoints"
+    run.mkdir(parents=True)
+    (run / "last.ckpt").touch()
+    (run / "config.yaml").touch()
+    put_aside(trainer, None)
+    assert (run / "config.yaml").exists() and (run / "earlier/1/config.yaml").exists()
+
+
 @pytest.mark.slow
 def test_one_of_several_processes_puts_the_earlier_run_aside(tmp_path, flowlit):
     root = tmp_path / "run"
     path = tiny.write(tmp_path / "run.yaml", tiny.fit(root, steps=2))
     words = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
-    for seed in (1, 2):
-        done = flowlit("fit", "-c", path, *words, "--seed_everything", seed, cwd=tmp_path)
+    for seed, file in ((1, path), (2, root / "config.yaml")):
+        done = flowlit("fit", "-c", file, *words, "--seed_everything", seed, cwd=tmp_path)
         assert done.code == 0, done.err
     assert done.err.count("the earlier run is in") == 1
     assert sorted(path.name for path in (root / "earlier").iterdir()) == ["1"]

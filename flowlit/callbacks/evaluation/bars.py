@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..._support.formatting import in_figure
 from .report import place
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def draw(measures: Mapping[str, Mapping[str, float]], columns: int = 3) -> Figur
     for axes in panels[len(measures) :]:
         axes.set_axis_off()
     for axes, (measure, values) in zip(panels, measures.items(), strict=False):
-        bars = axes.barh(list(values), list(values.values()))
+        bars = axes.barh(list(map(in_figure, values)), list(values.values()))
         axes.bar_label(bars, fmt="%.4g", padding=3)
         axes.invert_yaxis()  # the first solver at the top
         axes.margins(x=0.25)
         which = next((text for text, tags in BETTER.items() if measure.startswith(tags)), None)
-        axes.set_title(measure if which is None else f"{measure} ({which})", fontsize=10)
+        name = in_figure(measure)
+        axes.set_title(name if which is None else f"{name} ({which})", fontsize=10)
     return figure

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..._support.formatting import in_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -62,5 +64,5 @@ def draw(histories: Mapping[str, History]) -> Figure:
         upwards = torch.linspace(0, 1, len(values) + 1).tolist()
         mesh = axes.pcolormesh(across, upwards, values, norm=scale, cmap="viridis")
         figure.colorbar(mesh, ax=axes, label="loss")
-        axes.set(title=f"loss over t {name}".strip(), xlabel="step", ylabel="t (noise 0, data 1)")
+        axes.set(title=f"loss over t {in_figure(name)}".strip(), xlabel="step", ylabel="t (noise 0, data 1)")
     return figure

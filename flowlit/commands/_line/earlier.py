@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from ...callbacks.evaluation.report import FILES
 from ...callbacks.training.checkpoint import PART
+from ...errors import FlowlitError
 from ...networks.checkpoints.newest import checkpoints_in
 from .locks import written
 from .resume import fixed_folders
@@ -42,7 +47,7 @@ Features of generated images stay: they have the hash of their weights.
 """
 
 
-def put_aside(trainer: pl.Trainer, ckpt_path: str | None) -> Moves:
+def put_aside(trainer: pl.Trainer, ckpt_path: str | None, config: Any = MappingProxyType({})) -> Moves:
     """Move an earlier run in the folder of a fit to ``earlier/<number>`` there, before anything is written.
 
     Rank 0 does it for all, also before the processes are connected. A checkpoint in the run's own folder is
@@ -51,9 +56,13 @@ def put_aside(trainer: pl.Trainer, ckpt_path: str | None) -> Moves:
     Args:
         trainer: of the fit, which holds the folders.
         ckpt_path: checkpoint that it begins from, if there is one.
+        config: of the fit.
 
     Returns:
         what was moved, for ``take_back``.
+
+    Raises:
+        FlowlitError: if model or data are read from the earlier run.
     """
     folders = {folder.resolve() for folder in fixed_folders(trainer)}
     goes_on = ckpt_path is not None and Path(ckpt_path).resolve().parent in folders
@@ -62,22 +71,57 @@ def put_aside(trainer: pl.Trainer, ckpt_path: str | None) -> Moves:
     checkpoints = sorted(file for folder in folders for file in checkpoints_in(folder))
     if not checkpoints:
         return []
-    moves: Moves = []
     parts = [folder / PART for folder in folders if (folder / PART).exists()]
     places = list(written(trainer, "fit"))
     places += sorted(f for f in folders if not any(f.is_relative_to(place) for place in places))
     taken = [_number(path) for place in places for path in place.glob(f"{EARLIER}/*")]
     number = str(1 + max(taken, default=0))
+    moves: Moves = []
     for place in places:
         here = [file for file in (*parts, *checkpoints) if file.is_relative_to(place)]
-        for path in (*_left(place), *here):  # checkpoints last: without them there is no earlier run
-            target = place / EARLIER / number / path.relative_to(place)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-            moves.append((path, target))
+        files = (*_left(place), *here)  # checkpoints last: without them there is no earlier run
+        moves += [(path, place / EARLIER / number / path.relative_to(place)) for path in files]
+    _check_not_read([path for path, _ in moves], [config.get(part) for part in ("model", "data")])
+    _move(moves)
     where = " and ".join(str(place / EARLIER / number) for place in places)
     rank_zero_info(f"flowlit: starting afresh; the earlier run is in {where} now (--resume auto goes on)")
     return moves
+
+
+def _move(moves: Moves) -> None:
+    """Move all, or nothing."""
+    done: Moves = []
+    try:
+        for path, target in moves:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            done.append((path, target))
+            # other ranks may have it on their command line, and read it later; it is written anew
+            shutil.copy2(path, target) if path.name == "config.yaml" else path.rename(target)
+    except BaseException:
+        _undo(done)
+        raise
+
+
+def _check_not_read(files: Iterable[Path], config: Any) -> None:
+    """Refuse to move what other ranks have still to read, and what a run that goes on would read again."""
+    for name in _texts(config):
+        path = Path(name.removeprefix("file://")).absolute()
+        with suppress(OSError, ValueError):  # a text that is no path
+            resolved = path.resolve()
+            if any(resolved.is_relative_to(file.resolve()) for file in files):
+                raise FlowlitError(
+                    f"{name} is of the earlier run in this folder, which a fit that starts afresh puts "
+                    "aside; choose another folder (--vars.root), or copy the file elsewhere and name that"
+                )
+
+
+def _texts(node: Any) -> Iterator[str]:
+    node = node.as_dict() if isinstance(node, Namespace) else node
+    if isinstance(node, str):
+        yield node
+    children = node.values() if isinstance(node, dict) else node
+    for child in children if isinstance(node, (dict, list)) else ():
+        yield from _texts(child)
 
 
 @contextmanager
@@ -95,14 +139,18 @@ def take_back(moves: Moves) -> None:
     folders = {path.parent for path, _ in moves if path.suffix == ".ckpt"}
     if not moves or any(checkpoints_in(folder) for folder in folders):
         return
+    _undo(moves)
+    rank_zero_info("flowlit: nothing was trained; the earlier run is in its place again")
+
+
+def _undo(moves: Moves) -> None:
     for path, target in reversed(moves):
-        if not path.is_dir():
+        if target.exists() and not path.is_dir():
             target.replace(path)
     left = {target.parent for _, target in moves}
     for folder in sorted(left | {each.parent for each in left}, reverse=True):
         with suppress(OSError):  # others are in it
             folder.rmdir()
-    rank_zero_info("flowlit: nothing was trained; the earlier run is in its place again")
 
 
 def _left(place: Path) -> Iterator[Path]:

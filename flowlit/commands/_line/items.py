@@ -1,4 +1,7 @@
-"""Items of lists on the command line: ``--trainer.callbacks.0.decay 0.9``, which jsonargparse lacks."""
+"""Items of lists on the command line: ``--trainer.callbacks.0.decay 0.9``, and variables of several files.
+
+jsonargparse has neither: it takes a list, and a mapping of any names, as one value.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +48,24 @@ def with_items(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> list
         content: Any = items
         for key in reversed(keys):
             content = {key: content}
-        # after the files, before options of the same command line
-        place = max(i for i, other in enumerate(others) if other.startswith(("-c", "--config")))
-        place += 2 if others[place] in CONFIG else 1  # --config=a.yaml and -ca.yaml are one word
-        others[place:place] = ["--config", json.dumps(content)]
+        others = _with_config(others, content)
     return others
+
+
+def with_vars(words: Sequence[str], contents: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the words with the variables of all files together: later files replace them one by one."""
+    several = [content["vars"] or {} for content in contents if "vars" in content]
+    if len(several) < 2:
+        return list(words)
+    together = {name: value for variables in several for name, value in variables.items()}
+    return _with_config(words, {"vars": together})
+
+
+def _with_config(words: Sequence[str], content: dict[str, Any]) -> list[str]:
+    """Return the words with one more configuration, after the files and before options that follow them."""
+    place = max(i for i, word in enumerate(words) if word.startswith(("-c", "--config")))
+    place += 2 if words[place] in CONFIG else 1  # --config=a.yaml and -ca.yaml are one word
+    return [*words[:place], "--config", json.dumps(content), *words[place:]]
 
 
 def _keys_of_list(option: str, contents: Sequence[dict[str, Any]]) -> tuple[str, ...] | None:

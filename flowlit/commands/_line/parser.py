@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -12,7 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from ...errors import FlowlitError
 from ...modules import FlowDataModule
 from ...modules.base import CheckpointedModule
+from .hollow import unread
 from .parsing import usage_error
+from .words import named_options
 
 EPILOG = """\
 --trust: have doctor and --print_config build classes of other packages, too (read the YAML first, it runs
@@ -24,21 +26,34 @@ class Parser(LightningArgumentParser):
 
     Args:
         command: that is parsed.
-        names: options beside its own that a misspelt one may be meant for, such as those in a YAML.
+        contents: of its YAMLs, whose options a misspelt one may be meant for.
     """
 
-    def __init__(self, *arguments: Any, command: str = "", names: Iterable[str] = (), **named: Any):
+    def __init__(
+        self, *arguments: Any, command: str = "", contents: Sequence[dict[str, Any]] = (), **named: Any
+    ):
         super().__init__(*arguments, allow_abbrev=False, **named)
         self.command = command
-        self.names = names
+        self.contents = contents
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, and exit with code 2."""
         if not self.exit_on_error:
             raise jsonargparse.ArgumentError(None, message) from ex
         parser = getattr(ex, "subcommand_parser", None) or self
-        known = [*parser._option_string_actions, *self.names]
+        known = [*parser._option_string_actions, *named_options(self.contents)]
         self.exit(2, usage_error(f"flowlit {self.command}", message, known))
+
+    def check_read(self, config: jsonargparse.Namespace) -> None:
+        """Refuse names in the YAMLs that the configuration, of a command or of all, does not have."""
+        values = config.as_dict()
+        if problem := unread(self.contents, values.get(self.command, values)):
+            self.error(problem)
+
+    def dump(self, cfg: jsonargparse.Namespace, *arguments: Any, **named: Any) -> str:
+        """Return a configuration as a YAML, for ``--print_config`` and for a run's record."""
+        self.check_read(cfg)
+        return super().dump(cfg, *arguments, **named)
 
 
 def check_parts(model: pl.LightningModule, data: pl.LightningDataModule | None) -> None:

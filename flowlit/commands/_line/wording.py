@@ -51,8 +51,7 @@ def _no_option(match: re.Match[str], reason: Reason, known: Iterable[str]) -> st
     """Return the words for an option that a class, or a parser, does not have."""
     name = match["name"]
     if not reason.classes:
-        others = [each for each in known if each.lstrip("-") != name]
-        return f"{name}: no such option{_elsewhere(name, others)}"
+        return f"{name}: no such option{_meant_in_yaml(name, known)}"
     path = reason.classes[-1]
     value = reason.value
     if name == "class_path":
@@ -69,6 +68,19 @@ def _not_accepted(name: str, path: str) -> str:
     ending = f"; did you mean {meant}{dot}{inner}?" if meant is not None else ";"
     listed = f" it has {', '.join(options[:NAMES])}{' …' * (len(options) > NAMES)}" if options else ""
     return f"{name!r} is not accepted by {path}{ending}{listed}".rstrip(";")
+
+
+def _meant_in_yaml(name: str, known: Iterable[str]) -> str:
+    """Return the option that a name in a YAML was meant for, by its whole path, its beginning, or its end."""
+    options = [each.lstrip("-") for each in known]
+    options = [each for each in options if each != name and not each.endswith(f".{name}")]  # itself
+    first, dot, below = name.partition(".")
+    heads = {each.partition(".")[0]: f"{each.partition('.')[0]}{dot}{below}" for each in options}
+    ends = {each.rpartition(".")[2]: each for each in options}
+    for word, names in ((name, {each: each for each in options}), (first, heads), (name, ends)):
+        if meant := closest(word, names):
+            return f"; did you mean {names[meant]}?"
+    return ""
 
 
 def _elsewhere(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..._support.formatting import in_figure
 from ...metrics.base import Estimate
 from ...types import evaluations_of
 from .models import Model, kinds_of
@@ -50,19 +51,18 @@ def _draw_points(axes: Axes, model: Model, points: Sequence[tuple[Record, Estima
     x = [_giga(model) * (record.nfe or 1) for record, _ in points]
     y = [distance.value for _, distance in points]
     spread = [distance.spread or math.nan for _, distance in points]
-    axes.errorbar(x, y, spread, fmt="o", markersize=4, capsize=3, color=colour, label=model.name)
+    axes.errorbar(x, y, spread, fmt="o", markersize=4, capsize=3, color=colour, label=in_figure(model.name))
     solvers = [record.solver for record, _ in points]
     for i, (record, _) in enumerate(points):
         where = f", {Path(record.file).parent.name}" if solvers.count(record.solver) > 1 else ""
-        axes.annotate(
-            record.solver + where, (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points"
-        )
+        words = in_figure(record.solver + where)
+        axes.annotate(words, (x[i], y[i]), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.margins(x=0.2)
 
 
 def _draw_line(axes: Axes, model: Model, colour: str) -> None:
     axes.axvline(_giga(model), color=colour, linestyle="--", linewidth=0.8)
-    words = f" {model.name}: not recorded"
+    words = f" {in_figure(model.name)}: not recorded"
     axes.text(_giga(model), 0.02, words, rotation=90, fontsize=7, transform=axes.get_xaxis_transform())
 
 
@@ -92,5 +92,5 @@ def _entitle(axes: Axes, kind: Kind | None, kinds: Sequence[Kind]) -> None:
         axes.set_yticks([], minor=True)
         axes.set(title="no distances recorded", ylabel="Fréchet distance")
     else:
-        axes.set(title=kind.label(kinds), ylabel=kind.name)
+        axes.set(title=in_figure(kind.label(kinds)), ylabel=in_figure(kind.name))
         axes.legend(fontsize=8)

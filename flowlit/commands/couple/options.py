@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..._support.files import check_room
 from ...couplings.origins import From, Origin
 from ...couplings.store.encoding import X0, X1, pair_bytes
 from ...couplings.store.plan import plan
@@ -49,6 +50,17 @@ class CoupleOptions(Checked):
         """Count the pairs that a store lacks."""
         shards = plan(store.counts(self.num), self.shard_size)
         return sum(shard.rows for shard in shards if not (store.folder / shard.file).exists())
+
+    def check_disk(self, store: Store, origin: Origin) -> None:
+        """Refuse before the first batch if the disk cannot hold the missing pairs.
+
+        Raises:
+            FlowlitError: saying how many bytes they need.
+        """
+        missing = self.missing(store)
+        smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
+        mend = f"{smaller}, or choose another disk (--store)"
+        check_room(store.folder, missing * self.pair_bytes(origin), f"{missing} pairs", mend)
 
     def pair_bytes(self, origin: Origin) -> int:
         """Return the bytes of a pair on disk."""

@@ -57,11 +57,12 @@ def again(
     return len(places), float(torch.stack(squares).max().sqrt())
 
 
-def checked(folder: Path, pairs: int, difference: float) -> str:
-    """Return a line on a store that has just been finished.
+def checked(folder: Path, manifest: dict[str, Any], pairs: int, difference: float) -> str:
+    """Return a line on a store that is to be finished.
 
     Args:
         folder: of the store.
+        manifest: that it will have.
         pairs: that were generated again.
         difference: of these from the stored ones, see ``again``.
 
@@ -72,9 +73,10 @@ def checked(folder: Path, pairs: int, difference: float) -> str:
     if not difference <= ALIKE:
         raise FlowlitError(
             f"{folder}: {pairs} pairs generated again differ by {difference:.2g} (rms) from the stored ones; "
-            "expected the same: does the network or the solver draw random numbers by itself?"
+            "expected the same: does the network or the solver draw random numbers by itself? Mend that, "
+            "remove the folder, and run the same command again"
         )
-    checks = glance(folder)
+    checks = glance(folder, manifest)
     bad = [check for check in checks if not check.good]
     damaged = [check.found for check in bad if check.name == "files"]
     if damaged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -12,13 +12,12 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..._support.files import check_room
 from ..._support.progress import Bar
 from ..._version import __version__
 from ...couplings.origins import Origin
 from ...couplings.parts import Solved
 from ...couplings.store.encoding import pack
-from ...couplings.store.plan import Shard
+from ...couplings.store.plan import Shard, plan
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair
@@ -85,17 +84,8 @@ class PairWriter(BasePredictionWriter):
             **self.origin.facts(counts),
             **self.facts,
         }
-        self._check_disk()  # first, so that what it advises is still possible
+        self.options.check_disk(self.store, self.origin)  # first, so that what it advises is still possible
         self.store.begin(identity, counts, {**self.remarks, "flowlit": __version__})
-
-    def _check_disk(self) -> None:
-        """Refuse before the first batch if the disk cannot hold the missing pairs."""
-        missing = self.options.missing(self.store)
-        needed = missing * self.options.pair_bytes(self.origin)
-        smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
-        check_room(
-            self.store.folder, needed, f"{missing} pairs", f"{smaller}, or choose another disk (--store)"
-        )
 
     def write_on_batch_end(
         self,
@@ -160,13 +150,28 @@ class PairWriter(BasePredictionWriter):
         self._writer.shutdown()
         trainer.strategy.barrier("couplings")
         if trainer.is_global_zero:
-            manifest = self.store.manifest()
-            if not manifest["complete"]:
-                manifest = self.store.finish()
-            self._release()
-            rank_zero_info(f"flowlit: {summary(manifest, self.store, self.options)}")
-            if self._again is not None:
-                rank_zero_info(f"flowlit: {checked(self.store.folder, *self._again)}")
+            try:
+                for line in self._finish(trainer, pl_module):
+                    rank_zero_info(f"flowlit: {line}")
+            finally:
+                self._release()
+
+    def _finish(self, trainer: pl.Trainer, predictor: Any) -> Iterator[str]:
+        """Look at a store and mark it complete; yield what is to be said of it.
+
+        What is not as it should be stays unfinished, so that the next run finds it, too.
+        """
+        manifest = self.store.manifest()
+        if manifest["complete"]:
+            yield summary(manifest, self.store, self.options)
+            return
+        manifest = self.store.finished()
+        if self._again is None:  # an earlier run made the last shard, and was stopped or refused after it
+            last = plan(manifest["counts"], manifest["shard_size"])[-1]
+            self._again = again(trainer, predictor, self.origin, self.store.folder, last)
+        looked = checked(self.store.folder, manifest, *self._again)
+        self.store.write_manifest(manifest)
+        yield from (summary(manifest, self.store, self.options), looked)
 
 
 def summary(manifest: dict[str, Any], store: Store, options: CoupleOptions) -> str:

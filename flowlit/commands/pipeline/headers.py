@@ -19,10 +19,10 @@ from ..._support.files import check_file, open_plain, short_hash, write_atomical
 from ..._support.progress import Bar
 from ..._support.schema import Count, Format, Positive
 from ...data.checking import refusal
-from ...data.classes import numbered
+from ...data.classes import classes_in, spelt
 from ...data.decode import FORMATS, GREY, UnreadableImage
 from ...data.labels import has_labels, read_labels
-from ...data.listing import list_folder, list_zip, sub_folders
+from ...data.listing import list_folder, list_zip
 from ...errors import FlowlitError
 
 SLOW = 1.0
@@ -91,8 +91,8 @@ class _Folder:
     def classes(self) -> dict[str, int]:
         if any("/" not in name for name in self.names):
             return {}
-        counts = Counter(name.split("/")[0] for name in self.names)
-        return {name: counts[name] for name in numbered(sub_folders(Path(self.place)))}
+        counts = Counter(spelt(name.split("/")[0]) for name in self.names)
+        return {name: counts[name] for name in classes_in(self.place, f"image folder {self.place}")}
 
 
 class _Zip:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..._support.files import building, check_room
+from ..._support.files import building, check_room, reserve
 from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...types import Codec, Pair
@@ -65,12 +64,9 @@ def export_folder(folder: str | Path, into: str | Path) -> None:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """Create an array on disk and reserve its space: a full disk is then an error here, and not a crash when
-    pages are written.
-    """
+    """Create an array on disk, with all of its space."""
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    reserve(path)
     return array
 
 

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch.nn.functional import pad
 
 from ..._support.files import write_figure
+from ..._support.formatting import in_figure
 from ..._support.permutation import shuffled
 from ...data import Pixels
 from ...errors import FlowlitError
@@ -41,7 +42,7 @@ def show(folder: str | Path, into: str | Path, seed: int = 0, grid: int = 32, ro
         pictured(Pair(x0[:grid], x1[:grid]), stored_codec(pairs.manifest)), interpolation="nearest"
     )
     picture.set_axis_off()
-    picture.set_title(f"{Path(folder).name}: {len(pairs):,} pairs, noise above data")
+    picture.set_title(f"{in_figure(Path(folder).name)}: {len(pairs):,} pairs, noise above data")
     lengths = {"‖x0‖": x0, "‖x1‖": x1, "‖x1 - x0‖": x1 - x0}
     for axes, (name, x) in zip(right.subplots(3), lengths.items(), strict=True):
         norms = x.flatten(1).norm(dim=1).numpy()

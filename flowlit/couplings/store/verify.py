@@ -36,9 +36,11 @@ def verify(folder: str | Path, quiet: bool = False) -> list[Check]:
     return checks if moments is None else [*checks, *compared(moments, walk.manifest)]
 
 
-def glance(folder: str | Path, most: int = 2) -> list[Check]:
-    """Check the first and the last shards of a finished store, ``most`` in all, as ``verify`` checks all."""
-    manifest = read_manifest(folder)
+def glance(folder: str | Path, manifest: dict[str, Any], most: int = 2) -> list[Check]:
+    """Check the first and the last shards of a store, ``most`` in all, as ``verify`` checks all.
+
+    ``manifest`` is the one that it has when it is finished.
+    """
     entries = manifest["shards"]
     some = entries if len(entries) <= most else [*entries[: most - 1], entries[-1]]
     walk = _Walk(Path(folder), {**manifest, "shards": some})

@@ -139,7 +139,13 @@ class Store:
         write_atomically(self.folder / shard.file, save(arrays, {"facts": json.dumps(facts)}))
 
     def finish(self) -> dict[str, Any]:
-        """List all shards in the manifest, sum up their facts, and mark it complete.
+        """Write the manifest that a store has when it is ``finished``; return it."""
+        manifest = self.finished()
+        self.write_manifest(manifest)
+        return manifest
+
+    def finished(self) -> dict[str, Any]:
+        """Return the manifest with all shards listed, their facts summed up, and marked complete.
 
         Raises:
             FlowlitError: if shards are missing.
@@ -147,22 +153,15 @@ class Store:
         manifest = self.manifest()
         known = {entry["file"]: entry for entry in manifest["shards"]}
         key = identity_key(manifest)
-        entries = []
-        missing = []
-        for shard in Bar(
-            plan(manifest["counts"], manifest["shard_size"]), desc="Checksums", leave=False, unit=" shards"
-        ):
-            if entry := known.get(shard.file) or self._entry(shard, key):
-                entries.append(entry)
-            else:
-                missing.append(shard.number)
-        if missing:
+        shards = plan(manifest["counts"], manifest["shard_size"])
+        bar = Bar(shards, desc="Checksums", leave=False, unit=" shards")
+        facts = [known.get(shard.file) or self._entry(shard, key) for shard in bar]
+        entries = [entry for entry in facts if entry]
+        if missing := [shard.number for shard, entry in zip(shards, facts, strict=True) if not entry]:
             raise FlowlitError(
                 f"{self.folder} lacks {len(missing)} shards ({missing[:5]} …); run the same command again"
             )
-        manifest |= {"shards": entries, **sums(entries), "complete": True}
-        self.write_manifest(manifest)
-        return manifest
+        return {**manifest, "shards": entries, **sums(entries), "complete": True}
 
     def _entry(self, shard: Shard, key: str) -> dict[str, Any] | None:
         path = self.folder / shard.file

@@ -22,7 +22,8 @@ def check_network(network: nn.Module) -> None:
     """Refuse a network whose weights could not be saved.
 
     Raises:
-        FlowlitError: naming a parameter without shape or content, or a state that is no plain data.
+        FlowlitError: naming a parameter without shape or content, or a state that is no plain data, or of
+            complex numbers.
     """
     kind = type(network).__name__
     tensors = [*network.named_parameters(), *network.named_buffers()]
@@ -37,6 +38,11 @@ def check_network(network: nn.Module) -> None:
             raise FlowlitError(
                 f"{kind}: {name} is a {type(value).__name__}, which no checkpoint can be read with again; "
                 "return tensors, numbers and text from get_extra_state"
+            )
+        if isinstance(value, Tensor) and value.is_complex():
+            raise FlowlitError(
+                f"{kind}: {name} is of complex numbers, which no checkpoint here may hold; keep real and "
+                "imaginary parts (torch.view_as_real), or register the buffer with persistent=False"
             )
 
 

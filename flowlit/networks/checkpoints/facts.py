@@ -51,8 +51,10 @@ class Facts(Struct):
     """Name of the one set of weights that safetensors hold."""
     step: Count = 0
     source: dict[str, Any] | None = None
-    sha256: dict[str, str] = {}
-    """Hash of each part of a checkpoint: network, ema, averages.<name>, optimizers; of safetensors: file."""
+    sha256: Annotated[dict[str, str], Meta(min_length=1)] = {}
+    """Hash of each part of a checkpoint: network, ema, averages.<name>, optimizers; of safetensors: file.
+    Files of earlier versions have none, and an empty mapping would compare nothing.
+    """
     shared: dict[str, str] | None = None
     """Second names of tensors in safetensors, and the first."""
 

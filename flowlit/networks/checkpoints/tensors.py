@@ -49,7 +49,7 @@ def _problem(value: Any) -> str:
         return "nested" if value.is_nested else str(value.layout)
     if value.is_quantized or value.is_meta:
         return str(value.dtype) if value.is_quantized else "without content (meta)"
-    if value.dtype.is_floating_point and value.dtype not in FLOATS:
+    if value.dtype.is_complex or (value.dtype.is_floating_point and value.dtype not in FLOATS):
         return str(value.dtype)
     if value.nbytes > value.untyped_storage().nbytes():
         return f"of shape {tuple(value.shape)}, but repeats fewer numbers"

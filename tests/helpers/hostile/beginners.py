@@ -170,6 +170,23 @@ IN_A_YAML: dict[str, tuple[str, Any, tuple[str, ...]]] = {
 }
 """Place in the YAML of a fit, what stands there, and the words of the error."""
 
+HOLLOW = {
+    "trianer": "trianer: no such option; did you mean trainer?",
+    "vras": "vras: no such option; did you mean vars?",
+    "seed_evrything": "seed_evrything: no such option; did you mean seed_everything?",
+    "xyzzy": "xyzzy: no such option",
+    "trainer/callbakcs": "trainer.callbakcs: no such option; did you mean callbacks?",
+    "trainer/loger": "trainer.loger: no such option; did you mean logger?",
+    "model/netwrok": "model: netwrok beside class_path; expected under init_args",
+    "model/init_args/netwrok": "model.netwrok: no such option; did you mean network?",
+    f"{NETWORK}/init_args/widht": "model.network.widht: no such option; did you mean width?",
+    f"{NETWORK}/widht": "model.network: widht beside class_path; expected under init_args",
+    "data/init_args/nosie": "data.nosie: no such option; did you mean noise?",
+    f"{COUPLING}/init_args/imagse": "data.coupling.imagse: no such option; did you mean images?",
+    "data/init_args/noise/init_args/sahpe": "data.noise.sahpe: no such option; did you mean shape?",
+}
+"""Places in the YAML of a fit where ``{}`` stands under a name that nothing has."""
+
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "an abbreviated option": (
         ["--trainer.max_st", "5"],
@@ -272,6 +289,12 @@ ROWS = [
     *(
         Row(f"a YAML with {name}", _at(place, value), words)
         for name, (place, value, words) in IN_A_YAML.items()
+    ),
+    *(
+        Row(f"a YAML with nothing in {place}{deeper}", _at(place, value), (words,))
+        for place, words in HOLLOW.items()
+        for deeper, value in (("", {}), (", twice", {"a": {}}))
+        if not deeper or "/" not in place
     ),
     *(
         Row(f"fit: {name}", _at("seed_everything", 7, *words), expected)

@@ -1,11 +1,13 @@
 """Hostile checkpoints: names that are no files, torn files, facts that lie, tensors that are no weights."""
 
+import json
 import os
 import pickle
 import zipfile
 
 import torch
 from commandline import REPOSITORY
+from safetensors.torch import save_file
 from torch import nn
 
 import flowlit
@@ -70,7 +72,7 @@ LIES = {
         put("flowlit", "averages", {"long": {"updates": 7}}),
         put("flowlit", "ema", [1]),
         put("flowlit", "network", "UNet"),
-        *(put("flowlit", "sha256", value) for value in (["a"], None, "0" * 64, {"network": None})),
+        *(put("flowlit", "sha256", value) for value in (["a"], None, "0" * 64, {"network": None}, {})),
         *(put("flowlit", "version", value) for value in (3, "", "new", "1.x", "99.0", "1.0.dev1")),
     ],
     "averages_waiting": [
@@ -253,4 +255,69 @@ def _odd(change):
 ROWS += [
     Row(f"checkpoint: weights that are {words}", _odd(change), ("odd.ckpt", "0.weight", words))
     for words, change in ODD.items()
+]
+
+
+def _own(changes, sha256=None):
+    def attempt(folder):
+        content = torch.load(GOOD)
+        content["state_dict"] |= changes
+        content["flowlit"]["sha256"] = hash_parts(content) if sha256 is None else sha256
+        torch.save(content, folder / "own.ckpt")
+        return read_contents(folder / "own.ckpt").state("raw", folder / "own.ckpt")
+
+    return attempt
+
+
+def _safetensors(state, sha256=None):
+    def attempt(folder):
+        write_state(state, {"class_path": "x"}, folder / "own.safetensors", {"weights": "ema"})
+        if sha256 is not None:
+            facts = {"version": "0.1.0", "network": {"class_path": "x"}, "weights": "ema", "sha256": sha256}
+            save_file(state, folder / "own.safetensors", {"flowlit": json.dumps(facts)})
+        return read_contents(folder / "own.safetensors").state("ema", folder / "own.safetensors")
+
+    return attempt
+
+
+def _others(content):
+    def attempt(folder):
+        torch.save(content, folder / "others.pth")
+        return read_contents(folder / "others.pth").state("raw", folder / "others.pth")
+
+    return attempt
+
+
+REAL = torch.zeros(2, 3)
+COMPLEX = {
+    str(dtype).removeprefix("torch."): torch.zeros(2, 3, dtype=dtype)
+    for dtype in (torch.complex64, torch.complex128)
+}
+ROWS += [
+    *(
+        Row(f"checkpoint: {kind} in {place}", attempt, (kind, "expected a dense tensor of numbers"))
+        for kind, value in COMPLEX.items()
+        for place, attempt in {
+            "a checkpoint": _own({HEAD: value}),
+            "an average": _own({"ema.head.bias": value, HEAD: value}),
+            "a tensor too many": _own({"network.more": value}),
+            "plain weights": _others({"a.weight": REAL, "b.weight": value}),
+            "plain weights of an average": _others({"net": {"a.weight": REAL}, "ema": {"a.weight": value}}),
+            "a model": _others({"model": {"a.weight": value}, "ema": {"shadow_params": [REAL]}}),
+        }.items()
+    ),
+    Row("checkpoint: complex64 in safetensors", _safetensors({"a": COMPLEX["complex64"]}), ("own.",)),
+    *(
+        Row(f"checkpoint: hashes {value!r:.30} in {place}", attempt, ("sha256",))
+        for value in ({}, [], 3, {"network": 3}, {3: "0"})
+        for place, attempt in {
+            "a checkpoint": _own({}, value),
+            "safetensors": _safetensors({"a": REAL}, value),
+        }.items()
+        if not (value == {3: "0"} and place == "safetensors")  # JSON has no such key
+    ),
+    *(
+        Row(f"checkpoint: hashes {value!r:.30}", _own({}, value), ("is not what flowlit wrote",))
+        for value in ({"ema": "0" * 64}, {"network": ""}, {"": ""}, {"optimizers": "0" * 64})
+    ),
 ]

@@ -8,6 +8,7 @@ from commandline import in_process
 
 from flowlit.couplings import SeededNoise
 from flowlit.data import ImageFolder, ImageZip
+from flowlit.data.labels import names_in
 
 from .row import Row
 
@@ -252,4 +253,43 @@ COMMANDS = [
     Row("predict: more images than a disk", _predict("--data.noise.num", 10**12), ("GB are free",)),
 ]
 
-ROWS = [*LABELS, *CLASSES, *GIVEN, *NOISE, *COMMANDS]
+ONE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+TWO_SIGNS = "cafe\N{COMBINING ACUTE ACCENT}"
+ALIKE = {
+    "two spellings in Unicode": (ONE, TWO_SIGNS),
+    "two spellings of Hangul": ("\uac00", "\u1100\u1161"),
+    "a blank at the end": ("cat", "cat "),
+    "a blank before it": ("cat", " cat"),
+    "two blanks": ("a cat", "a  cat"),
+    "a blank that does not break": ("a cat", "a\N{NO-BREAK SPACE}cat"),
+    "a blank of no width": ("cat", "ca\N{ZERO WIDTH SPACE}t"),
+    "a soft hyphen": ("cat", "ca\N{SOFT HYPHEN}t"),
+    "a mark of direction": ("cat", "cat\N{RIGHT-TO-LEFT MARK}"),
+    "a byte order mark": ("cat", "\N{ZERO WIDTH NO-BREAK SPACE}cat"),
+    "a joiner": ("cat", "c\N{ZERO WIDTH JOINER}at"),
+    "a tab": ("a cat", "a\tcat"),
+}
+"""Names of classes that nobody can tell apart."""
+
+
+def _classes_of(folder, names):
+    labelled.folder(folder / "set", dict.fromkeys(names, 1))
+    return names_in(str(folder / "set"))
+
+
+LOOKS = [
+    row
+    for name, pair in ALIKE.items()
+    for row in (
+        Row(f"folder: classes with {name}", _folder(None, have=pair), ("set", "look alike", ascii(pair[1]))),
+        Row(f"folder: given classes with {name}", _folder(list(pair), have=pair[:1]), ("look alike",)),
+        Row(f"dataset.json: classes with {name}", _zip(named=pair), ("x.zip:dataset.json", "look alike")),
+        Row(
+            f"classes of a folder with {name}",
+            lambda folder, pair=pair: _classes_of(folder, pair),
+            ("set", "look alike"),
+        ),
+    )
+]
+
+ROWS = [*LABELS, *CLASSES, *GIVEN, *NOISE, *COMMANDS, *LOOKS]

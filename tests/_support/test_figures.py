@@ -1,0 +1,86 @@
+"""Names of files, classes, solvers and networks in figures: matplotlib takes some of them for TeX."""
+
+import io
+
+import numpy as np
+import pytest
+import stores
+import torch
+from matrix import few
+from torch import nn
+
+from flowlit._support.formatting import in_figure
+from flowlit.callbacks.evaluation import bars
+from flowlit.callbacks.training import heat_map
+from flowlit.commands import sweep
+from flowlit.commands.cost.models import Model
+from flowlit.commands.cost.plot import plot
+from flowlit.commands.cost.records import Kind, Record
+from flowlit.couplings.store.picture import show
+from flowlit.metrics.base import Estimate
+from flowlit.metrics.cost import Macs
+
+NAMES = ["$\\frac{$", "$x$", "$x", "a$b$c", "\\$x$ $", "_mine", "\\{%^#", "\n\udcff\x00", "x" * 300]
+
+
+def drawn(figure):
+    figure.savefig(io.BytesIO(), format="png", dpi=30)
+    return figure
+
+
+def as_bars(name, folder):
+    return bars.draw({f"fid_{name}": {name: 1.0, "b": 2.0}, "nfe": {name: 3.0}})
+
+
+def as_sweep(name, folder):
+    rows = [{"solver": name, "family": name, "nfe": 2.0, f"fid_{name}": 1.0, "endpoint_error": 0.1}]
+    return sweep.plot([*rows, {**rows[0], "nfe": 3.0}])
+
+
+def as_heat_map(name, folder):
+    history = heat_map.History(4)
+    for step in range(3):
+        history.add(step, torch.rand(4))
+    return heat_map.draw({name: history, f"{name}2": history})
+
+
+def as_costs(name, folder):
+    kind = Kind(name, 3, name, name)
+    records = [Record(f"{name}/metrics.json", name, 2.0, {kind: Estimate(1.0, 0.1)})] * 2
+    network = nn.Linear(1, 1)
+    macs = Macs(*([1_000_000] * len(Macs._fields)))
+    return plot([Model(name, name, network, 2, macs, None, records), Model(name, name, network, 2, macs)])
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
+@pytest.mark.parametrize("name", few(NAMES, 3), ids=ascii)
+@pytest.mark.parametrize("draw", [as_bars, as_sweep, as_heat_map, as_costs])
+def test_any_name_can_be_drawn(draw, name, tmp_path):
+    figure = drawn(draw(name, tmp_path))
+    legends = [axes.get_legend() for axes in figure.axes]
+    texts = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    assert all(in_figure(name) in text for text in texts)
+    assert draw is as_heat_map or draw is as_bars or texts, "left out of the legend"
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "_"])
+def test_a_store_of_any_name_can_be_shown(name, tmp_path):
+    store = stores.fill(tmp_path / name, num=8)
+    show(store, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_what_is_drawn_is_the_name_as_it_stands():
+    """A dollar is drawn as one sign, neither as TeX nor with the backslash that keeps it from being TeX."""
+    from matplotlib.figure import Figure
+
+    def pixels(text, **options):
+        figure = Figure(figsize=(2, 1), dpi=50)
+        figure.text(0.1, 0.5, text, **options)
+        file = io.BytesIO()
+        figure.savefig(file, format="rgba")
+        return np.frombuffer(file.getvalue(), np.uint8)
+
+    for name in ("a$b$c", "$x", "\\$x"):
+        assert (pixels(in_figure(name)) == pixels(name, parse_math=False)).all(), name
