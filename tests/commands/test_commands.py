@@ -262,6 +262,20 @@ def test_what_we_lean_on_in_lightning_is_still_there():
     assert hparams_mixin._given_hyperparameters.get() is None
 
 
+def test_only_the_command_that_runs_gets_a_parser(cli, teacher, monkeypatch):
+    """Parsers of the others took half of the time before a fit began."""
+    built = []
+    prepare = LightningCLI._prepare_subcommand_parser
+
+    def counted(self, trainer, name, **others):
+        built.append(name)
+        return prepare(self, trainer, name, **others)
+
+    monkeypatch.setattr(LightningCLI, "_prepare_subcommand_parser", counted)
+    assert cli("fit", "-c", teacher, "--print_config").code == 0
+    assert built == ["fit"]
+
+
 def test_help_of_a_command_may_be_named_first(cli):
     assert cli("help", "couple").out == cli("couple", "--help").out
     assert cli("help", "nothing").out == cli("--help").out
