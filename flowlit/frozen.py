@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ class Frozen(Checked):
     def __init__(self, network: nn.Module):
         self.network = network.requires_grad_(False).eval()
         self.evaluations = evaluations_of(network)
+        self.observer: Callable[[Tensor, Any], None] | None = None
+        """Called with the input (B, …) and the output of every call, unless it is None."""
         self._device: torch.device | None = None
 
     @property
@@ -37,7 +39,10 @@ class Frozen(Checked):
         if self._device != x.device:
             self.network.to(x.device)
             self._device = x.device
-        return self.network(x, *args, **kwargs)
+        output = self.network(x, *args, **kwargs)
+        if self.observer is not None:
+            self.observer(x, output)
+        return output
 
     def __deepcopy__(self, memo: dict) -> Frozen:
         return self

@@ -32,6 +32,7 @@ from .training.rollback import Rollback
 from .training.signals import SaveOnSignal
 from .training.summary import Summary
 from .training.throughput import Throughput
+from .training.training_cost import TrainingCost
 
 __all__ = [
     "EMA",
@@ -59,6 +60,7 @@ __all__ = [
     "Straightness",
     "Summary",
     "Throughput",
+    "TrainingCost",
     "Trajectories",
 ]
 

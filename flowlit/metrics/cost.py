@@ -164,6 +164,7 @@ def _fake_copy(module: nn.Module, shapes: FakeTensorMode) -> nn.Module:
     attributes = [value for part in module.modules() for value in vars(part).values()]
     for frozen in [value for value in attributes if isinstance(value, Frozen)]:
         inner = copy(frozen)
+        inner.observer = None
         inner.network = _fake_copy(frozen.network, shapes)
         first = next((p.device for p in frozen.network.parameters()), None)
         inner._device = frozen._device or first  # shapes cannot be moved

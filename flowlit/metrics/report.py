@@ -11,6 +11,9 @@ from .._support.schema import Count, Format
 FORMAT = "flowlit-metrics"
 VERSION = 2
 
+FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
+"""Files of the commands: regular numbers and published ones stand side by side."""
+
 
 class ReferenceFacts(Struct):
     """The part of a reference's identity in which measurements may differ."""

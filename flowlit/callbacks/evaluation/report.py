@@ -20,13 +20,10 @@ from ...data.classes import class_names_of
 from ...data.provenance import trained_on
 from ...errors import FlowlitError
 from ...metrics.cost import count_parameters
-from ...metrics.report import FORMAT, VERSION
+from ...metrics.report import FILES, FORMAT, VERSION
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...ranges import Checked
 from .base import command_of, numbers, protocols
-
-FILES = {"validate": "metrics.json", "test": "metrics_test.json", "sweep": "metrics_sweep.json"}
-"""Files of the commands: regular numbers and published ones stand side by side."""
 
 
 class Report(Checked, Callback):

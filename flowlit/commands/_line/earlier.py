@@ -13,9 +13,10 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from ...callbacks.evaluation.report import FILES
 from ...callbacks.training.checkpoint import PART
 from ...errors import FlowlitError
+from ...metrics.report import FILES
+from ...metrics.training_cost import FILE
 from ...networks.checkpoints.newest import checkpoints_in
 from .locks import written
 from .resume import fixed_folders
@@ -33,6 +34,7 @@ LEFT = (
     *(f"config_{command}.yaml" for command in ("validate", "test", "predict", "couple", "sweep")),
     "metrics.csv",
     *FILES.values(),
+    FILE,
     "sweep.*",
     "snapshots",
     "samples",
