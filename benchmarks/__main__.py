@@ -9,12 +9,32 @@ from collections.abc import Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .report import conditions, show, write
 
-BENCHMARKS = ("figures", "growth", "solving", "reading", "large_store", "making", "statistics", "generation")
+BENCHMARKS = (
+    "figures",
+    "growth",
+    "solving",
+    "reading",
+    "large_store",
+    "making",
+    "statistics",
+    "generation",
+    "calibration",
+)
+OF_IMAGES: dict[str, dict[str, Any]] = {
+    "images": {"nargs": "+", "metavar": "PATH", "help": "zips, or a folder, of training images"},
+    "held_out": {"nargs": "+", "metavar": "PATH", "help": "zips, or a folder, of held-out images"},
+    "resolution": {"type": int, "help": "pixels a side to which images are averaged first"},
+    "size": {"type": int, "help": "of EfficientNetLite0, to which it enlarges images"},
+    "count": {"type": int, "help": "images of a set"},
+    "into": {"help": "folder of features, with which a killed run goes on, and of the picture"},
+}
+"""Options of calibration, passed to its ``run``."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -31,9 +51,15 @@ def main(words: Sequence[str]) -> int:
         "--quick", action="store_true", help="small sizes: shows that it works; its figures prove nothing"
     )
     parser.add_argument("--seed", type=int, default=0)
+    group = parser.add_argument_group("calibration")
+    for option, settings in OF_IMAGES.items():
+        group.add_argument(f"--{option}", **settings)
     given = parser.parse_args(words)
     benchmark = import_module(f".{given.name}", __package__)
-    sizes = {**(benchmark.QUICK if given.quick else {}), "seed": given.seed}
+    options = {name: vars(given)[name] for name in OF_IMAGES if vars(given)[name] is not None}
+    if options and given.name != "calibration":
+        parser.error(f"{given.name} takes no --{next(iter(options))}; it is for calibration")
+    sizes = {**(benchmark.QUICK if given.quick else {}), **options, "seed": given.seed}
     if available(parser, given.name, given.device) == "cuda":
         sizes["device"] = "cuda"
     result = benchmark.run(**sizes)

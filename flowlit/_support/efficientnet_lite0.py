@@ -87,5 +87,10 @@ def _in_colour(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         raise FlowlitError(
             f"EfficientNetLite0: images have {x.shape[1]} channels; expected 3, or 1 for grey ones"
         )
-    check_size(min(x.shape[2:]), "EfficientNetLite0")
+    if min(x.shape[2:]) < STRIDE:
+        size = "×".join(map(str, x.shape[2:]))
+        raise FlowlitError(
+            f"EfficientNetLite0: images of {size} pixels, expected at least {STRIDE} a side, its stride; "
+            "give resize: 64"
+        )
     return (x.expand(-1, 3, -1, -1),)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import data, networks  # noqa: F401 - short class names resolve
 from .._support.locks import locked_target
+from ..metrics.frechet import few_images
 from ..metrics.reference import make_reference
 
 
@@ -21,6 +22,9 @@ def reference(**options: Any) -> Iterator[str]:
     shape = "×".join(map(str, protocol["shape"]))
     features = f"{len(result.mean)} {protocol['features']['name']} features"
     yield f"{result.path}: {protocol['count']:,} images of {shape} in {features}"
+    few = few_images(len(result.mean), real=protocol["count"])
+    if few:
+        yield few
     summary = options["images"].summary()
     if summary:
         yield summary

@@ -115,7 +115,12 @@ class PrecisionRecall(FeatureMetric):
         }
 
 
-OTHERWISE = {"fid": "frechet", "kid": "kernel_distance", "inception_score": "classifier_score"}
+OTHERWISE = {
+    "fid": "frechet",
+    "fid_extrapolated": "frechet_extrapolated",
+    "kid": "kernel_distance",
+    "inception_score": "classifier_score",
+}
 """Names that are Inception's, and those of the same numbers in other features."""
 
 

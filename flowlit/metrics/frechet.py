@@ -85,6 +85,26 @@ def covariance(count: Tensor, total: Tensor, outer: Tensor) -> tuple[Tensor, Ten
     return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
 
 
+def few_images(dim: int, **counts: int | None) -> str:
+    """Return in words what a distance in ``dim`` features means if images are few; "" if they suffice.
+
+    Args:
+        dim: of the features.
+        counts: images of each kind; None where that is not known.
+
+    >>> few_images(8, real=8, generated=9)[:32]
+    '8 real images for 8 features: th'
+    """
+    few = [f"{count:,} {kind}" for kind, count in counts.items() if count is not None and count <= dim]
+    if not few:
+        return ""
+    return (
+        f"{' and '.join(few)} images for {dim:,} features: their Fréchet distance is far too large, and "
+        f"compares only with those of exactly as many images; measure KID, which does not depend on their "
+        f"number, or FrechetExtrapolated with {2 * dim:,} or more"
+    )
+
+
 def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int = 10) -> dict[str, Estimate]:
     """Return the distance of features (N, d) from mean (d,) and cov (d, d), and that of the first half.
 

@@ -43,4 +43,19 @@ class Measurements(Struct):
     built: dict[str, Any] | None = None
 
 
+def distance_features(name: str) -> str | None:
+    """Return in whose features a tag without its solver is a Fréchet distance; None for other numbers.
+
+    Halves and extrapolations are other numbers.
+
+    >>> distance_features("fid"), distance_features("frechet_digits"), distance_features("kid")
+    ('inception', 'digits', None)
+    """
+    if name == "fid":
+        return "inception"
+    features = name.removeprefix("frechet_")
+    other = features.startswith("extrapolated_") or features.endswith("_half")
+    return None if features == name or other else features
+
+
 REPORT = Format(Measurements, "report of metrics", "run the evaluation again", FORMAT, (1, VERSION))

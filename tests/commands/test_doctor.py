@@ -407,7 +407,8 @@ def fid(tmp_path, **arguments):
 
 
 def test_a_distance_of_few_images(tmp_path):
-    only(examined(tmp_path, **fid(tmp_path)), "warning", "8 images for 8 tiny features")
+    words = "8 generated images for 8 features: their Fréchet distance is far too large"
+    only(examined(tmp_path, **fid(tmp_path)), "warning", words)
 
 
 def test_features_of_which_none_are_there_are_a_warning_as_in_the_run(tmp_path):

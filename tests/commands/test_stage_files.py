@@ -7,6 +7,7 @@ from hostile_bytes import VALUES, altered, as_json, bounded, mutated, places, re
 from hypothesis import given
 from PIL import Image
 
+from flowlit.commands.cost.records import records
 from flowlit.commands.pipeline.state import read_state, write_state
 from flowlit.commands.pipeline.summary import draw_samples, format_table, read_rows, summarise
 from flowlit.errors import FlowlitError
@@ -76,6 +77,19 @@ def test_a_report_gives_a_row_or_one_clear_error(tmp_path, place):
             assert "has no complete metrics for solver 'euler'" in str(error) and len(str(error)) < 1500
         else:
             assert format_table([row])
+
+
+def test_the_table_has_the_distance_and_no_half_or_extrapolation_of_it(tmp_path):
+    """Tags are sorted, and frechet_extrapolated_own comes before frechet_own."""
+    tags = {"frechet_extrapolated_own/euler": 1.0, "frechet_own/euler": 2.0, "frechet_own_half/euler": 3.0}
+    (tmp_path / "a").mkdir()
+    metrics = {"fid_extrapolated/euler": 4.0, **tags, "frechet_own/other": 5.0}
+    report = {**REPORT, "metrics": {**metrics, "nfe/euler": 1.0, "images_per_s/euler": 5.0}}
+    (tmp_path / "a/metrics.json").write_bytes(as_json(report))
+    (row,) = read_rows(tmp_path, [{"stage": "a", "model": "m", "solver": "euler"}])
+    assert (row["frechet"], row["features"]) == (2.0, "own")
+    (found,) = records("metrics.json", report | {"metrics": metrics | {"frechet_own/other": None}})
+    assert [(kind.name, each.value) for kind, each in found.distances.items()] == [("frechet_own", 2.0)]
 
 
 def test_samples_that_are_missing_or_torn_are_one_error(tmp_path):

@@ -9,9 +9,12 @@ from timm import create_model
 
 from flowlit._support import efficientnet_lite0
 from flowlit._support.files import file_hash
+from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import EfficientNetLite0
 from flowlit.metrics.fidelity import tag
+from flowlit.metrics.protocol import check_reference
+from flowlit.metrics.reference import make_reference
 from flowlit.objectives.distances import EfficientNetLite0Distance
 
 INSTALLED = pytest.mark.skipif(
@@ -108,6 +111,23 @@ def test_weights_with_another_hash_are_refused_before_they_are_read(tmp_path, th
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was read"))
     with pytest.raises(FlowlitError, match=r"has SHA-256 .*, expected 579344248a93e230"):
         EfficientNetLite0()(IMAGES)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (31, 40), (40, 16)], ids=str)
+def test_the_distance_of_images_below_the_stride_is_one_error(installed, shape):
+    a = torch.zeros(2, 3, *shape)
+    with pytest.raises(FlowlitError, match=rf"images of {shape[0]}×{shape[1]} .* at least 32 a side.*resize"):
+        EfficientNetLite0Distance(None)(a, a)
+
+
+def test_a_reference_of_another_size_is_refused(installed, tmp_path):
+    made = make_reference(Digits(limit=4), EfficientNetLite0(32), str(tmp_path / "a.npz"))
+    assert check_reference(made, EfficientNetLite0(32), (1, 8, 8)) == []
+    with pytest.raises(FlowlitError, match="efficientnet_lite0_32, the run's efficientnet_lite0_40"):
+        check_reference(made, EfficientNetLite0(40), (1, 8, 8))
+    renamed = {**made.protocol, "features": {"name": "efficientnet_lite0_40"}}
+    with pytest.raises(FlowlitError, match="by 'bilinear to 32×32', the run's by 'bilinear to 40×40'"):
+        check_reference(made._replace(protocol=renamed), EfficientNetLite0(40), (1, 8, 8))
 
 
 @INSTALLED

@@ -241,12 +241,13 @@ def test_settings_without_a_meaning_are_refused(measure, arguments):
 
 
 def test_only_inceptions_numbers_bear_its_name():
-    names = ["fid", "fid_half", "kid", "inception_score", "precision", "recall"]
+    names = ["fid", "fid_half", "fid_extrapolated", "kid", "inception_score", "precision", "recall"]
     assert [tag("inception", name) for name in names] == names
     others = [tag("inception_0123abcd", name) for name in names]
     assert others == [
         "frechet_inception_0123abcd",
         "frechet_inception_0123abcd_half",
+        "frechet_extrapolated_inception_0123abcd",
         "kernel_distance_inception_0123abcd",
         "classifier_score_inception_0123abcd",
         "precision_inception_0123abcd",

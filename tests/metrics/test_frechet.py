@@ -7,7 +7,7 @@ import torch
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from flowlit.errors import FlowlitError
-from flowlit.metrics.frechet import Moments, frechet_distance
+from flowlit.metrics.frechet import Moments, few_images, frechet_distance
 
 
 def features(seed, count=500, dim=12):
@@ -84,3 +84,22 @@ def test_moments_start_again_after_reset():
     metric.reset()
     metric.update(features(2))
     assert torch.equal(metric.compute()[0], moments(features(2))[0])
+
+
+@pytest.mark.parametrize(
+    ("generated", "real", "found"),
+    [
+        (8, 8, "8 generated and 8 real images for 8 features"),
+        (1000, 8, "8 real images for 8 features"),
+        (8, 9, "8 generated images for 8 features"),
+        (8, None, "8 generated images for 8 features"),
+        (9, 9, ""),
+        (9, None, ""),
+    ],
+)
+def test_fewer_images_than_features_are_one_line_that_says_what_the_number_means(generated, real, found):
+    words = few_images(8, generated=generated, real=real)
+    assert words.startswith(found) and ("\n" in words) is False
+    assert bool(words) == bool(found)
+    for part in ("far too large", "exactly as many images", "KID", "FrechetExtrapolated with 16"):
+        assert (part in words) == bool(found)

@@ -371,6 +371,18 @@ def test_the_command_writes_what_the_function_makes(tmp_path, cli):
     assert "30 images of 1×8×8 in 8 tiny features" in done.out and made.sha256() in done.out
 
 
+def test_the_command_says_what_few_images_mean(tmp_path, cli):
+    for limit, words in (
+        (8, "8 real images for 8 features: their Fréchet distance is far too large"),
+        (9, ""),
+    ):
+        images = {"class_path": "flowlit.data.Digits", "init_args": {"limit": limit}}
+        into = str(tmp_path / f"{limit}.npz")
+        done = cli("reference", "-c", configured(tmp_path, images=images, into=into))
+        assert done.code == 0, done.err
+        assert words in done.out and ("too large" in done.out) == bool(words)
+
+
 def test_the_experiment_makes_the_reference_of_all_digits(tmp_path, cli):
     (tmp_path / "features/checkpoints").mkdir(parents=True)
     classifier_checkpoint(tmp_path / "features/checkpoints/last.ckpt")

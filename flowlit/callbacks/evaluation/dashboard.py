@@ -31,7 +31,12 @@ LAYOUT: dict[str, dict[str, tuple[str, ...]]] = {
         "learning rate": ("LearningRateMonitor", "lr-"),
     },
     "Images": {
-        "Fréchet distance": ("FID", "fid/", "frechet_"),
+        "Fréchet distance": ("FID", "fid/", "frechet_(?!extrapolated_)"),
+        "Fréchet distance, extrapolated": (
+            "FrechetExtrapolated",
+            "fid_extrapolated/",
+            "frechet_extrapolated_",
+        ),
         "kernel distance": ("KID", "kid/", "kernel_distance_"),
         "classifier score": ("InceptionScore", "inception_score/", "classifier_score_"),
         "precision and recall": ("PrecisionRecall", "precision", "recall"),

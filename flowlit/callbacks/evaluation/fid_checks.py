@@ -14,6 +14,7 @@ from ...data.provenance import trained_on
 from ...errors import FlowlitError
 from ...metrics import FirstAvailable, Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, Reference
+from ...metrics.frechet import few_images
 from ...metrics.protocol import check_dimension, check_reference, other_images
 from ...solvers.base import non_finite
 from ...types import Codec
@@ -38,16 +39,9 @@ def check_origin(reference: Reference, network: nn.Module) -> None:
 
 def warn_of_few_images(num: int, real: int | None, dim: int) -> None:
     """Warn of too few generated images, or real ones where their number is known, for ``dim`` features."""
-    if num <= dim:
-        rank_zero_warn(
-            f"{num} images for {dim} features: their covariance has rank {num - 1} at most, and the distance "
-            f"is too large; generate {dim + 1} or more"
-        )
-    if real is not None and real <= dim:
-        rank_zero_warn(
-            f"{real} real images for {dim} features: the distance is too large, and compares models of these "
-            "images only; KID is not too large"
-        )
+    few = few_images(dim, generated=num, real=real)
+    if few:
+        rank_zero_warn(few)
 
 
 @torch.no_grad()
@@ -101,9 +95,11 @@ def check_name(features: FeatureExtractor) -> None:
     Raises:
         FlowlitError: stating the rule that the name breaks.
     """
-    if not re.fullmatch(r"\w+", features.name) or features.name.endswith("_half"):
+    taken = features.name.startswith("extrapolated_") or features.name.endswith("_half")
+    if taken or not re.fullmatch(r"\w+", features.name):
         raise FlowlitError(
-            f"features are called {features.name!r}, which becomes part of tags; use letters, digits and _"
+            f"features are called {features.name!r}, which becomes part of tags; use letters, digits and _, "
+            "no extrapolated_ in front and no _half at the end"
         )
     extractor = features.chosen if isinstance(features, FirstAvailable) else features
     if features.name.split("_")[0] == "inception" and not isinstance(extractor, Inception):

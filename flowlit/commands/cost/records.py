@@ -15,7 +15,7 @@ from ..._support.names import in_current_names
 from ...errors import FlowlitError
 from ...metrics.base import Estimate
 from ...metrics.cost import count_parameters
-from ...metrics.report import FORMAT, REPORT
+from ...metrics.report import FORMAT, REPORT, distance_features
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.checkpoints.spec import structure
 from ...types import loaded_of
@@ -109,9 +109,10 @@ def records(file: str, report: dict[str, Any]) -> list[Record]:
     by_solver: dict[str, Record] = {}
     for tag, value in metrics.items():
         name, _, solver = tag.rpartition("/")
-        if value is None or name.endswith("_half") or not (name == "fid" or name.startswith("frechet_")):
+        features = distance_features(name)
+        if value is None or features is None:
             continue
-        protocol = protocols.get("inception" if name == "fid" else name.removeprefix("frechet_"), {})
+        protocol = protocols.get(features, {})
         reference = (protocol.get("reference") or {}).get("sha256")
         kind = Kind(name, protocol.get("images", report.get("images")), protocol.get("sha256"), reference)
         record = by_solver.setdefault(solver, Record(file, solver, metrics.get(f"nfe/{solver}"), {}))

@@ -18,6 +18,7 @@ from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
 from ...errors import FlowlitError
 from ...metrics import FirstAvailable
+from ...metrics.frechet import few_images
 from ...metrics.protocol import check_dimension, check_reference, read_otherwise
 from ...metrics.reference import read_reference
 from ...modules import FlowModule
@@ -148,10 +149,11 @@ def open_features(subject: Subject, fid: FID) -> None:
     with torch.no_grad():
         blank = subject.model.codec.decode(torch.zeros(1, *noise.shape))
         dimension = features.extract(blank).features.shape[1]
-    if len(noise) <= dimension:  # the covariance is singular
-        what = f"{len(noise):,} images for {dimension:,} {features.name} features: the distance is too large"
+    few = few_images(dimension, generated=len(noise))
+    if few:
+        what, _, _ = few.partition(";")
         mend = f"--data.noise.num {max(10_000, 5 * dimension)}"
-        subject.findings.append(Finding("warning", f"{what}, and compares with nothing", mend))
+        subject.findings.append(Finding("warning", what, mend))
     real = fid.reference if isinstance(fid.reference, str) else f"{len(fid.reference):,} real images"
     if isinstance(fid.reference, str):
         reference = read_reference(fid.reference)

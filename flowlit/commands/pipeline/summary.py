@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..._support.files import write_atomically
 from ..._support.formatting import aligned
 from ...errors import FlowlitError
-from ...metrics.report import REPORT
+from ...metrics.report import REPORT, distance_features
 
 WIDTH = 1000
 """Pixels of a picture, about, to which narrower grids are enlarged."""
@@ -37,16 +37,13 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
     try:
         report = _without_gaps(REPORT.read(path))
         metrics = _without_gaps(report["metrics"])
-        distances = (
-            name for name in metrics if name.startswith(("fid/", "frechet_")) and name.endswith(f"/{solver}")
-        )
-        distance = next((name for name in distances if "_half/" not in name), "")
+        features, distance = _distance(metrics, solver)
         return {
             "model": model,
             "params": report["params"],
             "nfe": round(metrics[f"nfe/{solver}"], 2),
-            "frechet": metrics.get(distance),
-            "features": _features_of(distance),
+            "frechet": distance,
+            "features": features,
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
         }
@@ -58,10 +55,14 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
         ) from error
 
 
-def _features_of(distance: str) -> str | None:
-    """Return the name of the features in a tag of a Fréchet distance; None for ""."""
-    kind = distance.split("/")[0]
-    return "inception" if kind == "fid" else kind.removeprefix("frechet_") or None
+def _distance(metrics: dict[str, Any], solver: str) -> tuple[str | None, Any]:
+    """Return the features and the number of a solver's Fréchet distance; None where it was not measured."""
+    for tag, value in metrics.items():
+        name, _, whose = tag.rpartition("/")
+        features = distance_features(name)
+        if features and whose == solver:
+            return features, value
+    return None, None
 
 
 def _without_gaps(facts: dict[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,14 @@ def test_no_other_features_may_be_called_inception(tmp_path):
         run(tmp_path, FID(fake, REAL, cache=str(tmp_path)))
 
 
+@pytest.mark.parametrize("name", ["extrapolated_mine", "mine_half", "a/b", ""])
+def test_features_whose_numbers_would_be_taken_for_others_are_refused(name):
+    features = Mean()
+    features.name = name
+    with pytest.raises(FlowlitError, match="becomes part of tags"):
+        check_name(features)
+
+
 def test_inception_among_several_extractors_keeps_its_name():
     check_name(FirstAvailable([OwnFeatures("/nowhere/last.ckpt"), Inception()]))
     fake = Mean()

@@ -28,7 +28,14 @@ from flowlit.callbacks import EMA, Dashboard, Report, Samples
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
-from flowlit.metrics import KID, ClassifierFeatures, FirstAvailable, InceptionScore, OwnFeatures
+from flowlit.metrics import (
+    KID,
+    ClassifierFeatures,
+    FirstAvailable,
+    FrechetExtrapolated,
+    InceptionScore,
+    OwnFeatures,
+)
 from flowlit.metrics.base import FeatureBatch
 from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import frechet_distance
@@ -368,11 +375,12 @@ def test_images_that_a_limit_kept_back_are_told(tmp_path, fid):
 
 def test_too_few_images_for_a_covariance_are_told_with_the_number(tmp_path, fid):
     text = (
-        "8 images for 8 features: their covariance has rank 7 at most, and the distance is too large; "
-        "generate 9 or more"
+        "8 generated images for 8 features: their Fréchet distance is far too large, and compares only with "
+        "those of exactly as many images; measure KID, which does not depend on their number, or "
+        "FrechetExtrapolated with 16 or more"
     )
-    assert warned(lambda: run(tmp_path / "8", fid(measures=[]), num=8), "covariance") == [text]
-    assert warned(lambda: run(tmp_path / "9", fid(measures=[]), num=9), "covariance") == []
+    assert warned(lambda: run(tmp_path / "8", fid(measures=[]), num=8), "too large") == [text]
+    assert warned(lambda: run(tmp_path / "9", fid(measures=[]), num=9), "too large") == []
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -406,10 +414,23 @@ def test_without_an_extractor_images_that_are_not_finite_are_refused(tmp_path, f
 
 
 def test_few_real_images_are_told(tmp_path, fid):
-    told = warned(
-        lambda: run(tmp_path, fid(measures=[], reference=Digits(limit=8)), num=9), "real images for"
-    )
-    assert len(told) == 1 and "8 real images for 8 features: the distance is too large" in told[0]
+    few = Digits(limit=8)
+    for num, words in ((9, "8 real images"), (8, "8 generated and 8 real images")):
+        told = warned(
+            lambda num=num: run(tmp_path / str(num), fid(measures=[], reference=few), num=num), "too large"
+        )
+        assert len(told) == 1 and told[0].startswith(f"{words} for 8 features: their Fréchet distance is far")
+
+
+def test_the_extrapolated_distance_stands_beside_the_plain_one(tmp_path, fid, classifier):
+    report = run(tmp_path, fid(measures=[FrechetExtrapolated()]), num=40)
+    features = stored(tmp_path)["rk45.features"]
+    extractor = ClassifierFeatures(classifier, "tiny")
+    real = extractor(torch.stack([REAL[i]["x1"] for i in range(90)]))
+    expected = FrechetExtrapolated()(FeatureBatch(features), real)["fid_extrapolated"]
+    found = report["metrics"]["frechet_extrapolated_tiny/rk45"]
+    assert found == pytest.approx(expected.value, rel=1e-4) and found < report["metrics"]["frechet_tiny/rk45"]
+    assert report["spread"]["frechet_extrapolated_tiny/rk45"] == pytest.approx(expected.spread, rel=1e-3)
 
 
 def test_subsets_that_a_limit_left_too_few_images_for_are_one_clear_error(tmp_path, fid):
@@ -433,6 +454,7 @@ def refused(tmp_path, fid, match, **settings):
 def test_what_cannot_be_measured_is_refused_before_the_first_image(tmp_path, fid, classifier):
     refused(tmp_path, fid(measures=[KID()]), "subsets of 1000 images, but there are 40 generated and 90 real")
     refused(tmp_path, fid(measures=[InceptionScore(50)]), "50 splits of 40 images")
+    refused(tmp_path, fid(measures=[FrechetExtrapolated()]), "found 7 generated and 90 real", num=7)
     refused(
         tmp_path,
         fid(features=Mean(), measures=[InceptionScore()]),
