@@ -21,7 +21,8 @@ $(READY): setup.cfg pyproject.toml
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores
 	$(BIN)/flowlit pipeline -c experiments/recipes/slimflow_digits.yaml
 
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# Without reordering the small files come last, so that no core waits long for another.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)  ## all tests but the slow ones, a file on each core
 	$(PYTEST) -m "not slow"
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 from commandline import in_process
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from matrix import few
 from tools import classifier_checkpoint, randomise, tiny_unet, write_checkpoint
 
 from flowlit.callbacks import EMA, Anneal, LastCheckpoint
@@ -119,7 +120,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "stage", ["features", "teacher", "teacher_edm", "slimflow", "distill", "couple", "evaluate"]
+    "stage", few(["teacher", "slimflow", "couple", "features", "teacher_edm", "distill", "evaluate"], 3)
 )
 def test_shipped_experiments_are_healthy(stage, root, tmp_path, cli):
     places = {"couple": ["--store", tmp_path / "store"], "evaluate": []}
@@ -129,6 +130,7 @@ def test_shipped_experiments_are_healthy(stage, root, tmp_path, cli):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_pairs_made_on_the_fly_are_timed(root, tmp_path, cli):
     words = ["-c", "experiments/slimflow_digits.yaml", "-c", "experiments/parts/on_the_fly_digits.yaml"]
     outcome = cli("doctor", *words, "--vars.root", root, "--trainer.logger.save_dir", tmp_path)
@@ -373,6 +375,7 @@ def test_images_that_could_be_flipped(tmp_path):
     only(student(tmp_path, store), "hint", "flips would double them")
 
 
+@pytest.mark.slow
 def test_a_guide_that_did_not_make_the_pairs(tmp_path):
     networks = [randomise(tiny_unet(), seed) for seed in (0, 1)]
     files = [write_checkpoint(tmp_path / f"{i}.ckpt", network, network) for i, network in enumerate(networks)]
@@ -635,7 +638,7 @@ def test_a_constant_difference_is_infinitely_unlikely():
 
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason=f"{CIFAR} is not here")
-@pytest.mark.parametrize("part", sorted(CIFAR.glob("*.zip")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("part", few(sorted(CIFAR.glob("*.zip")), 1), ids=lambda path: path.stem)
 def test_photographs_pass(part):
     images = checks.data.some_images(ImageZip(str(part)))
     assert images.shape == (MOST, 3, 32, 32)

@@ -118,6 +118,7 @@ def test_what_a_recipe_lacks_is_said_once_for_each_stage(doctor, tmp_path):
     assert row(outcome, "couple")[1] == "not looked at: it reads what teacher makes"
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_done_is_read_and_not_looked_at(doctor, recipe):
     opened = Recipe.read(str(recipe))
     opened.run(opened.plans()[0])

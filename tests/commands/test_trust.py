@@ -6,6 +6,7 @@ import pytest
 import tiny
 import yaml
 from commandline import REPOSITORY, in_process
+from matrix import few
 from tools import LinearField, write_checkpoint
 
 from flowlit.commands._yaml import trust
@@ -147,20 +148,23 @@ def test_what_loads_code_is_refused_in_packages_too(path):
         trust.check_class_paths({"a": [{"class_path": path}]}, "f.yaml")
 
 
-@pytest.mark.parametrize("command", ["doctor", "print_config", "cost", "pipeline"])
+CALLS = [
+    {"class_path": "torch.utils.collect_env.run", "init_args": {"command": "touch ran"}},
+    {
+        "class_path": "lightning.fabric.utilities.cloud_io._load",
+        "init_args": {"path_or_url": "ran.ckpt", "weights_only": False},
+    },
+    {"class_path": "torch.classes.load_library", "init_args": {"path": "ran.so"}},
+    {"class_path": "torch.nn.modules.module.torch.load", "init_args": {"f": "ran.ckpt"}},
+    {"class_path": "torch.nn.Identity"},
+]
+
+
+GIVEN = [(call, command) for command in ("doctor", "print_config", "cost", "pipeline") for call in CALLS]
+
+
 @pytest.mark.parametrize(
-    "call",
-    [
-        {"class_path": "torch.utils.collect_env.run", "init_args": {"command": "touch ran"}},
-        {
-            "class_path": "lightning.fabric.utilities.cloud_io._load",
-            "init_args": {"path_or_url": "ran.ckpt", "weights_only": False},
-        },
-        {"class_path": "torch.classes.load_library", "init_args": {"path": "ran.so"}},
-        {"class_path": "torch.nn.modules.module.torch.load", "init_args": {"f": "ran.ckpt"}},
-        {"class_path": "torch.nn.Identity"},
-    ],
-    ids=lambda call: call["class_path"],
+    ("call", "command"), few(GIVEN, len(GIVEN) - 1), ids=[f"{call['class_path']}-{to}" for call, to in GIVEN]
 )
 def test_nothing_is_called_for_a_field_without_a_type(tmp_path, command, call, monkeypatch):
     """``device`` of a layer takes anything: what it is given stays plain data, or is refused."""

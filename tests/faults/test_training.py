@@ -13,6 +13,7 @@ from commandline import in_process
 from forks import killed
 from interrupted import assert_equal, configuration
 from lightning.pytorch.callbacks import ModelCheckpoint
+from matrix import few
 from watched import rates
 
 from flowlit.callbacks import BestCheckpoint, Gradients
@@ -88,6 +89,7 @@ LAYER = ("-c", "experiments/parts/keep_best.yaml", "--trainer.callbacks.monitor"
 
 
 @pytest.mark.journey
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_best(cli, tmp_path):
     """It was judged by the metric of the validation before."""
     run = tmp_path / "run"
@@ -106,7 +108,9 @@ def test_the_best_checkpoint_is_the_best(cli, tmp_path):
 
 
 @pytest.mark.journey
-@pytest.mark.parametrize(("hook", "count"), [("on_validation_batch_end", 4), ("on_train_batch_start", 9)])
+@pytest.mark.parametrize(
+    ("hook", "count"), few([("on_validation_batch_end", 4), ("on_train_batch_start", 9)], 1)
+)
 def test_a_killed_run_keeps_its_best(cli, tmp_path, hook, count):
     """Once before the best is saved, once after, and before the next last.ckpt."""
     once = str(tmp_path / "struck")

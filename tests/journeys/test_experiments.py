@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from commandline import REPOSITORY, in_process
+from matrix import few
 from pictures import encoded, into_zip, noise
 from PIL import Image
 
@@ -147,13 +148,13 @@ def solvers(stage):
 def quick(text):
     """The same experiment, where callbacks and solvers take fewer steps."""
     callbacks = "flowlit.callbacks."
-    for found, few in {
+    for found, fewer in {
         f"{callbacks}Straightness\n": "steps: 3",
         f"{callbacks}Trajectories\n": "steps: 2, euler: 2",
         f"{callbacks}Interpolations\n": "num: 2, steps: 3",
         f"{callbacks}Throughput\n": "batch_size: 4, repeats: 1",
     }.items():
-        text = text.replace(found, f"{found}      init_args: {{{few}}}\n")
+        text = text.replace(found, f"{found}      init_args: {{{fewer}}}\n")
     return re.sub(r"[ra]tol: 1\.0e-\d", lambda tol: f"{tol[0][:4]}: 0.5", text)
 
 
@@ -257,13 +258,19 @@ def needs(path):
     return sorted(found - {path})
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+DIGITS = [path for path in EXPERIMENTS if path.stem.endswith("_digits") and path.stem != "sweep_digits"]
+"""Experiments whose short runs are among the fast tests."""
+
+SHORT = [*DIGITS, *(path for path in EXPERIMENTS if path not in DIGITS)]
+
+
+@pytest.mark.parametrize("path", few(SHORT, len(DIGITS)), ids=[name(path) for path in SHORT])
 def test_every_experiment_survives_a_short_run(path, chain):
     outcome = chain.run(path)
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize("family", [family_of(path) for path in PARTS if path.stem.startswith("on_the_fly")])
+@pytest.mark.parametrize("family", few(["digits", "cifar"], 1))
 def test_pairs_on_the_fly_are_one_override(family, chain, tmp_path):
     assert chain.run(REPOSITORY / f"experiments/teacher_{family}.yaml").code == 0
     words = stage_of(REPOSITORY / f"experiments/slimflow_{family}.yaml")
@@ -274,7 +281,7 @@ def test_pairs_on_the_fly_are_one_override(family, chain, tmp_path):
     assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
 
 
-@pytest.mark.parametrize("family", ["digits", "cifar"])
+@pytest.mark.parametrize("family", few(["digits", "cifar"], 1))
 def test_an_edm_teacher_makes_couplings_by_its_own_sampler(family, chain):
     assert chain.run(REPOSITORY / f"experiments/teacher_edm_{family}.yaml").code == 0
     words, root = stage_of(REPOSITORY / f"experiments/couple_{family}.yaml"), chain.roots[f"edm_{family}"]
@@ -286,6 +293,7 @@ def test_an_edm_teacher_makes_couplings_by_its_own_sampler(family, chain):
     assert "NFE 35.0" in outcome.err, "18 steps of Heun's rule, the last of Euler's"
 
 
+@pytest.mark.slow
 def test_fid_is_one_file_more(offline, tmp_path):
     words = stage_of(REPOSITORY / "experiments/teacher_cifar.yaml")
     words[3:3] = ["-c", "experiments/parts/fid_cifar.yaml"]
@@ -295,6 +303,7 @@ def test_fid_is_one_file_more(offline, tmp_path):
     assert (tmp_path / "teacher/checkpoints/best.ckpt").exists(), "the best checkpoint by fid/euler1"
 
 
+@pytest.mark.slow
 def test_noise_by_optimal_transport_is_one_file_more(offline, tmp_path):
     words = stage_of(REPOSITORY / "experiments/teacher_cifar.yaml")
     words[3:3] = ["-c", "experiments/parts/transport_cifar.yaml"]
@@ -303,6 +312,7 @@ def test_noise_by_optimal_transport_is_one_file_more(offline, tmp_path):
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.slow
 def test_real_images_that_the_teacher_inverts_are_mixed_in_as_the_header_says(chain, tmp_path, monkeypatch):
     path, root = REPOSITORY / "experiments/parts/mixed_cifar.yaml", chain.roots["cifar"]
     assert chain.run(REPOSITORY / "experiments/couple_cifar.yaml").code == 0
@@ -327,6 +337,7 @@ def test_real_images_that_the_teacher_inverts_are_mixed_in_as_the_header_says(ch
     assert (tmp_path / "reflow/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_reflow_with_a_perceptual_loss_is_one_file_more(chain, tmp_path):
     """Without VGG's weights, which cannot be had offline."""
     path, root = REPOSITORY / "experiments/parts/rfpp_cifar.yaml", chain.roots["cifar"]

@@ -11,6 +11,7 @@ import torch
 from bombs import bomb
 from commandline import in_process
 from forks import forked, killed
+from matrix import few
 from stores import content
 
 pytestmark = pytest.mark.journey
@@ -50,7 +51,7 @@ def couple(store, **arguments):
 
 @pytest.mark.parametrize(
     ("module", "dropout", "workers"),
-    [("Teacher", 0.0, 0), ("Teacher", 0.4, 2), ("ReflowStudent", 0.4, 0), ("OneStepStudent", 0.0, 0)],
+    few([("Teacher", 0.0, 0), ("ReflowStudent", 0.4, 0), ("OneStepStudent", 0.0, 0), ("Teacher", 0.4, 2)], 3),
 )
 def test_a_killed_fit_ends_as_if_nothing_had_happened(tmp_path, pairs, module, dropout, workers):
     def configuration(root, *more):
@@ -173,6 +174,7 @@ def test_several_processes_make_the_same_pairs(tmp_path, pairs, flowlit, process
     assert content(tmp_path / "store") == content(pairs)
 
 
+@pytest.mark.slow
 def test_couplings_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
     """Also while a shard or the manifest is being written; what one run finished no other one touches."""
     words = ["--num", 180, "--shard_size", 5, "--batch_size", 3]

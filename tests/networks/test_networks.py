@@ -4,6 +4,7 @@ inputs.
 
 import pytest
 import torch
+from matrix import few
 from tools import randomise, tiny_unet
 from torch import nn
 from torch.nn import functional as F
@@ -96,6 +97,11 @@ def test_compiled_by_inductor(kind):
     assert list(network.state_dict()) == keys
 
 
+EXPORTED = ("unet", "edm of adm", "guidance")
+"""Kinds that are exported with the fast tests."""
+
+
+@pytest.mark.parametrize("network", few([*EXPORTED, *sorted(VELOCITIES.keys() - EXPORTED)], 3), indirect=True)
 def test_exported(network):
     batch = torch.export.Dim("batch")
     cond = {name: {0: batch} for name in network.reads}

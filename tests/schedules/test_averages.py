@@ -450,6 +450,7 @@ def test_all_averages_are_in_the_checkpoint_and_differ(run):
 
 
 @pytest.mark.journey
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_all_its_averages(run, tmp_path):
     root = tmp_path / "parts"
     killed("fit", "-c", configuration(root, bomb(7)))

@@ -19,6 +19,7 @@ from commandline import in_process
 from evaluations import MEASURES, REAL, Count, classifier, fid, flow, run, small_files  # noqa: F401
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from matrix import few
 from PIL import Image
 from safetensors.torch import load_file
 from tools import LinearField, Mean, inception_weights, tiny_unet
@@ -63,7 +64,7 @@ def numbers(report):
 # leave no trace
 
 
-@pytest.mark.parametrize("classes", [0, 10], ids=["no labels", "labels"])
+@pytest.mark.parametrize("classes", few([0, 10], 1), ids=["no labels", "labels"])
 def test_features_and_numbers_do_not_depend_on_batches_and_ranks(tmp_path, fid, classes):
     ways = {"7": {"batch": 7}, "64": {"batch": 64}, "two": {"batch": 7, "devices": 2, "strategy": "ddp_fork"}}
     reports = {
@@ -77,7 +78,7 @@ def test_features_and_numbers_do_not_depend_on_batches_and_ranks(tmp_path, fid, 
     assert [report["hardware"]["devices"] for report in reports.values()] == [1, 1, 2]
 
 
-@pytest.mark.parametrize("classes", [0, 10], ids=["no labels", "labels"])
+@pytest.mark.parametrize("classes", few([10, 0], 1), ids=["labels", "no labels"])
 def test_numbers_are_those_of_the_images_measured_the_slow_way(tmp_path, fid, classes, classifier):
     """Images one by one, without lightning, banks and blocks; labels are the index modulo ten."""
     report = run(tmp_path, fid(), num=70, classes=classes)
@@ -174,7 +175,7 @@ def stumble():
     raise KeyError("a hand that trips over a cable")
 
 
-@pytest.mark.parametrize("how", [stumble, die], ids=["an error", "kill -9"])
+@pytest.mark.parametrize("how", few([die, stumble], 1), ids=["kill -9", "an error"])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, fid, small_files, how):
     whole = run(tmp_path / "whole", fid(), num=60, batch=6)
     if how is stumble:
@@ -202,6 +203,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, fid, small_fil
     assert not list((tmp_path / "parts/features").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_may_go_on(tmp_path, fid, small_files):
     whole = run(tmp_path / "whole", fid(), num=60, batch=6)
     with pytest.raises(KeyError):

@@ -761,6 +761,7 @@ def bins_of_two_ranks(folder):
     fit(folder, module, [LossOverTime()], steps=2, devices=2, strategy="ddp_fork", log_every_n_steps=2)
 
 
+@pytest.mark.slow
 def test_bins_hold_the_samples_of_all_ranks(tmp_path):
     """Four samples a rank: 4 times 0.02, 3 times 0.06, and one 0.95."""
     apart(bins_of_two_ranks, tmp_path)

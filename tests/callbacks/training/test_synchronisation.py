@@ -12,6 +12,7 @@ import tiny
 import torch
 from commandline import in_process
 from lightning.pytorch.callbacks import Callback
+from matrix import few
 from stores import fill
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -188,7 +189,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(list(CASES), 3))
 def test_a_step_of_reflow_waits_for_nothing(tmp_path, store, case):
     arguments = dict(CASES[case])
     stored = arguments.pop("stored", None)
@@ -204,7 +205,7 @@ def test_a_step_of_reflow_waits_for_nothing(tmp_path, store, case):
     )
 
 
-@pytest.mark.parametrize("first_step", ["student", "guide"])
+@pytest.mark.parametrize("first_step", few(["student", "guide"], 1))
 def test_a_step_of_distillation_waits_for_nothing(tmp_path, store, first_step):
     guided = {"guide": tiny.unet(), "first_step": first_step}
     parts = {"distillation": objective("Distillation"), "two_step": objective("FlowGuided", **guided)}

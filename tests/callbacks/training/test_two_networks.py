@@ -112,6 +112,7 @@ def test_a_signal_waits_for_the_update_of_the_generator(tmp_path, undisturbed):
     assert_equal(undisturbed, root)
 
 
+@pytest.mark.slow
 def test_batches_that_are_divided_otherwise_are_counted_otherwise(tmp_path, undisturbed):
     """Taken up with other parts: the same steps, and the same numbers up to the order of sums."""
     root = tmp_path / "run"
