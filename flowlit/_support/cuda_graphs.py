@@ -226,3 +226,10 @@ def released(network: nn.Module) -> None:
 def called(network: nn.Module) -> Any:
     """Return the function that a call of a network runs: where ``nn.Module.compile`` puts its result."""
     return network._compiled_call_impl or network._call_impl
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Return whether ``nn.Module.compile`` was called, which copies do not keep."""
+    call = called(network)
+    call = call.velocity if isinstance(call, CUDAGraphRunner) else call
+    return bool(call != network._call_impl)

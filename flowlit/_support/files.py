@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import os
 import secrets
@@ -146,24 +147,34 @@ def write_figure(path: Path, figure: Figure, dpi: float | str = "figure") -> Non
 
 
 @contextmanager
-def building(target: Path, file: str | None = None) -> Iterator[Path]:
+def building(target: Path, file: str | None = None, again: bool = False) -> Iterator[Path]:
     """Yield a folder beside ``target``, to be filled. It, or this file in it, becomes ``target`` at the end;
     if anything fails, nothing of it stays.
+
+    Args:
+        target: the folder or file to make.
+        file: name in the folder of what becomes ``target``.
+        again: this file may be there already, of the same bytes.
 
     Raises:
         FlowlitError: if ``target`` exists or another process makes it, or the disk is full or cannot be
             written.
     """
     temporary = target.with_name(f".{target.name}.tmp")
+    made = temporary / file if file else temporary
+    exists = FlowlitError(f"{target} exists already; remove it, or choose another --into")
     with locked_target(target):
-        if target.exists():
-            raise FlowlitError(f"{target} exists already; remove it, or choose another --into")
+        if target.exists() and not again:
+            raise exists
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             _sync_folder(temporary)
-            (temporary / file if file else temporary).rename(target)
+            if not target.exists():
+                made.rename(target)
+            elif not filecmp.cmp(made, target, shallow=False):
+                raise exists
         except OSError as error:
             raise FlowlitError(
                 f"{target} cannot be written ({error}); free some space, or choose another --into"

@@ -50,6 +50,7 @@ class TrainedOn(msgspec.Struct):
     fingerprint: str
     images: Count | None = None
     part: str | None = None
+    whole: str | None = None
 
 
 @dataclass(frozen=True)

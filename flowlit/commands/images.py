@@ -33,7 +33,7 @@ def images(
         source: the folder, or a zip with or without dataset.json, or a pattern of several zips, such as
             "train-*.zip"; a folder with torchvision's CIFAR-10 stands for its training images.
         resolution: width and height of the images in the zip, in pixels.
-        into: the zip to write; it must not exist.
+        into: the zip to write; it must not exist, unless it has the same bytes already.
         fit: "crop" keeps the square in the middle; "pad" keeps all of an image, with bars beside it.
         background: colour behind transparent pixels and of bars, by its name or as "#rrggbb".
         filter: "lanczos" is sharp; "box" takes the mean over each new pixel's area.

@@ -187,7 +187,10 @@ class FlowCLI(LightningCLI):
         if config.get("ckpt_path") in BY_NAME:
             config["ckpt_path"] = look_up(self.trainer, config["ckpt_path"], self.subcommand == "fit")
 
-    before_doctor = look_up_checkpoint
+    def before_doctor(self) -> None:
+        """Resolve ``--ckpt_path``; fresh weights are a finding."""
+        self.look_up_checkpoint()
+        cast(FlowTrainer, self.trainer).untrained = self.config_init[self.subcommand].untrained
 
     def before_generation(self) -> None:
         """Resolve ``--ckpt_path``, and refuse fresh weights."""

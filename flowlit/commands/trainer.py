@@ -30,6 +30,7 @@ class FlowTrainer(OneWriter):
 
     command: str | None = None  # at work, if it is none of Lightning's; see ``running``
     gpus: tuple[str, ...] = ()  # for which ``doctor`` estimates, too
+    untrained: bool = False  # fresh weights are meant, and no problem for ``doctor``
 
     def __init__(self, *arguments: Any, **named: Any):
         self.endless = is_endless(named)

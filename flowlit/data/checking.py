@@ -1,34 +1,22 @@
 """Checks of a set of images before it is used: every image is decoded once, and their sizes are compared.
 
-What was found about a set that takes long is kept in the user's cache, so that it is decoded again only after
-a file has changed.
+What was found about a set is kept, so that it is decoded again only after a file has changed.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
 from PIL import Image
 
-from .._support.files import write_atomically
-from .._support.progress import Bar
 from .._support.schema import Count, Format, Positive
 from ..errors import FlowlitError
 from .decode import CHANGES, FORMATS, OtherSize, UnreadableImage, load
+from .long_work import Kept, each
 
-SLOW = 2.0
-"""Seconds from which on a check shows a bar, and is recorded."""
-
-_BLOCK = 256
 _NAMED = 3
 """Broken images that an error names."""
 
@@ -53,7 +41,7 @@ class Survey(msgspec.Struct):
     sizes: list[Size]
 
 
-FORMAT = Format(Survey, "record of checked images", "remove it", "flowlit-checked-images")
+_KEPT = Kept(Format(Survey, "record of checked images", "remove it", "flowlit-checked-images"), ".json")
 
 
 class Facts(NamedTuple):
@@ -88,20 +76,17 @@ def survey(
     Raises:
         FlowlitError: saying how many images are broken or of another size, and naming the first.
     """
-    facts = _SURVEYS.get(key) or _recorded(key)
-    start = time.perf_counter()
-    known = facts is not None
-    if facts is None:
+
+    def find() -> Survey:
         facts = _survey(source, count, where, opened, resolution)
+        if not any_size:
+            _check_sizes(source, facts, resolution)  # of others only headers were read: nothing to keep
+        return facts
+
+    facts = _KEPT.get(key, find)
     if not any_size:
-        _check_sizes(source, facts, resolution)  # before it is kept: of other sizes only headers were read
-    if not known and time.perf_counter() - start >= SLOW:
-        _record(key, facts)
-    _SURVEYS[key] = facts
+        _check_sizes(source, facts, resolution)
     return facts
-
-
-_SURVEYS: dict[str, Survey] = {}
 
 
 def _check_sizes(source: str, facts: Survey, resolution: int | None) -> None:
@@ -178,22 +163,16 @@ def _survey(
     changes: Counter[str] = Counter()
     sizes: dict[tuple[int, int], Size] = {}
     broken: dict[int, UnreadableImage] = {}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    bar = Bar(total=count, desc="Checking images", unit=" images", leave=False, delay=SLOW)
-    with ThreadPoolExecutor(threads) as pool, bar:
-        for start in range(0, count, _BLOCK):
-            block = range(start, min(start + _BLOCK, count))
-            for index, facts in zip(block, pool.map(outcome, block), strict=True):
-                if isinstance(facts, UnreadableImage):
-                    broken[index] = facts
-                    continue
-                formats[facts.format] += 1
-                modes[facts.mode] += 1
-                changes.update(facts.changes)
-                if facts.size not in sizes:
-                    sizes[facts.size] = Size(*facts.size, 0, where(index))
-                sizes[facts.size].count += 1
-            bar.update(len(block))
+    for index, facts in enumerate(each(count, outcome, "Checking images")):
+        if isinstance(facts, UnreadableImage):
+            broken[index] = facts
+            continue
+        formats[facts.format] += 1
+        modes[facts.mode] += 1
+        changes.update(facts.changes)
+        if facts.size not in sizes:
+            sizes[facts.size] = Size(*facts.size, 0, where(index))
+        sizes[facts.size].count += 1
     if broken:
         raise refusal(source, count, {where(index): error for index, error in broken.items()})
     return Survey("flowlit-checked-images", 1, dict(formats), dict(modes), dict(changes), [*sizes.values()])
@@ -210,21 +189,3 @@ def refusal(source: str, count: int, broken: dict[str, UnreadableImage]) -> Flow
         f"{source}: {len(broken):,} of {count:,} images are not readable: {named}{more}; replace or remove "
         "them"
     )
-
-
-def _record_path(key: str) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "flowlit", "images", f"{key}.json")
-
-
-def _recorded(key: str) -> Survey | None:
-    try:
-        path = _record_path(key)
-        return FORMAT.check(FORMAT.read(path), path)
-    except (FlowlitError, OSError, RuntimeError):  # missing, damaged, or there is no home: checked again
-        return None
-
-
-def _record(key: str, facts: Survey) -> None:
-    with suppress(FlowlitError, OSError, RuntimeError):  # a place that cannot be written only costs time
-        write_atomically(_record_path(key), json.dumps(msgspec.to_builtins(facts)).encode())

@@ -64,6 +64,11 @@ class ImageFiles(ImageDataset):
     def left_out(self) -> Counter[str]:
         """Counts of files of each kind that are no images."""
 
+    @property
+    @abstractmethod
+    def whole(self) -> str:
+        """Name of the files' content, all parts of the set included, wherever they lie."""
+
     @abstractmethod
     def listed(self) -> int:
         """Return the number of images that are listed."""

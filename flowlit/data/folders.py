@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from .._support.files import open_plain
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Probability
 from .base import _digest, _item, _limited
+from .checksums import checksums, content_of
 from .classes import Classes, classes_in, renumbered, spelt
 from .files import ImageFiles
 from .fitting import Fit
@@ -24,11 +25,19 @@ from .split import Part, chosen, facts_of
 
 
 class _Files(NamedTuple):
-    """Paths of images, (images, 2) int64 of their bytes and nanoseconds of change, and what was left out."""
+    """Paths of images, (images, 2) int64 of their bytes and nanoseconds of change."""
 
     paths: Paths
     stats: np.ndarray
-    left_out: Counter[str]
+
+    @classmethod
+    def of(cls, root: Path, entries: Sequence[Entry]) -> _Files:
+        stats = np.array([(entry.size, entry.mtime_ns) for entry in entries], np.int64)
+        return cls(Paths(root, (entry.name for entry in entries)), stats)
+
+    def of_part(self, indices: Sequence[int]) -> _Files:
+        names = (self.paths.name(i) for i in indices)
+        return _Files(Paths(self.paths.root, names), self.stats[list(indices)])
 
 
 class ImageFolder(ImageFiles):
@@ -77,7 +86,8 @@ class ImageFolder(ImageFiles):
         return self.root
 
     @cached_property
-    def _listed(self) -> _Files:
+    def _whole(self) -> tuple[_Files, Counter[str]]:
+        """Files of all parts, and what was left out."""
         root = Path(self.root)
         what = f"image folder {root}"
         if not self.root:
@@ -90,11 +100,20 @@ class ImageFolder(ImageFiles):
         entries = entries[: _limited(len(entries), self.limit, what, in_words(left_out))]
         if self.labels and any("/" not in entry.name for entry in entries):
             raise FlowlitError(f"{what}: labels need one sub-folder a class, but images lie at its top")
-        if self.part != "all":
-            checksums = [_checksum(root, entry) for entry in entries]
-            entries = [entries[i] for i in chosen(checksums, self.part, self.held_out, what)]
-        stats = np.array([(entry.size, entry.mtime_ns) for entry in entries], np.int64)
-        return _Files(Paths(root, (entry.name for entry in entries)), stats, left_out)
+        return _Files.of(root, entries), left_out
+
+    @cached_property
+    def _listed(self) -> _Files:
+        whole, _ = self._whole
+        if self.part == "all":
+            return whole
+        what = f"image folder {self.root}"
+        return whole.of_part(chosen(self._checksums.tolist(), self.part, self.held_out, what))
+
+    @cached_property
+    def _checksums(self) -> np.ndarray:
+        """Checksums of the files of all parts, which are read once."""
+        return checksums(*self._whole[0])
 
     @property
     def files(self) -> Paths:
@@ -103,7 +122,7 @@ class ImageFolder(ImageFiles):
 
     @property
     def left_out(self) -> Counter[str]:
-        return self._listed.left_out
+        return self._whole[1]
 
     def labelled(self) -> bool:
         """Return whether all images lie in sub-folders."""
@@ -132,13 +151,16 @@ class ImageFolder(ImageFiles):
         used = {names[label] for label in np.unique(labels)}
         return [] if list(names) == sorted(used) else [f"classes {list(names)}"]
 
+    @cached_property
+    def whole(self) -> str:
+        return content_of(*self._whole[0], self._checksums)
+
     @property
     def fingerprint(self) -> str:
-        names = (Path(self.files.name(i)) for i in range(len(self)))
-        stats = [(name, *stat) for name, stat in zip(names, self._listed.stats.tolist(), strict=True)]
         return _digest(
             "ImageFolder",
-            stats,
+            self.whole,
+            len(self),
             self.resolution,
             self.channels,
             *self._reading(),
@@ -157,11 +179,3 @@ class ImageFolder(ImageFiles):
 
     def _opened(self, index: int) -> IO[bytes]:
         return open(self.files.place(index), "rb", opener=open_plain)
-
-
-def _checksum(root: Path, entry: Entry) -> int:
-    try:
-        with open(root / entry.name, "rb", opener=open_plain) as file:
-            return zlib.crc32(file.read())
-    except OSError as error:
-        raise FlowlitError(f"{root / entry.name} cannot be read ({error}); mend or remove it") from error

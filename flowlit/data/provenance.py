@@ -7,7 +7,7 @@ from typing import Any
 from ..types import ImageDataset
 
 Facts = dict[str, Any]
-"""name, part (where the set has parts), images (their number) and fingerprint."""
+"""name, part and whole (where the set has parts), images (their number) and fingerprint."""
 
 
 def described(images: ImageDataset) -> Facts:
@@ -27,6 +27,9 @@ def described(images: ImageDataset) -> Facts:
     if isinstance(train, bool):
         part = "train" if train else "test"
     parts = {"part": part} if isinstance(part, str) else {}
+    whole = getattr(images, "whole", None)
+    if isinstance(whole, str):
+        parts["whole"] = whole
     return {"name": name, **parts, "images": len(images), "fingerprint": str(images.fingerprint)}
 
 
@@ -47,11 +50,12 @@ def shared(facts: list[Facts | None]) -> Facts | None:
 
 
 def are_other(a: Facts | None, b: Facts | None) -> bool:
-    """Return whether two sets are known to be different data; parts of one set are none."""
+    """Return whether two sets are known to be different data; parts of one set, or of its copy, are none."""
     if not a or not b or a.get("fingerprint") == b.get("fingerprint"):
         return False
     parts = {a.get("part"), b.get("part")}
-    return a.get("name") != b.get("name") or len(parts) == 1 or None in parts
+    copied = a.get("whole") is not None and a.get("whole") == b.get("whole")
+    return not (copied or a.get("name") == b.get("name")) or len(parts) == 1 or None in parts
 
 
 def in_words(facts: Facts) -> str:

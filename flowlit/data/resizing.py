@@ -27,6 +27,7 @@ LARGEST = 8192
 """Width and height in pixels, at most."""
 
 _BLOCK = 64
+_CARD_BYTES = 1 << 20
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal images make equal files
 
 
@@ -69,13 +70,15 @@ class Resized(NamedTuple):
 def write_resized(files: Resizable, into: str, style: Style) -> dict[str, Any]:
     """Write images as a zip with their classes and a card, and return the card.
 
+    A zip of these images that is there already, because a pipeline was ended just after it, may stay.
+
     Args:
         files: of any size.
         into: the zip, ending in .zip.
         style: how they become squares of one size.
 
     Raises:
-        FlowlitError: if the zip exists, the disk cannot hold it, or an image cannot be read.
+        FlowlitError: if another zip exists, the disk cannot hold it, or an image cannot be read.
     """
     check_colour(style.background)
     if not 1 <= style.resolution <= LARGEST:
@@ -83,9 +86,19 @@ def write_resized(files: Resizable, into: str, style: Style) -> dict[str, Any]:
     if Path(into).suffix != ".zip":
         raise FlowlitError(f"{into} is to be a zip; expected a name that ends in .zip")
     needed = files.listed() * (3 * style.resolution**2 + 300)
-    with building(Path(into), "images.zip") as folder:
+    with building(Path(into), "images.zip", _was_made_so(files, into, style)) as folder:
         check_room(folder.parent, needed, "the images", "free some, or choose another --into")
         return _write(files, folder / "images.zip", style)
+
+
+def _was_made_so(files: Resizable, into: str, style: Style) -> bool:
+    """Return whether a zip is there whose card says that it has such images, so that a look is worth it."""
+    try:
+        with zipfile.ZipFile(into) as archive, archive.open(CARD) as file:
+            card = json.loads(file.read(_CARD_BYTES))
+    except Exception:  # there is none, or it is anything else
+        return False
+    return isinstance(card, dict) and card.items() >= _card(files, style).items()
 
 
 def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:

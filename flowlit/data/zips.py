@@ -130,12 +130,19 @@ class ImageZip(ImageFiles):
         return _item(self._pixels(index), int(self._classes[1][index]) if self.labels else None)
 
     @property
+    def whole(self) -> str:
+        return short_hash(self._content())
+
+    def _content(self) -> list[list[int]]:
+        """Return the CRC-32 of all files in each shard."""
+        return [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
+
+    @property
     def fingerprint(self) -> str:
-        entries = [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
         given = [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
         return _digest(
             "ImageZip",
-            entries,
+            self._content(),
             len(self),
             self.resolution,
             self.channels,

@@ -127,6 +127,16 @@ def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None
     return noise.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
 
 
+def half_precision_of(network: nn.Module) -> torch.dtype | None:
+    """Return bfloat16 or float16 if some of a network's weights are so; None if none are.
+
+    >>> half_precision_of(nn.Linear(1, 1).bfloat16())
+    torch.bfloat16
+    """
+    halves = (torch.bfloat16, torch.float16)
+    return next((weight.dtype for weight in network.parameters() if weight.dtype in halves), None)
+
+
 def conditions(cond: Any, like: Tensor, num_classes: int) -> Cond:
     """Return conditions of a batch on its device; labels as int64 (B,).
 

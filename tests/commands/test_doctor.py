@@ -162,6 +162,17 @@ def test_without_data_only_generation_is_looked_at(tmp_path):
 
 # couplings to be made
 
+MEANT = ("--untrained", "true")
+
+
+def test_pairs_of_fresh_weights_are_a_problem_as_for_couple(tmp_path):
+    words = ("--store", tmp_path / "store", "--num", 20, "--shard_size", 20)
+    outcome = examined(tmp_path, *words)
+    only(outcome, "problem", "UNet has fresh weights")
+    assert outcome.code == 1 and "--ckpt_path FILE, or --untrained true to mean it" in outcome.out
+    for others in (MEANT, ("--origin", "random")):
+        assert "fresh weights" not in examined(tmp_path, *words, *others).out
+
 
 def test_couplings_that_are_to_be_made(tmp_path):
     path = tiny.write(
@@ -182,12 +193,14 @@ def test_couplings_that_are_to_be_made(tmp_path):
         "float32",
         "--x1",
         "uint8",
+        "--untrained",
+        "true",
     ]
     outcome = in_process("doctor", *words)
     assert outcome.code == 0 and findings(outcome) == [], outcome.out + outcome.err
     assert "400 of 400 pairs are to be made" in outcome.out and "400 pairs by euler2" in outcome.out
     assert "optimizer" not in outcome.out and not store.exists()
-    assert in_process("couple", *words, "--untrained", "true").code == 0
+    assert in_process("couple", *words).code == 0
     told = pair_bytes((1, 8, 8), "float32", "uint8")
     for file in store.glob("*.safetensors"):
         assert 100 * told <= file.stat().st_size < 100 * told + 1000, "a header, too"
@@ -224,12 +237,13 @@ def test_doctor_has_the_options_of_couple_which_are_those_of_the_dataclass(cli):
     ],
 )
 def test_an_order_that_cannot_be_met(words, told, tmp_path):
-    outcome = examined(tmp_path, "--store", tmp_path / "store", *words)
+    outcome = examined(tmp_path, "--store", tmp_path / "store", *MEANT, *words)
     assert told in outcome.error
 
 
 def test_pairs_with_the_noise_of_validation(tmp_path):
-    only(examined(tmp_path, "--store", tmp_path / "store", "--seed", 0), "warning", "have the same seed 0")
+    outcome = examined(tmp_path, "--store", tmp_path / "store", "--seed", 0, *MEANT)
+    only(outcome, "warning", "have the same seed 0")
 
 
 def test_pairs_that_have_no_room(tmp_path, monkeypatch):
@@ -238,7 +252,7 @@ def test_pairs_that_have_no_room(tmp_path, monkeypatch):
         lambda path: SimpleNamespace(free=1_000_000),
     )
     only(
-        examined(tmp_path, "--store", tmp_path / "store"),
+        examined(tmp_path, "--store", tmp_path / "store", *MEANT),
         "problem",
         "10,000 pairs need 2.6 MB, and 1.0 MB are free in",
     )

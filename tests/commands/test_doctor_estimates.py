@@ -131,6 +131,31 @@ def test_memory_that_is_too_little_is_said(subject):
     assert estimates(s)[-1] == ["memory, 32 GB needed", "24 GB: too little", "80 GB"]
 
 
+@pytest.mark.parametrize("devices", [2, 4])
+def test_several_gpus_divide_the_time_and_not_the_memory(devices, subject):
+    """A batch of 8 in shares; small networks make as many launches on each device as on one."""
+    times, memories, launches = [], [], []
+    for number in (1, devices):
+        s = subject(devices=number, strategy="ddp" if number > 1 else "auto")
+        s.gpus = ("a10g",)
+        s.share = 8 // number
+        s.measured.step = Step(s.share, 1.0, 0.0)
+        s.measured.made = {"euler2": Made(100, 1.0, 2.0, 100)}
+        s.measured.trained, s.measured.evaluated = Work(1e15, 0.0), Work(1e13, 0.0)
+        s.measured.optimizer = s.measured.weights = 2**30
+        s.measured.activations = SimpleNamespace(slope=2**20, intercept=0)
+        times.append([seconds for _, seconds in seconds_on(s, "a10g")])
+        memories.append(s.measured.memory(s.share))
+        head, *_, memory = estimates(s)
+        assert head[0] == f"estimate for {f'{number} GPUs' if number > 1 else 'one GPU'}"
+        assert memory[1] == "24 GB"
+        s.measured.trained = Work(1.0, 3000)
+        launches.append(seconds_on(s, "a10g")[0][1])
+    assert times[1] == pytest.approx([seconds / devices for seconds in times[0]])
+    assert memories[0] - memories[1] == (8 - 8 // devices) * 2**20, "a smaller share of the batch"
+    assert launches[1] == pytest.approx(launches[0])
+
+
 def test_what_was_not_counted_has_a_dash(subject):
     s = subject()
     s.gpus = ("a10g",)

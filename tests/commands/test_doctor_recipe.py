@@ -100,6 +100,12 @@ def test_all_stages_of_a_recipe_are_looked_at_before_any_has_run(doctor, tmp_pat
     assert str(tmp_path / "temporary") not in outcome.out
 
 
+def test_a_stage_on_several_devices_is_estimated_for_as_many_gpus(doctor):
+    outcome = doctor("--for", "a10g", "--teacher.trainer.devices", 4, "--teacher.trainer.strategy", "ddp")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "teacher, 4 GPUs" in outcome.out and "couple, one GPU" in outcome.out
+
+
 def test_an_option_of_a_stage_reaches_it_and_a_misspelt_one_is_a_problem(doctor):
     width = doctor("--teacher.trainer.max_steps", 20, "--reflow.model.network.widht", 24)
     assert row(width, "teacher")[1] == "trains 20 steps of 8 samples"

@@ -15,7 +15,7 @@ import yaml
 from commandline import REPOSITORY, in_process
 
 from examples import shapes
-from flowlit.commands.pipeline.budget import ANSWER, Count, Speed, numbers
+from flowlit.commands.pipeline.budget import Count, Speed, numbers
 from flowlit.commands.pipeline.check import check_configurations
 from flowlit.commands.pipeline.headers import read_headers
 from flowlit.commands.pipeline.pictures import from_images
@@ -266,7 +266,7 @@ def test_minutes_set_the_steps_and_the_same_ones_again(folder, tmp_path, monkeyp
     steps = {stage.name: stage.options for stage in recipe.stages}
     anneal = steps["reflow"]["vars.anneal_steps"]
     assert steps["reflow"]["vars.reflow_steps"] == pytest.approx(2 * anneal, rel=0.1)
-    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess", None)  # it is not measured again
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.answer_of", None)  # it is not measured again
     again = Recipe.read(RECIPE, str(tmp_path / "root"))
     again.override([str(word) for word in words])
     assert again.settle(dry_run=True) == lines
@@ -291,11 +291,10 @@ def test_another_network_in_between_does_not_change_the_steps(tmp_path, monkeypa
     path = tiny.write(tmp_path / "recipe.yaml", content | {"budget": budget, "stages": stages})
     speeds = iter([0.1, 0.2, 0.3])
 
-    def measured(words, **named):
-        facts = f'{ANSWER}{{"seconds": {next(speeds)}, "batch_size": 8}}\n'
-        return subprocess.CompletedProcess(words, 0, facts, "")
+    def measured(*arguments):
+        return {"seconds": next(speeds), "batch_size": 8}
 
-    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess.run", measured)
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.answer_of", measured)
     steps = [settled(path, "--vars.width", width).stages[0].options["vars.steps"] for width in (8, 16, 8, 16)]
     assert steps == [600, 300, 600, 300]
 
@@ -315,7 +314,7 @@ def test_a_recipe_that_is_not_trusted_is_refused_before_its_speed_is_measured(fo
     recipe.override(["--vars.images", str(folder), "--vars.minutes", "1"])
     recipe.stages[2].options["model.network"] = network
     recipe.trust = False
-    monkeypatch.setattr("flowlit.commands.pipeline.budget.subprocess", None)
+    monkeypatch.setattr("flowlit.commands.pipeline.budget.answer_of", None)
     with pytest.raises(FlowlitError, match=r"stage teacher names os\.system"):
         recipe.settle()
 
@@ -360,7 +359,7 @@ def test_a_misspelt_option_is_refused_before_anything_trains(folder, tmp_path, m
     assert "did you mean width?" in str(caught.value)
     assert str(caught.value).count("stage ") == 1, "no other stage has an error"
     right = [plan for plan in plans if plan.stage.name != "reflow"]
-    monkeypatch.setattr("flowlit.commands.pipeline.check.subprocess", None)  # they are not parsed again
+    monkeypatch.setattr("flowlit.commands.pipeline.check.answer_of", None)  # they are not parsed again
     check_configurations(right, tmp_path / "root", False)
 
 
@@ -380,6 +379,19 @@ def test_a_plan_of_a_stranger_s_folder_needs_no_torch(folder):
     )
     done = subprocess.run([sys.executable, "-c", code, RECIPE, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0 and "60 images" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "evaluate_one_step"])
+def test_neighbours_are_sought_among_the_images_that_the_teacher_saw(stage):
+    """They were sought among all, so that those held out made copying look rarer."""
+    own = REPOSITORY / "experiments/own"
+    evaluation, teacher = (yaml.safe_load((own / f"{name}.yaml").read_text()) for name in (stage, "teacher"))
+    [neighbours] = [
+        each for each in evaluation["trainer"]["callbacks"] if each["class_path"].endswith("Neighbours")
+    ]
+    trained = teacher["data"]["init_args"]["coupling"]["init_args"]["images"]
+    assert neighbours["init_args"]["images"] == trained and trained["init_args"]["part"] == "train"
+    assert evaluation["vars"]["held_out"] == teacher["vars"]["held_out"]
 
 
 def test_a_file_that_is_added_runs_all_stages_again(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from pictures import encoded, giant, image, into_folder, into_zip, png, turned
 from PIL import Image
 
-from flowlit.data import ImageFolder, ImageZip, checking
+from flowlit.data import ImageFolder, ImageZip, checking, long_work
 from flowlit.errors import FlowlitError
 
 GOOD = encoded(Image.new("RGB", (7, 9)))
@@ -137,13 +137,13 @@ def decoded(monkeypatch, tmp_path):
     names = []
     examine = checking.examine
     monkeypatch.setattr(checking, "examine", lambda *args: names.append(1) or examine(*args))
-    monkeypatch.setattr(checking, "SLOW", 0)
-    monkeypatch.setattr(checking, "_SURVEYS", {})
+    monkeypatch.setattr(long_work, "SLOW", 0)
+    monkeypatch.setattr(checking._KEPT, "known", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def count(images):
         names.clear()
-        checking._SURVEYS.clear()  # as in another process
+        checking._KEPT.known.clear()  # as in another process
         len(images)
         return len(names)
 

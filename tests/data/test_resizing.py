@@ -111,6 +111,28 @@ def test_nothing_stays_of_what_failed(tmp_path):
     assert Path(tmp_path / "new.zip").read_text() == "precious"
 
 
+def test_a_zip_of_the_same_bytes_may_be_there_already(tmp_path):
+    root = into_folder(tmp_path / "set", FILES)
+    card = resized(root, tmp_path / "new.zip")
+    before = (tmp_path / "new.zip").stat()
+    assert resized(root, tmp_path / "new.zip") == card
+    assert (tmp_path / "new.zip").stat() == before
+
+
+def test_a_zip_of_other_images_is_never_replaced(tmp_path):
+    root = into_folder(tmp_path / "set", FILES)
+    resized(root, tmp_path / "new.zip")
+    before = (tmp_path / "new.zip").read_bytes()
+    with pytest.raises(FlowlitError, match="exists already"):
+        resized(root, tmp_path / "new.zip", fit="pad")
+    name = next(name for name in FILES if name.endswith(".png"))
+    (tmp_path / "set" / name).write_bytes(encoded(image("RGB").transpose(0)))
+    with pytest.raises(FlowlitError, match="exists already"):
+        resized(root, tmp_path / "new.zip")
+    assert (tmp_path / "new.zip").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.zip", "set"]
+
+
 @pytest.mark.parametrize("resolution", [0, -1, 8193, 10**9])
 def test_resolutions_that_make_no_sense(resolution, tmp_path):
     with pytest.raises(FlowlitError, match=f"resolution is {resolution}; expected 1 to 8192 pixels"):

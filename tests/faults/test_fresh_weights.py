@@ -78,7 +78,14 @@ def test_random_pairs_need_no_network(trained):
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize("command", ["fit", "doctor"])
-def test_training_takes_no_untrained(command, tmp_path):
-    error = in_process(*words(command, tmp_path), "--untrained", "true").error
-    assert "--untrained" in error and f"{command} trains" in error
+def test_training_takes_no_untrained(tmp_path):
+    error = in_process(*words("fit", tmp_path), "--untrained", "true").error
+    assert "--untrained" in error and "fit trains" in error
+
+
+def test_the_doctor_of_pairs_names_the_checkpoint_that_couple_would(trained):
+    doctor = ("doctor", *words("couple", trained)[1:])
+    refused = in_process(*doctor)
+    last = trained / "run/checkpoints/last.ckpt"
+    assert refused.code == 1 and f"--ckpt_path {last} (step 2)" in refused.out
+    assert "fresh weights" not in in_process(*doctor, "--ckpt_path", last).out

@@ -5,7 +5,7 @@ import torch
 from tools import randomise, tiny_unet
 
 import flowlit._support.cuda_graphs
-from flowlit._support.cuda_graphs import CUDAGraphRunner, called
+from flowlit._support.cuda_graphs import CUDAGraphRunner, called, is_compiled
 from flowlit.couplings import SeededNoise
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
@@ -103,6 +103,43 @@ def test_a_compiled_generator_computes_the_same(monkeypatch):
     assert not graphs and torch.allclose(fast.sample(5), plain.sample(5), atol=1e-5) and graphs
     assert plain.network._compiled_call_impl is None
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["the network", "a part of it"])
+@pytest.mark.parametrize("again", [{}, {"precision": "bf16"}, {"channels_last": True}, {"compile": True}])
+def test_a_faster_generator_made_faster_stays_compiled(inside, again):
+    plain = generator()
+    parts = list(plain.network.modules())
+    fast = plain.faster(compile=not inside)
+    if inside:
+        list(fast.network.modules())[3].compile()
+    compiled = [is_compiled(part) for part in fast.network.modules()]
+    twice = fast.faster(**again)
+    expected = [each or (i == 0 and "compile" in again) for i, each in enumerate(compiled)]
+    assert any(compiled) and [is_compiled(part) for part in twice.network.modules()] == expected
+    assert not any(is_compiled(part) for part in parts)
+
+
+def test_a_faster_generator_made_faster_keeps_its_graphs_around_what_is_compiled(monkeypatch):
+    monkeypatch.setattr(flowlit._support.cuda_graphs, "DEVICE", "cpu")
+    twice = generator().faster(compile=True, graphs=True).faster()
+    assert isinstance(called(twice.network), CUDAGraphRunner) and is_compiled(twice.network)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("solver", [Euler(1), Heun(4)], ids=["one step", "eight evaluations"])
+def test_weights_in_half_precision_generate(solver, dtype):
+    """They met float32 noise, and ended in a RuntimeError."""
+    plain = generator(solver)
+    before = plain.sample(32)
+    plain.network.to(dtype)
+    found = plain.sample(32)
+    assert found.dtype == torch.float32, "the solver's state is not rounded"
+    assert 0 < (found - before).square().mean().sqrt() / before.std() < 0.02
+    fast = plain.faster("bf16").sample(32)
+    assert (fast - before).square().mean().sqrt() / before.std() < 0.02
+    one, two = by_batches(plain, 1, 5)
+    assert torch.equal(one, two)
 
 
 def test_graphs_are_replayed_from_the_second_batch_on(monkeypatch):

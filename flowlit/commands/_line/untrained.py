@@ -26,12 +26,11 @@ def check_weight_options(words: Sequence[str]) -> None:
     """
     command = words[0]
     options = {word.split("=")[0] for word in words}
-    trains = command in ("fit", "doctor")
-    if not trains and "--resume" in options:
+    if command not in ("fit", "doctor") and "--resume" in options:
         raise FlowlitError(f"--resume goes on with a fit; give {command} its weights by --ckpt_path")
-    if trains and "--untrained" in options:
+    if command == "fit" and "--untrained" in options:
         raise FlowlitError(
-            f"--untrained lets a network generate with fresh weights, but {command} trains; leave it out"
+            "--untrained lets a network generate with fresh weights, but fit trains; leave it out"
         )
 
 
@@ -50,17 +49,25 @@ def check_trained(
         FlowlitError: with the options that give it weights.
     """
     allowed = config.get("untrained") or config.get("ckpt_path") or config.get("origin") == "random"
-    if allowed or not isinstance(model, CheckpointedModule):
-        return
-    network = model.network
-    read = any(loaded_of(part) is not None for part in network.modules())
-    if read or not any(True for _ in network.parameters()):
-        return
+    if not allowed and (name := fresh_network(model)):
+        raise FlowlitError(
+            f"{command}: {name} has fresh weights, no training has changed them; {ways_to_weights(trainer)}"
+        )
+
+
+def fresh_network(model: Any) -> str:
+    """Return the class of a model's network if it was just built, and read from no file; otherwise ''."""
+    if not isinstance(model, CheckpointedModule):
+        return ""
+    read = any(loaded_of(part) is not None for part in model.network.modules())
+    trainable = any(True for _ in model.network.parameters())
+    return type(model.network).__name__ if trainable and not read else ""
+
+
+def ways_to_weights(trainer: pl.Trainer) -> str:
+    """Return the options that give a network weights; the checkpoint that a run has left is named."""
     latest = None
     with suppress(FlowlitError):  # none of them is good
         latest = newest(run_folders(trainer), resume=False)
     file = "FILE" if latest is None else f"{latest[0]} (step {latest[1]})"
-    raise FlowlitError(
-        f"{command}: {type(network).__name__} has fresh weights, no training has changed them; give it those "
-        f"of a run, --ckpt_path {file}, or --untrained true to mean it"
-    )
+    return f"give it those of a run, --ckpt_path {file}, or --untrained true to mean it"

@@ -97,24 +97,28 @@ def numbers_of(s: Subject) -> str | None:
 
 
 def seconds_on(s: Subject, gpu: str) -> list[tuple[str, float | None]]:
-    """Return what a run does, each with the seconds of all of it on one GPU; None where they are unknown."""
+    """Return what a run does, each with its seconds on as many GPUs as it has devices; None for unknown ones.
+
+    They share the work evenly, and what they lose by talking to each other is not counted.
+    """
     numbers = numbers_of(s)
     if numbers is None:
         return []
     rate, used = GPUS[gpu].peak(numbers)
     works = [timing for timing in timings(s) if not timing.within]
-    return [(each.what, seconds_of_work(each, FRACTION[used] * rate)) for each in works]
+    speed = FRACTION[used] * rate
+    return [(each.what, seconds_of_work(each, speed, s.trainer.world_size)) for each in works]
 
 
-def seconds_of_work(timing: Timing, speed: float) -> float | None:
-    """Return the seconds of work at so many FLOP/s, or of its launches, whichever are more."""
+def seconds_of_work(timing: Timing, speed: float, devices: int) -> float | None:
+    """Return the seconds of work on devices of so many FLOP/s, or of its launches, whichever are more."""
     if timing.work is None:
         return None
-    return timing.number * max(timing.work.flops / speed, timing.work.launches * LAUNCH)
+    return timing.number * max(timing.work.flops / speed, timing.work.launches * LAUNCH) / devices
 
 
 def total_on(s: Subject, gpu: str) -> float | None:
-    """Return the seconds of a run on one GPU; None if any of it is unknown."""
+    """Return the seconds of a run on GPUs of a kind; None if any of it is unknown."""
     seconds = [each for _, each in seconds_on(s, gpu)]
     known = [each for each in seconds if each is not None]
     return sum(known) if known and len(known) == len(seconds) else None
@@ -127,11 +131,18 @@ def estimates(s: Subject) -> list[list[str]]:
         return []
     rows = [[same[0][0], *(in_words(seconds) for _, seconds in same)] for same in zip(*columns, strict=True)]
     rows.append(["all", *(in_words(total_on(s, gpu)) for gpu in s.gpus)])
-    return [["estimate for one GPU", *s.gpus], *rows, *memory_rows(s.measured.memory(s.share), s.gpus)]
+    head = f"estimate for {how_many(s)}"
+    return [[head, *s.gpus], *rows, *memory_rows(s.measured.memory(s.share), s.gpus)]
+
+
+def how_many(s: Subject) -> str:
+    """Return how many GPUs a run takes, in words: as many as it has devices."""
+    devices = s.trainer.world_size
+    return f"{devices} GPUs" if devices > 1 else "one GPU"
 
 
 def memory_rows(needed: int | None, gpus: Sequence[str]) -> list[list[str]]:
-    """Return the row that compares the bytes that a step needs at least with the memory of GPUs."""
+    """Return the row that compares the bytes that a step needs on a device at least with that of a GPU."""
     if needed is None:
         return []
     cells = [

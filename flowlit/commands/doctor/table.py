@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..._support.formatting import aligned, duration, size
 from ...metrics.cost import count_parameters
-from .gpus import assumption, in_words, memory_rows, numbers_of, total_on
+from .gpus import assumption, how_many, in_words, memory_rows, numbers_of, total_on
 from .stage import Looked
 from .subject import Subject
 
@@ -66,7 +66,12 @@ def gpu_table(looked: Sequence[Looked], gpus: Sequence[str]) -> list[str]:
     """Return the time of each stage on each GPU, the memory, and what that rests on, as lines."""
     subjects = {each.name: each.subject for each in looked if each.subject is not None}
     seconds = {name: [total_on(subject, gpu) for gpu in gpus] for name, subject in subjects.items()}
-    rows = [[name, *map(in_words, each)] for name, each in seconds.items()]
+    counts = {name: how_many(subject) for name, subject in subjects.items()}
+    several = len(set(counts.values())) > 1
+    rows = [
+        [f"{name}, {counts[name]}" if several else name, *map(in_words, each)]
+        for name, each in seconds.items()
+    ]
     if not rows:
         return []
     rows.append(["all", *map(total, zip(*seconds.values(), strict=True))])
@@ -74,4 +79,5 @@ def gpu_table(looked: Sequence[Looked], gpus: Sequence[str]) -> list[str]:
     rows += memory_rows(memory or None, gpus)
     kinds = dict.fromkeys(numbers_of(subject) for subject in subjects.values())
     lines = [assumption(numbers, gpus) for numbers in kinds]
-    return [*aligned([["estimate for one GPU", *gpus], *rows]), "", *lines]
+    head = "estimate" if several else f"estimate for {next(iter(counts.values()))}"
+    return [*aligned([[head, *gpus], *rows]), "", *lines]

@@ -7,8 +7,6 @@ that the same command has the same plan. What other work costs stands in the rec
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,14 +20,11 @@ from msgspec import Meta
 from ..._support.files import short_hash, write_atomically
 from ..._support.schema import Format
 from ...errors import FlowlitError
-from .children import environment
+from .children import answer, answer_of, leave_with_parent
 from .stage import Stage
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-ANSWER = "flowlit-speed:"
-"""Begins the line that the process answers with."""
 
 SECONDS = 3.0
 """Time that is measured, at least."""
@@ -152,17 +147,9 @@ def _recorded(root: Path, key: str) -> Speed | None:
 def _measured(stage: Stage, root: Path, key: str, trust: bool) -> Speed:
     """Measure a stage's speed in a process of its own, and keep it."""
     print(f"measuring the speed of {stage.name} …", file=sys.stderr, flush=True)
-    words = [sys.executable, "-m", __name__, *stage.arguments(root)]
-    done = subprocess.run(words, env=environment(trust), text=True, capture_output=True)
-    answer = next((line for line in done.stdout.splitlines() if line.startswith(ANSWER)), None)
-    if done.returncode or answer is None:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        reasons = [
-            line.partition("error: ")[2] for line in lines if re.match(r"flowlit[\w ]*: error: ", line)
-        ]
-        why = [*lines, *reasons][-1]
-        raise FlowlitError(f"speed of {stage.name} cannot be measured: {why}")
-    speed = msgspec.convert({"key": key, **json.loads(answer.removeprefix(ANSWER))}, Speed)
+    failed = f"speed of {stage.name} cannot be measured"
+    facts = answer_of(__name__, stage.arguments(root), trust, failed)
+    speed = msgspec.convert({"key": key, **facts}, Speed)
     write_atomically(_record_path(root, key), json.dumps(msgspec.to_builtins(speed)).encode())
     return speed
 
@@ -197,13 +184,12 @@ def seconds_per_step(trainer: pl.Trainer, model: Any, data: Any) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def answer(words: list[str]) -> None:
-    """Build what a command would, and print the seconds of a training step."""
+def measure(words: list[str]) -> None:
+    """Build what a command would, and answer with the seconds of a training step."""
     import jsonargparse
 
     from .._line.errors import described
     from ..lightning import FlowCLI
-    from .children import leave_with_parent
 
     leave_with_parent()
 
@@ -212,8 +198,7 @@ def answer(words: list[str]) -> None:
 
         def _run_subcommand(self, subcommand: str) -> None:
             seconds = seconds_per_step(self.trainer, self.model, self.datamodule)
-            facts = {"seconds": seconds, "batch_size": self.datamodule.batch_size}
-            print(ANSWER + json.dumps(facts), flush=True)
+            answer({"seconds": seconds, "batch_size": self.datamodule.batch_size})
 
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
@@ -223,4 +208,4 @@ def answer(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    answer(sys.argv[1:])
+    measure(sys.argv[1:])

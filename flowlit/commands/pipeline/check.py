@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -19,11 +17,8 @@ from pathlib import Path
 from ..._support.files import short_hash, write_atomically
 from ...errors import FlowlitError
 from .. import COMMANDS
-from .children import PARENT, environment, leave_with_parent
+from .children import PARENT, answer, answer_of, leave_with_parent, reason_of
 from .plan import Plan
-
-ANSWER = "flowlit-parsed:"
-"""Begins the line that the process answers with."""
 
 
 def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None:
@@ -43,18 +38,7 @@ def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None
         return
     print(f"checking {', '.join(plan.stage.name for plan in waiting)} …", file=sys.stderr, flush=True)
     words = {plan.stage.name: _words(plan, root, trust) for plan in waiting}
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps(words),
-        env=environment(trust),
-        text=True,
-        capture_output=True,
-    )
-    answer = next((line for line in done.stdout.splitlines() if line.startswith(ANSWER)), None)
-    if answer is None:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FlowlitError(f"configurations cannot be checked: {last}")
-    errors = json.loads(answer.removeprefix(ANSWER))
+    errors = answer_of(__name__, [], trust, "configurations cannot be checked", json.dumps(words))
     for name in words.keys() - errors.keys():
         with suppress(FlowlitError, OSError):  # a place that cannot be written only costs time
             write_atomically(records[name], b"")
@@ -83,19 +67,16 @@ def parse(words: Sequence[str]) -> str:
             code = main(words)
         except SystemExit as end:
             code = int(end.code or 0)
-    if not code:
-        return ""
-    lines = [line for line in errors.getvalue().splitlines() if re.match(r"flowlit[\w ]*: error: ", line)]
-    return lines[-1].partition("error: ")[2] if lines else f"exit code {code}"
+    return (reason_of(errors.getvalue()) or f"exit code {code}") if code else ""
 
 
-def answer() -> None:
-    """Parse the words that arrive for each stage, and print what is wrong, by the name of the stage."""
+def parse_all() -> None:
+    """Parse the words that arrive for each stage, and answer with what is wrong, by the name of the stage."""
     leave_with_parent()
     os.environ.pop(PARENT, None)
     errors = {name: parse(words) for name, words in json.load(sys.stdin).items()}
-    print(ANSWER + json.dumps({name: error for name, error in errors.items() if error}), flush=True)
+    answer({name: error for name, error in errors.items() if error})
 
 
 if __name__ == "__main__":
-    answer()
+    parse_all()

@@ -157,8 +157,6 @@ class Recipe:
         words = stage.arguments(self.root)
         if stage.command == "fit" and plan.action == "resume":
             words += ["--resume", "auto"]
-        if stage.command == "images" and plan.action == "resume":  # it was interrupted after its last byte
-            (self.root / stage.writes).unlink(missing_ok=True)
         state = {"key": plan.key, "done": False, "seconds": spent, "result": None}
         state |= {"inputs": plan.inputs, "content": plan.content}
         state |= {"contents": Stamps(self.root).contents(plan.inputs)}

@@ -16,6 +16,7 @@ CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     method.low_precision,
     method.annealing,
     method.other_teacher,
+    method.fresh_weights,
     data.random_pairs,
     data.few_pairs,
     data.seen_noise,

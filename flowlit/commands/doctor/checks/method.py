@@ -10,6 +10,7 @@ from ....modules import FlowModule, OneStepStudent
 from ....networks.checkpoints.fingerprint import fingerprint
 from ....objectives import AnnealedReflow, FlowGuided
 from ....types import loaded_of
+from ..._line.untrained import fresh_network, ways_to_weights
 from ..subject import Finding, Subject
 
 ENDED = 1e-3
@@ -48,6 +49,16 @@ def low_precision(s: Subject) -> Iterator[Finding]:
     if s.trains and str(s.trainer.precision) in ("bf16-true", "16-true"):
         what = "rounds the weights after every step, and small updates are lost"
         yield Finding("warning", f"precision {s.trainer.precision} {what}", "--trainer.precision bf16-mixed")
+
+
+def fresh_weights(s: Subject) -> Iterator[Finding]:
+    """Yield a problem if pairs would be made by a network that nothing has trained: ``couple`` refuses."""
+    meant = getattr(s.trainer, "untrained", False) or s.resumes
+    if s.options is None or s.options.origin == "random" or meant:
+        return
+    if name := fresh_network(s.model):
+        what = f"{name} has fresh weights, and pairs of them teach nothing"
+        yield Finding("problem", what, ways_to_weights(s.trainer))
 
 
 def no_guide(s: Subject) -> Iterator[Finding]:
