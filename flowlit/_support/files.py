@@ -161,7 +161,7 @@ def building(target: Path, file: str | None = None, again: bool = False) -> Iter
             written.
     """
     temporary = target.with_name(f".{target.name}.tmp")
-    made = temporary / file if file else temporary
+    result = temporary / file if file else temporary
     exists = FlowlitError(f"{target} exists already; remove it, or choose another --into")
     with locked_target(target):
         if target.exists() and not again:
@@ -172,8 +172,8 @@ def building(target: Path, file: str | None = None, again: bool = False) -> Iter
             yield temporary
             _sync_folder(temporary)
             if not target.exists():
-                made.rename(target)
-            elif not filecmp.cmp(made, target, shallow=False):
+                result.rename(target)
+            elif not filecmp.cmp(result, target, shallow=False):
                 raise exists
         except OSError as error:
             raise FlowlitError(

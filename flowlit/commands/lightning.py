@@ -188,7 +188,6 @@ class FlowCLI(LightningCLI):
             config["ckpt_path"] = look_up(self.trainer, config["ckpt_path"], self.subcommand == "fit")
 
     def before_doctor(self) -> None:
-        """Resolve ``--ckpt_path``; fresh weights are a finding."""
         self.look_up_checkpoint()
         cast(FlowTrainer, self.trainer).untrained = self.config_init[self.subcommand].untrained
 

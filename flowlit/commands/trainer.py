@@ -129,8 +129,7 @@ class FlowTrainer(OneWriter):
             model: which to train.
             datamodule: its data.
             ckpt_path: begin from this checkpoint, which is compared with the model.
-            weights_only: taken so that the config.yaml of a fit serves here too; checkpoints are always read
-                as plain data.
+            weights_only: as in the config.yaml of a fit; checkpoints are always read as plain data.
             store: with this, or any of the following, it is what couple would do with them.
             num: pairs in all.
             seed: of their noise.

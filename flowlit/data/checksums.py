@@ -50,10 +50,10 @@ def checksums(files: Paths, stats: np.ndarray) -> np.ndarray:
 
     key = hashlib.sha256(str(files.root.absolute()).encode(errors="surrogateescape"))
     key.update(files.digest() + stats.tobytes())
-    found = np.frombuffer(bytes.fromhex(_KEPT.get(key.hexdigest()[:32], find).crc32), "<u4")
-    if len(found) != len(files):  # a damaged record
-        found = np.frombuffer(bytes.fromhex(find().crc32), "<u4")
-    return found.astype(np.uint32)
+    record = _KEPT.get(key.hexdigest()[:32], find)
+    if len(record.crc32) != 8 * len(files):  # it is damaged
+        record = find()
+    return np.frombuffer(bytes.fromhex(record.crc32), "<u4").astype(np.uint32)
 
 
 def content_of(files: Paths, stats: np.ndarray, sums: np.ndarray) -> str:

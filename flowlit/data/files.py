@@ -67,7 +67,7 @@ class ImageFiles(ImageDataset):
     @property
     @abstractmethod
     def whole(self) -> str:
-        """Name of the files' content, all parts of the set included, wherever they lie."""
+        """Name of the content of the files of all parts, wherever they lie."""
 
     @abstractmethod
     def listed(self) -> int:
@@ -114,11 +114,7 @@ class ImageFiles(ImageDataset):
 
     @cached_property
     def survey(self) -> Survey:
-        """Counts of what the images are.
-
-        Raises:
-            FlowlitError: if one cannot be read, or is of another size.
-        """
+        """Counts of what the images are; an error if one cannot be read, or is of another size."""
         files = (self.source, self.listed(), self._key(), self.where, self._opened)
         return checking.survey(*files, None if self.fit else self.resolution, self.fit is not None)
 

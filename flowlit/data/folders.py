@@ -104,11 +104,11 @@ class ImageFolder(ImageFiles):
 
     @cached_property
     def _listed(self) -> _Files:
-        whole, _ = self._whole
+        files = self._whole[0]
         if self.part == "all":
-            return whole
+            return files
         what = f"image folder {self.root}"
-        return whole.of_part(chosen(self._checksums.tolist(), self.part, self.held_out, what))
+        return files.of_part(chosen(self._checksums.tolist(), self.part, self.held_out, what))
 
     @cached_property
     def _checksums(self) -> np.ndarray:

@@ -56,14 +56,14 @@ class Kept(Generic[S]):
 
     def get(self, key: str, find: Callable[[], S]) -> S:
         """Return the record under a key, which changes if a file does; find it if there is none."""
-        found = self.known.get(key) or self._read(key)
-        if found is None:
+        record = self.known.get(key) or self._read(key)
+        if record is None:
             start = time.perf_counter()
-            found = find()
+            record = find()
             if time.perf_counter() - start >= SLOW:
-                self._write(key, found)
-        self.known[key] = found
-        return found
+                self._write(key, record)
+        self.known[key] = record
+        return record
 
     def _path(self, key: str) -> Path:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -76,7 +76,7 @@ class Kept(Generic[S]):
         except (FlowlitError, OSError, RuntimeError):  # missing, damaged, or there is no home: done again
             return None
 
-    def _write(self, key: str, found: S) -> None:
+    def _write(self, key: str, record: S) -> None:
         with suppress(FlowlitError, OSError, RuntimeError):  # a place that cannot be written only costs time
-            content: Any = msgspec.to_builtins(found)
+            content: Any = msgspec.to_builtins(record)
             write_atomically(self._path(key), json.dumps(content).encode())

@@ -27,9 +27,9 @@ def described(images: ImageDataset) -> Facts:
     if isinstance(train, bool):
         part = "train" if train else "test"
     parts = {"part": part} if isinstance(part, str) else {}
-    whole = getattr(images, "whole", None)
-    if isinstance(whole, str):
-        parts["whole"] = whole
+    content = getattr(images, "whole", None)
+    if isinstance(content, str):
+        parts["whole"] = content
     return {"name": name, **parts, "images": len(images), "fingerprint": str(images.fingerprint)}
 
 

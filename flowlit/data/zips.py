@@ -131,18 +131,14 @@ class ImageZip(ImageFiles):
 
     @property
     def whole(self) -> str:
-        return short_hash(self._content())
-
-    def _content(self) -> list[list[int]]:
-        """Return the CRC-32 of all files in each shard."""
-        return [[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))]
+        return short_hash([[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))])
 
     @property
     def fingerprint(self) -> str:
         given = [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
         return _digest(
             "ImageZip",
-            self._content(),
+            self.whole,
             len(self),
             self.resolution,
             self.channels,

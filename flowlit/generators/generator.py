@@ -33,8 +33,7 @@ class Generator(NoiseToImages):
         shape: (c, h, w) of noise, which is that of an image unless the codec has another. None takes the
             network's ``shape``.
         num_classes: of the labels under which ``sample`` generates; None takes the network's, 0 is without.
-        precision: arithmetic of the network; "bf16" is PyTorch's autocast, the solver's state float32. So
-            are weights in half precision, whatever is chosen.
+        precision: of the network; "bf16" is autocast, as for weights in half precision; a state is float32.
         blocks: evaluate whole blocks of 16 rows, so that an image is the same bits in any batch. Without it a
             batch of one costs one evaluation and not 16, and last bits depend on the batch.
         class_names: of class 0, 1, …; None takes the network's ``class_names``.
@@ -142,8 +141,7 @@ class Generator(NoiseToImages):
     ) -> Generator:
         """Return a generator of the same images, but for rounding, in less time; this one stays as it is.
 
-        Without arguments it only copies the network. What was compiled stays so. Images differ by rounding;
-        how much is in docs/knobs.md.
+        Without arguments it copies the network, compiled or not. Images differ by rounding (docs/knobs.md).
 
         Args:
             precision: "bf16" for GPUs with tensor cores and recent CPUs; see the class. None changes nothing.

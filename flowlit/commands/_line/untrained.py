@@ -49,7 +49,8 @@ def check_trained(
         FlowlitError: with the options that give it weights.
     """
     allowed = config.get("untrained") or config.get("ckpt_path") or config.get("origin") == "random"
-    if not allowed and (name := fresh_network(model)):
+    name = fresh_network(model)
+    if name and not allowed:
         raise FlowlitError(
             f"{command}: {name} has fresh weights, no training has changed them; {ways_to_weights(trainer)}"
         )

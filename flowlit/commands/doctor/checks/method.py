@@ -56,7 +56,8 @@ def fresh_weights(s: Subject) -> Iterator[Finding]:
     meant = getattr(s.trainer, "untrained", False) or s.resumes
     if s.options is None or s.options.origin == "random" or meant:
         return
-    if name := fresh_network(s.model):
+    name = fresh_network(s.model)
+    if name:
         what = f"{name} has fresh weights, and pairs of them teach nothing"
         yield Finding("problem", what, ways_to_weights(s.trainer))
 
