@@ -54,6 +54,7 @@ def cells(tmp_path_factory):
         yield {**variables, "again": again, "files": {path.name for path in Path().iterdir()}}
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_draws_digits_of_the_class_that_is_wished(cells):
     images = cells["generator"].sample(200, seed=3)
     distances = torch.cdist(images.flatten(1).float(), cells["images"].flatten(1).float())
@@ -62,6 +63,7 @@ def test_a_loop_of_ones_own_draws_digits_of_the_class_that_is_wished(cells):
     assert len(set(map(bytes, images.flatten(1).numpy()))) == 200
 
 
+@pytest.mark.slow
 def test_it_leaves_a_file_and_two_pictures(cells):
     assert cells["files"] == {"digits.safetensors", "digits.png", "between.png"}
     assert cells["picture"].size == (651, 651) and cells["between"].size == (17 * 65 + 1, 66)
@@ -70,5 +72,6 @@ def test_it_leaves_a_file_and_two_pictures(cells):
     assert torch.equal(trained.sample(seeds=[1, 2, 3], labels="7"), cells["sevens"])
 
 
+@pytest.mark.slow
 def test_noise_that_follows_the_gradient_is_brighter(cells):
     assert cells["brighter"] > (cells["brightness"] + 1) / 2 + 0.01

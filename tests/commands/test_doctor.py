@@ -580,22 +580,21 @@ class Count(Callback):
         self.validations += 1
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"val_check_interval": 3, "check_val_every_n_epoch": None},
-        {"val_check_interval": 5, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2},
-        {"val_check_interval": 100, "check_val_every_n_epoch": None},
-        {"val_check_interval": 0.5},
-        {},
-        {"check_val_every_n_epoch": 2},
-        {"steps": -1, "max_epochs": 3},
-        {"steps": -1, "max_epochs": 4, "check_val_every_n_epoch": 2},
-        {"steps": -1, "max_epochs": 2, "val_check_interval": 2},
-        {"limit_val_batches": 0},
-    ],
-    ids=str,
-)
+PLANS = [
+    {"val_check_interval": 3, "check_val_every_n_epoch": None},
+    {},
+    {"val_check_interval": 0.5},
+    {"steps": -1, "max_epochs": 2, "val_check_interval": 2},
+    {"val_check_interval": 5, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2},
+    {"val_check_interval": 100, "check_val_every_n_epoch": None},
+    {"check_val_every_n_epoch": 2},
+    {"steps": -1, "max_epochs": 3},
+    {"steps": -1, "max_epochs": 4, "check_val_every_n_epoch": 2},
+    {"limit_val_batches": 0},
+]
+
+
+@pytest.mark.parametrize("settings", few(PLANS, 4), ids=[str(plan) for plan in PLANS])
 def test_the_plan_is_what_happens(settings, measured, tmp_path):
     settings = {"steps": 10, "limit_val_batches": 1, **settings}
     count, every = Count(), ModelCheckpoint(tmp_path / "every", save_top_k=-1, every_n_train_steps=2)
@@ -694,6 +693,7 @@ def test_what_is_examined_stays_as_it_was(tmp_path):
     assert model._trainer is None and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_of_averages_are_not_written(tmp_path):
     profile = {"class_path": "flowlit.schedules.averages.PowerLaw"}
     average = {"class_path": "flowlit.callbacks.EMA", "init_args": {"profile": profile, "snapshots": 1}}

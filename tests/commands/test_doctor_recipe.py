@@ -8,6 +8,7 @@ import pytest
 import tiny
 import yaml
 from commandline import in_process
+from matrix import few
 
 from examples import shapes
 from flowlit.commands.doctor import stage
@@ -134,6 +135,7 @@ def test_a_stage_that_is_done_is_read_and_not_looked_at(doctor, recipe):
     assert row(outcome, "couple")[1] == "makes 5,000 pairs by euler2"
 
 
+@pytest.mark.slow
 def test_pairs_that_stand_in_for_more_count_as_these(doctor):
     """1,600 passes over 5,000 pairs are no subject of a warning; over the 2,048 there are now they were."""
     assert PAIRS < 5000
@@ -166,7 +168,7 @@ def test_files_beside_the_stages_are_found(doctor, tmp_path):
     assert row(outcome, "teacher")[1] == "trains 10 steps of 8 samples", outcome.out
 
 
-@pytest.mark.parametrize("most", [20_000, 5])
+@pytest.mark.parametrize("most", few([5, 20_000], 1))
 def test_images_are_fitted_so_that_what_reads_them_is_looked_at(most, recipe, doctor, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "MOST_FILES", most)
     shapes.into_folder(tmp_path / "photos", 12)

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from commandline import in_process
+from matrix import few
 from PIL import Image
 
 
@@ -215,20 +216,20 @@ def test_a_full_disk_is_told_before_work_begins(cli, tmp_path, trained):
     )  # what it advises is possible
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["--seed", 9], "seeds: [1] there, [9] now"),
-        (["--seed", 9, "--num", 24], "seeds: [1] there, [9] now"),
-        (["--x1", "uint8"], "x1: float16 there, uint8 now"),
-        (["--x0", "seed"], "x0: float16 there, seed now"),
-        (["--shard_size", 5], "shard_size: 8 there, 5 now"),
-        (
-            ["--model.solvers", "{e: {class_path: flowlit.solvers.Euler, init_args: {steps: 3}}}"],
-            "solver: class_path flowlit.",
-        ),
-    ],
-)
+MIXED = [
+    (["--seed", 9], "seeds: [1] there, [9] now"),
+    (["--seed", 9, "--num", 24], "seeds: [1] there, [9] now"),
+    (["--x1", "uint8"], "x1: float16 there, uint8 now"),
+    (["--x0", "seed"], "x0: float16 there, seed now"),
+    (["--shard_size", 5], "shard_size: 8 there, 5 now"),
+    (
+        ["--model.solvers", "{e: {class_path: flowlit.solvers.Euler, init_args: {steps: 3}}}"],
+        "solver: class_path flowlit.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "found"), few(MIXED, 2))
 def test_a_store_is_never_mixed(cli, trained, tmp_path, words, found):
     assert couple(cli, trained, tmp_path).code == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "pairs").iterdir()}

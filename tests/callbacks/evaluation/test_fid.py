@@ -232,6 +232,7 @@ def test_pictures_are_whole_where_nothing_else_is_generated_again(tmp_path, fid)
     assert (tmp_path / "samples/rk45.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_more_images_continue_the_first_ones(tmp_path, fid):
     run(tmp_path / "a", fid(), num=40, batch=8)
     count = Count()

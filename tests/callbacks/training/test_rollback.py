@@ -188,6 +188,7 @@ def test_callbacks_state_of_gradients_round_trips():
     assert callback.state_dict() == {"bad_entries": 7, "bad_steps": 2}
 
 
+@pytest.mark.slow
 def test_every_rollback_lowers_the_rate_further(tmp_path):
     """Also if no checkpoint was written in between: the second one only went back to the rate of the
     first.

@@ -101,6 +101,7 @@ def test_killed_at_any_moment(tmp_path, undisturbed, hook, count):
     assert_equal(undisturbed, root)
 
 
+@pytest.mark.slow
 def test_a_signal_waits_for_the_update_of_the_generator(tmp_path, undisturbed):
     root = tmp_path / "run"
     path = configuration(root, strike=("on_train_batch_start", 2 + 2 * BATCHES, signal.SIGTERM))
