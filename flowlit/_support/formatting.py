@@ -1,6 +1,11 @@
-"""Tables, sizes and durations as text."""
+"""Tables, sizes and durations as text, and numbers in figures."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
@@ -57,3 +62,18 @@ def in_figure(name: str) -> str:
     signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
     text = "".join(signs).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def number_axes(axes: Axes) -> None:
+    """Write decimals at the ticks of both logarithmic axes, also between powers of ten where there are few of
+    these.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(
+            FuncFormatter(lambda value, _: f"{value:.3g}") if high < 12 * low else NullFormatter()
+        )
+    axes.grid(alpha=0.3)

@@ -75,6 +75,7 @@ COMMANDS = {
         "-c experiments/recipes/slimflow_digits.yaml --dry-run",
         "pipeline:pipeline",
     ),
+    "arena": Command("recorded runs of many methods, compared", "runs/arena", "arena:arena"),
 }
 
 USAGE = """\

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._support.formatting import in_figure
+from ..._support.formatting import in_figure, number_axes
 from ...metrics.base import Estimate
 from ...types import evaluations_of
 from .models import Model, kinds_of
@@ -42,7 +42,7 @@ def plot(models: Sequence[Model]) -> Figure:
                 if kind is not None and kind in record.distances
             ]
             _draw_points(axes, model, points, f"C{i}") if points else _draw_line(axes, model, f"C{i}")
-        _number(axes)
+        number_axes(axes)
         _entitle(axes, kind, kinds)
     return figure
 
@@ -69,21 +69,6 @@ def _draw_line(axes: Axes, model: Model, colour: str) -> None:
 def _giga(model: Model) -> float:
     """GMACs of one evaluation of the network; a guided one is evaluated twice a call, and NFE counts that."""
     return model.macs.all / 1e9 / evaluations_of(model.network)
-
-
-def _number(axes: Axes) -> None:
-    """Write decimals at the ticks of both logarithmic axes, also between powers of ten where there are few of
-    these.
-    """
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:.3g}") if high < 12 * low else NullFormatter()
-        )
-    axes.grid(alpha=0.3)
 
 
 def _entitle(axes: Axes, kind: Kind | None, kinds: Sequence[Kind]) -> None:

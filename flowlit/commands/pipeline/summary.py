@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,21 @@ def _cell(value: float | None, form: str) -> str:
 
 def draw_samples(root: Path, table: list[dict[str, str]]) -> Image.Image:
     """Put the sample grids of all rows under each other: the same noise through each model."""
+    places = ((entry["model"], entry["stage"], entry["solver"]) for entry in table)
+    return draw_sheet(
+        [(model, root / stage / "samples" / f"{solver}.png") for model, stage, solver in places]
+    )
+
+
+def draw_sheet(grids: Sequence[tuple[str, Path]]) -> Image.Image:
+    """Put grids of samples under each other, each with its label.
+
+    Raises:
+        FlowlitError: if one cannot be read.
+    """
     font = ImageFont.load_default(size=16)
     strips = []
-    for entry in table:
-        path = root / entry["stage"] / "samples" / f"{entry['solver']}.png"
+    for label, path in grids:
         try:
             grid = Image.open(path).convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -112,19 +124,19 @@ def draw_samples(root: Path, table: list[dict[str, str]]) -> Image.Image:
             ) from error
         zoom = max(1, WIDTH // grid.width)  # grids of earlier versions have small images
         larger = grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST)
-        strips.append((entry["model"], larger))
+        strips.append((label, larger))
     margin = 8
-    label = 24
+    height = 24
     width = max(grid.width for _, grid in strips) + 2 * margin
     sheet = Image.new(
-        "RGB", (width, sum(grid.height + label + margin for _, grid in strips) + margin), "white"
+        "RGB", (width, sum(grid.height + height + margin for _, grid in strips) + margin), "white"
     )
     draw = ImageDraw.Draw(sheet)
     y = margin
-    for model, grid in strips:
-        draw.text((margin, y), model, fill="black", font=font)
-        sheet.paste(grid, (margin, y + label))
-        y += grid.height + label + margin
+    for label, grid in strips:
+        draw.text((margin, y), label, fill="black", font=font)
+        sheet.paste(grid, (margin, y + height))
+        y += grid.height + height + margin
     return sheet
 
 

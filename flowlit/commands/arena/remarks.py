@@ -1,0 +1,77 @@
+"""Lines below a comparison: budgets that differ, runs that lack something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from .record import Row
+from .runs import Cost, Run, Runs
+
+SHARE = 0.02
+"""Of the median, by which the counted evaluations of a method may differ from it."""
+
+
+def mark_off_budget(rows: Sequence[Row], runs: Sequence[Run]) -> list[str]:
+    """Mark rows of methods whose counted evaluations are not those of most; return a line for each method.
+
+    Roots without seeds, which make what all methods share, have no budget.
+    """
+    costs: dict[str, list[Cost]] = {}
+    for run in runs:
+        if run.seed and run.cost.counted:
+            costs.setdefault(run.method, []).append(run.cost)
+    words: dict[str, list[str]] = {}
+    for kind in ("with_gradient", "without_gradient"):
+        means = {method: fmean(getattr(cost, kind) for cost in own) for method, own in costs.items()}
+        usual = median(means.values()) if means else 0.0
+        for method, mean in means.items():
+            if abs(mean - usual) > SHARE * usual:
+                share = f" ({mean / usual - 1:+.0%})" if usual else ""
+                line = f"{mean:,.0f} {kind.replace('_', ' ')}, the median is {usual:,.0f}{share}"
+                words.setdefault(method, []).append(line)
+    for row in rows:
+        row.off_budget = row.method in words
+    return [f"* {method}: evaluations in training: {'; '.join(lines)}" for method, lines in words.items()]
+
+
+def left_out(runs: Runs) -> list[str]:
+    """Return a line for each run that is not finished, and for each method that lacks a seed of others."""
+    lines = [f"left out: {name}: {reason}" for name, reason in runs.incomplete.items()]
+    seeded = [run for run in runs.finished if run.seed]
+    seeds = sorted({run.seed for run in seeded})
+    for method in dict.fromkeys(run.method for run in seeded):
+        own = {run.seed for run in seeded if run.method == method}
+        missing = [seed for seed in seeds if seed not in own and f"{method}/{seed}" not in runs.incomplete]
+        lines += [f"missing: {method} has no seed {', '.join(missing)}"] if missing else []
+    return lines
+
+
+def uncounted(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each stage that trained and did not count."""
+    stages: dict[str, list[str]] = {}
+    for run in runs:
+        for stage in run.cost.uncounted:
+            stages.setdefault(stage, []).append(run.name)
+    return [
+        f"not counted: the training of {stage} ({', '.join(names)}); it lacks the callback TrainingCost"
+        for stage, names in stages.items()
+    ]
+
+
+def different(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each method whose seeds differ in more than seeds."""
+    lines = []
+    for method in dict.fromkeys(run.method for run in runs):
+        first, *others = [run for run in runs if run.method == method]
+        for other in others:
+            keys = [
+                f"{stage}: {key}"
+                for stage in first.contents
+                for key in sorted(first.contents[stage].keys() | other.contents.get(stage, {}).keys())
+                if key.rpartition(".")[2] not in ("seed", "seed_everything", "flowlit")
+                and first.contents[stage].get(key) != other.contents.get(stage, {}).get(key)
+            ]
+            if keys:
+                lines.append(f"different: {first.name} and {other.name} in {', '.join(keys[:3])}")
+    return lines

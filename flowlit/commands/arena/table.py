@@ -1,0 +1,59 @@
+"""The table of a comparison as text."""
+
+from __future__ import annotations
+
+from ..._support.formatting import aligned
+from .record import Arena, Row
+
+HEADER = ("method", "solver", "parameters", "NFE", "distance", "seeds")
+COST = ("with gradient", "without", "processor h", "images/s")
+
+
+def format_table(arena: Arena, markdown: bool = False) -> str:
+    """Return the table, with the protocol of the distances above it; for a document in Markdown."""
+    optional = ("extrapolated", "kernel")
+    extra = [name for name in optional if any(getattr(row, name) is not None for row in arena.rows)]
+    cells = [[*HEADER, *extra, *COST], *(_cells(row, extra) for row in arena.rows)]
+    lines = _markdown(cells) if markdown else aligned(cells, left=2)
+    return "\n".join([_caption(arena), "", *lines])
+
+
+def _cells(row: Row, extra: list[str]) -> list[str]:
+    spread = "" if row.spread is None else f" ± {row.spread:.2g}"
+    return [
+        row.name + " *" * row.off_budget,
+        row.solver,
+        f"{row.parameters:,}",
+        f"{row.nfe:.4g}",
+        f"{row.distance:.4g}{spread}",
+        str(len(row.seeds)),
+        *(_cell(getattr(row, name), ".4g") for name in extra),
+        _cell(row.with_gradient, ",.0f"),
+        _cell(row.without_gradient, ",.0f"),
+        _cell(row.processor_hours, ".2f"),
+        _cell(row.images_per_s, ",.0f"),
+    ]
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def _caption(arena: Arena) -> str:
+    protocol = arena.protocol
+    images = "" if protocol.images is None else f" of {protocol.images:,} images"
+    real = "" if protocol.reference_images is None else f" against {protocol.reference_images:,} real ones"
+    return f"Fréchet distance{images}{real} in {protocol.features} features; evaluations in training"
+
+
+def _markdown(cells: list[list[str]]) -> list[str]:
+    """Return rows of a Markdown table, numbers to the right.
+
+    >>> print(*_markdown([["a", "b", "n"], ["x", "y", "1"]]), sep="\\n")
+    | a | b | n |
+    |---|---|---:|
+    | x | y | 1 |
+    """
+    rule = "|---|---" + "|---:" * (len(cells[0]) - 2) + "|"
+    first, *others = [f"| {' | '.join(row)} |" for row in cells]
+    return [first, rule, *others]
