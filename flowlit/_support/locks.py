@@ -88,9 +88,9 @@ def _acquire(file: Path, busy: str, mend: str) -> IO[str]:
             lock.close()
             raise FlowlitError(f"{busy}{holder}; wait for it, or {mend}")
         if _is_still_there(file, lock):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}")
-            lock.flush()
+            with suppress(OSError):  # a full disk takes no name, and the lock holds without
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
             return lock
         lock.close()
 

@@ -8,22 +8,17 @@ from typing import Any, Literal, cast
 import jsonargparse
 import lightning.pytorch as pl
 import torch.distributed as dist
-from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import data, modules, objectives, solvers  # noqa: F401 - short class names resolve
-from .._engine.checkpoint_files import AtomicIO
 from ..callbacks.evaluation.base import command_of
-from ..callbacks.training.checkpoint import LastCheckpoint
-from ..callbacks.training.progress import Progress
-from ..callbacks.training.signals import SaveOnSignal
-from ..callbacks.training.summary import Summary
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..data import codecs, folders, images, zips  # noqa: F401 - likewise
 from ..errors import FlowlitError
 from ..networks import dit  # noqa: F401 - likewise
+from ._line.added import complete
 from ._line.advice import quiet
 from ._line.earlier import put_aside
 from ._line.items import with_items, with_vars
@@ -65,11 +60,6 @@ def main(argv: list[str], command_line: type[LightningCLI] | None = None) -> int
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
     return 0
-
-
-def as_list(given: Any) -> list[Any]:
-    """Return a list of things, of which a YAML may have one without brackets."""
-    return given if isinstance(given, list) else [given]
 
 
 class SaveConfig(SaveConfigCallback):
@@ -199,32 +189,8 @@ class FlowCLI(LightningCLI):
     before_validate = before_test = before_predict = before_couple = before_sweep = before_generation
 
     def _instantiate_trainer(self, config: dict[str, Any], extra: list[Callback]) -> pl.Trainer:
-        """Add ``Progress`` and ``Summary``, unless others or none are configured, and what saves a fit on a
-        signal.
-
-        Without a logger no ``LearningRateMonitor`` takes part: there is nothing that it could log to.
-        """
-        barebones = config.get("barebones")
-        given = as_list(config.get("callbacks") or [])
-        if config.get("logger") in (False, []) or barebones:
-            given = [callback for callback in given if not isinstance(callback, LearningRateMonitor)]
-
-        def lacks(option: str, kind: type[Callback]) -> bool:
-            wanted = config.get(option) is not False and not barebones
-            return wanted and not any(isinstance(callback, kind) for callback in given)
-
-        if lacks("enable_progress_bar", ProgressBar):
-            extra = [*extra, Progress()]
-        if lacks("enable_model_summary", ModelSummary):
-            config["enable_model_summary"] = False
-            extra = [*extra, Summary()]
-        if lacks("enable_checkpointing", LastCheckpoint) and self.subcommand in ("fit", "doctor"):
-            extra = [*extra, LastCheckpoint()]
-        plugins = as_list(config.get("plugins") or [])
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            config["plugins"] = [*plugins, AtomicIO()]
-        config["callbacks"] = given
-        return super()._instantiate_trainer(config, [*extra, SaveOnSignal()])
+        added = complete(config, trains=self.subcommand in ("fit", "doctor"))
+        return super()._instantiate_trainer(config, [*extra, *added])
 
     @classmethod
     def run(cls, argv: list[str]) -> FlowCLI:

@@ -78,7 +78,7 @@ class ImageZip(ImageFiles):
         if self._index is None:
             entries = [entry for shard in range(len(self.paths)) for entry in self._list(shard)]
             what = f"image zip {self.source}"
-            if len({(s.st_dev, s.st_ino) for s in map(os.stat, self.paths)}) < len(self.paths):
+            if len({(s.st_dev, s.st_ino) for s in map(_status, self.paths)}) < len(self.paths):
                 raise FlowlitError(f"{what}: one file is given twice; give each zip once")
             count = _limited(len(entries), self.limit, what, in_words(self._left_out))
             given = self._names_to_take(what)
@@ -151,7 +151,7 @@ class ImageZip(ImageFiles):
         return len(self.index)
 
     def _key(self) -> str:
-        facts = [os.stat(path) for path in self.paths]
+        facts = [_status(path) for path in self.paths]
         stats = [(fact.st_size, fact.st_mtime_ns) for fact in facts]
         paths = [os.path.abspath(path) for path in self.paths]
         return short_hash(paths, stats, self.listed(), *facts_of(self.part, self.held_out))
@@ -185,6 +185,16 @@ def _several(paths: str | Sequence[str]) -> list[str]:
     if not several or not all(several):
         raise FlowlitError(f"ImageZip: paths is {paths!r}; expected a zip, or several")
     return several
+
+
+def _status(path: str) -> os.stat_result:
+    """Return the status of a zip.
+
+    Raises:
+        FlowlitError: if it is gone, or was never there.
+    """
+    check_file(path, "image zip", "fetch it again")
+    return os.stat(path)
 
 
 def _archive(path: str) -> zipfile.ZipFile:

@@ -16,6 +16,9 @@ TRACEBACK = "FLOWLIT_TRACEBACK"
 """Environment variable that brings tracebacks back."""
 
 AGAIN = "start it again (fit: with --resume auto)"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that takes no more, of a quota, and of a limit of the shell (ulimit -f)."""
+
 LENGTH = 600
 """Characters of a message, at most."""
 
@@ -55,7 +58,9 @@ def _expected(error: BaseException) -> str | None:
         return f"{text}; dict_kwargs reach it unchecked, options belong under init_args"
     if isinstance(error, ValueError) and "embedded null" in text:
         return "the name of a file or folder has a zero byte; give it another"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, FileNotFoundError) and not _working_folder():
+        return "the folder that flowlit was called from does not exist any more; call it from another one"
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full ({error}); free some space and run it again (fit: with --resume auto)"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -128,10 +133,18 @@ def _is_installed(file: str) -> bool:
 
 def _short(file: str) -> str:
     """Return a file below its installation or the working folder."""
-    for folder in (sysconfig.get_path("purelib"), os.getcwd(), str(Path(__file__).parents[3])):
-        if file.startswith(f"{folder}/"):
+    for folder in (sysconfig.get_path("purelib"), _working_folder(), str(Path(__file__).parents[3])):
+        if folder and file.startswith(f"{folder}/"):
             return file.removeprefix(f"{folder}/")
     return file
+
+
+def _working_folder() -> str:
+    """Return the working folder; "" if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _one_line(text: str) -> str:
