@@ -353,7 +353,7 @@ ROWS += [
 IMAGES = ("images", "{}/set", "--resolution")
 COMMANDS = {
     "a folder that is not there": ((*IMAGES, 8, "--into", "{}/new.zip"), ("set", "does not exist")),
-    "neither folder nor zip": ((*IMAGES, 8, "--into", "{}/new.zip"), ("a folder or a zip",)),
+    "neither folder nor zip": ((*IMAGES, 8, "--into", "{}/new.zip"), ("expected a folder, a zip",)),
     "no resolution": (("images", "{}", "--into", "{}/new.zip"), ("--resolution",)),
     "a resolution in words": ((*IMAGES, "small", "--into", "{}/new.zip"), ("--resolution",)),
     "half a pixel": ((*IMAGES, 0.5, "--into", "{}/new.zip"), ("--resolution",)),

@@ -63,7 +63,7 @@ TENSORS = {
     "a moment of 4 TB": ("exp_avg", {"optimizer_states": [ADAM]}),
     "a state of 4 TB": ("_extra_state", {"state_dict": {"network._extra_state": BIG}}),
     "weights that are conjugates": (
-        "SHA",
+        "complex64",
         {"state_dict": {"network.a": torch.zeros(2).to(torch.cfloat).conj()}},
     ),
     "weights that are negatives": (
