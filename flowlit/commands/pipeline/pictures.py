@@ -30,13 +30,13 @@ def from_images(variables: dict[str, Any], recipe: str, anyway: bool) -> tuple[d
     """Return variables with the values that the images decide, and a line on the images.
 
     Classes become their number, 0 for none; ``labels`` goes with it. A recipe that leaves neither channels
-    nor classes to the images looks at none. To look at a recipe ``anyway``, without its images, these are
-    taken to be coloured, without classes.
+    nor classes to the images, as it has their numbers, looks at none. To look at a recipe ``anyway``, without
+    its images, these are taken to be coloured, without classes.
 
     Raises:
         FlowlitError: if there are no images, or a value is none of those that are possible.
     """
-    if "images" not in variables or not any(name in variables for name in AUTO):
+    if "images" not in variables or not any(isinstance(variables.get(name), str) for name in AUTO):
         return variables, ""
     from .headers import read_headers
     from .variables import found

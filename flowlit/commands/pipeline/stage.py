@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def read_stage(path: str, name: Any, fields: Any) -> Stage:
 
 def _named(content: dict[str, Any], root: Path, written: list[Path]) -> Iterator[tuple[str, bool]]:
     """Yield the paths of a configuration that are inputs or may be, each with whether it is for certain."""
-    for option, text in named_paths(content):
+    named = ((option, name) for option, text in named_paths(content) for name in _each(option, text))
+    for option, text in named:
         path = Path(text)
         full = path.absolute()
         if any(full.is_relative_to(folder.absolute()) for folder in written):
@@ -147,6 +149,12 @@ def _named(content: dict[str, Any], root: Path, written: list[Path]) -> Iterator
             yield text, True
         elif formed and os.path.exists(path) and full not in (root.absolute(), *root.absolute().parents):
             yield text, False
+
+
+def _each(option: str, text: str) -> list[str]:
+    """Return the files that a pattern names; another text, and a pattern of nothing, as it is."""
+    pattern = option == "source" and not os.path.lexists(text)
+    return (sorted(glob(text)) if pattern else []) or [text]
 
 
 def _value(option: str, value: Any) -> Any:

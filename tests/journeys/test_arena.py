@@ -1,0 +1,131 @@
+"""The arena: every method is a recipe, at the cost of every other."""
+
+import json
+import re
+import sys
+
+import pytest
+import yaml
+from commandline import REPOSITORY, in_process
+from pictures import encoded, into_zip, noise
+
+from flowlit.commands.pipeline import recipe as pipeline
+from flowlit.commands.pipeline.recipe import Recipe
+
+ARENA = REPOSITORY / "experiments/arena"
+METHODS = sorted(path.stem for path in (ARENA / "methods").glob("*.yaml"))
+RUN = sorted([*ARENA.glob("*.yaml"), *(ARENA / "layers").glob("*.yaml")])
+BATCH = 128
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+def read(method):
+    recipe = Recipe.read("experiments/recipes/arena.yaml", overrides=["--vars.method", method])
+    recipe.settle(dry_run=True)
+    return recipe
+
+
+def evaluations_with_gradient(recipe):
+    """Of a method's trainings, in images: flow guidance evaluates the student twice."""
+    total = 0
+    for stage in recipe.stages:
+        steps = [stage.options.get(f"vars.{name}_steps", 0) for name in ("reflow", "distill")]
+        guided = stage.name == "distill" and "two_step" in str(stage.configuration(recipe.root)["model"])
+        total += BATCH * sum(steps) * (2 if guided else 1) if stage.command == "fit" else 0
+    return total
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_same_budget(method):
+    assert evaluations_with_gradient(read(method)) == evaluations_with_gradient(read("slimflow")) == 640_000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_says_what_it_is_and_ends_in_a_table(method):
+    first = (ARENA / f"methods/{method}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# ") and first.endswith(".")
+    recipe = read(method)
+    assert str(recipe.root) == f"runs/arena/{method}/1" and recipe.table
+
+
+@pytest.mark.parametrize("path", sorted(ARENA.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ARENA)))
+def test_headers_name_files_that_exist(path):
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    assert header
+    for found in re.findall(r"experiments/[\w/]+\.yaml", header):
+        assert (REPOSITORY / found).is_file(), found
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
+def test_the_command_in_the_header_parses(path, cli):
+    words = re.search(r"^#\s+run\s.*?flowlit (.+)$", path.read_text(), re.M)[1].split()
+    outcome = cli(*words, "--print_config")
+    assert outcome.code == 0, outcome.err
+
+
+def quick(folder):
+    """A layer over the evaluation with features of a random network: EfficientNet-Lite0 may be missing."""
+    content = yaml.safe_load((ARENA / "evaluate.yaml").read_text())
+    callbacks = content["trainer"]["callbacks"]
+    network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
+    arguments = {"network": network, "layer": "top", "name": "random"}
+    fid = callbacks[0]["init_args"]
+    fid["features"] = {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": arguments}
+    fid["measures"] = []
+    callbacks[3]["init_args"] = {"batch_size": 4, "repeats": 1}
+    path = folder / "quick.yaml"
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    return str(path)
+
+
+@pytest.fixture
+def arena(tmp_path, monkeypatch):
+    """A teacher and its pairs, of two steps; runs a recipe that includes a shipped one."""
+    pixels = {f"{i:03d}.png": encoded(noise(32, 32, 3)) for i in range(64)}
+    labels = {"labels": [[name, i % 10] for i, name in enumerate(pixels)]}
+    into_zip(tmp_path / "train-0.zip", pixels | {"dataset.json": json.dumps(labels).encode()})
+    layer = quick(tmp_path)
+
+    def run(command, env):
+        outcome = in_process(*command[3:])
+        if outcome.code:
+            print(outcome.err, file=sys.stderr)
+        return outcome.code
+
+    monkeypatch.setattr(pipeline, "run_child", run)
+
+    def recipe(name, root, evaluations, *words, **vars):
+        stages = {stage: {"config": [*configs, layer]} for stage, configs in evaluations.items()}
+        content = {"include": f"experiments/recipes/{name}.yaml", "vars": vars, "stages": stages}
+        content |= {"root": str(root)} if root else {}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+        outcome = in_process("pipeline", "-c", tmp_path / "recipe.yaml", *words)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
+
+    return recipe
+
+
+@pytest.mark.slow
+@pytest.mark.journey
+def test_methods_run_side_by_side_into_one_table(arena, tmp_path):
+    shared = tmp_path / "arena/shared"
+    small = {"teacher_width": 8, "teacher_steps": 2, "batch_size": 8, "pairs": 32, "num": 16}
+    small |= {"student_width": 8, "reflow_steps": 2, "distill_steps": 2, "shared": str(shared)}
+    evaluation = ["experiments/arena/evaluate.yaml", "experiments/arena/layers/many_steps.yaml"]
+    images = str(tmp_path / "train-*.zip")
+    arena("arena_teacher", "", {"evaluate_teacher": evaluation}, images=images, **small)
+    assert json.loads((shared / "couplings/manifest.json").read_text())["counts"]
+    for method in ("slimflow", "no_guidance", "naive", "plain_reflow"):
+        stages = {stage.name: stage.configs for stage in read(method).stages if stage.command == "validate"}
+        root = f"{tmp_path}/arena/${{vars.method}}/${{vars.seed}}"
+        out = arena("arena", root, stages, "--vars.method", method, **small)
+        assert "one step" in out
+    outcome = in_process("arena", tmp_path / "arena")
+    assert outcome.code == 0, outcome.err
+    for method in ("slimflow", "no_guidance", "naive", "plain_reflow"):
+        assert method in outcome.out
