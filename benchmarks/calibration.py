@@ -87,11 +87,13 @@ def run(
         {"images": name, "a side": n, **measured(found[name][:n], real[:n], subsets)}
         for name in tqdm(TWICE, desc="Numbers of images", leave=False)
         for n in sides
+        if n < count
     ]
     growth += [{"images": row["images"], "a side": count, **row} for row in rows if row["images"] in TWICE]
     growth.sort(key=lambda row: TWICE.index(row["images"]))
     write_figure(Path(into) / "calibration.png", _figure(rows, growth, extractor.name))
-    return Result({title: rows, "The same against fewer, on both sides": growth}, _claims(rows, growth))
+    tables = {title: rows, "The same against fewer, on both sides": growth}
+    return Result(tables, _claims(rows, growth, real.shape[1]))
 
 
 class _Sets:
@@ -184,11 +186,14 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return moments.compute()
 
 
-def _claims(rows: list[dict[str, Any]], growth: list[dict[str, Any]]) -> list[Claim]:
+def _claims(rows: list[dict[str, Any]], growth: list[dict[str, Any]], dim: int) -> list[Claim]:
     """Return that numbers of images do not matter once extrapolated, and that every change is found."""
     claims = []
     for name in TWICE:
-        few, many = [row for row in growth if row["images"] == name][-2:]
+        enough = [row for row in growth if row["images"] == name and row["a side"] >= 2 * dim]
+        if len(enough) < 2:
+            continue
+        few, many = enough[0], enough[-1]
         off = abs(few[EXTRAPOLATED] - many[EXTRAPOLATED])
         error = float(np.hypot(few[f"± {EXTRAPOLATED}"], many[f"± {EXTRAPOLATED}"]))
         claim = f"{name}: extrapolated from {few['a side']:,} and {many['a side']:,} a side"
@@ -222,6 +227,8 @@ def _figure(rows: list[dict[str, Any]], growth: list[dict[str, Any]], features: 
         label = f"{name}, extrapolated"
         right.errorbar(numbers, values, yerr=spread, fmt="o-", color=line.get_color(), label=label)
     right.set(xscale="log", xlabel="images on each side", title="How many images")
+    right.set_xticks(numbers, [f"{number:,}" for number in numbers], minor=False)
+    right.set_xticks([], minor=True)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -99,6 +99,16 @@ def test_the_line_is_that_of_least_squares_and_its_error_what_is_off():
     assert off == pytest.approx((residual[0] * np.linalg.inv(matrix.T @ matrix)[0, 0]) ** 0.5)
 
 
+def test_the_spread_has_both_the_jackknife_and_what_is_off_the_line():
+    generated, real = draw(1, 30), draw(2, 30)
+    distances = subset_distances(generated, real)
+    _, off = extrapolate([2, 4 / 3, 1], [np.mean(distances[size]) for size in (2, 3, 4)])
+    without = np.array(distances[3])
+    jackknife = 3 / 4 * np.square(without - without.mean()).sum()
+    assert off > 0.01 * jackknife**0.5, "there is a bend"
+    assert extrapolated(generated, real).spread == pytest.approx((jackknife + off**2) ** 0.5)
+
+
 def test_the_number_is_the_same_each_time_and_does_not_touch_random_draws(tmp_path):
     generated, real = draw(1, 2500), draw(2, 1100)
     mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=tuple(generated.shape))
