@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-
 test: $(READY)  ## all tests but the slow ones, a file on each core
 	$(PYTEST) -m "not slow"
 
-test-slow: $(READY)  ## the slow tests: compilers, torch-fidelity's command line, several processes
+test-slow: $(READY)  ## the slow tests: compilers, torch-fidelity's command line, several processes, long rows and journeys
 	$(PYTEST) -m slow
 
 test-all: test test-slow  ## all tests
