@@ -28,7 +28,8 @@ def configuration(
         hook, count, signum = strike
         arguments = {"hook": hook, "count": count, "once": str(root) + ".struck", "signum": int(signum)}
         callbacks.append({"class_path": "interrupted.Strike", "init_args": arguments})
-    callbacks += [{"class_path": "flowlit.callbacks.Straightness"}, tiny.checkpoints(every)]
+    straightness = {"class_path": "flowlit.callbacks.Straightness", "init_args": {"steps": 4}}
+    callbacks += [straightness, tiny.checkpoints(every)]
     settings = {
         "accumulate_grad_batches": 2,
         "limit_val_batches": 1.0,
