@@ -12,7 +12,7 @@ import pictures
 import pytest
 import tiny
 import yaml
-from commandline import REPOSITORY, in_process
+from commandline import REPOSITORY, in_process, parsed_here
 
 from examples import shapes
 from flowlit.commands.pipeline.budget import Count, Speed, numbers
@@ -358,6 +358,10 @@ def test_a_misspelt_option_is_refused_before_anything_trains(folder, tmp_path, m
     assert str(caught.value).startswith("stage reflow: model.network: ") and "widht" in str(caught.value)
     assert "did you mean width?" in str(caught.value)
     assert str(caught.value).count("stage ") == 1, "no other stage has an error"
+    monkeypatch.setattr("flowlit.commands.pipeline.check.answer_of", parsed_here)
+    with pytest.raises(FlowlitError) as here:
+        check_configurations(plans, tmp_path / "root", False)
+    assert str(here.value) == str(caught.value), "other tests parse in their own process"
     right = [plan for plan in plans if plan.stage.name != "reflow"]
     monkeypatch.setattr("flowlit.commands.pipeline.check.answer_of", None)  # they are not parsed again
     check_configurations(right, tmp_path / "root", False)

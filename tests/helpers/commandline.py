@@ -59,7 +59,7 @@ def parsed_here(module: str, words: object, trust: bool, failed: str, text: str)
 def in_process(*words: object) -> Outcome:
     """Run ``flowlit …`` in this process; what it returned and printed."""
     if words[:1] == ("pipeline",):
-        with mock.patch.multiple(CHECK, create=True, answer_of=parsed_here, _record_path=lambda *_: NOWHERE):
+        with mock.patch.multiple(CHECK, answer_of=parsed_here, _record_path=lambda *_: NOWHERE):
             return _in_process(*words)
     return _in_process(*words)
 
