@@ -37,6 +37,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print what is wrong, with options as they are typed, and exit with code 2."""
+        if not self.exit_on_error:  # of a class that is an option
+            raise jsonargparse.ArgumentError(None, message) from ex
         before, required, names = message.partition("required: ")
         options = self._option_string_actions
         typed = [f"--{name}" if f"--{name}" in options else name for name in names.split(", ")]

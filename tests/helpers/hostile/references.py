@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny
+from commandline import Outcome, in_process
 
 from flowlit.metrics.reference import read_reference
 
@@ -85,7 +87,17 @@ SHAPES: list[tuple[str, dict[str, Any], str]] = [
     ("features of another dimension", {"features": np.zeros((2, 4), np.float32)}, "(2, 4)"),
     ("features that are whole numbers", {"features": np.zeros((2, 3), int)}, "int64"),
 ]
+
+
+def _without_name(folder: Path) -> Outcome:
+    features = {"class_path": "flowlit.metrics.ClassifierFeatures", "init_args": {"checkpoint": "c.ckpt"}}
+    images = {"class_path": "flowlit.data.Digits"}
+    content = {"images": images, "features": features, "into": str(folder / "r.npz")}
+    return in_process("reference", "-c", tiny.write(folder / "r.yaml", content))
+
+
 ROWS = [
+    Row("reference: features without a name", _without_name, ("features: ", "ClassifierFeatures", "name")),
     *(Row(f"reference: {name}", _arrays(**arrays), ("a.npz", word)) for name, arrays, word in SHAPES),
     *(
         Row(
