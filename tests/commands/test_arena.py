@@ -108,7 +108,7 @@ def test_means_and_spreads_of_seeds_are_sorted_by_distance(runs):
     assert (first.hours, first.images_per_s, first.off_budget) == (0.5, 2000, False)
     assert row(out, "slimflow", "euler1").split() == [
         *("slimflow", "euler1", "1,000", "1", "10.5", "±", "0.71", "2"),
-        *("1,000", "500", "1.00", "2,000"),
+        *("1,000", "500", "0.50", "1.00", "2,000"),
     ]
     assert f"Fréchet distance of 10,000 images against 50,000 real ones in {FEATURES} features" in out
     assert (result.incomplete, result.notes) == ({}, [])
@@ -169,7 +169,18 @@ def test_an_evaluation_without_training_has_dashes(runs):
         measure(runs / "teacher_rk45" / seed, report([3.0]))
     result, out = arena(runs)
     assert result.rows[0].with_gradient is None and not result.rows[0].off_budget
-    assert row(out, "teacher_rk45", "euler1").split()[-4:] == ["–", "–", "–", "2,000"]
+    assert row(out, "teacher_rk45", "euler1").split()[-5:] == ["–", "–", "0.00", "–", "2,000"]
+
+
+def test_a_method_of_which_a_training_was_not_counted_has_no_count(runs):
+    for seed in "01":
+        stage(runs / "naive" / seed, "reflow", "fit")
+    result, out = arena(runs)
+    naive = [row for row in result.rows if row.method == "naive"]
+    assert {(row.with_gradient, row.processor_hours, row.off_budget) for row in naive} == {
+        (None, None, False)
+    }
+    assert "not counted: the training of reflow (naive/0, naive/1)" in out
 
 
 def test_extrapolated_and_kernel_distances_stand_beside(runs):
@@ -305,6 +316,31 @@ def test_seeds_that_differ_in_more_than_seeds_are_named(runs):
     stage(runs / "naive/1", "distill", "fit", **{"trainer.max_steps": 20, "data.seed": 1})
     _, out = arena(runs)
     assert "different: naive/0 and naive/1 in distill: trainer.max_steps" in out and "seed" not in out.split()
+
+
+@pytest.mark.parametrize("field", ["inputs", "contents"])
+def test_other_couplings_of_the_same_path_are_named(runs, field):
+    for place, digest in (("slimflow/0", "a"), ("slimflow/1", "a"), ("naive/0", "b"), ("naive/1", "a")):
+        for name, command in (("distill", "fit"), ("evaluate", "validate")):
+            path = runs / place / name / "stage.json"
+            state = json.loads(path.read_text())
+            stamps = {"inputs": {"shared/couplings": f"9 bytes, {place}" if field == "contents" else digest}}
+            stamps[field] = {"shared/couplings": digest, f"cache of {place}": digest}
+            assert state["content"]["command"] == command
+            write_state(path.parent, state | stamps)
+    _, out = arena(runs)
+    expected = "different: shared/couplings was another when naive/1, slimflow/0, slimflow/1 read it than for"
+    assert f"{expected} naive/0" in out and out.count("different: ") == 1
+
+
+def test_several_machines_are_named(runs):
+    for seed, device in (("0", "EPYC"), ("1", "Xeon")):
+        hardware = {"device": device, "threads": 2}
+        measure(runs / "naive" / seed, report([20.0, 16.0], hardware=hardware))
+    _, out = arena(runs)
+    assert "several machines: EPYC, threads: 2 (1 reports, naive/0, evaluate); Xeon, threads: 2" in out
+    measure(runs / "naive/1", report([20.0, 16.0], hardware={"device": "EPYC", "threads": 2}))
+    assert "several machines" not in arena(runs)[1]
 
 
 def test_samples_that_are_missing_torn_or_of_other_noise_are_named(runs):

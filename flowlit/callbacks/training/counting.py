@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from ..._support.cuda_graphs import called
 from ...frozen import Frozen, FrozenLayers
 from ...metrics.training_cost import Evaluations
-from ...types import Distance, evaluations_of
+from ...types import Coupling, Distance, evaluations_of
 
 
 class Tally:
@@ -75,8 +75,8 @@ class CountedNetworks:
         self._trained = [(network, self._tally(name, network)) for name, network in _trained(module)]
         self._frozen: list[Frozen] = []
         self._guides = [self._watch(name, frozen) for name, frozen in _guides(module)]
-        for name, frozen in _attributes(coupling):
-            self._watch(f"coupling.{name}", frozen)
+        for name, frozen in _inside(coupling, "coupling."):
+            self._watch(name, frozen)
         self.end()
 
     def _tally(self, name: str, network: Any) -> Tally:
@@ -129,18 +129,26 @@ def _guides(module: Any) -> Iterator[tuple[str, Frozen]]:
 
 
 def _inside(part: Any, prefix: str) -> Iterator[tuple[str, Frozen]]:
-    """Yield the frozen velocities of a part of an objective, and of all parts inside it."""
-    if not isinstance(part, nn.Module) or isinstance(part, Distance):
+    """Yield the frozen velocities of an objective or a coupling, and of all parts inside it."""
+    if isinstance(part, Distance):
         return
-    yield from ((f"{prefix}{name}", frozen) for name, frozen in _attributes(part))
-    for name, child in part.named_children():
+    own = getattr(part, "__dict__", {})
+    for name, value in own.items():
+        yield from _frozen(f"{prefix}{name}", value)
+    couplings = ((name, value) for name, value in own.items() if isinstance(value, Coupling))
+    for name, child in part.named_children() if isinstance(part, nn.Module) else couplings:
         yield from _inside(child, f"{prefix}{name}.")
 
 
-def _attributes(holder: Any) -> Iterator[tuple[str, Frozen]]:
-    for name, value in getattr(holder, "__dict__", {}).items():
-        if isinstance(value, Frozen) and not isinstance(value, FrozenLayers):
-            yield name, value
+def _frozen(name: str, value: Any) -> Iterator[tuple[str, Frozen]]:
+    """Yield a frozen velocity, or those in a list or mapping."""
+    if isinstance(value, Frozen) and not isinstance(value, FrozenLayers):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, Frozen):
+                yield from _frozen(f"{name}.{key}", item)
 
 
 class Clock:

@@ -39,11 +39,12 @@ class Row(Struct):
     """Distance extrapolated to infinitely many images."""
     kernel: float | None
     with_gradient: float | None
-    """Evaluations in training; None where nothing was trained."""
+    """Evaluations in training; None where nothing was trained, or a training was not counted."""
     without_gradient: float | None
     processor_hours: float | None
+    """Of all trainings, without validation; couplings have none."""
     hours: float
-    """By the clock, of all trainings and couplings."""
+    """By the clock, of all trainings and couplings with their start and validation."""
     images_per_s: float | None
     off_budget: bool = False
     """Evaluations differ from the median of all methods."""

@@ -1,10 +1,11 @@
-"""Lines below a comparison: budgets that differ, runs that lack something."""
+"""Lines below a comparison: budgets, inputs and machines that differ, runs that lack something."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, median
 
+from .protocol import Measured
 from .record import Row
 from .runs import Cost, Run, Runs
 
@@ -19,7 +20,7 @@ def mark_off_budget(rows: Sequence[Row], runs: Sequence[Run]) -> list[str]:
     """
     costs: dict[str, list[Cost]] = {}
     for run in runs:
-        if run.seed and run.cost.counted:
+        if run.seed and run.cost.complete:
             costs.setdefault(run.method, []).append(run.cost)
     words: dict[str, list[str]] = {}
     for kind in ("with_gradient", "without_gradient"):
@@ -75,3 +76,30 @@ def different(runs: Sequence[Run]) -> list[str]:
             if keys:
                 lines.append(f"different: {first.name} and {other.name} in {', '.join(keys[:3])}")
     return lines
+
+
+def other_inputs(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each file or folder that runs have read with different contents."""
+    lines = []
+    for path in dict.fromkeys(path for run in runs for path in run.inputs):
+        first, *others = [run for run in runs if path in run.inputs]
+        changed = [run.name for run in others if run.inputs[path] != first.inputs[path]]
+        if changed:
+            lines.append(
+                f"different: {path} was another when {', '.join(changed)} read it than for {first.name}"
+            )
+    return lines
+
+
+def other_machines(reports: Sequence[Measured]) -> list[str]:
+    """Return a line if reports are of several machines: times and speeds compare within one alone."""
+    machines: dict[str, list[str]] = {}
+    for each in reports:
+        facts = each.report.get("hardware")
+        if isinstance(facts, dict):
+            machine = f"{facts.get('device')}, threads: {facts.get('threads')}"
+            machines.setdefault(machine, []).append(each.name)
+    parts = [f"{machine} ({len(names)} reports, {names[0]})" for machine, names in machines.items()]
+    return (
+        [f"several machines: {'; '.join(parts)}; hours and images/s do not compare"] if len(parts) > 1 else []
+    )

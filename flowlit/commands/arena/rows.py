@@ -12,7 +12,7 @@ from PIL import Image
 from ...errors import FlowlitError
 from .protocol import Measured, features_of, protocol_of, tags
 from .record import Arena, Row
-from .remarks import different, left_out, mark_off_budget, uncounted
+from .remarks import different, left_out, mark_off_budget, other_inputs, other_machines, uncounted
 from .runs import Runs, number, solvers_of
 
 
@@ -46,6 +46,7 @@ def compare(runs: Runs, features: str = "") -> Arena:
     _name(rows)
     notes = [*mark_off_budget(rows, runs.finished), *left_out(runs)]
     notes += [*uncounted(runs.finished), *different(runs.finished)]
+    notes += [*other_inputs(runs.finished), *other_machines(reports)]
     samples, others = _samples(rows, reports)
     return Arena(protocol, rows, runs.incomplete, [*notes, *others], samples)
 
@@ -75,7 +76,7 @@ def _row(method: str, stage: str, solver: str, group: Sequence[Measured], featur
     tag, extrapolated, kernel = tags(features)
     distances = [each.report["metrics"][f"{tag}/{solver}"] for each in group]
     costs = [each.run.cost for each in group]
-    trained = all(cost.counted for cost in costs)
+    trained = all(cost.complete for cost in costs)
     return Row(
         method=method,
         stage=stage,

@@ -29,6 +29,11 @@ class Cost:
     """Stages whose evaluations were counted."""
     uncounted: list[str] = field(default_factory=list)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the evaluations of all stages were counted, and there is one."""
+        return self.counted > 0 and not self.uncounted
+
 
 @dataclass(eq=False)
 class Run:
@@ -42,6 +47,8 @@ class Run:
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configuration of each stage, flat."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Hashes of what its trainings and couplings read from outside of the run, by path."""
 
     @property
     def name(self) -> str:
@@ -115,6 +122,7 @@ def read_run(run: Run) -> None:
         run.contents[folder.name] = state["content"]
         if command in TRAINS:
             run.cost.seconds += state["seconds"]
+            run.inputs |= (state.get("inputs") or {}) | (state.get("contents") or {})
         if command == "fit":
             _add_training(run.cost, folder)
         elif command == "couple":

@@ -6,7 +6,7 @@ from ..._support.formatting import aligned
 from .record import Arena, Row
 
 HEADER = ("method", "solver", "parameters", "NFE", "distance", "seeds")
-COST = ("with gradient", "without", "processor h", "images/s")
+COST = ("with gradient", "without", "hours", "processor h", "images/s")
 
 
 def format_table(arena: Arena, markdown: bool = False) -> str:
@@ -30,6 +30,7 @@ def _cells(row: Row, extra: list[str]) -> list[str]:
         *(_cell(getattr(row, name), ".4g") for name in extra),
         _cell(row.with_gradient, ",.0f"),
         _cell(row.without_gradient, ",.0f"),
+        f"{row.hours:.2f}",
         _cell(row.processor_hours, ".2f"),
         _cell(row.images_per_s, ",.0f"),
     ]

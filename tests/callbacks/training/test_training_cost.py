@@ -25,7 +25,7 @@ from flowlit.networks import ClassifierFreeGuidance, UNet
 from flowlit.objectives import Combined, Distillation, FlowGuided, RectifiedFlow
 from flowlit.objectives.distances import FeatureDistance
 from flowlit.solvers import Euler, Heun
-from flowlit.types import Objective, Pair
+from flowlit.types import Coupling, Objective, Pair
 
 BATCH = 8
 
@@ -156,6 +156,43 @@ def test_a_teacher_that_makes_pairs_in_the_step_counts(tmp_path):
     costs = fit(tmp_path, Distillation(), coupling=coupling, limit_val_batches=0)
     assert counts(costs) == STUDENT | {"coupling.teacher": (0, 3 * BATCH * 6)}
     assert coupling.teacher.observer is None
+
+
+class Teachers(Objective):
+    """An objective with several frozen networks, in a list and by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.teachers = [Frozen(tiny.Affine()), Frozen(tiny.Affine())]
+        self.by_name = {"fine": Frozen(tiny.Affine())}
+
+    def forward(self, velocity, pair):
+        t = torch.zeros(len(pair.x0))
+        for teacher in (*self.teachers, *self.by_name.values()):
+            teacher(pair.x0, t)
+        return {"loss": velocity(pair.x0, t).square().mean()}
+
+
+class Around(Coupling):
+    """A coupling that takes its pairs from another."""
+
+    simulates = True
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def dataset(self):
+        return self.inner.dataset()
+
+    def complete(self, batch, device):
+        return self.inner.complete(batch, device)
+
+
+def test_frozen_networks_are_found_in_lists_mappings_and_couplings_of_couplings(tmp_path):
+    coupling = Around(Simulated(tiny.Affine(), Heun(3), noise(32)))
+    costs = fit(tmp_path, Teachers(), coupling=coupling, limit_val_batches=0)
+    own = dict.fromkeys(("teachers.0", "teachers.1", "by_name.fine"), (0, 3 * BATCH))
+    assert counts(costs) == STUDENT | own | {"coupling.inner.teacher": (0, 3 * BATCH * 6)}
 
 
 def test_batches_in_parts_are_counted_whole(tmp_path):
