@@ -39,9 +39,40 @@ def evaluations_with_gradient(recipe):
     return total
 
 
+def evaluations_without_gradient(recipe):
+    """Of the guide, which evaluates once or twice, and of ten Heun steps for each pair of the student."""
+    total = 0
+    for stage in recipe.stages:
+        vars = {name.removeprefix("vars."): value for name, value in stage.options.items()}
+        model = str(stage.configuration(recipe.root)["model"])
+        if stage.command == "couple":
+            assert "solvers.Heun" in model and "'steps': 10" in model
+            total += 20 * vars["pairs"]
+        if stage.name == "distill" and "two_step" in model:
+            total += BATCH * vars["distill_steps"] * (2 if vars["first_step"] == "guide" else 1)
+    return total
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_the_same_budget(method):
+def test_every_method_has_the_same_budget_with_gradient(method):
     assert evaluations_with_gradient(read(method)) == evaluations_with_gradient(read("slimflow")) == 640_000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_takes_without_gradient_stands_in_the_header(method):
+    header = (REPOSITORY / "experiments/recipes/arena.yaml").read_text().split("\n\n")[0]
+    costs = " ".join(line.lstrip("# ") for line in header.splitlines())
+    parts = re.split("; |: ", costs[costs.index("Without gradient") :].replace("none in", "0 in"))
+    part = next((part for part in parts if re.search(rf"\b{method}\b", part)), parts[-1])
+    stated = int(re.match(r"([\d,]+) in ", part)[1].replace(",", ""))
+    assert stated == evaluations_without_gradient(read(method))
+
+
+def test_a_yaml_alone_has_the_numbers_of_the_recipe():
+    shared = yaml.safe_load((ARENA / "methods/slimflow.yaml").read_text())["vars"]
+    for name in ("reflow", "recouple", "distill"):
+        own = yaml.safe_load((ARENA / f"{name}.yaml").read_text())["vars"]
+        assert {key: own[key] for key in own if key in shared} == {k: shared[k] for k in shared if k in own}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,6 +96,18 @@ def test_the_command_in_the_header_parses(path, cli):
     words = re.search(r"^#\s+run\s.*?flowlit (.+)$", path.read_text(), re.M)[1].split()
     outcome = cli(*words, "--print_config")
     assert outcome.code == 0, outcome.err
+
+
+SIZED = [path for path in RUN if path.parent == ARENA]
+
+
+@pytest.mark.parametrize("path", SIZED, ids=lambda path: path.name)
+def test_one_variable_is_the_resolution_of_images_networks_and_noise(path, cli):
+    words = re.search(r"^#\s+run\s.*?flowlit (.+)$", path.read_text(), re.M)[1].split()
+    outcome = cli(*words, "--vars.resolution", "32", "--print_config")
+    assert outcome.code == 0, outcome.err
+    sizes = re.findall(r"resolution: '?(\d+)|shape:\s+- 3\s+- '?(\d+)'?\s+- '?(\d+)", outcome.out)
+    assert sizes and {size for found in sizes for size in found if size} == {"32"}
 
 
 def quick(folder):
@@ -127,5 +170,6 @@ def test_methods_run_side_by_side_into_one_table(arena, tmp_path):
         assert "one step" in out
     outcome = in_process("arena", tmp_path / "arena")
     assert outcome.code == 0, outcome.err
+    assert "different: " not in outcome.out and "several machines" not in outcome.out
     for method in ("slimflow", "no_guidance", "naive", "plain_reflow"):
         assert method in outcome.out
