@@ -23,6 +23,7 @@ from ..errors import FlowlitError
 from ._line.hollow import unread
 from ._line.items import with_vars
 from ._line.parsing import usage_error
+from ._line.references import with_values
 from ._line.words import Variables, check_numbers, check_words, configs, with_text_root
 from ._yaml.older import MODE, renew_names
 from ._yaml.trust import only_packages
@@ -89,6 +90,7 @@ def parsed(function: Function, words: Sequence[str], prog: str) -> tuple[list[An
         renew_names()
         check_words(own)
         contents = configs(own)
+        own = with_values(own, contents)
     parser = make_parser(function, parameters, prog, mode)
     config = parser.parse_args(with_text_root(with_vars(own, contents)))
     if problem := unread(contents, config.as_dict()):

@@ -24,6 +24,7 @@ from ._line.earlier import put_aside
 from ._line.items import with_items, with_vars
 from ._line.limits import check_seed
 from ._line.parser import EPILOG, Parser, check_parts
+from ._line.references import leads_nowhere, with_values
 from ._line.resume import (
     BY_NAME,
     check_fixed_folder,
@@ -37,7 +38,6 @@ from ._line.words import (
     check_numbers,
     check_vars,
     check_words,
-    leads_nowhere,
     named_files,
     read_configs,
     with_text_root,
@@ -205,6 +205,7 @@ class FlowCLI(LightningCLI):
             raise FlowlitError(f"required: {words[0]}.data, {words[0]}.model; give -c CONFIG, or see --help")
         check_vars(words, contents)
         check_weight_options(words)
+        words = with_values(words, contents)
         known = {"command": words[0], "contents": contents}
         with only_packages(looks and not trust and not trusted(named_files(words))):
             return cls(

@@ -50,12 +50,19 @@ def shared(facts: list[Facts | None]) -> Facts | None:
 
 
 def are_other(a: Facts | None, b: Facts | None) -> bool:
-    """Return whether two sets are known to be different data; parts of one set, or of its copy, are none."""
+    """Return whether two sets are known to be different data; parts of one set, or of its copy, are none.
+
+    Nor are sets of one name of which an earlier version recorded one: it had other fingerprints.
+    """
     if not a or not b or a.get("fingerprint") == b.get("fingerprint"):
         return False
     parts = {a.get("part"), b.get("part")}
-    copied = a.get("whole") is not None and a.get("whole") == b.get("whole")
-    return not (copied or a.get("name") == b.get("name")) or len(parts) == 1 or None in parts
+    wholes = {a.get("whole"), b.get("whole")}
+    named_alike = a.get("name") == b.get("name")
+    if named_alike and len(wholes) == 2 and None in wholes:
+        return False
+    copied = len(wholes) == 1 and None not in wholes
+    return not (copied or named_alike) or len(parts) == 1 or None in parts
 
 
 def in_words(facts: Facts) -> str:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import pictures
 import pytest
@@ -365,6 +366,33 @@ def test_a_misspelt_option_is_refused_before_anything_trains(folder, tmp_path, m
     right = [plan for plan in plans if plan.stage.name != "reflow"]
     monkeypatch.setattr("flowlit.commands.pipeline.check.answer_of", None)  # they are not parsed again
     check_configurations(right, tmp_path / "root", False)
+
+
+def test_configurations_are_parsed_again_by_other_code(tmp_path, monkeypatch):
+    """An upgrade, an edit of flowlit or of one's own classes may refuse what was right before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny.write(tmp_path / "a.yaml", {"seed_everything": 0})
+    stages = {"a": {"command": "fit", "config": str(tmp_path / "a.yaml"), "writes": "a/x"}}
+    path = tiny.write(tmp_path / "recipe.yaml", {"root": str(tmp_path / "root"), "stages": stages})
+    (plan,) = settled(path).plans()
+    asked = []
+    monkeypatch.setattr("flowlit.commands.pipeline.check.answer_of", lambda *words: asked.append(words) or {})
+
+    def asks(plan=plan):
+        before = len(asked)
+        check_configurations([plan], tmp_path / "root", False)
+        return len(asked) > before
+
+    assert asks() and not asks()
+    with monkeypatch.context() as patch:
+        patch.setattr("flowlit.commands.pipeline.check.__version__", "9")
+        assert asks() and not asks()
+    with monkeypatch.context() as patch:
+        patch.setattr("flowlit.commands.pipeline.check.version", lambda name: "9")
+        assert asks()
+    assert asks(replace(plan, inputs={"mine.py": "code, 1"}))
+    assert asks(replace(plan, inputs={"mine.py": "code, 2"}))
+    assert not asks(replace(plan, inputs={"images": "3 files"}))
 
 
 def test_init_brings_the_recipe_with_every_size(tmp_path):

@@ -72,3 +72,9 @@ def test_words_with_one_file_are_left_alone():
         assert with_vars(["fit", "-c", "a.yaml"], contents) == ["fit", "-c", "a.yaml"]
     words = with_vars(["fit", "--config=a", "-cb", "--vars.a", "3"], [{"vars": {"a": 1}}, {"vars": None}])
     assert words == ["fit", "--config=a", "-cb", "--config", '{"vars": {"a": 1}}', "--vars.a", "3"]
+
+
+def test_numbers_that_are_not_finite_stay_numbers(files):
+    tiny.write(files / "large.yaml", {"vars": {"a": float("inf"), "b": [float("-inf")]}})
+    words = ("-c", files / "first.yaml", "-c", files / "large.yaml")
+    assert printed(*words)["vars"] == {**printed(*words[:2])["vars"], "a": float("inf"), "b": [float("-inf")]}

@@ -175,6 +175,8 @@ def test_a_reference_of_before_may_be_of_another_part_of_the_training_data(name,
             {"fingerprint": "2", "name": "b", "part": "all", "whole": "v"},
             True,
         ),
+        ({"fingerprint": "1", "name": "a", "whole": "w"}, {"fingerprint": "2", "name": "a"}, False),  # older
+        ({"fingerprint": "1", "name": "a", "whole": "w"}, {"fingerprint": "2", "name": "b"}, True),
         ({"fingerprint": "1", "name": "a"}, None, False),
         (None, None, False),
     ],

@@ -1,6 +1,7 @@
 """One writer for a run's folder: faults that were found in the hands of others."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,26 @@ def test_an_earlier_run_stays_whole_if_it_cannot_be_put_aside(tmp_path, monkeypa
                 put_aside(trainer, None)
         assert [file.read_text() for file in files] == [file.name for file in files]
         assert not (run / "earlier").exists()
+
+
+def test_a_record_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Half of a copy would take the place of the record when the earlier run is put back."""
+    trainer = FlowTrainer(accelerator="cpu", logger=Elsewhere(tmp_path), callbacks=[LastCheckpoint()])
+    run = tmp_path / "mine/same/checkpoints"
+    run.mkdir(parents=True)
+    for name in ("config.yaml", "last.ckpt"):
+        (run / name).write_text(name * 1000)
+
+    def full(descriptor):
+        os.truncate(descriptor, 10)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(FlowlitError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        put_aside(trainer, None)
+    assert {file.name: file.read_text() for file in run.iterdir()} == {
+        name: name * 1000 for name in ("config.yaml", "last.ckpt")
+    }
 
 
 def interrupted(rename):

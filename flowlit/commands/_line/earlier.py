@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..._support.files import write_atomically
 from ...callbacks.training.checkpoint import PART
 from ...errors import FlowlitError
 from ...metrics.report import FILES
@@ -98,7 +98,8 @@ def _move(moves: Moves) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             done.append((path, target))
             # other ranks may have it on their command line, and read it later; it is written anew
-            shutil.copy2(path, target) if path.name == "config.yaml" else path.rename(target)
+            copies = path.name == "config.yaml"
+            write_atomically(target, path.read_bytes()) if copies else path.rename(target)
     except BaseException:
         _undo(done)
         raise

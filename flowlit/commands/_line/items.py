@@ -6,6 +6,7 @@ jsonargparse has neither: it takes a list, and a mapping of any names, as one va
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -65,7 +66,22 @@ def _with_config(words: Sequence[str], content: dict[str, Any]) -> list[str]:
     """Return the words with one more configuration, after the files and before options that follow them."""
     place = max(i for i, word in enumerate(words) if word.startswith(("-c", "--config")))
     place += 2 if words[place] in CONFIG else 1  # --config=a.yaml and -ca.yaml are one word
-    return [*words[:place], "--config", json.dumps(content), *words[place:]]
+    return [*words[:place], "--config", _in_one_line(content), *words[place:]]
+
+
+def _in_one_line(value: Any) -> str:
+    """Return a value as JSON, which is YAML, too, but for numbers that are not finite."""
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(str(key))}: {_in_one_line(each)}" for key, each in value.items())
+            + "}"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_in_one_line, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
+    return json.dumps(value)
 
 
 def _keys_of_list(option: str, contents: Sequence[dict[str, Any]]) -> tuple[str, ...] | None:

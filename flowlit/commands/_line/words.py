@@ -108,21 +108,6 @@ def _leaves(node: Any) -> Iterator[tuple[str, ...]]:
             yield first
 
 
-def leads_nowhere(message: str, words: Sequence[str]) -> str:
-    """Return omegaconf's error of a reference that leads nowhere as flowlit says it; others as they are.
-
-    Args:
-        message: of omegaconf.
-        words: of the command line, whose files have what the reference may be meant for.
-    """
-    match = re.search(r"Interpolation key '\.*([\w.]+)' not found(?: \(resolved to '\w+\.(.+)'\))?", message)
-    if match is None:
-        return message.partition("\n")[0]
-    name = match[2] or match[1]
-    known = [option.removeprefix("--") for option in named_options(configs(words))]
-    return f"${{{name}}} leads nowhere{did_you_mean(name, known)}"
-
-
 def check_words(words: Sequence[str]) -> None:
     """Refuse values that are no sound YAML, in files and in words, before a parser reads them.
 

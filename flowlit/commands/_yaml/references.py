@@ -39,20 +39,25 @@ def check_references(contents: Sequence[dict[str, Any]], where: str) -> None:
         sizes.of_node(content, ())
 
 
-def resolved(text: str, content: dict[str, Any], path: Path) -> str:
-    """Return a text of a configuration that was checked, with values in place of references, as far as they
+def resolved(text: str, contents: Sequence[dict[str, Any]], path: Path) -> str:
+    """Return a text of configurations that were checked, with values in place of references, as far as they
     are there.
 
-    >>> resolved("${.root}/x ${nowhere}", {"vars": {"root": "${top}", "a": ""}, "top": "runs"}, ("vars", "a"))
+    >>> resolved("${.root}/x ${nowhere}", [{"vars": {"root": "${top}"}, "top": "runs"}], ("vars", "a"))
     'runs/x ${nowhere}'
+
+    Args:
+        text: which may have references.
+        contents: of files that are laid over each other.
+        path: where the text stands.
     """
 
     def value(match: re.Match[str]) -> str:
         target = _target(path, *match.groups())
-        node = _look_up(content, target)
+        node = _found(contents, target)
         if node is None or isinstance(node, (dict, list)):
             return match[0]
-        return resolved(node, content, target) if isinstance(node, str) else str(node)
+        return resolved(node, contents, target) if isinstance(node, str) else str(node)
 
     return REFERENCE.sub(value, text)
 
@@ -94,8 +99,7 @@ class _Sizes:
             why = "lead back to themselves" if path in self.chain else f"are more than {CHAIN} deep"
             raise FlowlitError(f"{self.where}: references {why}: {names}")
         self.chain.append(path)
-        values = (_look_up(content, path) for content in reversed(self.contents))
-        size = self.of_node(next((value for value in values if value is not None), None), path)
+        size = self.of_node(_found(self.contents, path), path)
         self.chain.pop()
         self.measured[path] = size
         return size
@@ -105,6 +109,12 @@ def _target(path: Path, dots: str, name: str) -> Path:
     """Return where a reference leads; dots count levels up from the value that has it."""
     steps = tuple(re.split(r"[.\[\]]+", name.rstrip("]")))
     return (*path[: -len(dots)], *steps) if dots else steps
+
+
+def _found(contents: Sequence[dict[str, Any]], path: Path) -> Any:
+    """Return the value at a place in the last file that has one; None if none has."""
+    values = (_look_up(content, path) for content in reversed(contents))
+    return next((value for value in values if value is not None), None)
 
 
 def _look_up(content: Any, path: Path) -> Any:

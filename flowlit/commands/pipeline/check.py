@@ -1,7 +1,7 @@
 """A look at the configuration of every stage before the first one begins: a misspelt option costs no night.
 
 The parsers need torch, so that they run in a process of its own, which ends before the first stage begins.
-What was parsed once is recorded in the user's cache.
+What was parsed once is recorded in the user's cache, until the configuration or the code changes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from ..._support.files import short_hash, write_atomically
+from ..._version import __version__
 from ...errors import FlowlitError
 from .. import COMMANDS
 from .children import PARENT, answer, answer_of, leave_with_parent, reason_of
@@ -32,8 +34,10 @@ def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None
     Raises:
         FlowlitError: with what is wrong with each of the stages.
     """
-    records = {plan.stage.name: _record_path(plan, trust) for plan in plans if plan.action != "done"}
-    waiting = [plan for plan in plans if plan.action != "done" and not records[plan.stage.name].exists()]
+    to_run = [plan for plan in plans if plan.action != "done"]
+    parsers = _parsers() if to_run else []
+    records = {plan.stage.name: _record_path(plan, trust, parsers) for plan in to_run}
+    waiting = [plan for plan in to_run if not records[plan.stage.name].exists()]
     if not waiting:
         return
     print(f"checking {', '.join(plan.stage.name for plan in waiting)} …", file=sys.stderr, flush=True)
@@ -46,9 +50,21 @@ def check_configurations(plans: Sequence[Plan], root: Path, trust: bool) -> None
         raise FlowlitError("; ".join(f"stage {name}: {error}" for name, error in errors.items()))
 
 
-def _record_path(plan: Plan, trust: bool) -> Path:
+def _record_path(plan: Plan, trust: bool, parsers: list[str]) -> Path:
+    """Return the record's place, which another configuration has not, nor other code that would parse it."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "flowlit", "parsed", short_hash(json.dumps([plan.content, trust], default=str)))
+    code = {name: stamp for name, stamp in plan.inputs.items() if name.endswith(".py")}
+    known = json.dumps([plan.content, trust, code, parsers], default=str)
+    return Path(cache, "flowlit", "parsed", short_hash(known))
+
+
+def _parsers() -> list[str]:
+    """Return what differs between versions of what parses, after an edit of flowlit's code as well."""
+    package = Path(__file__).parents[2]
+    sources = ((path, path.stat()) for path in sorted(package.rglob("*.py")))
+    facts = [(str(path), status.st_size, status.st_mtime_ns) for path, status in sources]
+    others = [f"{name} {version(name)}" for name in ("jsonargparse", "lightning", "torch")]
+    return [__version__, short_hash(facts), *others]
 
 
 def _words(plan: Plan, root: Path, trust: bool) -> list[str]:

@@ -72,7 +72,7 @@ def named_paths(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (option, text) for each text of a configuration that may name an input, ``${…}`` in place."""
     for keys, text in _texts(content, ()):
         option = next((key for key in reversed(keys) if not key.isdigit()), "")
-        full = resolved(text, content, keys)
+        full = resolved(text, [content], keys)
         if option not in WRITTEN and full and "${" not in full and "\n" not in full and "://" not in full:
             yield option, full
 

@@ -63,7 +63,7 @@ def in_place(value: Any, variables: Mapping[str, Any]) -> Any:
     ['parts/tiny.yaml', '${vars.root}/a']
     """
     if isinstance(value, str):
-        return resolved(value, {"vars": dict(variables)}, ())
+        return resolved(value, [{"vars": dict(variables)}], ())
     if isinstance(value, list):
         return [in_place(item, variables) for item in value]
     if isinstance(value, dict):

@@ -12,6 +12,7 @@ from commandline import in_process
 from forks import killed, left
 from games import duel
 from interrupted import assert_equal
+from matrix import few
 
 pytestmark = pytest.mark.journey
 STEPS = 6
@@ -81,17 +82,16 @@ def test_everything_moves_at_the_pace_of_the_generator(undisturbed):
     assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == STEPS * BATCHES
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hook", "count"),
-    [
-        ("on_train_batch_start", 1 + 2 * BATCHES + 1),  # in the middle of an update of the critic
-        ("on_before_optimizer_step", 3 * 3 + 2),  # after one of its updates
-        ("on_train_batch_end", 4 * BATCHES),
-        ("on_validation_batch_end", 1),
-        ("on_train_end", 1),
-    ],
-)
+MOMENTS = [
+    ("on_train_batch_start", 1 + 2 * BATCHES + 1),  # in the middle of an update of the critic
+    ("on_before_optimizer_step", 3 * 3 + 2),  # after one of its updates
+    ("on_train_batch_end", 4 * BATCHES),
+    ("on_validation_batch_end", 1),
+    ("on_train_end", 1),
+]
+
+
+@pytest.mark.parametrize(("hook", "count"), few(MOMENTS, 1))
 def test_killed_at_any_moment(tmp_path, undisturbed, hook, count):
     root = tmp_path / "run"
     path = configuration(root, strike=(hook, count, signal.SIGKILL))
