@@ -12,6 +12,7 @@ from commandline import in_process
 from hostile_bytes import VALUES, as_json, places, replaced
 from PIL import Image
 
+from flowlit.commands.arena.plot import plot
 from flowlit.commands.arena.record import ARENA, encode
 from flowlit.commands.arena.rows import compare
 from flowlit.commands.arena.runs import find_runs
@@ -124,6 +125,14 @@ def test_a_plot_and_a_sheet_of_one_grid_a_method_are_written(runs, tmp_path):
     assert in_process("arena", runs, "--into", tmp_path / "docs/arena").code == 0
     again = (tmp_path / "docs/arena/arena.json").read_bytes()
     assert again == (runs / "arena.json").read_bytes(), "what it wrote before is no run, and nothing is dated"
+
+
+def test_methods_beyond_the_number_of_colours_have_other_markers(tmp_path):
+    for number in range(23):
+        measure(tmp_path / f"method{number}/1", report([10.0 + number, 5.0]))
+    handles, names = plot(arena(tmp_path)[0]).axes[1].get_legend_handles_labels()
+    lines = [handle[0] for handle in handles]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names) == 23
 
 
 def test_pairs_that_a_run_made_are_evaluations_without_gradient(runs):

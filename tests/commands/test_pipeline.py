@@ -18,9 +18,9 @@ from PIL import Image
 
 from flowlit.commands.pipeline import recipe as pipeline
 from flowlit.commands.pipeline.recipe import Recipe, Stage
-from flowlit.commands.pipeline.state import locked
+from flowlit.commands.pipeline.state import locked, read_state
 from flowlit.commands.pipeline.summary import format_table
-from flowlit.errors import FlowlitError
+from flowlit.errors import FlowlitError, Stopped
 
 RECIPE = "experiments/recipes/slimflow_digits.yaml"
 STAGES = [
@@ -158,6 +158,27 @@ def test_a_lost_result_is_made_again(recipe):
     (recipe.root / "c/metrics.json").unlink()
     assert "has disappeared" in recipe.plans()[2].reason
     assert go(recipe) == ["c"]
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_the_time_of_an_interrupted_stage_counts(recipe, monkeypatch, end):
+    now = [0.0]
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
+    done = pipeline.run_child
+
+    def run(words, env, seconds, code=0):
+        now[0] += seconds
+        if code and end == "stopped":
+            raise Stopped(2)
+        return code or done(words, env)
+
+    monkeypatch.setattr(pipeline, "run_child", lambda words, env: run(words, env, 40, 1))
+    with pytest.raises((FlowlitError, Stopped)):
+        go(recipe)
+    monkeypatch.setattr(pipeline, "run_child", lambda words, env: run(words, env, 5))
+    recipe.run(recipe.plans()[0])
+    state = read_state(recipe.root / "a")
+    assert (state["done"], state["seconds"]) == (True, 45)
 
 
 def test_a_stage_that_writes_nothing_is_told(recipe, monkeypatch):

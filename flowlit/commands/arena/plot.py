@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 MOST = 1 << 12
 """NFE up to which there are ticks."""
 
+MARKERS = "osD^vP"
+"""One for each ten methods, which is as many as there are colours."""
+
 Place = Callable[[Row], float | None]
 
 
 def plot(arena: Arena) -> Figure:
-    """Draw three panels, a colour for each method; bars are standard deviations over seeds."""
+    """Draw three panels, a colour and marker for each method; bars are standard deviations over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(18, 5), dpi=110, layout="constrained")
@@ -33,7 +36,8 @@ def plot(arena: Arena) -> Figure:
     for axes, (label, place) in zip(panels, places, strict=True):
         for i, method in enumerate(methods):
             rows = [row for row in arena.rows if row.method == method]
-            _draw(axes, rows, place, f"C{i % 10}", "-" if label == "NFE" else "")
+            form = MARKERS[i // 10 % len(MARKERS)] + ("-" if label == "NFE" else "")
+            _draw(axes, rows, place, f"C{i % 10}", form)
         features = in_figure(arena.protocol.features)
         axes.set(xlabel=label, ylabel=f"Fréchet distance ({features})", xscale="log", yscale="log")
         number_axes(axes)
@@ -48,7 +52,7 @@ def _trained(row: Row) -> float | None:
     return (row.with_gradient + row.without_gradient) / 1e6
 
 
-def _draw(axes: Axes, rows: list[Row], place: Place, colour: str, line: str) -> None:
+def _draw(axes: Axes, rows: list[Row], place: Place, colour: str, form: str) -> None:
     """Draw the points of a method, and a line along each of its models."""
     label = in_figure(rows[0].method)
     for stage in dict.fromkeys(row.stage for row in rows):
@@ -56,7 +60,7 @@ def _draw(axes: Axes, rows: list[Row], place: Place, colour: str, line: str) -> 
         known = sorted((x, row.distance, row.spread or 0.0) for x, row in points if x is not None)
         if known:
             x, y, bars = zip(*known, strict=True)
-            axes.errorbar(x, y, bars, label=label, color=colour, marker="o", linestyle=line, capsize=2)
+            axes.errorbar(x, y, bars, label=label, color=colour, fmt=form, capsize=2)
             label = ""
 
 

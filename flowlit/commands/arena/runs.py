@@ -31,7 +31,7 @@ class Cost:
 
     @property
     def complete(self) -> bool:
-        """Whether the evaluations of all stages were counted, and there is one."""
+        """Return whether the evaluations of all stages were counted, and there is one."""
         return self.counted > 0 and not self.uncounted
 
 

@@ -171,11 +171,11 @@ class Recipe:
             state["rewritten"] = [
                 name for name in uncertain if stamps.stamp(Path(name)) != plan.inputs.get(name, GONE)
             ]
+            state["seconds"] = round(spent + time.monotonic() - start, 1)
             write_state(folder, state)
         check_end(stage, code, self.root / stage.writes)
-        seconds = round(spent + time.monotonic() - start, 1)
         result = measured(stage, self.root / stage.writes)
-        write_state(folder, state | {"done": True, "seconds": seconds, "result": result})
+        write_state(folder, state | {"done": True, "result": result})
 
 
 def prepare(plan: Plan, root: Path) -> None:

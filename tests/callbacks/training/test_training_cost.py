@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from commandline import in_process
+from forks import apart
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -360,9 +361,13 @@ def test_the_clock_stands_still_while_it_is_stopped(monkeypatch):
     assert (clock.seconds, clock.processor_seconds) == (5, 10)
 
 
+def fit_in_two_processes(folder):
+    fit(folder, FlowGuided(tiny.Affine()), limit_val_batches=0, devices=2, strategy="ddp_fork")
+
+
 @pytest.mark.slow
 def test_two_processes_count_as_one(tmp_path):
-    fit(tmp_path, FlowGuided(tiny.Affine()), limit_val_batches=0, devices=2, strategy="ddp_fork")
+    apart(fit_in_two_processes, tmp_path)
     costs = read(tmp_path)
     assert counts(costs) == {"network": (3 * BATCH, 0), "guide": (0, 3 * BATCH)}
     assert (costs.steps, costs.images, costs.devices) == (3, 3 * BATCH, 2)
