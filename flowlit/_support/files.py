@@ -89,10 +89,12 @@ def check_room(folder: Path, needed: int, what: str, mend: str) -> None:
 
 def reserve(path: Path) -> None:
     """Reserve the space of a file that was mapped before it is written: a full disk is then an error here,
-    and not a signal that ends the process when pages are written.
+    and not a signal that ends the process when pages are written. macOS has no such function.
     """
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is not None:
+        with open(path, "r+b") as file:
+            allocate(file.fileno(), 0, path.stat().st_size)
 
 
 def write_atomically(

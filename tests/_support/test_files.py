@@ -1,10 +1,12 @@
 """Files are whole or absent."""
 
+import os
+
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flowlit._support.files import write_figure
+from flowlit._support.files import reserve, write_figure
 
 
 class Torn(Figure):
@@ -39,3 +41,18 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_one_before(tmp_path):
     with pytest.raises(RuntimeError, match="no font"):
         write_figure(path, Torn())
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_space_is_reserved_where_the_system_can(tmp_path, monkeypatch):
+    """macOS has no posix_fallocate."""
+    path = tmp_path / "a"
+    with open(path, "wb") as file:
+        file.write(b"head")
+        file.truncate(1 << 20)
+    assert path.stat().st_blocks * 512 < 1 << 20
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "posix_fallocate")
+        reserve(path)
+    reserve(path)
+    assert path.stat().st_blocks * 512 >= path.stat().st_size == 1 << 20
+    assert path.read_bytes()[:5] == b"head\0"
