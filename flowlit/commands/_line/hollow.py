@@ -26,12 +26,13 @@ def _unread(content: Any, value: Any, above: str) -> Iterator[str]:
         return
     arguments = value.get("init_args")
     known = {**(arguments if isinstance(arguments, Mapping) else {}), **value}
+    no_class = value.get("class_path") == "typing.Union"  # where one of several types is expected
     for key, inner in content.items():
         name = str(key).removesuffix("+")
         path = f"{above}{name}"
         if name in known:
             yield from _unread(inner, known[name], f"{path}." if name != "init_args" else above)
-        elif _is_hollow(inner) and known.keys() - {"class_path", "init_args"}:  # otherwise no class is given
+        elif _is_hollow(inner) and (known.keys() - {"class_path", "init_args"} or no_class):
             yield f"{path}: no such option{did_you_mean(name, map(str, known))}"
 
 

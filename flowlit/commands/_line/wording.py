@@ -192,6 +192,21 @@ def _beside(value: Any) -> str:
     return f"{what} beside class_path; expected under init_args, one level further in"
 
 
+def _denied(match: re.Match[str], reason: Reason, known: Iterable[str]) -> str:
+    """Return the words for a class that only a trusted file may name, or for a value without a class: the
+    type of its field is looked up then.
+    """
+    value = reason.value
+    if value is None or match["path"] in str(value):
+        return f"{match['path']} is refused; {MEND}"
+    items = value if isinstance(value, list) else [value]
+    classes = [item for item in items if isinstance(item, dict) and "class_path" in item]
+    wrong = next((item for item in classes if item.keys() - SPEC), None)
+    return (
+        f"found {_shown(value)}, expected a class_path and its init_args" if wrong is None else _beside(wrong)
+    )
+
+
 def _a(name: str) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
@@ -221,6 +236,6 @@ WORDS: tuple[tuple[str, Words], ...] = (
     (r'^Unable to load config "(.*?)".*', r"found \1, expected a YAML"),
     (r"\.\. Got value: .*$", ""),
     (r"(expected an? [\w ]*number.*)\. Got value: .*$", r"\1"),
-    (r"Importing '(\S+)' is not allowed, denied by .*", rf"\1 is refused; {MEND}"),
+    (r"Importing '(?P<path>\S+)' is not allowed, denied by .*", _denied),
 )
 """Wordings of jsonargparse, and ours."""

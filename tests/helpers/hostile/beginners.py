@@ -101,6 +101,11 @@ IN_A_YAML: dict[str, tuple[str, Any, tuple[str, ...]]] = {
         {"class_path": "flowlit.networks.UNet", "init_arg": {"width": 8}},
         ("did you mean init_args.width?",),
     ),
+    "nothing but a name for a class": (
+        "model/init_args/lr_scheduler",
+        {"foo": {}},
+        ("model.lr_scheduler.foo: no such option\n",),
+    ),
     "a misspelt reference": (
         "vars",
         {"root": "x", "steps": 3, "other": "${vars.stps}"},
@@ -169,6 +174,25 @@ IN_A_YAML: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "a model without class_path": ("model", {"network": {}}, ("model: found no class_path",)),
 }
 """Place in the YAML of a fit, what stands there, and the words of the error."""
+
+WITHOUT_TRUST: dict[str, tuple[str, Any, tuple[str, ...]]] = {
+    "an option beside a class": (
+        "trainer/callbacks",
+        [{"class_path": "flowlit.callbacks.EMA", "decay": 0.9}],
+        ("trainer.callbacks: decay beside class_path; expected under init_args",),
+    ),
+    "a name for a class": (
+        "model/init_args/lr_scheduler",
+        {"foo": {}},
+        ("model.lr_scheduler: found {'foo': {}}, expected a class_path and its init_args\n",),
+    ),
+    "a class of another package": (
+        "trainer/callbacks",
+        [{"class_path": "subprocess.Popen", "init_args": {"args": "ls"}}],
+        ("trainer.callbacks: subprocess.Popen is refused; ", "--trust"),
+    ),
+}
+"""Likewise, where ``--print_config`` looks at a file that is not trusted, and imports none of its classes."""
 
 HOLLOW = {
     "trianer": "trianer: no such option; did you mean trainer?",
@@ -289,6 +313,10 @@ ROWS = [
     *(
         Row(f"a YAML with {name}", _at(place, value), words)
         for name, (place, value, words) in IN_A_YAML.items()
+    ),
+    *(
+        Row(f"a YAML without trust with {name}", _at(place, value, "--print_config"), words)
+        for name, (place, value, words) in WITHOUT_TRUST.items()
     ),
     *(
         Row(f"a YAML with nothing in {place}{deeper}", _at(place, value), (words,))
