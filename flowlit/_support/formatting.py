@@ -25,6 +25,15 @@ def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
     return [lines[0], "─" * len(lines[0]), *lines[1:]]
 
 
+def number_or_dash(value: float | None, form: str) -> str:
+    """Write a number in a format; a dash where there is none.
+
+    >>> number_or_dash(1200, ",.0f"), number_or_dash(None, ".2f")
+    ('1,200', '–')
+    """
+    return "–" if value is None else f"{value:{form}}"
+
+
 def size(count: float) -> str:
     """Write a number of bytes in decimal units.
 

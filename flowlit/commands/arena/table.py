@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..._support.formatting import aligned
+from ..._support.formatting import aligned, number_or_dash
 from .record import Arena, Row
 
 HEADER = ("method", "solver", "parameters", "NFE", "distance", "seeds")
@@ -27,17 +27,13 @@ def _cells(row: Row, extra: list[str]) -> list[str]:
         f"{row.nfe:.4g}",
         f"{row.distance:.4g}{spread}",
         str(len(row.seeds)),
-        *(_cell(getattr(row, name), ".4g") for name in extra),
-        _cell(row.with_gradient, ",.0f"),
-        _cell(row.without_gradient, ",.0f"),
+        *(number_or_dash(getattr(row, name), ".4g") for name in extra),
+        number_or_dash(row.with_gradient, ",.0f"),
+        number_or_dash(row.without_gradient, ",.0f"),
         f"{row.hours:.2f}",
-        _cell(row.processor_hours, ".2f"),
-        _cell(row.images_per_s, ",.0f"),
+        number_or_dash(row.processor_hours, ".2f"),
+        number_or_dash(row.images_per_s, ",.0f"),
     ]
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "–" if value is None else f"{value:{form}}"
 
 
 def _caption(arena: Arena) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..._support.formatting import aligned
+from ..._support.formatting import aligned, number_or_dash
 from ...metrics.base import Estimate
 from .models import Model, kinds_of
 
@@ -48,7 +48,7 @@ def _recorded(models: Sequence[Model]) -> list[list[str]]:
     rows = []
     for model in models:
         for record in model.records:
-            nfe = "–" if record.nfe is None else f"{record.nfe:.4g}"
+            nfe = number_or_dash(record.nfe, ".4g")
             cells = [_distance(record.distances.get(kind)) for kind in kinds]
             rows.append([model.name, record.solver, nfe, *cells, record.file])
     header = ["recorded", "solver", "NFE", *(kind.label(kinds) for kind in kinds), "in"]

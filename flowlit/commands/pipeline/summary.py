@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from ..._support.files import write_atomically
-from ..._support.formatting import aligned
+from ..._support.formatting import aligned, number_or_dash
 from ...errors import FlowlitError
 from ...metrics.report import REPORT, distance_features
 
@@ -86,17 +86,13 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             row["model"],
             f"{row['params']:,}",
             f"{row['nfe']:g}",
-            _cell(row["frechet"], ".4g"),
-            _cell(row["straightness"], ".2f"),
+            number_or_dash(row["frechet"], ".4g"),
+            number_or_dash(row["straightness"], ".2f"),
             f"{row['images_per_s']:,.0f}",
         ]
         for row in rows
     ]
     return "\n".join(aligned(lines))
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "–" if value is None else f"{value:{form}}"
 
 
 def draw_samples(root: Path, table: list[dict[str, str]]) -> Image.Image:
