@@ -117,6 +117,14 @@ def test_an_option_of_a_stage_reaches_it_and_a_misspelt_one_is_a_problem(doctor)
     assert "doctor: 1 problem; first: reflow: " in width.error
 
 
+def test_a_reference_of_a_stage_that_leads_nowhere_is_a_problem(doctor):
+    outcome = doctor("--reflow.trainer.max_steps", "${model.network.width}")
+    assert (
+        "${model.network.width} leads nowhere; write ${model.init_args.network.init_args.width}"
+        in outcome.out
+    )
+
+
 def test_what_a_recipe_lacks_is_said_once_for_each_stage(doctor, tmp_path):
     images = {"class_path": "flowlit.data.ImageFolder", "init_args": {"root": str(tmp_path / "no_photos")}}
     outcome = doctor("--teacher.data.coupling.images", json.dumps(images))

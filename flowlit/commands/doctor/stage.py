@@ -16,6 +16,7 @@ from ...modules import FlowDataModule
 from .. import lightning
 from .. import run as run_command
 from .._line.errors import described
+from .._line.references import leads_nowhere
 from ..couple import CoupleOptions
 from ..pipeline.plan import Plan
 from ..pipeline.stage import Stage
@@ -91,14 +92,16 @@ def examined(
 
     os.environ.pop("PL_GLOBAL_SEED", None)  # of the stage before
     printed = StringIO()
+    words = ["doctor", *stage.arguments(folder)[1:], *["--trust"] * trust]
     try:
         with redirect_stderr(printed):
-            StageCLI.run(["doctor", *stage.arguments(folder)[1:], *["--trust"] * trust])
+            StageCLI.run(words)
     except SystemExit as end:
         message = printed.getvalue().rpartition("error: ")[2].partition("\nsee ")[0]
         raise FlowlitError(" ".join(message.split()) or "it was called wrongly") from end
     except OmegaConfBaseException as error:
-        raise FlowlitError(f"interpolation in the configuration: {str(error).splitlines()[0]}") from error
+        reason = leads_nowhere(str(error), words)
+        raise FlowlitError(f"interpolation in the configuration: {reason}") from error
     except Exception as error:  # what goes wrong here goes wrong in the stage, too
         raise FlowlitError(described(error)) from error
     return results[0]
