@@ -21,12 +21,12 @@ SHOWN = 12
 
 
 def spelt(name: str) -> str:
-    """Return a name in the spelling that names are compared in: NFC, and bytes that are no UTF-8 escaped.
+    r"""Return a name in the spelling that names are compared in: NFC, and bytes that are no UTF-8 escaped.
 
     File systems spell the same é as one sign, or as two.
 
     >>> spelt("e\N{COMBINING ACUTE ACCENT}") == "\N{LATIN SMALL LETTER E WITH ACUTE}", spelt("\udce9")
-    (True, '\\\\udce9')
+    (True, '\\udce9')
     """
     return unicodedata.normalize("NFC", name.encode(errors="backslashreplace").decode())
 
