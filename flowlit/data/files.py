@@ -15,13 +15,14 @@ from ..errors import FlowlitError
 from ..ranges import PositiveInt, Probability
 from ..types import ImageDataset
 from . import checking
+from .base import _digest
 from .checking import Survey
 from .classes import Classes, given_names
 from .decode import GREY, Decoded, OtherSize, UnreadableImage, check_colour, load
 from .fitting import Fit, Style
 from .labels import names_in
 from .listing import in_words
-from .split import Part
+from .split import Part, facts_of
 
 
 class ImageFiles(ImageDataset):
@@ -93,6 +94,23 @@ class ImageFiles(ImageDataset):
     @abstractmethod
     def _classes(self) -> tuple[tuple[str, ...] | None, np.ndarray]:
         """Names of the classes, if they have some, and the number (images,) of that of each image."""
+
+    @abstractmethod
+    def _numbering(self) -> list[str]:
+        """Return the names of the classes where the files alone do not decide their numbers."""
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest(
+            type(self).__name__,
+            self.whole,
+            len(self),
+            self.resolution,
+            self.channels,
+            *self._reading(),
+            *self._numbering(),
+            *facts_of(self.part, self.held_out),
+        )
 
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]

@@ -15,13 +15,13 @@ import numpy as np
 from .._support.files import open_plain
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Probability
-from .base import _digest, _item, _limited
+from .base import _item, _limited
 from .checksums import checksums, content_of
 from .classes import Classes, classes_in, renumbered, spelt
 from .files import ImageFiles
 from .fitting import Fit
 from .listing import Entry, Paths, in_words, list_folder
-from .split import Part, chosen, facts_of
+from .split import Part, chosen
 
 
 class _Files(NamedTuple):
@@ -144,7 +144,6 @@ class ImageFolder(ImageFiles):
         return names, np.array([numbers[folder] for folder in folders], np.int64)
 
     def _numbering(self) -> list[str]:
-        """Return the names of the classes where the files alone do not decide their numbers."""
         if not self.labels:
             return []
         names, labels = self._classes
@@ -154,19 +153,6 @@ class ImageFolder(ImageFiles):
     @cached_property
     def whole(self) -> str:
         return content_of(*self._whole[0], self._checksums)
-
-    @property
-    def fingerprint(self) -> str:
-        return _digest(
-            "ImageFolder",
-            self.whole,
-            len(self),
-            self.resolution,
-            self.channels,
-            *self._reading(),
-            *self._numbering(),
-            *facts_of(self.part, self.held_out),
-        )
 
     def listed(self) -> int:
         return len(self.files)

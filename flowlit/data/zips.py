@@ -15,7 +15,7 @@ import numpy as np
 from .._support.files import check_file, open_plain, short_hash
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Probability
-from .base import _digest, _item, _limited
+from .base import _item, _limited
 from .classes import Classes, check_same_names, listed, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
@@ -133,19 +133,8 @@ class ImageZip(ImageFiles):
     def whole(self) -> str:
         return short_hash([[info.CRC for info in self._open(s).infolist()] for s in range(len(self.paths))])
 
-    @property
-    def fingerprint(self) -> str:
-        given = [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
-        return _digest(
-            "ImageZip",
-            self.whole,
-            len(self),
-            self.resolution,
-            self.channels,
-            *self._reading(),
-            *given,
-            *facts_of(self.part, self.held_out),
-        )
+    def _numbering(self) -> list[str]:
+        return [] if self.given_classes is None else [f"classes {list(self.classes or ())}"]
 
     def listed(self) -> int:
         return len(self.index)

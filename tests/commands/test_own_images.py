@@ -107,8 +107,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_what_was_found_in_many_files_is_kept(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("flowlit.commands.pipeline.headers.SLOW", 0.0)
+    monkeypatch.setattr("flowlit.data.long_work.SLOW", 0.0)
+    monkeypatch.setattr("flowlit.commands.pipeline.headers.KEPT.known", {})
     first = read_headers(str(folder))
+    monkeypatch.setattr("flowlit.commands.pipeline.headers.KEPT.known", {})  # as in another process
     monkeypatch.setattr("flowlit.commands.pipeline.headers._looked_at", None)
     assert read_headers(str(folder)) == first
     shapes.draw("circle", random.Random(1), "RGB").save(folder / "circle/new.png")

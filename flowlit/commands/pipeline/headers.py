@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import time
 import zipfile
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import msgspec
 from PIL import Image
 
-from ..._support.files import check_file, open_plain, short_hash, write_atomically
+from ..._support.files import check_file, open_plain, short_hash
 from ..._support.progress import Bar
 from ..._support.schema import Count, Format, Positive
 from ...data.checking import refusal
@@ -23,10 +20,8 @@ from ...data.classes import classes_in, spelt
 from ...data.decode import FORMATS, GREY, UnreadableImage
 from ...data.labels import has_labels, read_labels
 from ...data.listing import list_folder, list_zip
+from ...data.long_work import Kept
 from ...errors import FlowlitError
-
-SLOW = 1.0
-"""Seconds from which on what was found is kept in the user's cache, until a file changes."""
 
 
 class Headers(msgspec.Struct):
@@ -48,7 +43,7 @@ class Headers(msgspec.Struct):
         return sum(count for side, count in self.shortest_sides.items() if int(side) < resolution)
 
 
-FORMAT = Format(Headers, "record of headers", "remove it", "flowlit-headers")
+KEPT = Kept(Format(Headers, "record of headers", "remove it", "flowlit-headers"), ".headers.json")
 
 
 def read_headers(place: str) -> Headers:
@@ -57,23 +52,10 @@ def read_headers(place: str) -> Headers:
     Raises:
         FlowlitError: if there are no images, or some have no header.
     """
-    start = time.perf_counter()
     files = _Folder(place) if os.path.isdir(place) else _Zip(place)
     if not files.names:
         raise FlowlitError(f"{place} holds no images; expected PNG, JPEG, BMP or WebP files")
-    path = _record_path(short_hash(os.path.abspath(place), files.stamp))
-    with suppress(FlowlitError, OSError):
-        return FORMAT.check(FORMAT.read(path), path)
-    headers = _looked_at(files)
-    if time.perf_counter() - start >= SLOW:
-        with suppress(FlowlitError, OSError):  # a place that cannot be written only costs time
-            write_atomically(path, json.dumps(msgspec.to_builtins(headers)).encode())
-    return headers
-
-
-def _record_path(key: str) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "flowlit", "headers", f"{key}.json")
+    return KEPT.get(short_hash(os.path.abspath(place), files.stamp), lambda: _looked_at(files))
 
 
 class _Folder:
@@ -128,7 +110,7 @@ def _looked_at(files: _Folder | _Zip) -> Headers:
     broken: dict[str, UnreadableImage] = {}
     transparent = 0
     grey = True
-    for name in Bar(files.names, desc="Looking at images", unit=" images", delay=SLOW, leave=False):
+    for name in Bar(files.names, desc="Looking at images", unit=" images", delay=1.0, leave=False):
         try:
             with files.opened(name) as file, Image.open(file, formats=FORMATS) as image:
                 shortest[str(min(image.size))] += 1
