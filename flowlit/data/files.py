@@ -17,10 +17,9 @@ from ..types import ImageDataset
 from . import checking
 from .base import _digest
 from .checking import Survey
-from .classes import Classes, given_names
+from .classes import Classes
 from .decode import GREY, Decoded, OtherSize, UnreadableImage, check_colour, load
 from .fitting import Fit, Style
-from .labels import names_in
 from .listing import in_words
 from .split import Part, facts_of
 
@@ -101,16 +100,8 @@ class ImageFiles(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        return _digest(
-            type(self).__name__,
-            self.whole,
-            len(self),
-            self.resolution,
-            self.channels,
-            *self._reading(),
-            *self._numbering(),
-            *facts_of(self.part, self.held_out),
-        )
+        parts = (self.whole, len(self), self.resolution, self.channels, *self._reading())
+        return _digest(type(self).__name__, *parts, *self._numbering(), *facts_of(self.part, self.held_out))
 
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
@@ -122,13 +113,6 @@ class ImageFiles(ImageDataset):
 
     def label_counts(self) -> Counter[int] | None:
         return Counter(self._classes[1].tolist()) if self.labels else None
-
-    def _names_to_take(self, where: str) -> tuple[str, ...] | None:
-        """Return the names that were given for class 0, 1, …, or those of another folder or zip."""
-        given = self.given_classes
-        if given and isinstance(given, str):
-            return names_in(given)
-        return None if given is None else given_names(given, where)
 
     @cached_property
     def survey(self) -> Survey:

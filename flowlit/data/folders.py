@@ -20,6 +20,7 @@ from .checksums import checksums, content_of
 from .classes import Classes, classes_in, renumbered, spelt
 from .files import ImageFiles
 from .fitting import Fit
+from .labels import names_to_take
 from .listing import Entry, Paths, in_words, list_folder
 from .split import Part, chosen
 
@@ -135,7 +136,7 @@ class ImageFolder(ImageFiles):
     def _classes(self) -> tuple[tuple[str, ...], np.ndarray]:
         where = f"image folder {self.root}"
         names = classes_in(self.root, where)
-        given = self._names_to_take(where)
+        given = names_to_take(self.given_classes, where)
         if given is not None:
             renumbered(names, given, where)
             names = given

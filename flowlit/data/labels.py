@@ -13,7 +13,7 @@ import msgspec
 from .._support.files import check_file
 from .._support.schema import Format
 from ..errors import FlowlitError
-from .classes import classes_in, given_names, spelt
+from .classes import Classes, classes_in, given_names, spelt
 from .listing import LABELS
 
 
@@ -45,6 +45,13 @@ def names_in(place: str) -> tuple[str, ...]:
     if not names:
         raise FlowlitError(f"{place} has no names of classes; give a list, as classes: [cat, dog]")
     return names
+
+
+def names_to_take(classes: Classes, where: str) -> tuple[str, ...] | None:
+    """Return the names given for class 0, 1, …, or those of another folder or zip; None if none are given."""
+    if classes and isinstance(classes, str):
+        return names_in(classes)
+    return None if classes is None else given_names(classes, where)
 
 
 def read_labels(

@@ -20,7 +20,7 @@ from .classes import Classes, check_same_names, listed, renumbered
 from .decode import UnreadableImage
 from .files import ImageFiles
 from .fitting import Fit
-from .labels import has_labels, read_labels
+from .labels import has_labels, names_to_take, read_labels
 from .listing import in_words, list_zip
 from .members import members, read_member
 from .split import Part, chosen, facts_of
@@ -81,7 +81,7 @@ class ImageZip(ImageFiles):
             if len({(s.st_dev, s.st_ino) for s in map(_status, self.paths)}) < len(self.paths):
                 raise FlowlitError(f"{what}: one file is given twice; give each zip once")
             count = _limited(len(entries), self.limit, what, in_words(self._left_out))
-            given = self._names_to_take(what)
+            given = names_to_take(self.given_classes, what)
             if given is not None:
                 entries = _renumbered(entries, self._names, given, self.paths, what)
                 self._names = given
