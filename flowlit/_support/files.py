@@ -11,6 +11,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import glob
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -85,6 +86,13 @@ def check_room(folder: Path, needed: int, what: str, mend: str) -> None:
         raise FlowlitError(
             f"{folder}: {what} need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; {mend}"
         )
+
+
+def matching(name: str) -> list[str]:
+    """Return the files that a pattern such as ``train-*.zip`` names, in alphabetical order; what exists under
+    that very name is itself.
+    """
+    return [name] if os.path.lexists(name) else sorted(glob(name))
 
 
 def reserve(path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from glob import glob
 from typing import TYPE_CHECKING, Literal
 
+from .._support.files import matching
 from ..errors import FlowlitError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _opened(source: str) -> Resizable:
 
     if os.path.isdir(source):
         return CIFAR10(source, download=False) if CIFAR10.is_in(source) else ImageFolder(source)
-    paths = [source] if os.path.lexists(source) else sorted(glob(source))
+    paths = matching(source)
     if not paths:
         raise FlowlitError(f"{source} does not exist; expected a folder, a zip, or a pattern of zips")
     return ImageZip(paths)

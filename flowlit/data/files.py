@@ -56,8 +56,12 @@ class ImageFiles(ImageDataset):
 
     @property
     @abstractmethod
-    def source(self) -> str:
+    def sources(self) -> list[str]:
         """The folder, or the zips."""
+
+    @property
+    def source(self) -> str:
+        return ", ".join(self.sources)
 
     @property
     @abstractmethod
@@ -100,7 +104,8 @@ class ImageFiles(ImageDataset):
 
     @property
     def fingerprint(self) -> str:
-        parts = (self.whole, len(self), self.resolution, self.channels, *self._reading())
+        reading = checking.decisive(self.survey, self.background, self.fit)
+        parts = (self.whole, len(self), self.resolution, self.channels, *reading)
         return _digest(type(self).__name__, *parts, *self._numbering(), *facts_of(self.part, self.held_out))
 
     @property
@@ -137,11 +142,7 @@ class ImageFiles(ImageDataset):
     def facts(self) -> dict[str, Any]:
         survey = self.survey
         facts = {"formats": survey.formats, "modes": survey.modes, "changes": survey.changes}
-        background = {"background": self.background} if "transparent" in survey.changes else {}
-        return {**facts, **background}
-
-    def _reading(self) -> list[str]:
-        return checking.decisive(self.survey, self.background, self.fit)
+        return facts | ({"background": self.background} if "transparent" in survey.changes else {})
 
     def load(self, index: int, resolution: int | None = None) -> Decoded:
         """Decode an image, of any size by default.

@@ -83,8 +83,8 @@ class ImageFolder(ImageFiles):
         self.root = root
 
     @property
-    def source(self) -> str:
-        return self.root
+    def sources(self) -> list[str]:
+        return [self.root]
 
     @cached_property
     def _whole(self) -> tuple[_Files, Counter[str]]:

@@ -143,8 +143,8 @@ class CIFAR10(_InMemory):
         self.download = download
 
     @property
-    def source(self) -> str:
-        return self.root
+    def sources(self) -> list[str]:
+        return [self.root]
 
     @staticmethod
     def is_in(folder: str) -> bool:

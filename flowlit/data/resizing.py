@@ -37,7 +37,7 @@ class Resizable(Protocol):
     labels: bool
 
     @property
-    def source(self) -> str: ...
+    def sources(self) -> list[str]: ...
 
     @property
     def left_out(self) -> Counter[str]: ...
@@ -132,7 +132,7 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
                 enlarged += style.enlarges(image.size)
             bar.update(len(block))
         if broken:
-            raise refusal(files.source, count, broken)
+            raise refusal(", ".join(files.sources), count, broken)
         card = {
             **_card(files, style),
             **{name: dict(sorted(number.items())) for name, number in counts.items()},
@@ -171,7 +171,7 @@ def _card(files: Resizable, style: Style) -> dict[str, Any]:
     return {
         "format": "flowlit-images",
         "version": 1,
-        "source": ", ".join(Path(name).resolve().name for name in files.source.split(", ")),
+        "source": ", ".join(Path(name).resolve().name for name in files.sources),
         "count": files.listed(),
         "classes": None if files.classes is None else list(files.classes),
         "left_out": dict(sorted(files.left_out.items())),

@@ -69,8 +69,8 @@ class ImageZip(ImageFiles):
         return {**self.__dict__, "_zips": {}, "_files": {}}  # another process opens its own
 
     @property
-    def source(self) -> str:
-        return ", ".join(self.paths)
+    def sources(self) -> list[str]:
+        return self.paths
 
     @property
     def index(self) -> list[_Entry]:

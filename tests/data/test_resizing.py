@@ -170,3 +170,8 @@ def test_a_box_is_the_mean_of_each_area(tmp_path):
     found = ImageZip(str(tmp_path / "box.zip"), channels=1)[0]["x1"][0].numpy()
     assert np.abs(found - means).max() <= 1  # Pillow rounds after rows and after columns
     assert "Box" in card["resampling"]
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_source(tmp_path):
+    root = into_folder(tmp_path / "cats, and/dogs, too", {"a.png": encoded(noise(8, 8, 3))})
+    assert resized(root, tmp_path / "new.zip")["source"] == "dogs, too"

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..._support.files import matching
 from ..._support.nested import flatten
 from ..._version import __version__
 from ...errors import FlowlitError
@@ -153,8 +153,7 @@ def _named(content: dict[str, Any], root: Path, written: list[Path]) -> Iterator
 
 def _each(option: str, text: str) -> list[str]:
     """Return the files that a pattern names; another text, and a pattern of nothing, as it is."""
-    pattern = option == "source" and not os.path.lexists(text)
-    return (sorted(glob(text)) if pattern else []) or [text]
+    return (matching(text) if option == "source" else []) or [text]
 
 
 def _value(option: str, value: Any) -> Any:
