@@ -124,15 +124,16 @@ def write(path: Path, content: dict[str, Any]) -> Path:
 
 
 def trainer(root: Path | str, steps: int = 4, callbacks: Any = (), **arguments: Any) -> FlowTrainer:
-    """A quiet trainer on the CPU, for modules that are built in Python."""
+    """A quiet trainer for modules that are built in Python; on the CPU unless told otherwise."""
     quiet = {
+        "accelerator": "cpu",
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
     settings = {**quiet, "max_steps": steps, "num_sanity_val_steps": 0, "log_every_n_steps": 1, **arguments}
-    return FlowTrainer(accelerator="cpu", default_root_dir=str(root), callbacks=list(callbacks), **settings)
+    return FlowTrainer(default_root_dir=str(root), callbacks=list(callbacks), **settings)
 
 
 def weights(checkpoint: Path | str) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import yaml
+from arena import labelled_images, random_features
 from commandline import REPOSITORY, in_process
-from pictures import encoded, into_zip, noise
 
 from flowlit.commands.pipeline import recipe as pipeline
 from flowlit.commands.pipeline.recipe import Recipe
@@ -110,28 +110,11 @@ def test_one_variable_is_the_resolution_of_images_networks_and_noise(path, cli):
     assert sizes and {size for found in sizes for size in found if size} == {"32"}
 
 
-def quick(folder):
-    """A layer over the evaluation with features of a random network: EfficientNet-Lite0 may be missing."""
-    content = yaml.safe_load((ARENA / "evaluate.yaml").read_text())
-    callbacks = content["trainer"]["callbacks"]
-    network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
-    arguments = {"network": network, "layer": "top", "name": "random"}
-    fid = callbacks[0]["init_args"]
-    fid["features"] = {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": arguments}
-    fid["measures"] = []
-    callbacks[3]["init_args"] = {"batch_size": 4, "repeats": 1}
-    path = folder / "quick.yaml"
-    path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
-    return str(path)
-
-
 @pytest.fixture
 def arena(tmp_path, monkeypatch):
     """A teacher and its pairs, of two steps; runs a recipe that includes a shipped one."""
-    pixels = {f"{i:03d}.png": encoded(noise(32, 32, 3)) for i in range(64)}
-    labels = {"labels": [[name, i % 10] for i, name in enumerate(pixels)]}
-    into_zip(tmp_path / "train-0.zip", pixels | {"dataset.json": json.dumps(labels).encode()})
-    layer = quick(tmp_path)
+    labelled_images(tmp_path / "train-0.zip")
+    layer = random_features(tmp_path)
 
     def run(command, env):
         outcome = in_process(*command[3:])

@@ -28,7 +28,7 @@ from flowlit.couplings import Cached, Independent, SeededNoise, Simulated
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
-from flowlit.networks import ADM, EDM, DiT, fingerprint
+from flowlit.networks import ADM, EDM, DiT, UNet, fingerprint
 from flowlit.networks.activation_checkpointing import recompute
 from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.networks.checkpoints.spec import spec
@@ -371,6 +371,22 @@ def test_inductor_compiles_for_real(graphs, tmp_path, monkeypatch):
     assert float(two.drift.abs().max()) > 1e-3 and int(two.calls) == 3
 
 
+@pytest.mark.parametrize("kind", few([DiT, UNet, ADM], 2), ids=lambda kind: kind.__name__)
+def test_a_network_is_one_graph(kind):
+    """PyTorch 2.11 took a UNet apart into 4, and DiT into 11: it could not compile a question about
+    autocast.
+    """
+    convolutional = {"multipliers": (1, 2), "blocks": 1, "attention_resolutions": (4,)}
+    settings = {"depth": 2, "heads": 2} if kind is DiT else convolutional
+    network = kind(resolution=8, in_channels=1, width=64, num_classes=10, **settings)
+    torch._dynamo.reset()
+    x, t, label = torch.randn(4, 1, 8, 8), torch.rand(4), torch.arange(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch._dynamo.explain(network)(x, t, {"label": label})
+    torch._dynamo.reset()
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
 # training steps in CUDA graphs: on a CPU all but the graphs
 
 
@@ -450,22 +466,6 @@ def test_graphs_of_training_where_they_cannot_be(cpu_graphs, tmp_path, monkeypat
     monkeypatch.setattr(flowlit._support.cuda_graphs, "DEVICE", "cuda")
     with pytest.raises(FlowlitError, match=r"an NVIDIA GPU, found cpu"):
         fit()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("guided", [False, True], ids=["one call", "two calls"])
-def test_on_a_gpu_a_student_trains_in_graphs_as_without(guided, tmp_path):
-    torch._dynamo.reset()
-    found = {}
-    for name, callbacks in {"plain": [], "graphs": [Compile(graphs=True)]}.items():
-        module = flow(small() if guided else None)
-        trainer = tiny.trainer(
-            tmp_path / name, 6, [EMA(0.5), *callbacks], limit_val_batches=1, accelerator="cuda", devices=1
-        )
-        trainer.fit(module, FlowDataModule(Simulated(small(), Euler(2), NOISE), 4, noise=NOISE))
-        found[name] = module.cpu().state_dict()
-    for key, plain in found["plain"].items():
-        assert torch.allclose(plain, found["graphs"][key], rtol=1e-3, atol=1e-5), key
 
 
 def test_a_missing_compiler_is_told_before_the_first_step(cli, tmp_path, monkeypatch):

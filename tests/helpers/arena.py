@@ -1,0 +1,32 @@
+"""The arena at a size for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from commandline import REPOSITORY
+from pictures import encoded, into_zip, noise
+
+
+def random_features(folder: Path) -> str:
+    """Write a layer over the evaluation with features of a random network, which need no package."""
+    content = yaml.safe_load((REPOSITORY / "experiments/arena/evaluate.yaml").read_text())
+    callbacks = content["trainer"]["callbacks"]
+    network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
+    arguments = {"network": network, "layer": "top", "name": "random"}
+    fid = callbacks[0]["init_args"]
+    fid["features"] = {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": arguments}
+    fid["measures"] = []
+    callbacks[3]["init_args"] = {"batch_size": 4, "repeats": 1}
+    path = folder / "quick.yaml"
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    return str(path)
+
+
+def labelled_images(path: Path) -> None:
+    """Write a zip of 64 images of ten classes, 3×32×32."""
+    pixels = {f"{i:03d}.png": encoded(noise(32, 32, 3)) for i in range(64)}
+    labels = {"labels": [[name, i % 10] for i, name in enumerate(pixels)]}
+    into_zip(path, pixels | {"dataset.json": json.dumps(labels).encode()})
