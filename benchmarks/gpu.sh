@@ -2,7 +2,7 @@
 # What needs a GPU, in order of worth: tests, figures of speed, training on photographs at 32×32.
 #   run      benchmarks/gpu.sh [tests] [figures] [train]    all three unless named; run again, training goes on
 #   needs    for train: IMAGES='cifar10/train-*.zip'; pip install 'flowlit[features]'
-#   writes   $OUT (runs/gpu): tests_<device>.xml, figures_<device>.json, weights, tables; $RUNS ($OUT): training
+#   writes   $OUT (runs/gpu): tests_<device>.xml, figures_<device>.json, weights, tables; $RUNS ($OUT): the training runs
 #   options  by the environment: DEVICE=cpu QUICK=1 rehearses all at tiny sizes; MINUTES (12) in all; PYTHON;
 #            METHOD (slimflow); TEACHER and STUDENT: more words for the two recipes, which lie in RECIPES
 set -uo pipefail
@@ -20,12 +20,11 @@ limited() {  # run a command until the time that is left for all is over; 124 if
 }
 
 run_tests() {
-    local files=(tests/journeys/test_cuda.py) chosen=()
-    if [ -n "$QUICK" ]; then chosen=(-k "not compiled"); else
-        files+=(tests/generators/test_python.py tests/callbacks/speed/test_compile.py tests/callbacks/speed/test_graphs.py)
-    fi
-    FLOWLIT_TEST_DEVICE=$DEVICE limited "$PYTHON" -m pytest "${files[@]}" "${chosen[@]}" -m "not slow" -q -rs --durations=10 \
-        --junitxml "$OUT/tests_$DEVICE.xml"
+    local files=(tests/journeys/test_cuda.py tests/generators/test_python.py tests/test_frozen.py)
+    local chosen="test_cuda or gpu"
+    [ -z "$QUICK" ] || chosen="test_cuda and not compiled"
+    FLOWLIT_TEST_DEVICE=$DEVICE limited "$PYTHON" -m pytest "${files[@]}" -k "$chosen" -q -rs --durations=10 \
+        -o junit_family=xunit1 --junitxml "$OUT/tests_$DEVICE.xml"
 }
 
 run_figures() {
