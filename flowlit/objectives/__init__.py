@@ -1,6 +1,6 @@
 """Training objectives: regression over a coupling (reflow), and distillation of its flow."""
 
-from .base import TwoPlayerObjective
+from .base import SampleObjective, TwoPlayerObjective
 from .distillation import (
     Combined,
     Distillation,
@@ -10,18 +10,21 @@ from .distillation import (
     flow_guided_loss,
 )
 from .edm import EDMLoss
+from .game import CombinedGame
 from .perceptual import LPIPSHuber, lpips_huber_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
 
 __all__ = [
     "AnnealedReflow",
     "Combined",
+    "CombinedGame",
     "Distillation",
     "EDMLoss",
     "FlowGuided",
     "KStepDistillation",
     "LPIPSHuber",
     "RectifiedFlow",
+    "SampleObjective",
     "TwoPlayerObjective",
     "annealed_reflow_loss",
     "distillation_loss",

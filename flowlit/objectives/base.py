@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from .._support.velocities import evaluate
@@ -42,3 +43,28 @@ class TwoPlayerObjective(Objective):
             f"{type(self).__name__} trains a generator and a critic; expected the model "
             "flowlit.modules.CriticModule"
         )
+
+
+class SampleObjective(TwoPlayerObjective):
+    """Objective that looks at samples of the generator, however they are made: several can share them."""
+
+    trains_critic: bool = True
+    """Whether it has a loss for the critic."""
+
+    @abstractmethod
+    def sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return scalars () by name, among them ``"loss"``, for samples x (B, C, H, W) with their graph."""
+
+    def critic_sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return scalars () of the critic by name, ``"loss"`` among them, for samples x without a graph."""
+        raise FlowlitError(f"{type(self).__name__} has no loss for a critic")
+
+    def student_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return scalars () by name, ``"loss"`` among them."""
+        return self.sample_loss(self.sample(generator, pair), critic, pair)
+
+    def critic_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return scalars () by name, ``"loss"`` among them."""
+        with torch.no_grad():
+            x = self.sample(generator, pair)
+        return self.critic_sample_loss(x, critic, pair)

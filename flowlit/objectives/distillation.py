@@ -141,7 +141,12 @@ class Combined(Objective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Return {"loss": (), and each part's loss, ()}."""
-        parts = {name: objective(velocity, pair)["loss"] for name, objective in self.objectives.items()}
+        return self.add(
+            {name: objective(velocity, pair)["loss"] for name, objective in self.objectives.items()}
+        )
+
+    def add(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return {"loss": weighted sum (), and each part () by name}."""
         total = torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..ranges import PositiveFloat
+from ..ranges import Float, PositiveFloat
 from ..types import LossWeighting
 
 
@@ -81,3 +81,18 @@ class EDMWeight(LossWeighting):
 
     def __call__(self, t: Tensor) -> Tensor:
         return ((1 - t) / self.sigma_data) ** 2 + t**2
+
+
+@dataclass
+class Powers(LossWeighting):
+    """w = t^data (1 - t)^noise, of which no factor gets below 1e-6.
+
+    In score distillation (2, -1) weights the reverse KL divergence exactly, (2, -2) the Fisher divergence of
+    scores; both are for proofs rather than for training. (0, 1) is the plain difference of denoisers.
+    """
+
+    data: Float = 0.0
+    noise: Float = 0.0
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return t.clamp_min(1e-6) ** self.data * (1 - t).clamp_min(1e-6) ** self.noise

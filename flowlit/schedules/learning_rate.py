@@ -15,7 +15,8 @@ class WarmUp(Checked, LambdaLR):
     """Learning rate that rises linearly over ``steps``, then stays.
 
     With ``total`` it falls along half a cosine, to ``floor`` of the full rate at that step. The first step
-    has 1 / steps of the full rate. A learning-rate scheduler for ``model.lr_scheduler``, stepped after every
+    has 1 / steps of the full rate. A generator that must wait until its critic follows it has ``wait`` steps
+    at a rate of 0 before. A learning-rate scheduler for ``model.lr_scheduler``, stepped after every
     optimizer step; not a ``Schedule``.
     """
 
@@ -25,12 +26,15 @@ class WarmUp(Checked, LambdaLR):
         steps: NonNegativeInt,
         total: PositiveInt | None = None,
         floor: Fraction = 0.0,
+        wait: NonNegativeInt = 0,
     ):
         if floor and total is None:
             raise FlowlitError(f"WarmUp: floor is {floor} and total {total}; expected a total to fall over")
 
         def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(1, steps))
+            if step < wait:
+                return 0.0
+            rise = min(1.0, (step - wait + 1) / max(1, steps))
             if total is None:
                 return rise
             cosine = (1 + math.cos(math.pi * min(1.0, step / total))) / 2

@@ -1,0 +1,76 @@
+"""What the objectives of score distillation share: a guide, times, weights, and the critic's flow matching."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ... import rng
+from ...frozen import Frozen
+from ...ranges import PositiveFloat
+from ...types import LossWeighting, Pair, TimeDistribution, VelocityField
+from ..base import SampleObjective
+from ..distances import per_sample
+from ..reflow import RectifiedFlow
+from ..times import Uniform
+
+
+class ScoreDistillation(SampleObjective):
+    """Draw the generator's samples to a guide's distribution, with a critic that follows the samples.
+
+    The critic is a velocity of the samples. It is trained by flow matching on fresh noise, at the times and
+    with the weights given here, unless it has an objective of its own.
+
+    Args:
+        guide: a velocity of the data, a 1-rectified flow or a diffusion's; frozen, absent from checkpoints.
+            A reflowed or distilled network is no guide: its velocity is not that of fresh noise.
+        times: at which guide and critic are compared; None is uniform on [0.02, 0.98).
+        weight: of each sample by its time; None is 1.
+        normalise: divide each sample's loss by the mean of |u - v_φ| over its entries, as in DMD.
+        floor: smallest such mean; the guide is nearly exact at t = 1.
+        critic_times: at which the critic is trained; None is ``times``. It must be trained wherever it is
+            compared.
+        critic_weight: of each sample by its time; None is 1.
+    """
+
+    def __init__(
+        self,
+        guide: nn.Module,
+        times: TimeDistribution | None = None,
+        weight: LossWeighting | None = None,
+        normalise: bool = True,
+        floor: PositiveFloat = 1e-6,
+        critic_times: TimeDistribution | None = None,
+        critic_weight: LossWeighting | None = None,
+    ):
+        super().__init__()
+        self.guide = Frozen(guide)
+        self.times = times or Uniform(0.02, 0.98)
+        self.weight = weight
+        self.normalise = normalise
+        self.floor = floor
+        self.flow_matching = RectifiedFlow(times=critic_times or self.times, weight=critic_weight)
+
+    @abstractmethod
+    def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
+
+    def sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()} of the generator's samples x (B, C, H, W)."""
+        t = self.times(len(x), x.device)
+        loss, residual = self.loss(critic, Pair(rng.randn_like(x), x, pair.cond), t)
+        self.report(t, loss)
+        return {"loss": (self.weights(t, residual) * loss).mean()}
+
+    def critic_sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()} of flow matching on the samples x (B, C, H, W)."""
+        return self.flow_matching(critic, Pair(rng.randn_like(x), x, pair.cond))
+
+    def weights(self, t: Tensor, residual: Tensor) -> Tensor:
+        """Weights of the samples (B,), by their times (B,) and the guide's residuals u - v_φ (B, C, H, W)."""
+        weights = torch.ones_like(t) if self.weight is None else self.weight(t)
+        if self.normalise:
+            weights = weights / per_sample(residual.detach().abs()).clamp_min(self.floor)
+        return weights
