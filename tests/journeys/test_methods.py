@@ -9,6 +9,7 @@ from commandline import REPOSITORY
 import flowlit.couplings
 import flowlit.modules
 import flowlit.objectives
+import flowlit.objectives.score_distillation
 import flowlit.solvers
 from flowlit._support.names import resolve
 from flowlit.modules import FlowModule
@@ -34,7 +35,7 @@ def public(package, base):
 
 def test_every_row_has_every_column_and_every_table_the_same():
     heads = [line for line in TEXT.splitlines() if line.startswith("| method ")]
-    assert len(ROWS) > 20 and len(heads) == 5
+    assert len(ROWS) > 20 and len(heads) == 6
     assert all([cell.strip() for cell in head.strip("|").split("|")] == COLUMNS for head in heads)
     assert all(len(row) == len(COLUMNS) and all(row) for row in ROWS)
 
@@ -43,14 +44,15 @@ def test_every_row_has_every_column_and_every_table_the_same():
     ("package", "base"),
     [
         (flowlit.objectives, Objective),
+        (flowlit.objectives.score_distillation, Objective),
         (flowlit.solvers, Solver),
         (flowlit.couplings, Coupling),
         (flowlit.modules, FlowModule),
     ],
-    ids=["objectives", "solvers", "couplings", "modules"],
+    ids=["objectives", "score_distillation", "solvers", "couplings", "modules"],
 )
 def test_every_public_class_of_a_kind_stands_in_its_column(package, base):
-    kind = package.__name__.removeprefix("flowlit.")
+    kind = package.__name__.split(".")[1]
     column = " ".join(row[COLUMNS.index(kind.removesuffix("s"))] for row in ROWS)
     assert public(package, base) <= {name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", column)}
 

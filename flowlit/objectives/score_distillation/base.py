@@ -1,4 +1,4 @@
-"""What the objectives of score distillation share: a guide, times, weights, and the critic's flow matching."""
+"""The shared part of score distillation: guide, times, weights, and the critic's flow matching."""
 
 from __future__ import annotations
 
