@@ -3,13 +3,15 @@ import math
 import pytest
 import torch
 
-from flowlit.objectives.times import Fixed, Grid, LogitNormal, Uniform, UShaped
+from flowlit.objectives.times import Fixed, Grid, KarrasSteps, LogitNormal, Uniform, UShaped
 
 N = 200_000
 
 
 @pytest.mark.parametrize(
-    "law", [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal()], ids=repr
+    "law",
+    [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal(), KarrasSteps()],
+    ids=repr,
 )
 def test_times_are_float32_of_the_asked_number_in_the_unit_interval(law):
     t = law(1000)
@@ -51,3 +53,23 @@ def test_logit_normal_is_normal_in_logits():
     logits = torch.logit(LogitNormal(mean=-0.5, std=0.7)(N).double())
     assert float(logits.mean()) == pytest.approx(-0.5, abs=0.01)
     assert float(logits.std()) == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("places", "quantiles"),
+    [
+        ((0.02, 0.98), [0.0149, 0.0236, 0.2868, 0.9779, 0.9959]),
+        ((0.2, 1.0), [0.0408, 0.0655, 0.5087, 0.9889, 0.9975]),
+    ],
+)
+def test_karras_steps_are_those_of_edm(places, quantiles):
+    """Of t = 1 / (1 + σ), with σ^(1/7) uniform: DMD2's places and SiD's."""
+    low, high = places
+    expected = []
+    for share in (0.01, 0.1, 0.5, 0.9, 0.99):
+        place = low + share * (high - low)
+        sigma = (80 ** (1 / 7) + place * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+        expected.append(1 / (1 + sigma))
+    found = KarrasSteps(low, high)(N).quantile(torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])).tolist()
+    assert found == pytest.approx(expected, rel=0.03)
+    assert expected == pytest.approx(quantiles, rel=0.03)

@@ -1,9 +1,18 @@
 import pytest
 import torch
 
-from flowlit.objectives.weights import SNR, InverseSNR, Karras, Remaining, SNRPlusOne, TruncatedSNR, snr
+from flowlit.objectives.weights import (
+    SNR,
+    InverseSNR,
+    Karras,
+    Powers,
+    Remaining,
+    SNRPlusOne,
+    TruncatedSNR,
+    snr,
+)
 
-ALL = [SNR(), InverseSNR(), SNRPlusOne(), Karras(), TruncatedSNR(), Remaining()]
+ALL = [SNR(), InverseSNR(), SNRPlusOne(), Karras(), TruncatedSNR(), Remaining(), Powers(2, -1)]
 
 
 def test_snr_is_the_squared_ratio_of_data_to_noise():
@@ -25,6 +34,9 @@ def test_weights_are_finite_and_not_negative_everywhere(weight):
         (Karras(), 13),
         (TruncatedSNR(), 9),
         (Remaining(), 1 / 16),
+        (Powers(2, -1), 9 / 4),
+        (Powers(0, 1), 1 / 4),
+        (Powers(), 1),
     ],
     ids=repr,
 )

@@ -51,6 +51,11 @@ def test_warm_up_with_a_total_fades_to_zero():
     assert found[10:] == pytest.approx([0.0, 0.0])
 
 
+def test_a_wait_comes_before_the_warm_up():
+    assert rates(2, None, 5, wait=2) == pytest.approx([0.0, 0.0, 1.0, 2.0, 2.0])
+    assert rates(0, 4, 5, wait=2) == pytest.approx([0.0, 0.0, 1.0, 0.2929, 0.0], abs=1e-4)
+
+
 def test_no_warm_up_starts_with_the_full_rate():
     assert rates(0, None, 2) == pytest.approx([2.0, 2.0])
 

@@ -13,7 +13,6 @@ from flowlit.couplings import Independent
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
-from flowlit.networks import EmpiricalFlow
 from flowlit.objectives import Combined, CombinedGame, Distillation, RectifiedFlow
 from flowlit.objectives.distances import PseudoHuber, SquaredError
 from flowlit.objectives.score_distillation import (
@@ -195,18 +194,16 @@ class Closed(torch.nn.Module):
     ],
 )
 def test_it_ends_at_the_data_if_the_generator_can(objective):
-    """The guide knows 4,000 numbers of N(-0.5, 0.4²), and the generator is linear."""
+    """Entries of the data are N(-0.5, 0.4²), and the generator is linear."""
     torch.manual_seed(0)
-    images = -0.5 + 0.4 * torch.randn(4000, 1, 1, 1)
     generator = Scale()
-    game = objective(EmpiricalFlow(images))
+    game = objective(Closed(Scale(0.4, -0.5)))
     critic = Closed(generator)
     optimizer = Adam(generator.parameters(), lr=0.03)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
-    for _ in range(250):
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _ in range(200):
         optimizer.zero_grad()
-        game.student_loss(generator, critic, Pair(*torch.randn(2, 256, 1, 1, 1)))["loss"].backward()
+        game.student_loss(generator, critic, Pair(*torch.randn(2, 64, *tiny.SHAPE)))["loss"].backward()
         optimizer.step()
         scheduler.step()
-    found = [abs(float(generator.scale)), float(generator.shift)]
-    assert found == pytest.approx([float(images.std()), float(images.mean())], abs=0.05)
+    assert [float(generator.scale.abs()), float(generator.shift)] == pytest.approx([0.4, -0.5], abs=0.03)
