@@ -49,7 +49,7 @@ def score_identity_loss(
     The gradient flows through x_t into both networks, through ∇ρ(y), and through u; weights of guide and
     critic must be fixed by the caller. With correction 1 it is that of E ρ(y), with 0 the same while the
     distribution of x_t is held fixed (SIM); with the squared error, correction is 2 (1 - α) in SiD's α.
-    Its value tells nothing of progress: with a perfect critic it is (correction - 1) times a distance.
+    Its value does not measure progress: with a perfect critic it is (correction - 1) times a distance.
     Zhou et al. 2024 (2404.04057), Luo et al. 2024 (2410.16794), Huang et al. 2024 (2410.19310).
     """
     x_t = interpolate(pair.x0, pair.x1, t)
