@@ -51,6 +51,7 @@ class TrainedOn(msgspec.Struct):
     images: Count | None = None
     part: str | None = None
     whole: str | None = None
+    fresh_noise: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ from typing import Any
 from ..types import ImageDataset
 
 Facts = dict[str, Any]
-"""name, part and whole (where the set has parts), images (their number) and fingerprint."""
+"""name, part and whole (where the set has parts), images (their number) and fingerprint.
+
+``fresh_noise`` is False for networks whose velocity is not that of independent noise and images: those of
+pairs, of optimal transport, and generators.
+"""
 
 
 def described(images: ImageDataset) -> Facts:

@@ -43,6 +43,9 @@ class CheckpointedModule(Checked, pl.LightningModule):
 
     network: nn.Module
 
+    trains_flow: bool = True
+    """Whether the network is trained at all times, and not as a generator alone."""
+
     def __init__(
         self, network: nn.Module, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
     ):
@@ -75,7 +78,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         take_names(self.network, data, stage == "fit")
         if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints
-            take_data(self.network, data)
+            take_data(self.network, data, self.trains_flow)
 
     def networks(self) -> list[nn.Module]:
         """Return all networks that are trained or averaged."""

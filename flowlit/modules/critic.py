@@ -16,10 +16,12 @@ from .._engine.lightning import accumulated_batches
 from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
 from ..objectives import TwoPlayerObjective
+from ..objectives.score_distillation import ScoreDistillation
 from ..ranges import Checked, PositiveInt
 from ..ranges.tensors import check_pair
 from ..types import Objective, Pair
 from .flow import FlowModule
+from .provenance import check_guide
 from .trial import check_conditions
 
 
@@ -79,9 +81,13 @@ class CriticModule(FlowModule):
     """
 
     objective: TwoPlayerObjective
+    trains_flow = False
 
     def __init__(self, network: nn.Module, objective: TwoPlayerObjective, critic: Critic, **options: Any):
         super().__init__(network, objective, **options)
+        for part in objective.modules():
+            if isinstance(part, ScoreDistillation):
+                check_guide(part.guide.network, type(part).__name__)
         self.automatic_optimization = False
         self.critic = critic
         self._counts_in_steps = False

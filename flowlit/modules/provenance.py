@@ -9,8 +9,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from ..couplings import Independent
 from ..data.provenance import Facts, are_other, described, in_words, trained_on
-from ..types import ImageDataset
+from ..errors import FlowlitError
+from ..types import ImageDataset, loaded_of
 
 FEW_IMAGES = 5_000
 MANY_PASSES = 300
@@ -29,11 +31,33 @@ def images_trained_on(data: Any) -> Facts | None:
     return trained_on(getattr(data, "pairs", None)) or trained_on(getattr(coupling, "teacher", None))
 
 
-def take_data(network: nn.Module, data: Any) -> None:
-    """Give a network the images that it is about to be trained on, where these are known."""
+def take_data(network: nn.Module, data: Any, flow: bool) -> None:
+    """Give a network the images that it is about to be trained on, where these are known.
+
+    Args:
+        network: whose attribute ``trained_on`` is set.
+        data: the data module.
+        flow: whether it is trained as a flow, and not as a generator alone.
+    """
     facts = images_trained_on(data)
     if facts is not None:
-        network.trained_on = facts  # type: ignore[assignment]
+        fresh = flow and type(getattr(data, "coupling", None)) is Independent
+        network.trained_on = facts if fresh else {**facts, "fresh_noise": False}  # type: ignore[assignment]
+
+
+def check_guide(guide: nn.Module, name: str) -> None:
+    """Refuse a guide of score distillation whose file says that it is no flow from independent noise.
+
+    Raises:
+        FlowlitError: with its file, where it came from one.
+    """
+    facts = trained_on(guide) or {}
+    if facts.get("fresh_noise") is False:
+        file = (loaded_of(guide) or {}).get("file", type(guide).__name__)
+        raise FlowlitError(
+            f"{name}: its guide {file} was trained on pairs or as a generator, so that its velocity is not "
+            "that of fresh noise; expected a teacher, trained on images with couplings.Independent"
+        )
 
 
 def compare_data(network: nn.Module, checkpoint: Mapping[str, Any], training: bool) -> None:

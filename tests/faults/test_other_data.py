@@ -13,21 +13,25 @@ from commandline import in_process
 from PIL import Image
 from tools import classifier_checkpoint, tiny_unet
 
-from flowlit.couplings import Cached, Independent, Mixed, SeededNoise, Simulated
+from flowlit.couplings import Cached, Independent, Mixed, OptimalTransport, SeededNoise, Simulated
 from flowlit.couplings.store.manifest import describe, read_manifest
 from flowlit.couplings.store.merge import merge
 from flowlit.data import Digits, ImageFolder
 from flowlit.data.provenance import are_other, described, in_words, shared, trained_on
+from flowlit.errors import FlowlitError
 from flowlit.metrics.base import Reference
 from flowlit.metrics.protocol import other_images
-from flowlit.modules import FlowDataModule, ReflowStudent, Teacher
+from flowlit.modules import Critic, CriticModule, FlowDataModule, ReflowStudent, Teacher
 from flowlit.modules.provenance import images_trained_on, warn_of_memorising
 from flowlit.networks import pretrained
 from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.networks.wrappers.base import VelocityWrapper
+from flowlit.objectives import CombinedGame
+from flowlit.objectives.score_distillation import DMD, SiD
 from flowlit.solvers import Euler
 
 DIGITS = {"name": "Digits", "part": "all", "images": 40, "fingerprint": Digits(limit=40).fingerprint}
+OF_PAIRS = {**DIGITS, "fresh_noise": False}
 
 
 def data(coupling=None, num=4):
@@ -65,22 +69,22 @@ def test_the_images_of_a_teacher_travel_to_its_pairs_and_to_its_student(chain):
     assert f"name Digits, part all, images 40, fingerprint {DIGITS['fingerprint']}" in describe(
         store, read_manifest(store)
     )
-    for file in (teacher, student):
-        assert torch.load(file, weights_only=True)["flowlit"]["data"] == DIGITS
-        assert trained_on(pretrained(str(file), "raw")) == DIGITS
-    assert trained_on(VelocityWrapper(pretrained(str(student), "raw"))) == DIGITS, "of the network inside"
+    for file, facts in ((teacher, DIGITS), (student, OF_PAIRS)):
+        assert torch.load(file, weights_only=True)["flowlit"]["data"] == facts
+        assert trained_on(pretrained(str(file), "raw")) == facts
+    assert trained_on(VelocityWrapper(pretrained(str(student), "raw"))) == OF_PAIRS, "of the network inside"
 
 
 def test_they_travel_through_converted_merged_and_loaded_files(chain, tmp_path):
     teacher, store, student = chain
     converted = tmp_path / "x.safetensors"
     assert in_process("convert", student, "--into", converted, "--weights", "raw").code == 0
-    assert trained_on(pretrained(str(converted), "raw")) == DIGITS
+    assert trained_on(pretrained(str(converted), "raw")) == OF_PAIRS
     more = couple(tmp_path / "more", Teacher(pretrained(str(teacher), "raw")), seed=9)
     assert merge([store, more], tmp_path / "both")["data"] == DIGITS
     module = Teacher(tiny_unet())
     tiny.trainer(tmp_path, limit_val_batches=1).validate(module, data(), str(student))
-    assert trained_on(module.network) == DIGITS
+    assert trained_on(module.network) == OF_PAIRS
 
 
 def test_every_coupling_names_the_images_behind_it(chain):
@@ -259,3 +263,27 @@ def test_what_travels_with_a_network_is_no_part_of_its_identity():
     before = identity(network)
     network.trained_on = DIGITS
     assert identity(network) == before
+
+
+def test_a_guide_of_pairs_is_refused(chain, tmp_path):
+    """Score distillation needs the velocity of fresh noise: a teacher has it, its students do not."""
+    teacher, _, student = chain
+    critic = Critic(tiny_unet(), updates=1)
+    CriticModule(tiny_unet(), DMD(pretrained(str(teacher), "raw")), critic)
+    for game in (DMD, lambda guide: CombinedGame({"kl": SiD(guide)})):
+        with pytest.raises(FlowlitError, match=r"its guide .*student.ckpt was trained on pairs .*Indep"):
+            CriticModule(tiny_unet(), game(pretrained(str(student), "raw")), critic)
+
+
+def test_a_generator_of_score_distillation_is_no_guide(chain, tmp_path):
+    teacher, _, _ = chain
+    game = DMD(pretrained(str(teacher), "raw"))
+    module = CriticModule(tiny_unet(), game, Critic(tiny_unet(), updates=1))
+    generator = fit(tmp_path, module, Independent(Digits(limit=40, labels=False)))
+    with pytest.raises(FlowlitError, match="was trained on pairs or as a generator"):
+        CriticModule(tiny_unet(), DMD(pretrained(str(generator), "raw")), Critic(tiny_unet()))
+
+
+def test_noise_of_optimal_transport_is_not_fresh(tmp_path):
+    file = fit(tmp_path, Teacher(tiny_unet()), OptimalTransport(Digits(limit=40, labels=False)))
+    assert trained_on(pretrained(str(file), "raw"))["fresh_noise"] is False
