@@ -213,7 +213,7 @@ def test_a_validation_against_other_data_warns_and_its_report_names_the_training
             outcome = in_process("validate", "-c", tiny.write(tmp_path / "v.yaml", content))
         assert outcome.code == 0, outcome.err
         assert any("the distance is that to other data" in str(each.message) for each in caught) == warned
-        assert json.loads((tmp_path / "run/metrics.json").read_text())["data"] == DIGITS
+        assert json.loads((tmp_path / "run/metrics.json").read_text())["data"] == OF_PAIRS
 
 
 def test_going_on_with_other_images_is_warned_of(chain, tmp_path):
