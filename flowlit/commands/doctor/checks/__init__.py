@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..subject import Finding, Subject
-from . import data, method, resources, run
+from . import data, method, resources, run, score_distillation
 
 CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     resources.too_little_memory,
@@ -25,4 +25,8 @@ CHECKS: list[Callable[[Subject], Iterable[Finding]]] = [
     run.misjudged,
     run.seldom_saved,
     method.no_guide,
+    score_distillation.weak_critic,
+    score_distillation.unbounded_correction,
+    score_distillation.dropout,
+    score_distillation.unprepared_critic,
 ]
