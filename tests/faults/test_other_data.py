@@ -13,6 +13,7 @@ from commandline import in_process
 from PIL import Image
 from tools import classifier_checkpoint, tiny_unet
 
+from flowlit.callbacks import LastCheckpoint
 from flowlit.couplings import Cached, Independent, Mixed, OptimalTransport, SeededNoise, Simulated
 from flowlit.couplings.store.manifest import describe, read_manifest
 from flowlit.couplings.store.merge import merge
@@ -279,7 +280,10 @@ def test_a_generator_of_score_distillation_is_no_guide(chain, tmp_path):
     teacher, _, _ = chain
     game = DMD(pretrained(str(teacher), "raw"))
     module = CriticModule(tiny_unet(), game, Critic(tiny_unet(), updates=1))
-    generator = fit(tmp_path, module, Independent(Digits(limit=40, labels=False)))
+    saving = {"callbacks": [LastCheckpoint(1)], "enable_checkpointing": True}
+    trainer = tiny.trainer(tmp_path, 1, limit_val_batches=0, **saving)
+    trainer.fit(module, data(Independent(Digits(limit=40, labels=False))))
+    (generator,) = tmp_path.rglob("last.ckpt")
     with pytest.raises(FlowlitError, match="was trained on pairs or as a generator"):
         CriticModule(tiny_unet(), DMD(pretrained(str(generator), "raw")), Critic(tiny_unet()))
 
