@@ -45,7 +45,7 @@ run_train() {
     limited "$PYTHON" -m flowlit pipeline -c "$RECIPES/arena_teacher.yaml" --vars.resolution 32 --vars.images "$IMAGES" \
         --vars.shared "$shared" ${TEACHER:-} &&
         limited "$PYTHON" -m flowlit pipeline -c "$RECIPES/arena.yaml" --vars.resolution 32 --vars.method "$METHOD" \
-            --vars.shared "$shared" --root "$method" ${STUDENT:-}
+            --vars.shared "$shared" --vars.teacher "$shared/teacher/checkpoints/last.ckpt" --root "$method" ${STUDENT:-}
     status=$?
     bring_out teacher "$shared" teacher
     bring_out "$METHOD" "$method" distill
