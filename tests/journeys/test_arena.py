@@ -9,6 +9,8 @@ import yaml
 from arena import labelled_images, random_features
 from commandline import REPOSITORY, in_process
 
+import flowlit
+from flowlit._support.files import file_hash
 from flowlit.commands.pipeline import recipe as pipeline
 from flowlit.commands.pipeline.recipe import Recipe
 
@@ -156,3 +158,30 @@ def test_methods_run_side_by_side_into_one_table(arena, tmp_path):
     assert "different: " not in outcome.out and "several machines" not in outcome.out
     for method in ("slimflow", "no_guidance", "naive", "plain_reflow"):
         assert method in outcome.out
+
+
+WEIGHTS = sorted((REPOSITORY / "data/weights").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def test_kept_weights_are_those_of_their_card(path):
+    card = path.with_suffix(".md").read_text()
+    generator = flowlit.load(path)
+    assert file_hash(path) in card and path.stat().st_size <= 16 << 20
+    assert f"{sum(p.numel() for p in generator.network.parameters()):,} parameters" in card
+    assert generator.num_classes == 10
+    for found in re.findall(r"experiments/[\w/]+\.yaml", card):
+        assert (REPOSITORY / found).is_file(), found
+
+
+@pytest.mark.parametrize("name", ["arena_shared", "arena_teacher"])
+def test_couplings_and_figures_are_of_the_same_teacher(name):
+    recipe = Recipe.read(f"experiments/recipes/{name}.yaml")
+    recipe.settle(dry_run=True)
+    stages = {stage.name: stage for stage in recipe.stages}
+    kept = name == "arena_shared"
+    own = "${vars.root}/teacher/checkpoints/last.ckpt"
+    teacher = "data/weights/arena_teacher.safetensors" if kept else own
+    assert ("teacher" in stages) != kept
+    assert stages["couple"].options["vars.teacher"] == teacher
+    assert stages["evaluate_teacher"].options["vars.checkpoint"] == teacher
