@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -69,12 +70,7 @@ class FrozenLayers(Frozen):
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str], resize: PositiveInt | None = None):
-        names = dict(network.named_modules())
-        missing = [name for name in layers if name not in names]
-        if missing or not layers:
-            raise FlowlitError(
-                f"layers {missing or layers} not in {type(network).__name__}: {list(names)[1:]}"
-            )
+        check_layers(network, layers)
         super().__init__(network)
         self.layers = list(layers)
         self.resize = resize
@@ -85,30 +81,52 @@ class FrozenLayers(Frozen):
         Raises:
             FlowlitError: if the network did not call a layer, or one returned something else than a tensor.
         """
-        outputs: dict[str, Tensor] = {}
-        # hooks of this call alone: copies of the network, and others that hold it, are not concerned
-        hooks = [
-            self.network.get_submodule(name).register_forward_hook(partial(_store, outputs, name))
-            for name in self.layers
-        ]
-        try:
-            with torch.autocast(x.device.type, enabled=False):
-                super().__call__(self._resized(x.float()))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        unusable = [name for name in self.layers if not isinstance(outputs.get(name), Tensor)]
-        if unusable:
-            raise FlowlitError(
-                f"layers {unusable} of {type(self.network).__name__} returned no tensor; expected layers "
-                "that its forward pass calls"
-            )
+        with collected(self.network, self.layers) as outputs, torch.autocast(x.device.type, enabled=False):
+            super().__call__(self._resized(x.float()))
         return outputs
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resize is None:
             return x
         return F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
+
+
+def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+    """Refuse names of layers that a network lacks.
+
+    Raises:
+        FlowlitError: naming them, and those that there are.
+    """
+    names = dict(network.named_modules())
+    missing = [name for name in layers if name not in names]
+    if missing or not layers:
+        raise FlowlitError(f"layers {missing or layers} not in {type(network).__name__}: {list(names)[1:]}")
+
+
+@contextmanager
+def collected(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of named layers in the calls of a network inside, each (B, channels, …), in their
+    order.
+
+    Raises:
+        FlowlitError: if the network did not call a layer, or one returned something else than a tensor.
+    """
+    outputs: dict[str, Tensor] = {}
+    # hooks of these calls alone: copies of the network, and others that hold it, are not concerned
+    hooks = [
+        network.get_submodule(name).register_forward_hook(partial(_store, outputs, name)) for name in layers
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+    unusable = [name for name in layers if not isinstance(outputs.get(name), Tensor)]
+    if unusable:
+        raise FlowlitError(
+            f"layers {unusable} of {type(network).__name__} returned no tensor; expected layers that its "
+            "forward pass calls"
+        )
 
 
 def _store(outputs: dict[str, Any], name: str, layer: nn.Module, inputs: Any, output: Any) -> None:

@@ -163,6 +163,9 @@ class Coupling(Checked, ABC):
     simulates: bool = False
     """Whether its half on the device is work worth overlapping with training."""
 
+    generates: bool = False
+    """Whether x1 are made by a network; known once the data are open."""
+
     @abstractmethod
     def dataset(self) -> Dataset:
         """Open the data and return a map-style dataset; the only place where a coupling may touch the disk.
@@ -176,11 +179,7 @@ class Coupling(Checked, ABC):
         """Finish a collated batch on its device, without gradients: draw noise, integrate a teacher, flip."""
 
     def check_codec(self, codec: Codec) -> None:
-        """Refuse the codec of a model if these x1 are of another; called once the data are open.
-
-        Raises:
-            FlowlitError: naming both codecs.
-        """
+        """Refuse the codec of a model if these x1 are of another, naming both; called with the data open."""
 
     @property
     def source(self) -> str:

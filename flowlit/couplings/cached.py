@@ -55,6 +55,7 @@ class Cached(Coupling):
             [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums
         )
         self._pairs.check()
+        self.generates = any(manifest["origin"] != "data" for manifest in self._pairs.manifests)
         self._resident = None
         return RowNumbers(self._pairs) if self.resident else self._pairs
 

@@ -119,6 +119,7 @@ class Mixed(Coupling):
 
     def dataset(self) -> Dataset:
         stored = [_opened(part) for part in self.parts]
+        self.generates = any(part.generates for part in self.parts)
         first = stored[0]
         for other in stored[1:]:
             if (other.shape, other.num_classes) != (first.shape, first.num_classes):

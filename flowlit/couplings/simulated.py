@@ -32,6 +32,7 @@ class Simulated(Coupling):
     """
 
     simulates = True
+    generates = True
 
     def __init__(self, teacher: nn.Module, solver: Solver, noise: SeededNoise | Source, flip: bool = False):
         self.teacher = Frozen(teacher)

@@ -15,6 +15,7 @@ from .. import rng
 from .._engine.lightning import accumulated_batches
 from .._engine.ranks import average_gradients, without_synchronisation
 from .._engine.sharding import scatter
+from ..errors import FlowlitError
 from ..objectives import TwoPlayerObjective
 from ..objectives.score_distillation import ScoreDistillation
 from ..ranges import Checked, PositiveInt
@@ -91,6 +92,7 @@ class CriticModule(FlowModule):
         self.automatic_optimization = False
         self.critic = critic
         self._counts_in_steps = False
+        objective.on_attach(self)  # again, with the critic in its place
 
     @property
     def global_batches(self) -> int:
@@ -109,6 +111,7 @@ class CriticModule(FlowModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            check_images(self.objective, self.trainer)
             count_in_steps(self.trainer, self.global_batches)
             self._counts_in_steps = True
 
@@ -168,6 +171,21 @@ class CriticModule(FlowModule):
         for config in self.trainer.lr_scheduler_configs:
             if config.scheduler.optimizer is optimizer.optimizer:
                 config.scheduler.step()
+
+
+def check_images(objective: TwoPlayerObjective, trainer: pl.Trainer) -> None:
+    """Refuse pairs of a teacher where an objective takes their x1 for real images.
+
+    Raises:
+        FlowlitError: naming both.
+    """
+    coupling = getattr(getattr(trainer, "datamodule", None), "coupling", None)
+    if objective.reads_images and getattr(coupling, "generates", False):
+        raise FlowlitError(
+            f"{type(objective).__name__} compares with real images, but those of "
+            f"{type(coupling).__name__} are made by a network; train on "
+            "{class_path: flowlit.couplings.Independent, init_args: {images: …}} at data.coupling"
+        )
 
 
 def count_in_steps(trainer: pl.Trainer, global_batches: int) -> None:

@@ -9,6 +9,7 @@ from .adm import ADM
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
+from .critics import ChannelMean, Discriminator
 from .empirical import EmpiricalFlow
 from .unet import UNet
 from .wrappers.diffusion import DiffusionVelocity
@@ -18,9 +19,11 @@ from .wrappers.preconditioning import EDM
 __all__ = [
     "ADM",
     "EDM",
+    "ChannelMean",
     "ClassifierFreeGuidance",
     "DiT",
     "DiffusionVelocity",
+    "Discriminator",
     "EmpiricalFlow",
     "SmallClassifier",
     "SmallEncoder",

@@ -18,6 +18,11 @@ class TwoPlayerObjective(Objective):
     The losses of one game stand together, since they have to match.
     """
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether the x1 of a pair have to be real images."""
+        return False
+
     @abstractmethod
     def student_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
         """Return scalars () by name, among them ``"loss"``. The critic's weights get no gradients."""

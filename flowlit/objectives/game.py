@@ -41,6 +41,10 @@ class CombinedGame(Combined, TwoPlayerObjective):
                 "{class_path: flowlit.objectives.score_distillation.DMD}, or flowlit.objectives.Combined"
             )
 
+    @property
+    def reads_images(self) -> bool:
+        return any(game.reads_images for game in self.games.values())
+
     def student_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
         """Return {"loss": (), and each part's loss, ()}."""
         x = self.sample(generator, pair)

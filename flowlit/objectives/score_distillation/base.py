@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ... import rng
 from ...frozen import Frozen
-from ...ranges import PositiveFloat
+from ...ranges import Fraction, PositiveFloat
 from ...types import LossWeighting, Pair, TimeDistribution, VelocityField
 from ..base import SampleObjective
 from ..distances import per_sample
@@ -33,6 +33,7 @@ class ScoreDistillation(SampleObjective):
         critic_times: at which the critic is trained; None is ``times``. It must be trained wherever it is
             compared.
         critic_weight: of each sample by its time; None is 1.
+        real: share of real images, the x1 of ``couplings.Independent``, among those that the critic follows.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ScoreDistillation(SampleObjective):
         floor: PositiveFloat = 1e-6,
         critic_times: TimeDistribution | None = None,
         critic_weight: LossWeighting | None = None,
+        real: Fraction = 0.0,
     ):
         super().__init__()
         self.guide = Frozen(guide)
@@ -52,6 +54,11 @@ class ScoreDistillation(SampleObjective):
         self.normalise = normalise
         self.floor = floor
         self.flow_matching = RectifiedFlow(times=critic_times or self.times, weight=critic_weight)
+        self.real = real
+
+    @property
+    def reads_images(self) -> bool:
+        return self.real > 0
 
     @abstractmethod
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +72,12 @@ class ScoreDistillation(SampleObjective):
         return {"loss": (self.weights(t, residual) * loss).mean()}
 
     def critic_sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
-        """Return {"loss": ()} of flow matching on the samples x (B, C, H, W)."""
-        return self.flow_matching(critic, Pair(rng.randn_like(x), x, pair.cond))
+        """Return {"loss": ()} of flow matching on the samples x (B, C, H, W), and a share of real images."""
+        losses = self.flow_matching(critic, Pair(rng.randn_like(x), x, pair.cond))
+        if not self.real:
+            return losses
+        of_images = self.flow_matching(critic, pair._replace(x0=rng.randn_like(x)))
+        return {"loss": (1 - self.real) * losses["loss"] + self.real * of_images["loss"]}
 
     def weights(self, t: Tensor, residual: Tensor) -> Tensor:
         """Weights of the samples (B,), by their times (B,) and the guide's residuals u - v_φ (B, C, H, W)."""

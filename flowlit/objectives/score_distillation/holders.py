@@ -4,24 +4,68 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ...errors import FlowlitError
 from ...ranges import Float
-from ...types import Distance, Pair, VelocityField
+from ...types import Distance, LossWeighting, Pair, TimeDistribution, VelocityField
 from ..distances import SquaredError
+from .adversarial import Adversarial, check_judges, logits_of, mean_of_map
 from .base import ScoreDistillation
 from .losses import reverse_kl_loss, score_identity_loss
+from .ratio import DensityRatio
 
 
 class ReverseKL(ScoreDistillation):
     """Move samples along the difference of critic and guide, which lessens their reverse KL divergence.
 
     Neither network is differentiated: a step costs a forward pass of both. DI, DMD and DMD2 are this.
+
+    Args:
+        guide: as in ``ScoreDistillation``.
+        times: as in ``ScoreDistillation``.
+        weight: as in ``ScoreDistillation``.
+        ratio: weights that make it another f-divergence, by the critic's logits; another evaluation of it.
+        options: as in ``ScoreDistillation``.
     """
+
+    def __init__(
+        self,
+        guide: nn.Module,
+        times: TimeDistribution | None = None,
+        weight: LossWeighting | None = None,
+        *,
+        ratio: DensityRatio | None = None,
+        **options: Any,
+    ):
+        super().__init__(guide, times, weight, **options)
+        self.ratio = ratio
+
+    def on_attach(self, module: nn.Module) -> None:
+        """Look for the discriminator of a density ratio.
+
+        Raises:
+            FlowlitError: if the critic has no logits, or they would not be trained.
+        """
+        if self.ratio is None:
+            return
+        check_judges(module, "DensityRatio")
+        if not any(isinstance(part, Adversarial) for part in module.modules()):
+            raise FlowlitError(
+                "DensityRatio: the critic's logits would not be trained; expected a part "
+                "{class_path: flowlit.objectives.score_distillation.Adversarial} beside this one in a "
+                "flowlit.objectives.CombinedGame"
+            )
 
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
-        return reverse_kl_loss(self.guide, critic, pair, t)
+        loss, residual = reverse_kl_loss(self.guide, critic, pair, t)
+        if self.ratio is None:
+            return loss, residual
+        with torch.no_grad():
+            logits = mean_of_map(logits_of(critic, pair, t))
+        return self.ratio(logits, t) * loss, residual
 
 
 class ScoreIdentity(ScoreDistillation):

@@ -43,8 +43,9 @@ def score_identity_loss(
     *,
     distance: Distance,
     correction: float = 1.0,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """-⟨ ∇ρ(y), v_ψ - u ⟩ + correction · ρ(y), (B,), with ρ(y) = d(y, 0), at t (B,); and sg(u - v_φ).
+    """-⟨ ∇ρ(y), v_ψ - scale · u ⟩ + correction · ρ(y), (B,), with ρ(y) = d(y, 0), at t (B,); and sg(u - v_φ).
 
     The gradient flows through x_t into both networks, through ∇ρ(y), and through u; weights of guide and
     critic must be fixed by the caller. With correction 1 it is that of E ρ(y), with 0 the same while the
@@ -59,5 +60,21 @@ def score_identity_loss(
     y = v_critic - v_guide
     size = distance(y, torch.zeros_like(y))
     (slope,) = torch.autograd.grad(size.sum(), y, create_graph=True)
-    loss = correction * size - (slope * (v_critic - u)).flatten(1).sum(1)
+    loss = correction * size - (slope * (v_critic - scale * u)).flatten(1).sum(1)
     return loss, (u - v_guide).detach()
+
+
+def mixture_loss(critic: VelocityField, fake: Pair, real: Pair, t: Tensor, *, a: float, b: float) -> Tensor:
+    """a ‖v_ψ - b / a · u‖² of samples + (1 - a) ‖v_ψ - (1 - b) / (1 - a) · u‖² of real images, (B,).
+
+    Both are at t (B,), and squares are means over entries. With q and p the densities of noised samples and
+    images, its best critic is (b q v_q + (1 - b) p v_p) / (a q + (1 - a) p) at x_t: the guide if both are the
+    same. With a = b = 1 it has samples alone. RealUID (2509.22459).
+    """
+
+    def error(pair: Pair, scale: float) -> Tensor:
+        v = evaluate(critic, interpolate(pair.x0, pair.x1, t), t, pair.cond)
+        return per_sample((v - scale * (pair.x1 - pair.x0)) ** 2)
+
+    loss = a * error(fake, b / a)
+    return loss if a == 1 else loss + (1 - a) * error(real, (1 - b) / (1 - a))

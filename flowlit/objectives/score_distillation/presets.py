@@ -6,13 +6,18 @@ so.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from ...ranges import Float, PositiveFloat
+from ... import rng
+from ...errors import FlowlitError
+from ...ranges import Float, PositiveFloat, Share
+from ...types import Pair, VelocityField
 from ..distances import SquaredError, VectorPseudoHuber
 from ..times import KarrasSteps, LogitNormal, Uniform
 from ..weights import EDMWeight, Powers
 from .holders import ReverseKL, ScoreIdentity
+from .losses import mixture_loss, score_identity_loss
+from .ratio import DensityRatio, Divergence
 
 
 class DiffInstruct(ReverseKL):
@@ -36,11 +41,26 @@ class DMD(ReverseKL):
 class DMD2(ReverseKL):
     """DMD with times of EDM's steps, without regression. Yin et al. 2024 (2405.14867); five critic updates.
 
-    The paper adds a discriminator on the critic's features.
+    The paper adds a discriminator on the critic's features, here ``CombinedGame`` with ``Adversarial``.
     """
 
     def __init__(self, guide: nn.Module):
         super().__init__(guide, KarrasSteps(0.02, 0.98), critic_times=KarrasSteps())
+
+
+class FDistill(ReverseKL):
+    """DMD2 with another f-divergence. Xu et al. 2025 (2502.15681); four critic updates.
+
+    ``CombinedGame`` with ``Adversarial``, whose discriminator has the density ratio.
+
+    Args:
+        guide: as in ``ScoreDistillation``.
+        divergence: that is lessened.
+    """
+
+    def __init__(self, guide: nn.Module, divergence: Divergence = "jensen_shannon"):
+        times = KarrasSteps(0.02, 0.98)
+        super().__init__(guide, times, critic_times=KarrasSteps(), ratio=DensityRatio(divergence))
 
 
 class SiD(ScoreIdentity):
@@ -84,3 +104,43 @@ class UID(ScoreIdentity):
 
     def __init__(self, guide: nn.Module):
         super().__init__(guide, SquaredError(), 1.0, times=Uniform(), normalise=False)
+
+
+class RealUID(UID):
+    """UID whose critic follows real images, too, the x1 of ``couplings.Independent``. 2509.22459.
+
+    The best critic of samples like the images is still the guide.
+
+    Args:
+        guide: as in ``ScoreDistillation``.
+        a: share of samples in the critic's loss; 1 with b = 1 is ``UID``.
+        b: share of their velocities. b / a is 0.98 or 1.02 in the paper, 0.94 or 1.06 to refine a student;
+            with b = a the generator's loss sees no image.
+    """
+
+    def __init__(self, guide: nn.Module, a: Share = 0.98, b: Share = 0.96):
+        super().__init__(guide)
+        if a == 1 and b != 1:
+            raise FlowlitError(f"RealUID: a is 1 and b {b}; expected a below 1, or both 1, which is UID")
+        self.a = a
+        self.b = b
+
+    @property
+    def reads_images(self) -> bool:
+        return self.a < 1
+
+    def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
+        loss, residual = score_identity_loss(
+            self.guide, critic, pair, t, distance=self.distance, scale=self.b / self.a
+        )
+        return self.a * loss, residual
+
+    def critic_sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()} on the samples x and real images pair.x1, (B, C, H, W)."""
+        fake = Pair(rng.randn_like(x), x, pair.cond)
+        t = self.flow_matching.times(len(x), x.device)
+        real = pair if self.a == 1 else pair._replace(x0=rng.randn_like(x))
+        loss = mixture_loss(critic, fake, real, t, a=self.a, b=self.b)
+        self.flow_matching.report(t, loss)
+        return {"loss": loss.mean()}
