@@ -20,7 +20,7 @@ class TwoPlayerObjective(Objective):
 
     @property
     def reads_images(self) -> bool:
-        """Whether the x1 of a pair have to be real images."""
+        """Need of real images as the x1 of pairs."""
         return False
 
     @abstractmethod

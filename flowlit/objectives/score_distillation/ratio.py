@@ -34,7 +34,7 @@ def divergence_weight(divergence: Divergence, r: Tensor) -> Tensor:
 def binned_mean(values: Tensor, t: Tensor, bins: int) -> Tensor:
     """Return for each value (B,) the mean of those whose times t (B,), in [0, 1], share its bin, (B,)."""
     place = (t * bins).long().clamp(0, bins - 1)
-    members = torch.nn.functional.one_hot(place, bins).to(values.dtype)
+    members = (place[:, None] == torch.arange(bins, device=t.device)).to(values.dtype)
     means = (values @ members) / members.sum(0).clamp_min(1)
     return means[place]
 

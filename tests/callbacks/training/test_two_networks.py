@@ -138,6 +138,10 @@ def assert_close(one, other):
     ):
         x, y = (torch.tensor([run[tag][step] for step in sorted(a[tag])]) for run in (a, b))
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5, msg=lambda text, tag=tag: f"{tag}: {text}")
+    assert_weights_close(one, other)
+
+
+def assert_weights_close(one, other):
     x, y = (tiny.weights(root / "checkpoints/last.ckpt") for root in (one, other))
     for key in x:
         torch.testing.assert_close(x[key], y[key], rtol=1e-3, atol=1e-4)
@@ -172,3 +176,28 @@ def test_a_sharded_run_goes_on_in_one_process(tmp_path, undisturbed, flowlit):
     assert done.code == 143, done.err
     assert in_process("fit", "-c", path, "--resume", "auto").code == 0
     assert_close(undisturbed, root)
+
+
+def with_real_images(root):
+    """DMD2, whose critic is a discriminator, too, and is called several times in each turn."""
+    package = "flowlit.objectives.score_distillation"
+    kl = {"class_path": f"{package}.DMD2", "init_args": {"guide": tiny.unet()}}
+    gan = {"class_path": f"{package}.Adversarial", "init_args": {"r1": 0.1, "start": 2}}
+    network = {"class_path": "flowlit.networks.Discriminator", "init_args": {"network": tiny.unet()}}
+    content = duel(root, critic={"network": network}, steps=4, data={"device_batch_size": 4})
+    content["model"]["init_args"]["objective"] = {
+        "class_path": "flowlit.objectives.CombinedGame",
+        "init_args": {"objectives": {"kl": kl, "gan": gan}},
+    }
+    return tiny.write(root.with_suffix(".yaml"), content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_two_processes_play_against_real_images_as_one(tmp_path, flowlit, strategy):
+    assert in_process("fit", "-c", with_real_images(tmp_path / "one")).code == 0
+    two = ("--trainer.devices", "2", "--trainer.strategy", strategy)
+    environment = {"PYTHONPATH": f"{runs.HELPERS}:{runs.HELPERS.parents[1]}"}
+    done = flowlit("fit", "-c", with_real_images(tmp_path / "two"), *two, **environment)
+    assert done.code == 0, done.err
+    assert_weights_close(tmp_path / "one", tmp_path / "two")

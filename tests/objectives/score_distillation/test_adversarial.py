@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from gaussians import gaussian, linear_pair, nodes
-from stores import digits_flow, fill
+from stores import Blind, fill
 from tools import randomise, tiny_unet
 from torch import nn
 from torch.optim import SGD
@@ -16,7 +16,7 @@ from flowlit.couplings.origins import FromData, FromNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Critic, CriticModule, FlowDataModule
-from flowlit.networks import ChannelMean, Discriminator
+from flowlit.networks import ChannelMean, Discriminator, EmpiricalFlow
 from flowlit.objectives import CombinedGame, RectifiedFlow
 from flowlit.objectives.score_distillation import (
     DMD2,
@@ -175,9 +175,9 @@ def test_the_critics_loss_has_a_weight_of_its_own():
     for weight in (1.0, 3.0):
         torch.manual_seed(2)
         objective = Adversarial(weight)
-        losses.append([float(objective.critic_loss(generator, critic, pair())["loss"])])
+        losses.append([objective.critic_loss(generator, critic, pair())["loss"].item()])
         torch.manual_seed(2)
-        losses[-1].append(float(objective.student_loss(generator, critic, pair())["loss"]))
+        losses[-1].append(objective.student_loss(generator, critic, pair())["loss"].item())
     assert losses[1] == pytest.approx([3 * losses[0][0], losses[0][1]])
 
 
@@ -212,13 +212,11 @@ def test_a_density_ratio_weights_samples_by_the_logits():
     torch.testing.assert_close(found, weights * plain)
 
 
-def module(objective, critic=None, **arguments):
+def module(played, network=None, **arguments):
     torch.manual_seed(0)
-    second = critic or Discriminator(unet())
     settings = {"optimizer": lambda p: SGD(p, lr=0.1), "updates": 2, **arguments}
-    return CriticModule(
-        tiny.Affine(), objective, Critic(second, **settings), optimizer=lambda p: SGD(p, lr=0.1)
-    )
+    critic = Critic(network or Discriminator(unet()), **settings)
+    return CriticModule(tiny.Affine(), played, critic, optimizer=lambda p: SGD(p, lr=0.1))
 
 
 def fit(tmp_path, module, coupling=None, steps=2):
@@ -250,13 +248,17 @@ def test_they_train_in_a_module_of_two(tmp_path, kind):
 @pytest.mark.parametrize(
     ("objective", "options", "message"),
     [
-        (game, {"critic": tiny.Affine()}, "Adversarial: the critic's network, Affine, has no logits; put it"),
-        (Adversarial, {"critic": tiny.Affine()}, "Adversarial: .* has no logits"),
+        (
+            game,
+            {"network": tiny.Affine()},
+            "Adversarial: the critic's network, Affine, has no logits; put",
+        ),
+        (Adversarial, {"network": tiny.Affine()}, "Adversarial: .* has no logits"),
         (game, {"objective": RectifiedFlow()}, "Adversarial: the critic has an objective of its own, Rect"),
         (lambda: FDistill(unet()), {}, "DensityRatio: the critic's logits would not be trained"),
         (
             lambda: CombinedGame({"kl": FDistill(unet()), "gan": Adversarial()}),
-            {"critic": tiny.Affine()},
+            {"network": tiny.Affine()},
             "DensityRatio: .* has no logits",
         ),
     ],
@@ -280,7 +282,9 @@ def test_images_that_a_network_made_are_no_real_ones(tmp_path):
 
 
 def test_real_images_that_a_teacher_inverted_are_real(tmp_path):
-    store = fill(tmp_path / "store", digits_flow(), origin=FromData(Digits(labels=False)))
+    images = Digits(limit=50, labels=False)
+    teacher = Blind(EmpiricalFlow(images.data[0].float() / 127.5 - 1))
+    store = fill(tmp_path / "store", teacher, origin=FromData(images))
     cached = Cached(store)
     cached.dataset()
     assert not cached.generates

@@ -128,9 +128,9 @@ def pair(rows=5):
 
 def values(objective, generator, critic, batch):
     torch.manual_seed(2)
-    student = objective.student_loss(generator, critic, batch)["loss"]
+    student = objective.student_loss(generator, critic, batch)["loss"].item()
     torch.manual_seed(2)
-    return float(student), float(objective.critic_loss(generator, critic, batch)["loss"])
+    return student, objective.critic_loss(generator, critic, batch)["loss"].item()
 
 
 def test_without_real_images_it_is_uid():
