@@ -142,6 +142,24 @@ def test_without_real_images_it_is_uid():
     assert not RealUID(guide, 1, 1).reads_images
 
 
+def test_the_objective_has_these_losses():
+    _, critic, guide = networks()
+    objective, batch, t = RealUID(guide, 0.9, 0.8), pair(), torch.rand(5, dtype=torch.float64)
+    found, _ = objective.loss(critic, batch, t)
+    expected, _ = score_identity_loss(
+        guide, critic, batch, t, distance=SquaredError(), correction=1.0, scale=0.8 / 0.9
+    )
+    torch.testing.assert_close(found, 0.9 * expected)
+    x = batch.x0 + 1
+    torch.manual_seed(2)
+    loss = objective.critic_sample_loss(x, critic, batch)["loss"]
+    torch.manual_seed(2)
+    noise, t = torch.randn_like(x, dtype=torch.float32).double(), torch.rand(5)
+    real = Pair(torch.randn_like(x, dtype=torch.float32).double(), batch.x1)
+    expected = mixture_loss(critic, Pair(noise, x), real, t, a=0.9, b=0.8).mean()
+    torch.testing.assert_close(loss, expected)
+
+
 REAL = {"RealUID": RealUID, "mixture": lambda guide: ReverseKL(guide, real=0.25)}
 
 
