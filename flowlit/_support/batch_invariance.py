@@ -48,7 +48,10 @@ def parts(images: Tensor) -> list[slice]:
 
 
 class BatchInvariant:
-    """A velocity that is evaluated on whole blocks of rows only, of which at most 15 rows are in vain."""
+    """A velocity that is evaluated on whole blocks of rows only, of which at most 15 rows are in vain.
+
+    Of several students (``Router``) each is.
+    """
 
     def __init__(self, velocity: VelocityField):
         self.velocity = velocity
@@ -60,6 +63,9 @@ class BatchInvariant:
         return reads_of(self.velocity)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        routed = getattr(self.velocity, "routed", None)
+        if routed is not None:  # blocks of rows of one student
+            return routed(x, t, cond, BatchInvariant)
         if len(x) % BLOCK:
             rows = whole_blocks(len(x), x.device)
             return self(x[rows], t[rows], rows_of(cond, rows))[: len(x)]

@@ -26,7 +26,8 @@ def convert(
     """Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.
 
     Args:
-        file: a checkpoint: .ckpt, .pth, .pt or .safetensors
+        file: a checkpoint: .ckpt, .pth, .pt or .safetensors; or a YAML whose network has parts of several
+            (flowlit.networks.Router), which become one file, with the first of its solvers
         into: the file to write
         weights: ema, raw, or the name of another average
         layout: what to write
@@ -41,6 +42,8 @@ def convert(
 
     check_target(into, layout)
     with locked_target(into):
+        if file.suffix in (".yaml", ".yml"):
+            return _assemble(file, into)
         return _convert(file, into, weights, layout, network, not loose)
 
 
@@ -70,6 +73,35 @@ def _convert(
         f"{file}: a {kind}, {summarise(chosen.spec)}",
         str(chosen.report),
         *notes,
+        f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
+    ]
+
+
+def _assemble(file: Path, into: Path) -> list[str]:
+    """Write the network of a YAML, whose weights are those of the checkpoints that it names."""
+    from .._support.files import file_hash
+    from ..generators import Generator
+    from ..networks.checkpoints.spec import build, spec, summarise
+    from ..types import Codec, Solver, codec_of, loaded_of
+    from ._yaml import build_network, read_yaml
+
+    network = build_network(file)
+    if all(loaded_of(part) is None for part in network.modules()):
+        raise FlowlitError(
+            f"{file}: its network has fresh weights; expected parts that are read from checkpoints, by "
+            "class_path: flowlit.networks.pretrained"
+        )
+    solvers = read_yaml(file)["model"]["init_args"].get("solvers")
+    if not isinstance(solvers, dict) or not solvers:
+        raise FlowlitError(
+            f"{file}: model.init_args.solvers is {solvers}; expected a solver to generate with, e.g. euler1: "
+            "{class_path: flowlit.solvers.Euler}"
+        )
+    codec = codec_of(network) or {"class_path": "flowlit.data.Pixels"}
+    solver = build(next(iter(solvers.values())), Solver)
+    Generator(network, solver, build(codec, Codec)).save(into)
+    return [
+        f"{file}: {summarise(spec(network))}",
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]
 

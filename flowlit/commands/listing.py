@@ -17,6 +17,7 @@ KINDS = {
     "times": ("objectives.times", "flowlit.types.TimeDistribution"),
     "weights": ("objectives.weights", "flowlit.types.LossWeighting"),
     "distances": ("objectives.distances", "flowlit.types.Distance"),
+    "rewards": ("objectives.rewards", "flowlit.objectives.rewards.Reward"),
     "solvers": ("solvers", "flowlit.types.Solver"),
     "grids": ("solvers.grids", "flowlit.solvers.grids.TimeGrid"),
     "schedules": ("schedules", "builtins.object"),

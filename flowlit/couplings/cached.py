@@ -14,7 +14,7 @@ from .._support.machine import free_memory
 from .._support.nested import rows_of
 from .._support.progress import Bar
 from ..errors import FlowlitError
-from ..ranges import PositiveInt
+from ..ranges import NonNegativeInt, PositiveInt
 from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
 from .store.encoding import check_codec, restored_pair
@@ -31,6 +31,7 @@ class Cached(Coupling):
         resident: keep all pairs on the device, in the dtypes of the store, so that only row numbers are
             copied there; right where they fit into its memory.
         checksums: verify each file when it is opened; ``flowlit couplings verify`` checks all of them.
+        only: take the pairs of these classes alone, of those first ones; None takes all.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Cached(Coupling):
         limit: PositiveInt | None = None,
         resident: bool = False,
         checksums: bool = True,
+        only: Sequence[NonNegativeInt] | None = None,
     ):
         if not store:
             raise FlowlitError(f"Cached: store is {store!r}; expected a folder of pairs, or several")
@@ -48,11 +50,12 @@ class Cached(Coupling):
         self.limit = limit
         self.resident = resident
         self.checksums = checksums
+        self.only = only
         self._resident: Pair | None = None
 
     def dataset(self) -> Dataset:
         self._pairs = StoredPairs(
-            [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums
+            [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums, self.only
         )
         self._pairs.check()
         self.generates = any(manifest["origin"] != "data" for manifest in self._pairs.manifests)

@@ -76,6 +76,7 @@ class SeededNoise(Source):
         num_classes: 0 for none; otherwise the label of sample i is i mod num_classes, unless labels are
             given.
         labels: one class for all samples, or those of sample 0, 1, …; at least ``num``.
+        only: classes among which labels are balanced; None is all of them.
     """
 
     standard_normal = True
@@ -87,6 +88,7 @@ class SeededNoise(Source):
         seed: Seed = 0,
         num_classes: NonNegativeInt = 0,
         labels: int | Sequence[int] | None = None,
+        only: Sequence[NonNegativeInt] | None = None,
     ):
         if num > ROWS or num_classes > CLASSES:
             raise FlowlitError(
@@ -98,15 +100,16 @@ class SeededNoise(Source):
         self.seed = seed
         self.num_classes = num_classes
         self.labels = labels if labels is None else class_numbers(labels, num_classes, num)
+        self.only = only if only is None else classes_among(only, num_classes, labels)
 
     def __len__(self) -> int:
         return self.num
 
     def first(self, num: int) -> SeededNoise:
-        return SeededNoise(self.shape, num, self.seed, self.num_classes, self.labels)
+        return SeededNoise(self.shape, num, self.seed, self.num_classes, self.labels, self.only)
 
     def reseeded(self, seed: int) -> SeededNoise:
-        return SeededNoise(self.shape, self.num, seed, self.num_classes, self.labels)
+        return SeededNoise(self.shape, self.num, seed, self.num_classes, self.labels, self.only)
 
     def relabelled(self, labels: int | Sequence[int] | None) -> SeededNoise:
         """Return the same noise with other labels; None balances them."""
@@ -118,21 +121,23 @@ class SeededNoise(Source):
             labels = f"all {self.labels}"
         elif self.labels is not None:
             labels = f"given, SHA-256 {self._labels_hash(len(self.labels))}"
+        elif self.only is not None:
+            labels = f"balanced by index among {self.only}"
         facts = {"generator": GENERATOR, "seed": self.seed, "shape": list(self.shape)}
         return {**facts, "num_classes": self.num_classes, "labels": labels}
 
     def labels_of(self, counts: Sequence[int]) -> dict[str, Any] | None:
         if not self.num_classes:
             return None
-        if self.labels is None:
+        if self.labels is None and self.only is None:
             return {"num_classes": self.num_classes, "law": "balanced"}
         hashes = {str(count): self._labels_hash(count)[:16] for count in counts}
         return {"num_classes": self.num_classes, "law": "given", "sha256": hashes}
 
     def _labels_hash(self, count: int) -> str:
-        """SHA-256 of the first labels that were given."""
-        given = self.labels
-        labels = np.full(count, given) if isinstance(given, int) else np.asarray(given, np.int64)[:count]
+        """SHA-256 of the first labels, where they are not those of all classes."""
+        given = self.only if self.labels is None else self.labels
+        labels = np.resize(np.asarray(given, np.int64), count)  # repeated as often as it takes
         return hashlib.sha256(labels.tobytes()).hexdigest()
 
     def label_counts(self) -> dict[int, int] | None:
@@ -142,11 +147,12 @@ class SeededNoise(Source):
         if isinstance(self.labels, int):
             return {self.labels: self.num}
         if self.labels is not None:
-            classes, counts = np.unique(self.labels[: self.num], return_counts=True)
-            return dict(zip(classes.tolist(), counts.tolist(), strict=True))
-        each, remainder = divmod(self.num, self.num_classes)
-        occurring = range(min(self.num, self.num_classes))
-        return {label: each + (label < remainder) for label in occurring}
+            present, counts = np.unique(self.labels[: self.num], return_counts=True)
+            return dict(zip(present.tolist(), counts.tolist(), strict=True))
+        classes = range(self.num_classes) if self.only is None else self.only
+        each, remainder = divmod(self.num, len(classes))
+        occurring = classes[: min(self.num, len(classes))]
+        return {label: each + (place < remainder) for place, label in enumerate(occurring)}
 
     def batch(self, indices: Sequence[int]) -> Noise:
         x0 = seeded_normals([self.seed], indices, self.shape)
@@ -157,8 +163,26 @@ class SeededNoise(Source):
             return {}
         if isinstance(self.labels, int):
             return {"label": torch.full((len(indices),), self.labels)}
-        labels = [i % self.num_classes if self.labels is None else int(self.labels[i]) for i in indices]
+        classes = range(self.num_classes) if self.only is None else self.only
+        given = self.labels
+        labels = [classes[i % len(classes)] if given is None else int(given[i]) for i in indices]
         return {"label": torch.tensor(labels)}
+
+
+def classes_among(only: Sequence[int], num_classes: int, labels: Any) -> list[int]:
+    """Return some of the classes from 0 to ``num_classes`` - 1.
+
+    Raises:
+        FlowlitError: for others, one that is there twice, and beside labels that are given.
+    """
+    if labels is not None:
+        raise FlowlitError("SeededNoise: labels and only are both given; leave one of them out")
+    if not only or len(set(only)) < len(only) or max(only) >= num_classes:
+        end = f"from 0 to {num_classes - 1}" if num_classes else "(set num_classes)"
+        raise FlowlitError(
+            f"SeededNoise: only is {reprlib.repr(list(only))}; expected different classes {end}"
+        )
+    return list(only)
 
 
 def class_numbers(labels: Any, num_classes: int, num: int) -> int | Sequence[int]:

@@ -9,8 +9,9 @@ _HOMES = {
     "Digits": "images",
     "ImageFolder": "folders",
     "ImageZip": "zips",
+    "OfClasses": "of_classes",
     "Patches": "codecs",
     "Pixels": "codecs",
 }
-__all__ = ["CIFAR10", "Digits", "ImageFolder", "ImageZip", "Patches", "Pixels"]
+__all__ = ["CIFAR10", "Digits", "ImageFolder", "ImageZip", "OfClasses", "Patches", "Pixels"]
 __getattr__ = lazily(__name__, _HOMES)  # headers of images are read without torch

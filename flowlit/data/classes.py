@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import FlowlitError
 from ..ranges import as_whole
 from .listing import sub_folders
@@ -158,6 +160,19 @@ def check_same_names(
     )
 
 
+def rows_of_classes(labels: Sequence[np.ndarray], only: Sequence[int], where: str) -> np.ndarray:
+    """Return the rows, in order, whose labels are some classes; labels come in parts (rows,).
+
+    Raises:
+        FlowlitError: naming a class that does not occur.
+    """
+    occurring = set(np.unique(np.concatenate([*labels, np.empty(0, np.int64)])).tolist())
+    if not only or not occurring.issuperset(only):
+        has = f"classes {listed([*map(str, sorted(occurring))])}" if occurring else "no labels"
+        raise FlowlitError(f"{where}: only is {list(only)}; expected some of its classes, and it has {has}")
+    return np.flatnonzero(np.isin(np.concatenate(labels), only))
+
+
 def check_occurring(
     generated: Iterable[int], counts: Mapping[int, int], classes: int, names: Sequence[str] | None, where: str
 ) -> None:
@@ -186,5 +201,6 @@ def check_occurring(
         noun, verb = ("classes", "do") if len(missing) > 1 else ("class", "does")
         raise FlowlitError(
             f"{noun} {listed(texts)[1:-1]} of {classes} {verb} not occur in {where}, but would be generated; "
-            "number those that do from 0 and set num_classes to their count, or add images"
+            "number those that do from 0 and set num_classes to their count, generate those alone "
+            "(data.noise.only), or add images"
         )

@@ -23,6 +23,11 @@ def described(images: ImageDataset) -> Facts:
     >>> described(Digits("test"))["name"], described(Digits("test"))["part"]
     ('Digits', 'test')
     """
+    larger = getattr(images, "images", None)
+    if isinstance(larger, ImageDataset):  # of which it is a part
+        facts = described(larger) | {"images": len(images), "fingerprint": str(images.fingerprint)}
+        own = getattr(images, "part", None)
+        return facts | ({"part": own} if isinstance(own, str) else {})
     places = getattr(images, "paths", None) or getattr(images, "root", None)
     places = places if isinstance(places, (list, tuple)) else [places]
     name = " ".join([type(images).__name__, *(str(place) for place in places if place)])

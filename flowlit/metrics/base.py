@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from .._support.arrays import Npz
@@ -41,6 +41,10 @@ class FeatureExtractor(Checked, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of the weights: extractors with the same fingerprint compute the same features."""
+
+    def network(self) -> nn.Module | None:
+        """Return the network that computes the features; None if there is none, or it is not at hand."""
+        return None
 
     def missing(self) -> str:
         """Return in words, with what to do, which weights are not there; "" if they seem to be there."""

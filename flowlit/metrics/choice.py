@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import FlowlitError
 from .base import FeatureBatch, FeatureExtractor
@@ -51,6 +51,9 @@ class FirstAvailable(FeatureExtractor):
     def extract(self, images: Tensor) -> FeatureBatch:
         """Return what the chosen extractor returns for uint8 images (B, C, H, W)."""
         return self.chosen.extract(images)
+
+    def network(self) -> nn.Module | None:
+        return self.chosen.network()
 
     def fingerprint(self) -> str:
         return self.chosen.fingerprint()

@@ -69,6 +69,9 @@ class NetworkFeatures(FeatureExtractor):
             features = features.mean(tuple(range(2, features.dim())))
         return FeatureBatch(features, outputs[""] if self.classifies else None)
 
+    def network(self) -> nn.Module:
+        return self._load().network
+
     def fingerprint(self) -> str:
         return short_hash(fingerprint(self._load().network), self.layer, self.resize)
 

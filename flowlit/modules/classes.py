@@ -103,6 +103,6 @@ def check_classes(network: nn.Module, data: Any) -> None:
     counts = counts_of(getattr(data, "pairs", None)) if classes else None
     if not counts:
         return
-    chosen = isinstance(noise, SeededNoise) and noise.labels is not None
+    chosen = isinstance(noise, SeededNoise) and (noise.labels is not None or noise.only is not None)
     generated = noise.label_counts() or () if chosen else range(classes)
     check_occurring(generated, counts, classes, class_names_of(network), data.coupling.source)

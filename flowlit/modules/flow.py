@@ -17,7 +17,7 @@ from ..errors import Diverged, FlowlitError, NotFinite
 from ..networks.checkpoints.fingerprint import fingerprint, identity
 from ..networks.checkpoints.spec import build, spec
 from ..solvers import RK45, Euler
-from ..solvers.base import check_names
+from ..solvers.base import check_names, unchecked
 from ..types import (
     Codec,
     Noise,
@@ -88,13 +88,12 @@ class FlowModule(CheckpointedModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         check_names(self.solvers)
+        data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             self.averages.check_choice()
             # from now on their weights are not those of the file they came from
             for network in self.networks():
                 network.loaded = None  # type: ignore[assignment]
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
             check_classes(self.network, data)
             warn_of_memorising(self.trainer)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):
@@ -129,7 +128,8 @@ class FlowModule(CheckpointedModule):
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         """Return the objective's loss of a pair, a scalar."""
         check_conditions(self.network, pair.cond)
-        parts = self.objective(self.network, pair)
+        with unchecked():  # callbacks look at the loss and its gradients
+            parts = self.objective(self.network, pair)
         self.log_training(parts, len(pair.x1))
         return parts["loss"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._support.efficientnet_lite0 import load_efficientnet_lite0 as efficientnet_lite0
 from .._support.names import MOVED, MovedModule
 from .adm import ADM
 from .checkpoints.fingerprint import fingerprint
@@ -15,6 +16,7 @@ from .unet import UNet
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.preconditioning import EDM
+from .wrappers.router import Router
 
 __all__ = [
     "ADM",
@@ -25,9 +27,11 @@ __all__ = [
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",
+    "Router",
     "SmallClassifier",
     "SmallEncoder",
     "UNet",
+    "efficientnet_lite0",
     "fingerprint",
     "pretrained",
 ]

@@ -11,8 +11,11 @@ from .distillation import (
 )
 from .edm import EDMLoss
 from .game import CombinedGame
+from .moment_matching import MomentMatching
 from .perceptual import LPIPSHuber, lpips_huber_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
+from .rewards import RewardGradient
+from .velocity_matching import VelocityMatching, velocity_matching_loss
 
 __all__ = [
     "AnnealedReflow",
@@ -23,12 +26,16 @@ __all__ = [
     "FlowGuided",
     "KStepDistillation",
     "LPIPSHuber",
+    "MomentMatching",
     "RectifiedFlow",
+    "RewardGradient",
     "SampleObjective",
     "TwoPlayerObjective",
+    "VelocityMatching",
     "annealed_reflow_loss",
     "distillation_loss",
     "flow_guided_loss",
     "lpips_huber_loss",
     "rectified_flow_loss",
+    "velocity_matching_loss",
 ]

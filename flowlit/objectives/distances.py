@@ -181,11 +181,16 @@ class EfficientNetLite0Distance(Distance):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distance of each sample, (B,)."""
+        ours = self.features(a)
+        theirs = self.features(b)
+        return torch.stack([_between_directions(ours[name], theirs[name]) for name in ours]).sum(0)
+
+    @property
+    def features(self) -> FrozenLayers:
+        """Layers of the network, which is read when they are first used."""
         if self._features is None:
             self._features = FrozenLayers(load_efficientnet_lite0(), self.layers, self.resize)
-        ours = self._features(a)
-        theirs = self._features(b)
-        return torch.stack([_between_directions(ours[name], theirs[name]) for name in ours]).sum(0)
+        return self._features
 
 
 def _between_directions(a: Tensor, b: Tensor) -> Tensor:

@@ -20,7 +20,15 @@ from ...metrics.reference import cached_reference, read_reference
 from ...types import ImageDataset
 from .base import Evaluation, data_of, noise_of
 from .feature_metrics import FeatureMetrics, RealImages, check_metric
-from .fid_checks import check_images, check_name, check_origin, compared, extract, warn_of_few_images
+from .fid_checks import (
+    check_images,
+    check_name,
+    check_origin,
+    compared,
+    extract,
+    warn_of_few_images,
+    warn_of_own_features,
+)
 from .generated_features import GeneratedFeatures
 from .streamed import Streamed
 
@@ -104,12 +112,12 @@ class FID(Evaluation):
         """Return the real images, read (or measured) and compared with this run once."""
         if self._real is None:
             device = str(module.device)
-            first = on_rank_zero(trainer, lambda: self._reference(device))
-            reference = first or self._reference(device)
+            reference = on_rank_zero(trainer, lambda: self._reference(device)) or self._reference(device)
             check_origin(reference, module.network)
             blank = torch.zeros(BLOCK, *noise_of(trainer).shape, device=module.device)
             self._real = compared(reference, self.features, module.codec.decode(blank))
             warn_of_few_images(len(noise_of(trainer)), reference.protocol.get("count"), self._real.dim)
+            warn_of_own_features(self.features, getattr(module, "objective", None))
         return self._real
 
     def _reference(self, device: str) -> Reference:

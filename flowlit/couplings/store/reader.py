@@ -19,6 +19,7 @@ from ...errors import FlowlitError
 from ...types import Pair
 from ..noise import seeded_normals
 from .checks import check_compatible, check_pairs, check_rows, check_shard, conditions_of, is_normal
+from .classes import count_labels, rows_of
 from .manifest import read_manifest
 from .plan import plan
 from .shard import Fields, ShardFile
@@ -42,12 +43,19 @@ class StoredPairs(Dataset):
             twice.
         limit: only the first pairs.
         checksums: compare each file with its checksum when it is opened.
+        only: classes, of those first pairs, to take; None takes all.
 
     Raises:
         FlowlitError: if a store is unfinished, of another kind than the first, or repeats its noise.
     """
 
-    def __init__(self, folders: Sequence[str | Path], limit: int | None = None, checksums: bool = True):
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        limit: int | None = None,
+        checksums: bool = True,
+        only: Sequence[int] | None = None,
+    ):
         self.folders = [Path(folder) for folder in folders]
         if not self.folders:
             raise FlowlitError("no folders of pairs were given; expected at least one")
@@ -65,6 +73,8 @@ class StoredPairs(Dataset):
         self.starts = self.ends - rows
         self.count = _limited(limit, int(self.ends[-1]), self.folders[0])
         self.open = self._opener()
+        self.only = only
+        self.rows = rows_of(self.entries, self.manifest["labels"], self.count, only, self.name)
 
     def _opener(self) -> Callable[[int], ShardFile]:
         """Return a function that opens a shard, and keeps the last ones open. It has no reference to self, so
@@ -81,7 +91,7 @@ class StoredPairs(Dataset):
         self.open = self._opener()
 
     def __len__(self) -> int:
-        return self.count
+        return self.count if self.rows is None else len(self.rows)
 
     @property
     def name(self) -> str:
@@ -109,14 +119,7 @@ class StoredPairs(Dataset):
 
     def label_counts(self) -> Counter[int] | None:
         """Return how many pairs each class has; None without classes."""
-        if not self.num_classes:
-            return None
-        counts: Counter[int] = Counter()
-        for (folder, entry), start in zip(self.entries, self.starts.tolist(), strict=True):
-            rows = min(entry["rows"], self.count - start)
-            if rows > 0:
-                counts.update(labels_of_shard(folder, self.manifest["labels"], entry, rows).tolist())
-        return counts
+        return count_labels(self.entries, self.manifest["labels"], self.count, self.only)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -134,8 +137,11 @@ class StoredPairs(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Pair:
         """Read a batch at once, as PyTorch's DataLoader does: x0 and x1 are (B, C, H, W)."""
         places = np.asarray(indices, np.int64)
-        if len(places) and not -1 < places.min() <= places.max() < self.count:
-            raise IndexError(f"rows {places.min()} … {places.max()} of {self.count}")
+        if len(places) and not -1 < places.min() <= places.max() < len(self):
+            raise IndexError(f"rows {places.min()} … {places.max()} of {len(self)}")
+        return self._read(places if self.rows is None else self.rows[places])
+
+    def _read(self, places: np.ndarray) -> Pair:  # (B,) among those of all classes
         numbers = np.searchsorted(self.ends, places, side="right")
         rows = list(zip(numbers.tolist(), (places - self.starts[numbers]).tolist(), strict=True))
         x0 = "index" if self.manifest["x0"] == "seed" else "x0"
@@ -168,20 +174,12 @@ class StoredPairs(Dataset):
         """Check the first pairs of each store, see ``check_pairs``."""
         begin = 0
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
-            pair = self.__getitems__(range(begin, min(begin + min(rows, manifest["count"]), self.count)))
+            pair = self._read(np.arange(begin, min(begin + min(rows, manifest["count"]), self.count)))
             exact = manifest["origin"] != "data"
             check_pairs(pair.x0, pair.x1, str(folder), exact, is_normal(manifest))
             begin += manifest["count"]
             if begin >= self.count:
                 break
-
-
-def labels_of_shard(folder: Path, labels: dict[str, Any], entry: dict[str, Any], rows: int) -> np.ndarray:
-    """Return the labels of the first rows of a shard, (rows,): computed where they are balanced by index."""
-    first, last = entry["index"]
-    if labels["law"] == "balanced" and last - first + 1 == entry["rows"]:
-        return np.arange(first, first + rows) % labels["num_classes"]
-    return ShardFile(folder / entry["file"]).read("label", 0, rows)
 
 
 def _finished(folder: Path) -> dict[str, Any]:

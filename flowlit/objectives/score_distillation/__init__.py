@@ -4,7 +4,7 @@ from .adversarial import Adversarial, adversarial_loss, approximate_r1, discrimi
 from .base import ScoreDistillation
 from .holders import ReverseKL, ScoreIdentity
 from .losses import mixture_loss, reverse_kl_loss, score_identity_loss
-from .presets import DMD, DMD2, SIM, UID, DiffInstruct, FDistill, RealUID, SiD
+from .presets import DMD, DMD2, SIM, UID, DiffInstruct, FDistill, RealUID, ReDMD, SiD
 from .ratio import DensityRatio, divergence_weight
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "DensityRatio",
     "DiffInstruct",
     "FDistill",
+    "ReDMD",
     "RealUID",
     "ReverseKL",
     "ScoreDistillation",

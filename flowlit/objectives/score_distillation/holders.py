@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from ...errors import FlowlitError
 from ...ranges import Float
 from ...types import Distance, LossWeighting, Pair, TimeDistribution, VelocityField
 from ..distances import SquaredError
+from ..rewards import RewardWeight
 from .adversarial import Adversarial, check_judges, logits_of, mean_of_map
 from .base import ScoreDistillation
 from .losses import reverse_kl_loss, score_identity_loss
@@ -27,6 +28,8 @@ class ReverseKL(ScoreDistillation):
         times: as in ``ScoreDistillation``.
         weight: as in ``ScoreDistillation``.
         ratio: weights that make it another f-divergence, by the critic's logits; another evaluation of it.
+        reward: weighs samples; None leaves them equal. What is to be made more of belongs into
+            ``RewardGradient``: weights change where a generator goes that cannot be exact, and no more.
         options: as in ``ScoreDistillation``.
     """
 
@@ -37,17 +40,21 @@ class ReverseKL(ScoreDistillation):
         weight: LossWeighting | None = None,
         *,
         ratio: DensityRatio | None = None,
+        reward: RewardWeight | None = None,
         **options: Any,
     ):
         super().__init__(guide, times, weight, **options)
         self.ratio = ratio
+        self.reward = reward
 
     def on_attach(self, module: nn.Module) -> None:
-        """Look for the discriminator of a density ratio.
+        """Look for the discriminator of a density ratio, and for the labels of a reward.
 
         Raises:
-            FlowlitError: if the critic has no logits, or they would not be trained.
+            FlowlitError: if the critic has no logits, or they would not be trained; if there are no labels.
         """
+        if self.reward is not None:
+            self.reward.reward.check(cast(nn.Module, module.network))
         if self.ratio is None:
             return
         check_judges(module, "DensityRatio")
@@ -61,11 +68,13 @@ class ReverseKL(ScoreDistillation):
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
         loss, residual = reverse_kl_loss(self.guide, critic, pair, t)
-        if self.ratio is None:
-            return loss, residual
-        with torch.no_grad():
-            logits = mean_of_map(logits_of(critic, pair, t))
-        return self.ratio(logits, t) * loss, residual
+        if self.ratio is not None:
+            with torch.no_grad():
+                logits = mean_of_map(logits_of(critic, pair, t))
+            loss = self.ratio(logits, t) * loss
+        if self.reward is not None:
+            loss = self.reward(pair.x1, pair.cond) * loss
+        return loss, residual
 
 
 class ScoreIdentity(ScoreDistillation):

@@ -42,8 +42,8 @@ from flowlit.metrics.feature_cache import FeatureCache
 from flowlit.metrics.frechet import frechet_distance
 from flowlit.metrics.reference import make_reference
 from flowlit.modules import FlowDataModule, FlowModule, Teacher
-from flowlit.networks import fingerprint
-from flowlit.objectives import RectifiedFlow
+from flowlit.networks import fingerprint, pretrained
+from flowlit.objectives import MomentMatching, RectifiedFlow
 from flowlit.solvers import RK45, Euler, Heun
 
 
@@ -384,6 +384,18 @@ def test_too_few_images_for_a_covariance_are_told_with_the_number(tmp_path, fid)
     )
     assert warned(lambda: run(tmp_path / "8", fid(measures=[]), num=8), "too large") == [text]
     assert warned(lambda: run(tmp_path / "9", fid(measures=[]), num=9), "too large") == []
+
+
+def test_features_that_are_trained_on_are_told(tmp_path, fid, classifier):
+    """Once, whether a fit begins or its result is measured."""
+    module = flow()
+    module.objective = MomentMatching(Euler(1), pretrained(classifier, "raw"), ["body"])
+    told = warned(lambda: run(tmp_path, fid(measures=[]), module=module), "trains on the network")
+    assert told == [
+        "MomentMatching trains on the network whose tiny features measure the result, so that their distance "
+        "says little; measure in another network's as well, by a second flowlit.callbacks.FID"
+    ]
+    assert warned(lambda: run(tmp_path, fid(measures=[])), "trains on the network") == []
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

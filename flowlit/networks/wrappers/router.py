@@ -1,0 +1,184 @@
+"""Several students as one network: each class of images has one that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ..._support.names import public_path
+from ..._support.nested import rows_of
+from ..._support.velocities import evaluate
+from ...errors import FlowlitError
+from ...ranges import Checked, NonNegativeInt
+from ...types import (
+    Cond,
+    VelocityField,
+    classes_of,
+    codec_of,
+    evaluations_of,
+    loaded_of,
+    reads_of,
+    shape_of,
+)
+from ..checkpoints.spec import spec
+
+
+class Router(Checked, nn.Module):
+    """A velocity whose rows go to the student of their class: as good as several, as fast as one.
+
+    A student with labels gets those of the data, one without gets none. The cost of a row is that of its
+    student; memory is that of all. It generates, and takes weights; its students are trained one by one, on
+    ``flowlit.data.OfClasses`` or ``Cached(only=…)``. What depends on labels is not for CUDA graphs.
+
+    Song et al. 2024 (2410.23274), where students of equal sets of classes are distilled apart.
+
+    Args:
+        students: velocities of the same shape, conditions and evaluations.
+        classes: those of each student; from 0 on, each class is one student's.
+
+    Raises:
+        FlowlitError: if a class is missing, or there twice, or students differ.
+    """
+
+    label_dropout = 0.0
+    owners: Tensor
+
+    def __init__(self, students: list[nn.Module], classes: list[list[NonNegativeInt]]):
+        super().__init__()
+        owners = owners_of(classes, len(students))
+        self.students = nn.ModuleList(students)
+        self.classes = [list(own) for own in classes]
+        self.num_classes = len(owners)
+        self.register_buffer("owners", torch.tensor(owners), persistent=False)
+        self.shape = _common("shape", [shape_of(student) for student in students])
+        self.evaluations = _common("evaluations", [evaluations_of(student) for student in students])
+        self.codec = _common("codec", [codec_of(student) for student in students])
+        others = [(reads_of(student) or frozenset()) - {"label"} for student in students]
+        self.reads = _common("conditions", others) | {"label"}
+        for k, student in enumerate(students):
+            _check_classes(k, student, self.num_classes)
+        names = [_inside(student, "class_names") for student in students]
+        self.class_names = _common("class_names", [None if each is None else tuple(each) for each in names])
+        images = [_inside(student, "trained_on") for student in students]
+        self.trained_on = images[0] if all(each == images[0] for each in images) else None
+        self.loaded = _joined([loaded_of(student) for student in students])
+        specs = [spec(student) for student in students]
+        if None not in specs:
+            arguments = {"students": specs, "classes": self.classes}
+            self.spec = {"class_path": public_path(type(self)), "init_args": arguments}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under cond["label"] (B,)."""
+        return self.routed(x, t, cond)
+
+    def routed(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cond: Cond = {},
+        through: Callable[[nn.Module], VelocityField] = lambda student: student,
+    ) -> Tensor:
+        """Return the velocity (B, C, H, W) likewise, of students that are called through something else."""
+        rows = self._rows(cond, x)
+        parts = [
+            evaluate(through(self.students[k]), x[own], t[own], self._cond_of(k, rows_of(cond, own)))
+            for k, own in rows.items()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(list(rows.values())).argsort()]
+
+    def _rows(self, cond: Cond, x: Tensor) -> dict[int, Any]:
+        """Return the rows of each student that has some; of one that has all, a slice."""
+        if "label" not in cond:
+            raise FlowlitError(
+                "Router: cond has no 'label', which chooses the student; give labels (data.noise.num_classes)"
+            )
+        if isinstance(cond["label"], FakeTensor):  # shapes alone are followed, as if all were of one class
+            return {0: slice(None)}
+        owners = self.owners[cond["label"]]
+        present = owners.unique().tolist() or [0]
+        if len(present) == 1:
+            return {present[0]: slice(None)}
+        return {k: (owners == k).nonzero().squeeze(1) for k in present}
+
+    def _cond_of(self, k: int, cond: Cond) -> Cond:
+        if classes_of(self.students[k]) == 0:
+            return {name: value for name, value in cond.items() if name != "label"}
+        return cond
+
+
+def owners_of(classes: Sequence[Sequence[int]], students: int) -> list[int]:
+    """Return the student of class 0, 1, ….
+
+    >>> owners_of([[0, 3], [1, 2]], 2)
+    [0, 1, 1, 0]
+
+    Raises:
+        FlowlitError: if a class is missing or there twice, or a student has none.
+    """
+    if len(classes) != students or not students or not all(classes):
+        raise FlowlitError(
+            f"Router: found {students} students and classes {classes}; expected a list of classes for each, "
+            "e.g. [[0, 1], [2, 3]]"
+        )
+    owners: dict[int, int] = {}
+    for k, own in enumerate(classes):
+        for label in own:
+            if label in owners:
+                raise FlowlitError(
+                    f"Router: class {label} is student {owners[label]}'s and student {k}'s; give it to one"
+                )
+            owners[label] = k
+    missing = sorted(set(range(len(owners))) - set(owners))
+    if missing:
+        raise FlowlitError(
+            f"Router: class {missing[0]} has no student, and class {max(owners)} has; expected each from 0 on"
+        )
+    return [owners[label] for label in range(len(owners))]
+
+
+def _inside(network: Any, name: str) -> Any:
+    """Return an attribute of a network, or of the network inside a wrapper; None if neither has it."""
+    while network is not None:
+        value = getattr(network, name, None)
+        if value is not None:
+            return value
+        network = getattr(network, "network", None)
+    return None
+
+
+def _common(what: str, values: list[Any]) -> Any:
+    """Return what all students have that say; None if none of them does."""
+    said = {k: value for k, value in enumerate(values) if value is not None}
+    first = next(iter(said), 0)
+    for k, value in said.items():
+        if value != said[first]:
+            raise FlowlitError(
+                f"Router: {what} of student {k}: {_shown(value)}, of student {first}: {_shown(said[first])}; "
+                "expected equal ones"
+            )
+    return said.get(first)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else str(value)
+
+
+def _check_classes(k: int, student: nn.Module, total: int) -> None:
+    known = classes_of(student)
+    if known not in (0, None, total):
+        raise FlowlitError(
+            f"Router: student {k} knows {known} classes, but those of all students are {total}; expected "
+            f"{total}, or 0 for a student without labels"
+        )
+
+
+def _joined(loaded: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the files of students as one; None if one of them came from none."""
+    files = [each for each in loaded if each is not None]
+    if len(files) < len(loaded):
+        return None
+    return {key: ", ".join(str(each.get(key)) for each in files) for key in ("file", "sha256", "weights")}
