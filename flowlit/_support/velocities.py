@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
@@ -26,6 +27,26 @@ def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> 
         f"the velocity {_name(velocity)} returned {summary(v)}; expected {tuple(x.shape)} of real numbers, "
         "the shape of x"
     )
+
+
+def guided(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}, *, scale: float) -> Tensor:
+    """Return v(∅) + scale · (v(label) - v(∅)), (B, C, H, W) as x, for t (B,) and conditions (B, …).
+
+    Scales of 0 and 1 take one evaluation, others two. Ho and Salimans 2022 (2207.12598).
+
+    Raises:
+        FlowlitError: without labels.
+    """
+    if "label" not in cond:
+        missing = "cond has no 'label'" if cond else "cond is empty"
+        raise FlowlitError(
+            f"guidance of {_name(velocity)}: nothing to guide with, {missing}; give labels "
+            "(data.noise.num_classes)"
+        )
+    if scale == 1:
+        return evaluate(velocity, x, t, cond)
+    free = evaluate(velocity, x, t, {name: value for name, value in cond.items() if name != "label"})
+    return free if scale == 0 else torch.lerp(free, evaluate(velocity, x, t, cond), scale)
 
 
 def _name(velocity: Any) -> str:

@@ -18,12 +18,14 @@ from .._engine.sharding import scatter
 from ..errors import FlowlitError
 from ..objectives import TwoPlayerObjective
 from ..objectives.score_distillation import ScoreDistillation
-from ..ranges import Checked, PositiveInt
+from ..ranges import Checked, Fraction, PositiveInt
 from ..ranges.tensors import check_pair
 from ..types import Objective, Pair
 from .flow import FlowModule
+from .inheritance import check_alike, inherit
 from .provenance import check_guide
-from .trial import check_conditions
+from .rollouts import check_solvers
+from .trial import check_conditions, try_game
 
 
 class Critic(Checked, nn.Module):
@@ -42,6 +44,9 @@ class Critic(Checked, nn.Module):
         lr_scheduler: called with the optimizer, stepped after each update of the critic.
         updates: of the critic for each update of the generator, which comes last: 5 in DMD2, 1 in SiD. Each
             takes a batch of its own.
+        inheritance: share of the generator's weights that the critic takes over after each update of the
+            generator, to follow it with fewer updates of its own: 0.03 in Flash-DMD (2511.20549). Both need
+            the same architecture.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Critic(Checked, nn.Module):
         optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         updates: PositiveInt = 1,
+        inheritance: Fraction = 0.0,
     ):
         super().__init__()
         self.network = network
@@ -58,6 +64,7 @@ class Critic(Checked, nn.Module):
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.updates = updates
+        self.inheritance = inheritance
         if objective is not None:
             objective.on_attach(self)
 
@@ -92,6 +99,8 @@ class CriticModule(FlowModule):
         self.automatic_optimization = False
         self.critic = critic
         self._counts_in_steps = False
+        if critic.inheritance:
+            check_alike(network, critic.network)
         objective.on_attach(self)  # again, with the critic in its place
 
     @property
@@ -112,8 +121,13 @@ class CriticModule(FlowModule):
         super().setup(stage)
         if stage == "fit":
             check_images(self.objective, self.trainer)
+            check_solvers(self.objective, self.solvers)
             count_in_steps(self.trainer, self.global_batches)
             self._counts_in_steps = True
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        try_game(self)
 
     def teardown(self, stage: str) -> None:
         if stage == "fit" and self._counts_in_steps:
@@ -136,6 +150,9 @@ class CriticModule(FlowModule):
                 self.manual_backward(losses["loss"] / parts)
         if part == parts - 1:
             self._update(optimizer)
+            if not critics_turn and self.critic.inheritance:
+                self._scatter()
+                inherit(self.network, self.critic.network, self.critic.inheritance)
         prefix = "critic_" if critics_turn else ""
         self.log_training({f"{prefix}{name}": value for name, value in losses.items()}, len(pair.x1))
         return {f"{prefix}loss": losses["loss"].detach()}
@@ -155,14 +172,17 @@ class CriticModule(FlowModule):
     @contextmanager
     def _training_only(self, optimizer: Any) -> Iterator[None]:
         """Let only the parameters of one optimizer get gradients."""
-        if self.device_mesh is not None:
-            for player in self.players():
-                scatter(player.network)  # what is still gathered has parameters of its own
+        self._scatter()
         self.toggle_optimizer(optimizer)
         try:
             yield
         finally:
             self.untoggle_optimizer(optimizer)
+
+    def _scatter(self) -> None:
+        if self.device_mesh is not None:
+            for player in self.players():
+                scatter(player.network)  # what is still gathered has parameters of its own
 
     def _update(self, optimizer: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._engine.sharding import parts
 from .._support.velocities import evaluate
 from ..errors import FlowlitError
+from ..frozen import Frozen
 from ..types import Codec, Cond, Noise, Pair, classes_of, reads_of
 from .averages import join_names
 
@@ -27,17 +28,55 @@ def try_on_training_data(module: Any) -> None:
     Raises:
         FlowlitError: if it fails on them, or returns no velocity.
     """
+    rows = rows_to_try(module)
+    if rows is None:
+        return
+    x, cond = rows
+    check_conditions(module.network, cond)
+    try_out(module.network, x, cond, module.trainer.precision_plugin.forward_context())
+
+
+def try_game(module: Any) -> None:
+    """Compute both losses of a ``CriticModule`` once on rows like those of its training data, as above.
+
+    Raises:
+        FlowlitError: if guide, critic and generator do not take the same images and conditions.
+    """
+    rows = rows_to_try(module)
+    if rows is None:
+        return
+    x, cond = rows
+    guides = [value for part in module.objective.modules() for value in vars(part).values()]
+    networks = [guide.network.to(x.device) for guide in guides if isinstance(guide, Frozen)]
+    try:
+        with ExitStack() as stack:
+            for network in (module.network, module.critic.network, *networks):
+                stack.enter_context(untouched(network, x.device))
+            stack.enter_context(module.trainer.precision_plugin.forward_context())
+            stack.enter_context(torch.enable_grad())  # of which score identity is made
+            pair = Pair(torch.randn_like(x), x, cond)
+            module.generator_losses(pair)
+            module.critic_losses(pair)
+    except (FlowlitError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise FlowlitError(
+            f"{type(module.objective).__name__} fails on the training data, x {tuple(x.shape)} and cond "
+            f"{{{_described(cond)}}}: {_reason(error)}; expected a guide and a critic that take what the "
+            "generator takes"
+        ) from error
+
+
+def rows_to_try(module: Any) -> tuple[Tensor, Cond] | None:
+    """Return blank x (2, C, H, W) and conditions (2, …) as training has them; None if it is left to that."""
     trainer = module.trainer
     data: Any = getattr(trainer, "datamodule", None)
     callers = (getattr(data, "coupling", None), module.objective)
     ours = all(type(caller).__module__.startswith("flowlit.") for caller in callers)
     if getattr(data, "pairs", None) is None or not ours or parts(module.network):
-        return
-    x, cond = first_rows(data.pairs, module.codec, trainer.strategy.root_device)
-    check_conditions(module.network, cond)
-    precision = trainer.precision_plugin
-    x, cond = precision.convert_input((x, cond))
-    try_out(module.network, x, cond, precision.forward_context())
+        return None
+    rows = first_rows(data.pairs, module.codec, trainer.strategy.root_device)
+    return trainer.precision_plugin.convert_input(rows)
 
 
 def check_conditions(network: nn.Module, cond: Cond) -> None:
@@ -96,13 +135,19 @@ def try_out(network: nn.Module, x: Tensor, cond: Cond, precision: AbstractContex
         raise
     except Exception as error:
         name = type(network).__name__
-        given = ", ".join(f"{key} {tuple(value.shape)}" for key, value in cond.items())
-        reason = str(error).strip().partition("\n")[0] or "no reason given"
         raise FlowlitError(
             f"{name} fails on the training data: called as network(x, t, cond) with x {tuple(x.shape)}, t "
-            f"{tuple(t.shape)} and cond {{{given}}}, it raised {type(error).__name__}: {reason}; expected a "
+            f"{tuple(t.shape)} and cond {{{_described(cond)}}}, it raised {_reason(error)}; expected a "
             f"velocity {tuple(x.shape)}"
         ) from error
+
+
+def _described(cond: Cond) -> str:
+    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in cond.items())
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0] or 'no reason given'}"
 
 
 @contextmanager

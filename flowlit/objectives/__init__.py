@@ -15,6 +15,7 @@ from .moment_matching import MomentMatching
 from .perceptual import LPIPSHuber, lpips_huber_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
 from .rewards import RewardGradient
+from .rollout import Rolled, Rollout
 from .velocity_matching import VelocityMatching, velocity_matching_loss
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "MomentMatching",
     "RectifiedFlow",
     "RewardGradient",
+    "Rolled",
+    "Rollout",
     "SampleObjective",
     "TwoPlayerObjective",
     "VelocityMatching",

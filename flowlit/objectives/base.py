@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..types import Objective, Pair, VelocityField
+from .rollout import Rolled, Rollout
 
 
 class TwoPlayerObjective(Objective):
@@ -17,6 +18,9 @@ class TwoPlayerObjective(Objective):
 
     The losses of one game stand together, since they have to match.
     """
+
+    rollout: Rollout | None = None
+    """Steps of the generator; None is one."""
 
     @property
     def reads_images(self) -> bool:
@@ -38,9 +42,13 @@ class TwoPlayerObjective(Objective):
             "{class_path: flowlit.objectives.RectifiedFlow}"
         )
 
+    def roll(self, generator: VelocityField, pair: Pair, steps: Sequence[int] | None = None) -> Rolled:
+        """Return samples (B, C, H, W) from the noise of a pair, of steps drawn among ``steps``, or all."""
+        return (self.rollout or Rollout(1))(generator, pair, steps)
+
     def sample(self, generator: VelocityField, pair: Pair) -> Tensor:
         """Return the generator's samples (B, C, H, W) from the noise of a pair: one Euler step by default."""
-        return pair.x0 + evaluate(generator, pair.x0, pair.x0.new_zeros(len(pair.x0)), pair.cond)
+        return self.roll(generator, pair).x
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Refuse to train one network alone; never returns scalars."""
@@ -51,10 +59,18 @@ class TwoPlayerObjective(Objective):
 
 
 class SampleObjective(TwoPlayerObjective):
-    """Objective that looks at samples of the generator, however they are made: several can share them."""
+    """Objective that looks at samples of the generator, however they are made: several can share them.
+
+    Args:
+        rollout: how a generator of several steps makes them; None is one step.
+    """
 
     trains_critic: bool = True
     """Whether it has a loss for the critic."""
+
+    def __init__(self, rollout: Rollout | None = None):
+        super().__init__()
+        self.rollout = rollout
 
     @abstractmethod
     def sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
@@ -64,12 +80,20 @@ class SampleObjective(TwoPlayerObjective):
         """Return scalars () of the critic by name, ``"loss"`` among them, for samples x without a graph."""
         raise FlowlitError(f"{type(self).__name__} has no loss for a critic")
 
+    def rolled_loss(self, rolled: Rolled, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return ``sample_loss``, scalars () by name; override it where the step of a sample matters."""
+        return self.sample_loss(rolled.x, critic, pair)
+
+    def critic_rolled_loss(self, rolled: Rolled, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return ``critic_sample_loss``, scalars () by name, likewise."""
+        return self.critic_sample_loss(rolled.x, critic, pair)
+
     def student_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
         """Return scalars () by name, ``"loss"`` among them."""
-        return self.sample_loss(self.sample(generator, pair), critic, pair)
+        return self.rolled_loss(self.roll(generator, pair), critic, pair)
 
     def critic_loss(self, generator: VelocityField, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
         """Return scalars () by name, ``"loss"`` among them."""
         with torch.no_grad():
-            x = self.sample(generator, pair)
-        return self.critic_sample_loss(x, critic, pair)
+            rolled = self.roll(generator, pair)
+        return self.critic_rolled_loss(rolled, critic, pair)

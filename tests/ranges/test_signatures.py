@@ -31,6 +31,7 @@ from flowlit.errors import FlowlitError
 from flowlit.networks import DiT
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
+from flowlit.objectives.score_distillation import DMD
 from flowlit.ranges.kinds import EXPECTED
 from flowlit.solvers import Euler
 
@@ -67,6 +68,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ClassifierFreeGuidance": {"network": tiny_unet(num_classes=3, label_dropout=0.1), "scale": 2.0},
     "EDM": {"network": tiny_unet(time_scale=1.0)},
     "Adams": {"steps": 4},
+    "CombinedGame": {"objectives": {"a": DMD(tiny_unet())}},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""
 
@@ -83,6 +85,7 @@ EXAMPLES: dict[str, Any] = {
     "test_num": 4,
     "num_workers": 0,
     "objectives": {"a": RectifiedFlow()},
+    "guide": tiny_unet(num_classes=3, label_dropout=0.1),
     "distances": [SquaredError()],
     "optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
     "layers": ["stem"],
@@ -162,7 +165,7 @@ def containing(annotation: Any, value: Any) -> Iterator[tuple[Any, Any]]:
 
 def example(kind: type, annotations: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
-    required = [name for name, each in parameters.items() if each.default is each.empty]
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD]
     own = SPECIAL.get(kind.__name__, {})
     return {name: EXAMPLES[name] for name in required if name in annotations and name not in own} | own
 

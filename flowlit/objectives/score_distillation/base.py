@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import rng
+from ..._support.velocities import guided
 from ...frozen import Frozen
-from ...ranges import Fraction, PositiveFloat
-from ...types import LossWeighting, Pair, TimeDistribution, VelocityField
+from ...ranges import Float, Fraction, PositiveFloat
+from ...types import Cond, LossWeighting, Pair, TimeDistribution, VelocityField
 from ..base import SampleObjective
 from ..distances import per_sample
 from ..reflow import RectifiedFlow
+from ..rollout import Rolled, Rollout
 from ..times import Uniform
 
 
@@ -34,6 +40,10 @@ class ScoreDistillation(SampleObjective):
             compared.
         critic_weight: of each sample by its time; None is 1.
         real: share of real images, the x1 of ``couplings.Independent``, among those that the critic follows.
+        rollout: how a generator of several steps makes its samples; None is one step.
+        critic_scale: of the critic's classifier-free guidance where it is compared, not where it is trained:
+            0 without its label (Zero-CFG), below 0 away from it (Anti-CFG), in place of a guided guide. The
+            critic must be trained with ``label_dropout``. 2505.12674.
     """
 
     def __init__(
@@ -46,13 +56,16 @@ class ScoreDistillation(SampleObjective):
         critic_times: TimeDistribution | None = None,
         critic_weight: LossWeighting | None = None,
         real: Fraction = 0.0,
+        rollout: Rollout | None = None,
+        critic_scale: Float = 1.0,
     ):
-        super().__init__()
+        super().__init__(rollout)
         self.guide = Frozen(guide)
         self.times = times or Uniform(0.02, 0.98)
         self.weight = weight
         self.normalise = normalise
         self.floor = floor
+        self.critic_scale = critic_scale
         self.flow_matching = RectifiedFlow(times=critic_times or self.times, weight=critic_weight)
         self.real = real
 
@@ -61,13 +74,31 @@ class ScoreDistillation(SampleObjective):
         return self.real > 0
 
     @abstractmethod
-    def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
+    def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W).
+
+        The step that made the sample started at ``since`` (B,).
+        """
+
+    def compared(self, critic: VelocityField) -> VelocityField:
+        """Return the critic's velocity as it is compared with the guide's."""
+        return critic if self.critic_scale == 1 else partial(guided, critic, scale=self.critic_scale)
+
+    def noised(self, rolled: Rolled, cond: Cond) -> tuple[Pair, Tensor]:
+        """Return the pair (noise, sample) of a sample (B, C, H, W), and the time t (B,) of their mixture."""
+        t = self.times(len(rolled.x), rolled.x.device)
+        return Pair(rng.randn_like(rolled.x), rolled.x, cond), t
 
     def sample_loss(self, x: Tensor, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
-        """Return {"loss": ()} of the generator's samples x (B, C, H, W)."""
-        t = self.times(len(x), x.device)
-        loss, residual = self.loss(critic, Pair(rng.randn_like(x), x, pair.cond), t)
+        """Return {"loss": ()} of the generator's samples x (B, C, H, W), made in one step."""
+        since = x.new_zeros(len(x))
+        return self.rolled_loss(Rolled(x, since.long(), since, since + 1, pair.x0), critic, pair)
+
+    def rolled_loss(self, rolled: Rolled, critic: nn.Module, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()} of samples (B, C, H, W), each of its own step."""
+        noised, t = self.noised(rolled, pair.cond)
+        with evaluating(critic):
+            loss, residual = self.loss(critic, noised, t, rolled.since)
         self.report(t, loss)
         return {"loss": (self.weights(t, residual) * loss).mean()}
 
@@ -85,3 +116,16 @@ class ScoreDistillation(SampleObjective):
         if self.normalise:
             weights = weights / per_sample(residual.detach().abs()).clamp_min(self.floor)
         return weights
+
+
+@contextmanager
+def evaluating(network: Any) -> Iterator[None]:
+    """Put a network into eval mode, where it drops neither activations nor labels, and take it back."""
+    training = [part for part in network.modules() if part.training] if isinstance(network, nn.Module) else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

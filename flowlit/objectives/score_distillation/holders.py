@@ -14,6 +14,7 @@ from ..distances import SquaredError
 from ..rewards import RewardWeight
 from .adversarial import Adversarial, check_judges, logits_of, mean_of_map
 from .base import ScoreDistillation
+from .guidance import CFGAugmentation, check_guidable
 from .losses import reverse_kl_loss, score_identity_loss
 from .ratio import DensityRatio
 
@@ -30,6 +31,7 @@ class ReverseKL(ScoreDistillation):
         ratio: weights that make it another f-divergence, by the critic's logits; another evaluation of it.
         reward: weighs samples; None leaves them equal. What is to be made more of belongs into
             ``RewardGradient``: weights change where a generator goes that cannot be exact, and no more.
+        guidance: classifier-free guidance of the guide at times of its own; another two evaluations of it.
         options: as in ``ScoreDistillation``.
     """
 
@@ -41,11 +43,15 @@ class ReverseKL(ScoreDistillation):
         *,
         ratio: DensityRatio | None = None,
         reward: RewardWeight | None = None,
+        guidance: CFGAugmentation | None = None,
         **options: Any,
     ):
         super().__init__(guide, times, weight, **options)
         self.ratio = ratio
         self.reward = reward
+        self.guidance = guidance
+        if guidance is not None:
+            check_guidable(guide)
 
     def on_attach(self, module: nn.Module) -> None:
         """Look for the discriminator of a density ratio, and for the labels of a reward.
@@ -65,9 +71,10 @@ class ReverseKL(ScoreDistillation):
                 "flowlit.objectives.CombinedGame"
             )
 
-    def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
-        loss, residual = reverse_kl_loss(self.guide, critic, pair, t)
+    def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of the pair (noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
+        added = None if self.guidance is None else self.guidance(self.guide, pair, t, since)
+        loss, residual = reverse_kl_loss(self.guide, self.compared(critic), pair, t, guidance=added)
         if self.ratio is not None:
             with torch.no_grad():
                 logits = mean_of_map(logits_of(critic, pair, t))
@@ -99,8 +106,8 @@ class ScoreIdentity(ScoreDistillation):
         self.distance = distance or SquaredError()
         self.correction = correction
 
-    def loss(self, critic: VelocityField, pair: Pair, t: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
         return score_identity_loss(
-            self.guide, critic, pair, t, distance=self.distance, correction=self.correction
+            self.guide, self.compared(critic), pair, t, distance=self.distance, correction=self.correction
         )

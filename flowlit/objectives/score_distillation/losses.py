@@ -18,20 +18,29 @@ from ...types import Distance, Pair, VelocityField
 from ..distances import per_sample
 
 
+def difference(
+    guide: VelocityField, critic: VelocityField, pair: Pair, t: Tensor, guidance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """sg y and the residual sg(u - v_φ), (B, C, H, W), at t (B,), where guidance is added to v_φ."""
+    with torch.no_grad():
+        x_t = interpolate(pair.x0, pair.x1, t)
+        v_guide = evaluate(guide, x_t, t, pair.cond)
+        if guidance is not None:
+            v_guide = v_guide + guidance
+        return evaluate(critic, x_t, t, pair.cond) - v_guide, pair.x1 - pair.x0 - v_guide
+
+
 def reverse_kl_loss(
-    guide: VelocityField, critic: VelocityField, pair: Pair, t: Tensor
+    guide: VelocityField, critic: VelocityField, pair: Pair, t: Tensor, *, guidance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean over entries of ⟨ sg y, x ⟩, (B,), at t (B,); and the residual sg(u - v_φ), (B, C, H, W).
 
     Its gradient, times t² / (1 - t), is that of KL(q_t ‖ p_t), where q_t is the distribution of noised
     samples and p_t that of noised data; the mean divides it by the number of entries. Neither network is
-    differentiated. Luo et al. 2023 (2305.18455), Yin et al. 2023 (2311.18828).
+    differentiated. ``guidance`` is added to the guide's velocity (``cfg_augmentation``). Luo et al. 2023
+    (2305.18455), Yin et al. 2023 (2311.18828).
     """
-    with torch.no_grad():
-        x_t = interpolate(pair.x0, pair.x1, t)
-        v_guide = evaluate(guide, x_t, t, pair.cond)
-        y = evaluate(critic, x_t, t, pair.cond) - v_guide
-        residual = pair.x1 - pair.x0 - v_guide
+    y, residual = difference(guide, critic, pair, t, guidance)
     return per_sample(y * pair.x1), residual
 
 

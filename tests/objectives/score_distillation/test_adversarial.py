@@ -203,9 +203,9 @@ def test_a_density_ratio_weights_samples_by_the_logits():
     x = generator(batch.x0, torch.zeros(40)) + batch.x0
     t = torch.rand(40)
     noised = Pair(batch.x0, x)
-    plain, _ = ReverseKL(guide).loss(critic, noised, t)
+    plain, _ = ReverseKL(guide).loss(critic, noised, t, torch.zeros_like(t))
     ratio = DensityRatio("jeffreys", bins=3)
-    found, _ = ReverseKL(guide, ratio=ratio).loss(critic, noised, t)
+    found, _ = ReverseKL(guide, ratio=ratio).loss(critic, noised, t, torch.zeros_like(t))
     logits = critic.logits(interpolate(*noised[:2], t), t).flatten()
     weights = ratio(logits, t)
     assert weights.std() > 0 and plain.std() > 0

@@ -145,7 +145,7 @@ def test_without_real_images_it_is_uid():
 def test_the_objective_has_these_losses():
     _, critic, guide = networks()
     objective, batch, t = RealUID(guide, 0.9, 0.8), pair(), torch.rand(5, dtype=torch.float64)
-    found, _ = objective.loss(critic, batch, t)
+    found, _ = objective.loss(critic, batch, t, torch.zeros_like(t))
     expected, _ = score_identity_loss(
         guide, critic, batch, t, distance=SquaredError(), correction=1.0, scale=0.8 / 0.9
     )

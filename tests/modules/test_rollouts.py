@@ -1,0 +1,175 @@
+"""Generators of several steps and their critics in training: solvers, weights, and networks that fit."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.optim import SGD, Adam
+
+from flowlit.callbacks import EMA, LastCheckpoint
+from flowlit.couplings import Independent, SeededNoise
+from flowlit.data import Digits
+from flowlit.errors import FlowlitError
+from flowlit.modules import Critic, CriticModule, FlowDataModule
+from flowlit.objectives import CombinedGame, Rollout
+from flowlit.objectives.score_distillation import DMD, TDM, SiD
+from flowlit.solvers import Euler, ReNoise
+
+
+def module(objective=None, inheritance=0.0, critic=None, **options):
+    torch.manual_seed(0)
+    generator, guide = tiny.Affine(), tiny.Affine()
+    second = critic or tiny.Affine()
+    player = Critic(second, optimizer=lambda p: Adam(p, lr=1e-2), updates=2, inheritance=inheritance)
+    objective = (objective or DMD)(guide)
+    return CriticModule(generator, objective, player, optimizer=lambda p: SGD(p, lr=0.05), **options)
+
+
+def fit(tmp_path, model, steps=2, callbacks=(), ckpt_path=None, **arguments):
+    data = FlowDataModule(
+        Independent(Digits(labels=False)), batch_size=8, seed=1, noise=SeededNoise(tiny.SHAPE, 4)
+    )
+    trainer = tiny.trainer(tmp_path, steps, callbacks, **{"limit_val_batches": 0, **arguments})
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("objective", "solver"),
+    [
+        (lambda guide: DMD(guide, Rollout(3)), ReNoise(3)),
+        (lambda guide: SiD(guide, rollout=Rollout(2, "fixed")), ReNoise(2, fresh=False)),
+        (lambda guide: CombinedGame({"tdm": TDM(guide)}), Euler(4)),
+    ],
+)
+def test_generators_of_several_steps_train_and_validate(tmp_path, objective, solver):
+    trainer = fit(tmp_path, module(objective, solvers={"same": solver}), 2, [EMA(0.5)], limit_val_batches=1)
+    assert trainer.global_step == 2
+    assert trainer.logged_metrics["train/critic_loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("objective", "solvers", "message"),
+    [
+        (
+            lambda guide: DMD(guide, Rollout(4)),
+            {"a": Euler(4), "b": ReNoise(2)},
+            "4 steps, renoise: fresh, but",
+        ),
+        (
+            TDM,
+            {"a": ReNoise(4)},
+            r"write model.solvers: {euler4: {class_path: flowlit.solvers.Euler, init_args",
+        ),
+        (
+            lambda guide: CombinedGame({"a": DMD(guide)}, rollout=Rollout(2)),
+            {"a": Euler(1)},
+            "ReNoise, init_args",
+        ),
+        (DMD, {"a": Euler(2)}, "with 1 step, renoise: fresh, .* {euler1: "),
+    ],
+)
+def test_solvers_of_other_steps_are_refused_before_the_first(
+    tmp_path, objective, solvers, message, monkeypatch
+):
+    monkeypatch.setattr(CriticModule, "training_step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(FlowlitError, match=message):
+        fit(tmp_path, module(objective, solvers=solvers))
+
+
+def test_other_solvers_may_measure(tmp_path):
+    """Beside the one that takes the same steps."""
+    fit(tmp_path, module(lambda guide: DMD(guide, Rollout(2)), solvers={"a": Euler(7), "b": ReNoise(2)}), 1)
+
+
+@pytest.mark.parametrize("at", ["guide", "critic"])
+def test_networks_of_other_images_are_refused_before_the_first_step(tmp_path, at, monkeypatch):
+    monkeypatch.setattr(CriticModule, "training_step", lambda *_: pytest.fail("a step was taken"))
+    other = tiny.Affine(3)
+    model = module(lambda guide: DMD(other)) if at == "guide" else module(critic=other)
+    with pytest.raises(
+        FlowlitError, match=r"DMD fails on the training data, x .*expected a guide and a critic"
+    ):
+        fit(tmp_path, model)
+
+
+def test_the_trial_leaves_no_trace(tmp_path):
+    """Neither in weights, buffers and modes, nor in the random numbers."""
+    model = module()
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.calls = [int(network.calls) for network in (model.network, model.critic.network)]
+            self.modes = [network.training for network in (model.network, model.critic.network)]
+            self.gradients = [p.grad for p in model.parameters()]
+
+    look = Look()
+    fit(tmp_path, model, 1, [look])
+    assert (look.calls, look.modes) == ([0, 0], [True, True])
+    assert not any(gradient is not None for gradient in look.gradients)
+
+
+# -- a critic that inherits weights
+
+
+class Weights(Callback):
+    """After each batch the weights of both networks."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        networks = (pl_module.network, pl_module.critic.network)
+        self.seen.append(
+            [torch.cat([p.detach().flatten().clone() for p in n.parameters()]) for n in networks]
+        )
+
+
+def test_the_critic_takes_over_a_share_after_the_generators_update(tmp_path):
+    seen = {}
+    for share in (0.0, 0.25):
+        weights = Weights()
+        fit(tmp_path, module(inheritance=share), 1, [weights])
+        seen[share] = weights.seen
+    for turn in (0, 1):  # the critic's
+        assert torch.equal(seen[0.0][turn][1], seen[0.25][turn][1])
+    generator, critic = seen[0.0][2]
+    assert torch.equal(generator, seen[0.25][2][0])
+    torch.testing.assert_close(seen[0.25][2][1], 0.75 * critic + 0.25 * generator)
+    assert not torch.allclose(critic, seen[0.25][2][1])
+
+
+def test_it_goes_on_to_the_bit_from_a_checkpoint(tmp_path):
+    """Inheritance, roll-out and critic, in one run or two."""
+
+    def fresh():
+        return module(lambda guide: DMD(guide, Rollout(3)), 0.1, solvers={"a": ReNoise(3)})
+
+    through = fresh()
+    fit(tmp_path, through, 4)
+    first = fresh()
+    fit(tmp_path, first, 2, [LastCheckpoint(2)], enable_checkpointing=True)
+    half = next(tmp_path.rglob("last.ckpt"))
+    second = fresh()
+    fit(tmp_path, second, 4, ckpt_path=half)
+    at_once, resumed, before = (model.state_dict() for model in (through, second, first))
+    weights = [name for name in at_once if "calls" not in name and not name.startswith("ema")]
+    assert [name for name in weights if not torch.equal(at_once[name], resumed[name])] == []
+    assert [name for name in weights if torch.equal(at_once[name], before[name])] == []
+
+
+def test_a_critic_of_another_architecture_cannot_inherit():
+    with pytest.raises(
+        FlowlitError, match=r"Critic: inheritance needs a critic of the generator's architecture"
+    ):
+        module(inheritance=0.03, critic=torch.nn.Sequential(tiny.Affine()))
+    with pytest.raises(FlowlitError, match=r"mix.weight is .* there, .* here"):
+        module(inheritance=0.03, critic=tiny.Affine(3))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_shares_out_of_range_are_refused(share):
+    with pytest.raises(FlowlitError, match="Critic: inheritance is"):
+        module(inheritance=share)
