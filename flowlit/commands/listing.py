@@ -14,6 +14,7 @@ from .init import shipped
 KINDS = {
     "networks": ("networks", "torch.nn.Module"),
     "objectives": ("objectives", "flowlit.types.Objective"),
+    "score_distillation": ("objectives.score_distillation", "flowlit.types.Objective"),
     "times": ("objectives.times", "flowlit.types.TimeDistribution"),
     "weights": ("objectives.weights", "flowlit.types.LossWeighting"),
     "distances": ("objectives.distances", "flowlit.types.Distance"),
