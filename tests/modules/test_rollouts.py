@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from commandline import in_process
 from lightning.pytorch.callbacks import Callback
 from torch.optim import SGD, Adam
 
@@ -109,6 +110,35 @@ def test_the_trial_leaves_no_trace(tmp_path):
     fit(tmp_path, model, 1, [look])
     assert (look.calls, look.modes) == ([0, 0], [True, True])
     assert not any(gradient is not None for gradient in look.gradients)
+
+
+def test_all_of_it_is_written_in_yaml(tmp_path):
+    """Roll-outs of holders and presets, steps of a game, guidance, and what the critic inherits."""
+
+    def part(name, **arguments):
+        path = name if "." in name else f"score_distillation.{name}"
+        return {"class_path": f"flowlit.objectives.{path.lstrip('.')}", "init_args": arguments}
+
+    guide = tiny.unet(num_classes=10, label_dropout=0.1)
+    uniform = {"class_path": "flowlit.objectives.times.Uniform"}
+    rollout = {"k": 2, "renoise": "fixed", "times": [0.0, 0.3, 1.0]}
+    parts = {
+        "kl": part("ReverseKL", guide=guide, guidance={"scale": 2.0, "times": uniform}, rollout=rollout),
+        "identity": part("ScoreIdentity", guide=guide, correction=1.0, rollout=rollout, critic_scale=-1.0),
+        "tilt": part("DecoupledDMD", guide=guide, scale=3.0),
+    }
+    game = part(".CombinedGame", objectives=parts, steps={"kl": [0], "tilt": [1]})
+    content = tiny.fit(tmp_path / "run", "CriticModule", guide, coupling=tiny.digits(labels=True), steps=1)
+    grid = {"class_path": "flowlit.solvers.grids.Given", "init_args": {"times": [0.0, 0.3, 1.0]}}
+    solver = {
+        "class_path": "flowlit.solvers.ReNoise",
+        "init_args": {"steps": 2, "fresh": False, "grid": grid},
+    }
+    critic = {"class_path": "flowlit.modules.Critic", "init_args": {"network": guide, "inheritance": 0.03}}
+    content["model"]["init_args"] |= {"objective": game, "critic": critic, "solvers": {"a": solver}}
+    content["data"]["init_args"]["noise"] = tiny.noise(num_classes=10)
+    done = in_process("fit", "-c", tiny.write(tmp_path / "run.yaml", content))
+    assert done.code == 0, done.err
 
 
 # -- a critic that inherits weights

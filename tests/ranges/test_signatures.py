@@ -31,6 +31,7 @@ from flowlit.errors import FlowlitError
 from flowlit.networks import DiT
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
+from flowlit.objectives.rewards import Brightness
 from flowlit.objectives.score_distillation import DMD
 from flowlit.ranges.kinds import EXPECTED
 from flowlit.solvers import Euler
@@ -85,6 +86,10 @@ EXAMPLES: dict[str, Any] = {
     "test_num": 4,
     "num_workers": 0,
     "objectives": {"a": RectifiedFlow()},
+    "reward": Brightness(),
+    "only": [0],
+    "classes": [[0], [1]],
+    "students": [tiny_unet(num_classes=2), tiny_unet(num_classes=2)],
     "guide": tiny_unet(num_classes=3, label_dropout=0.1),
     "distances": [SquaredError()],
     "optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
