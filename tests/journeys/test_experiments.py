@@ -255,7 +255,7 @@ def needs(path):
         for stage in recipe.stages:
             if name(path) in stage.configs and path.stem.startswith("evaluate"):
                 found |= {REPOSITORY / s.configs[0] for s in recipe.stages if s.name in stage.needs}
-    return sorted(found - {path})
+    return sorted(found & set(EXPERIMENTS) - {path})
 
 
 DIGITS = [path for path in EXPERIMENTS if path.stem.endswith("_digits") and path.stem != "sweep_digits"]
