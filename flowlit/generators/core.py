@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from .._support.batch_invariance import BatchInvariant
 from .._support.cuda_graphs import CUDAGraphRunner, called, check_device, is_compiled, replayed
+from .._support.modes import evaluating
 from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..types import Codec, Cond, Solution, Solver, classes_of, shape_of
@@ -124,19 +123,6 @@ class NoiseToImages:
         """
         self.network.to(as_device(device))
         return self
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Switch a network to evaluation; afterwards training goes on as before, also in parts of it alone."""
-    training = [module for module in network.modules() if module.training]
-    if training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def faster(network: nn.Module, channels_last: bool, compile: bool, graphs: bool) -> nn.Module:

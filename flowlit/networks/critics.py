@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._support.modes import evaluating
 from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..frozen import Frozen, check_layers, collected
@@ -83,12 +84,9 @@ class Discriminator(VelocityWrapper):
         zeros = torch.zeros(1, dtype=some.dtype, device=some.device)
         reads = reads_of(observed) or ({"label"} if classes_of(observed) else set())
         known = {"label": zeros.long(), "r": zeros}
-        training = self.network.training
-        self.network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.network):
             cond = {name: known[name] for name in reads if name in known}
             features = self.features(zeros.expand(1, *shape), zeros, cond)
-        self.network.train(training)
         return features.shape[1], min(features.shape[2:])
 
 

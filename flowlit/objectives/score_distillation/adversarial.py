@@ -138,8 +138,17 @@ def check_judges(module: nn.Module, name: str) -> None:
             f"{name}: the critic's network, {type(critic.network).__name__}, has no logits; put it into "
             "{class_path: flowlit.networks.Discriminator, init_args: {network: …}} at model.critic.network"
         )
+    check_no_own_objective(critic, name, "leaves its logits untrained")
+
+
+def check_no_own_objective(critic: Any, name: str, fault: str) -> None:
+    """Refuse a critic with an objective of its own, which would take the place of its loss in the game.
+
+    Raises:
+        FlowlitError: saying what that objective does not do.
+    """
     if critic.objective is not None:
         raise FlowlitError(
             f"{name}: the critic has an objective of its own, {type(critic.objective).__name__}, which "
-            "leaves its logits untrained; leave model.critic.objective out"
+            f"{fault}; leave model.critic.objective out"
         )

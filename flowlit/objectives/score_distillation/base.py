@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import rng
+from ..._support.modes import evaluating
 from ..._support.velocities import guided
 from ...frozen import Frozen
 from ...ranges import Float, Fraction, PositiveFloat
@@ -116,16 +114,3 @@ class ScoreDistillation(SampleObjective):
         if self.normalise:
             weights = weights / per_sample(residual.detach().abs()).clamp_min(self.floor)
         return weights
-
-
-@contextmanager
-def evaluating(network: Any) -> Iterator[None]:
-    """Put a network into eval mode, where it drops neither activations nor labels, and take it back."""
-    training = [part for part in network.modules() if part.training] if isinstance(network, nn.Module) else []
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

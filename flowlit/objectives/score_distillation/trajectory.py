@@ -20,6 +20,7 @@ from ...types import Cond, Distance, Pair, TimeDistribution, VelocityField
 from ..distances import SquaredError
 from ..rollout import Rolled, Rollout
 from ..times import Uniform
+from .adversarial import check_no_own_objective
 from .holders import ReverseKL
 from .losses import difference
 
@@ -109,11 +110,8 @@ class TDM(ReverseKL):
         """
         super().on_attach(module)
         critic: Any = getattr(module, "critic", None)
-        if critic is not None and critic.objective is not None:
-            raise FlowlitError(
-                f"TDM: the critic has an objective of its own, {type(critic.objective).__name__}, which does "
-                "not follow the trajectory; leave model.critic.objective out"
-            )
+        if critic is not None:
+            check_no_own_objective(critic, "TDM", "does not follow the trajectory")
 
     def within(self, rolled: Rolled, share: TimeDistribution) -> Tensor:
         """Draw times (B,) within the segments of samples (B, C, H, W)."""

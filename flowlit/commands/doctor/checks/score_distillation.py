@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ....metrics.cost import count_parameters
 from ....modules import CriticModule
 from ....objectives.score_distillation import ScoreDistillation, ScoreIdentity
 from ..subject import Finding, Subject
@@ -17,8 +18,8 @@ WEAKER = 0.5
 def weak_critic(s: Subject) -> Iterator[Finding]:
     """Yield a warning if the critic is much smaller than the guide that it is compared with."""
     for part in _games(s):
-        guide = _size(part.guide.network)
-        critic = _size(s.model.critic.network)
+        guide = count_parameters(part.guide.network)
+        critic = count_parameters(s.model.critic.network)
         if critic < WEAKER * guide:
             what = f"the critic has {critic:,} parameters and the guide {guide:,}"
             mend = "model.critic.network: a copy of the guide"
@@ -57,7 +58,3 @@ def _games(s: Subject) -> list[ScoreDistillation]:
     if not s.trains or not isinstance(s.model, CriticModule):
         return []
     return s.objectives(ScoreDistillation)  # type: ignore[type-abstract]
-
-
-def _size(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
