@@ -189,6 +189,9 @@ def with_real_images(root):
         "class_path": "flowlit.objectives.CombinedGame",
         "init_args": {"objectives": {"kl": kl, "gan": gan}},
     }
+    content["model"]["init_args"]["solvers"] = {
+        "euler1": {"class_path": "flowlit.solvers.Euler", "init_args": {"steps": 1}}
+    }
     return tiny.write(root.with_suffix(".yaml"), content)
 
 
