@@ -48,7 +48,8 @@ def load_efficientnet_lite0() -> nn.Module:
     # other names, and the same order
     network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)), strict=False)
     network.register_forward_pre_hook(_in_colour)
-    return network.requires_grad_(False).eval()
+    # on a CPU a third to twice as fast as in the usual order
+    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def weights_file() -> Path | None:

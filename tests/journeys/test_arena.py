@@ -57,7 +57,7 @@ def evaluations_without_gradient(recipe):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_the_same_budget_with_gradient(method):
-    assert evaluations_with_gradient(read(method)) == evaluations_with_gradient(read("slimflow")) == 640_000
+    assert evaluations_with_gradient(read(method)) == evaluations_with_gradient(read("slimflow")) == 320_000
 
 
 @pytest.mark.parametrize("method", METHODS)
