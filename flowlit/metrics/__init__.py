@@ -16,10 +16,15 @@ _HOMES = {
     "KID": "fidelity",
     "NetworkFeatures": "features",
     "OwnFeatures": "features",
+    "PSNR": "paired",
+    "PairedMetric": "paired",
     "PrecisionRecall": "fidelity",
+    "SSIM": "paired",
 }
 __all__ = [
     "KID",
+    "PSNR",
+    "SSIM",
     "ClassifierFeatures",
     "EfficientNetLite0",
     "FeatureExtractor",
@@ -30,6 +35,7 @@ __all__ = [
     "InceptionScore",
     "NetworkFeatures",
     "OwnFeatures",
+    "PairedMetric",
     "PrecisionRecall",
 ]
 

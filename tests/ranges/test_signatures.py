@@ -104,6 +104,8 @@ EXAMPLES: dict[str, Any] = {
     "times": [0.0, 1.0],
     "shape": (1, 8, 8),
     "num": 4,
+    "tile": 8,
+    "overlap": 2,
     "parts": [Cached("x")],
     "shares": [1.0],
     "store": "x",

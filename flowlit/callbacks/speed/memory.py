@@ -20,8 +20,8 @@ class ChannelsLast(Checked, Callback):
     """Store the weights of convolutions with their channels last, as tensor cores take them.
 
     Images need no conversion: a convolution with such weights returns channels-last images, and the next
-    layers keep that. Made for GPUs under ``bf16-mixed``; on a CPU it depends (docs/knobs.md). Values are unchanged, and
-    so are checkpoints, which are written in the usual order.
+    layers keep that. Made for GPUs under ``bf16-mixed``; on a CPU it depends (docs/knobs.md). Values are
+    unchanged, and so are checkpoints, which are written in the usual order.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
