@@ -132,10 +132,7 @@ def codec_of(network: Any) -> dict[str, Any] | None:
 
 
 class Objective(OneLine, Checked, nn.Module, ABC):
-    """Training objective of a network.
-
-    One that draws training times has their distribution as ``times``, and calls ``self.report(t, loss)``.
-    """
+    """Training objective; one that draws times has their distribution as ``times``, and calls ``report``."""
 
     observer: Callable[[Tensor, Tensor], None] | None = None
     """Called with times (B,) and losses (B,), before any weighting; must not change them."""
@@ -147,6 +144,10 @@ class Objective(OneLine, Checked, nn.Module, ABC):
     @abstractmethod
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Return scalars () by name: ``"loss"`` is required, the others are logged."""
+
+    def conditions(self, cond: Cond) -> Cond:
+        """Return those conditions (B, …) of the data that the trained network gets: by default all."""
+        return cond
 
     def on_attach(self, module: nn.Module) -> None:
         """Prepare for the module that will train with this objective, for instance to use its average."""

@@ -32,6 +32,7 @@ def try_on_training_data(module: Any) -> None:
     if rows is None:
         return
     x, cond = rows
+    cond = module.objective.conditions(cond)
     check_conditions(module.network, cond)
     try_out(module.network, x, cond, module.trainer.precision_plugin.forward_context())
 

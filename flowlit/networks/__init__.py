@@ -16,6 +16,7 @@ from .unet import UNet
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.preconditioning import EDM
+from .wrappers.residual import ResShiftVelocity
 from .wrappers.router import Router
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",
+    "ResShiftVelocity",
     "Router",
     "SmallClassifier",
     "SmallEncoder",

@@ -16,6 +16,8 @@ from .perceptual import LPIPSHuber, lpips_huber_loss
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
 from .rewards import RewardGradient
 from .rollout import Rolled, Rollout
+from .scale_distillation import ScaleDistillation, scale_distillation_loss
+from .trajectory_distillation import TrajectoryDistillation, trajectory_loss
 from .velocity_matching import VelocityMatching, velocity_matching_loss
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "Rolled",
     "Rollout",
     "SampleObjective",
+    "ScaleDistillation",
+    "TrajectoryDistillation",
     "TwoPlayerObjective",
     "VelocityMatching",
     "annealed_reflow_loss",
@@ -40,5 +44,7 @@ __all__ = [
     "flow_guided_loss",
     "lpips_huber_loss",
     "rectified_flow_loss",
+    "scale_distillation_loss",
+    "trajectory_loss",
     "velocity_matching_loss",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import rng
 from ..errors import FlowlitError
+from ..paths.diffusion import Tabulated
 from ..ranges import Float, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from ..types import TimeDistribution
 
@@ -111,3 +112,18 @@ class KarrasSteps(TimeDistribution):
         place = self.low + (self.high - self.low) * rng.rand(n, device)
         first, last = (sigma ** (1 / self.rho) for sigma in (self.sigma_max, self.sigma_min))
         return 1 / (1 + (first + place * (last - first)) ** self.rho)
+
+
+@dataclass
+class DiffusionSteps(TimeDistribution):
+    """Draw uniformly from the times of a diffusion's steps, t = 1 / (1 + σ / α), as its own training does.
+
+    For ResShift: ``diffusion: {class_path: flowlit.paths.ResShift}``, and ``weight:
+    flowlit.objectives.weights.Remaining``, with which the loss is that of its prediction of x.
+    """
+
+    diffusion: Tabulated
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        times = torch.as_tensor(self.diffusion.times(), dtype=torch.float32, device=device)
+        return times[rng.randint(len(times), n, device)]

@@ -8,20 +8,27 @@ from torch import Tensor, nn
 from .._support.velocities import evaluate
 from ..frozen import Frozen
 from ..paths.straight import interpolate
-from ..types import Distance, LossWeighting, Pair, TimeDistribution, VelocityField
+from ..types import Cond, Distance, LossWeighting, Pair, TimeDistribution, VelocityField
 from .reflow import RectifiedFlow
 
 
 def velocity_matching_loss(
-    velocity: VelocityField, guide: VelocityField, pair: Pair, t: Tensor, *, distance: Distance
+    velocity: VelocityField,
+    guide: VelocityField,
+    pair: Pair,
+    t: Tensor,
+    *,
+    distance: Distance,
+    guide_cond: Cond | None = None,
 ) -> Tensor:
     """d( v(x_t, t), v_φ(x_t, t) ), (B,), at t (B,), with the guide's v_φ; no gradient reaches the guide.
 
-    Song et al. 2024 (2410.23274), where it is teacher score matching.
+    The guide has conditions (B, …) of its own, or those of the pair. Song et al. 2024 (2410.23274), where it
+    is teacher score matching.
     """
     x_t = interpolate(pair.x0, pair.x1, t)
     with torch.no_grad():
-        target = evaluate(guide, x_t, t, pair.cond)
+        target = evaluate(guide, x_t, t, pair.cond if guide_cond is None else guide_cond)
     return distance(evaluate(velocity, x_t, t, pair.cond), target)
 
 

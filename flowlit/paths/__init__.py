@@ -1,6 +1,7 @@
 """Paths from noise to data: the straight line, and other diffusions on it."""
 
 from .diffusion import VE, ContinuousVP, DiscreteVE, DiscreteVP
+from .residual import ResShift
 from .sphere import interpolate_noise
 from .straight import anneal, endpoint, expand, interpolate
 
@@ -9,6 +10,7 @@ __all__ = [
     "ContinuousVP",
     "DiscreteVE",
     "DiscreteVP",
+    "ResShift",
     "anneal",
     "endpoint",
     "expand",

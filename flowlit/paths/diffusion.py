@@ -28,6 +28,10 @@ class Tabulated(Diffusion):
     def ratios(self) -> np.ndarray:
         """Return σ / α of step 0, 1, …, growing, (steps,)."""
 
+    def times(self) -> np.ndarray:
+        """Return the times of the steps on the straight line, falling, (steps,): t = 1 / (1 + σ / α)."""
+        return 1 / (1 + self.ratios())
+
     @property
     def range(self) -> tuple[float, float]:
         ratios = self.ratios()

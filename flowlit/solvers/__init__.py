@@ -5,6 +5,7 @@ from .base import Counted, march
 from .edm import EDMHeun, edm_heun
 from .grids import sigma_grid, time_grid
 from .multistep import Adams
+from .one_step import OneStep
 from .runge_kutta import RK2, RK4, Euler, Heun, Midpoint, Ralston
 from .stochastic import SDE, ReNoise
 
@@ -19,6 +20,7 @@ __all__ = [
     "Euler",
     "Heun",
     "Midpoint",
+    "OneStep",
     "Ralston",
     "ReNoise",
     "edm_heun",

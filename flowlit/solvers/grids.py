@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ..errors import FlowlitError
+from ..paths.diffusion import Tabulated
 from ..ranges import Checked, Float, PositiveFloat
 
 MOST = 1_000_000
@@ -50,6 +51,25 @@ class Given(TimeGrid):
 
     def __call__(self, steps: int) -> list[float]:
         return self.times
+
+
+@dataclass
+class DiffusionSteps(TimeGrid):
+    """Times of a diffusion's steps, t = 1 / (1 + σ / α), or of some of them at equal distances; then 1.
+
+    The noisiest step's time is 0: there is nothing but noise at either. With ``Euler`` it is the
+    deterministic sampler (DDIM) on that diffusion's own steps; for ResShift: ``diffusion: {class_path:
+    flowlit.paths.ResShift}`` and its number of steps.
+    """
+
+    diffusion: Tabulated
+
+    def __call__(self, steps: int) -> list[float]:
+        times = self.diffusion.times()[::-1]
+        if steps > len(times):
+            raise FlowlitError(f"time grid: {self.diffusion} has {len(times)} steps, found steps={steps}")
+        places = [round(i * len(times) / steps) for i in range(1, steps)]
+        return [0.0, *(float(times[place]) for place in places), 1.0]
 
 
 def time_grid(steps: int, rho: float = 1.0, reverse: bool = False) -> list[float]:

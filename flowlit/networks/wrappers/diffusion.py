@@ -58,11 +58,13 @@ class DiffusionVelocity(VelocityWrapper):
             near_noise, sigma / to_data, alpha / to_noise
         )  # so that the noise, or the data, has the right size
         noisy = (level * x).to(x.dtype)
-        output = self.network(noisy, self.diffusion.time_input(ratio), self.with_second_time(t, cond)).to(
-            x.dtype
-        )
+        output = self.predict(noisy, ratio, self.with_second_time(t, cond)).to(x.dtype)
         data, noise = self._data_and_noise(noisy, output, alpha, sigma)
         return torch.where(near_noise, (data - x) / to_data, (x - noise) / to_noise).to(x.dtype)
+
+    def predict(self, noisy: Tensor, ratio: Tensor, cond: Cond) -> Tensor:
+        """Return the network's prediction (B, C, H, W) from α x1 + σ ε (B, C, H, W), at σ / α (B,)."""
+        return self.network(noisy, self.diffusion.time_input(ratio), cond)
 
     def _data_and_noise(
         self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor
