@@ -78,14 +78,13 @@ class VelocityField(Protocol):
 class DescribesItself(Protocol):
     """Facts that a network has about itself. Each is optional; the functions below return it or its default.
 
-    Networks of this package and their wrappers have all of them. Give one of your own those that apply: what
-    it lacks is not checked, reported or used.
+    Networks of this package have all; what one of your own lacks is not checked, reported or used.
     """
 
     shape: tuple[int, ...]  # (C, H, W) of x; compared with the data and the noise before any work
     num_classes: int  # of cond["label"], 0 without; compared likewise
     label_dropout: float  # probability of hiding a label in training; above 0 it works without labels, too
-    reads: frozenset[str]  # names of its conditions: "label", "r" (a second time), "lr", "text"
+    reads: frozenset[str]  # names of its conditions: "label", "r" (a second time), "image", "text"
     evaluations: int  # network evaluations a call, for NFE: 2 under classifier-free guidance
     spec: dict[str, Any]  # class_path and init_args, which make its checkpoints stand alone
     loaded: dict[str, Any] | None  # its file, the hash and which of the weights, until training begins
@@ -179,6 +178,10 @@ class Coupling(Checked, ABC):
     def complete(self, batch: Any, device: torch.device) -> Pair:
         """Finish a collated batch on its device, without gradients: draw noise, integrate a teacher, flip."""
 
+    def blank(self, image: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+        """Return what ``complete`` makes of a row (C, H, W) and its conditions, in shape alone."""
+        return image, cond
+
     def check_codec(self, codec: Codec) -> None:
         """Refuse the codec of a model if these x1 are of another, naming both; called with the data open."""
 
@@ -266,12 +269,7 @@ class Codec(Checked, ABC):
 
 
 class Source(Checked, Dataset, ABC):
-    """Start of generation: x0 and its conditions.
-
-    Row i is a function of the source and i alone: validation always starts from the same rows, and any number
-    of processes makes the same pairs. ``flowlit.couplings.SeededNoise`` is N(0, I); one for super-resolution
-    starts from a noised low-resolution image, and has the image itself as ``cond["lr"]``.
-    """
+    """Start of generation: row i, x0 and its conditions, is a function of the source and i alone."""
 
     shape: tuple[int, ...]
     """(C, H, W) of x0."""

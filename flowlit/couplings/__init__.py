@@ -6,20 +6,26 @@ from .._support.names import lazily
 
 _HOMES = {
     "Cached": "cached",
+    "DegradedImages": "super_resolution",
     "Independent": "independent",
     "Mixed": "mixed",
+    "NoisedImage": "starts",
     "OptimalTransport": "transport",
     "SeededNoise": "noise",
     "Simulated": "simulated",
+    "SuperResolution": "super_resolution",
     "seeded_normal": "noise",
 }
 __all__ = [
     "Cached",
+    "DegradedImages",
     "Independent",
     "Mixed",
+    "NoisedImage",
     "OptimalTransport",
     "SeededNoise",
     "Simulated",
+    "SuperResolution",
     "seeded_normal",
 ]
 

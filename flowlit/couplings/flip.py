@@ -18,12 +18,13 @@ def flip(pair: Pair, mask: Tensor) -> Pair:
     """Mirror both ends, (B, C, H, W), of the samples where mask (B,) is true, along the width. Conditions of
     four dimensions are images, and mirrored too; others, such as labels, stay.
     """
-    cond = {name: _mirrored(value, mask) if value.dim() == 4 else value for name, value in pair.cond.items()}
-    return Pair(_mirrored(pair.x0, mask), _mirrored(pair.x1, mask), cond)
+    cond = {name: mirrored(value, mask) if value.dim() == 4 else value for name, value in pair.cond.items()}
+    return Pair(mirrored(pair.x0, mask), mirrored(pair.x1, mask), cond)
 
 
-def _mirrored(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(expand(mask, x), x.flip(-1), x)
+def mirrored(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Mirror the samples of x, (B, C, H, W), where mask (B,) is true: along the width, or another side."""
+    return torch.where(expand(mask, x), x.flip(dim), x)
 
 
 def random_flip(pair: Pair) -> Pair:

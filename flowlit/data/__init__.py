@@ -5,13 +5,33 @@ from __future__ import annotations
 from .._support.names import lazily
 
 _HOMES = {
+    "AveragePool": "degradations",
+    "Bicubic": "degradations",
     "CIFAR10": "images",
+    "Chain": "degradations",
+    "Degradation": "degradations",
     "Digits": "images",
+    "EightBit": "degradations",
+    "GaussianNoise": "degradations",
     "ImageFolder": "folders",
     "ImageZip": "zips",
     "OfClasses": "of_classes",
     "Patches": "codecs",
     "Pixels": "codecs",
 }
-__all__ = ["CIFAR10", "Digits", "ImageFolder", "ImageZip", "OfClasses", "Patches", "Pixels"]
+__all__ = [
+    "CIFAR10",
+    "AveragePool",
+    "Bicubic",
+    "Chain",
+    "Degradation",
+    "Digits",
+    "EightBit",
+    "GaussianNoise",
+    "ImageFolder",
+    "ImageZip",
+    "OfClasses",
+    "Patches",
+    "Pixels",
+]
 __getattr__ = lazily(__name__, _HOMES)  # headers of images are read without torch

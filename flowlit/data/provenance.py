@@ -10,7 +10,8 @@ Facts = dict[str, Any]
 """name, part and whole (where the set has parts), images (their number) and fingerprint.
 
 ``fresh_noise`` is False for networks whose velocity is not that of independent noise and images: those of
-pairs, of optimal transport, and generators.
+pairs, of optimal transport, and generators. ``super_resolution`` is the task of those that enlarge images:
+``scale``, and the specs of ``degradation`` and ``start``.
 """
 
 

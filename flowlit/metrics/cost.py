@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import FlowlitError
 from ..frozen import Frozen
-from ..types import Cond, classes_of, shape_of
+from ..types import Cond, classes_of, reads_of, shape_of
 
 Inputs = tuple[Tensor, Tensor, Cond]
 """Arguments of a network: x (B, C, H, W), t (B,), cond."""
@@ -40,6 +40,8 @@ def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str =
     classes = classes_of(network)
     cond = {"label": torch.arange(batch_size, device=device) % classes} if classes else {}
     x = torch.empty(batch_size, *shape, device=device)
+    if "image" in (reads_of(network) or ()):
+        cond["image"] = torch.zeros_like(x)
     return (x if x.is_meta else x.normal_()), torch.full((batch_size,), 0.5, device=device), cond
 
 

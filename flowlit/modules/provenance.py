@@ -27,7 +27,8 @@ def images_trained_on(data: Any) -> Facts | None:
     coupling = getattr(data, "coupling", None)
     images = getattr(coupling, "images", None)
     if isinstance(images, ImageDataset):
-        return described(images)
+        task = getattr(coupling, "task", None)
+        return described(images) | ({"super_resolution": task} if task else {})
     return trained_on(getattr(data, "pairs", None)) or trained_on(getattr(coupling, "teacher", None))
 
 

@@ -13,7 +13,7 @@ from .._engine.sharding import parts
 from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..frozen import Frozen
-from ..types import Codec, Cond, Noise, Pair, classes_of, reads_of
+from ..types import Codec, Cond, Coupling, Noise, Pair, classes_of, reads_of
 from .averages import join_names
 
 ROWS = 2
@@ -76,7 +76,7 @@ def rows_to_try(module: Any) -> tuple[Tensor, Cond] | None:
     ours = all(type(caller).__module__.startswith("flowlit.") for caller in callers)
     if getattr(data, "pairs", None) is None or not ours or parts(module.network):
         return None
-    rows = first_rows(data.pairs, module.codec, trainer.strategy.root_device)
+    rows = first_rows(data.pairs, module.codec, trainer.strategy.root_device, data.coupling)
     return trainer.precision_plugin.convert_input(rows)
 
 
@@ -103,15 +103,22 @@ def check_conditions(network: nn.Module, cond: Cond) -> None:
         )
 
 
-def first_rows(pairs: Any, codec: Codec, device: torch.device) -> tuple[Tensor, Cond]:
-    """Return blank x (2, C, H, W), and conditions (2, …) of the first row of a data set."""
+def first_rows(
+    pairs: Any, codec: Codec, device: torch.device, coupling: Coupling | None = None
+) -> tuple[Tensor, Cond]:
+    """Return blank x (2, C, H, W), and conditions (2, …) of the first row of a data set, as its coupling
+    completes it.
+    """
     row = getattr(pairs, "pairs", pairs)[0]
     if isinstance(row, (Pair, Noise)):
         shape = tuple(row.x0.shape)
         cond = row.cond
     else:
-        shape = codec.encoded_shape(row["x1"].shape)
+        image = row["x1"]
         cond = row["cond"]
+        if coupling is not None:
+            image, cond = coupling.blank(row["x1"], row["cond"])
+        shape = codec.encoded_shape(image.shape)
     x = torch.zeros(ROWS, *shape, device=device)
     return x, {name: value.to(device).expand(ROWS, *value.shape) for name, value in cond.items()}
 

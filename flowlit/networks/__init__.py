@@ -13,6 +13,7 @@ from .classifier import SmallClassifier, SmallEncoder
 from .critics import ChannelMean, Discriminator
 from .empirical import EmpiricalFlow
 from .unet import UNet
+from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.preconditioning import EDM
@@ -24,6 +25,7 @@ __all__ = [
     "EDM",
     "ChannelMean",
     "ClassifierFreeGuidance",
+    "ConcatenatedImage",
     "DiT",
     "DiffusionVelocity",
     "Discriminator",

@@ -25,8 +25,8 @@ import flowlit
 from flowlit import networks
 from flowlit import ranges as r
 from flowlit.commands.couple.options import CoupleOptions
-from flowlit.couplings import Cached, SeededNoise
-from flowlit.data import Digits, Pixels
+from flowlit.couplings import Cached, NoisedImage, SeededNoise
+from flowlit.data import AveragePool, Digits, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.networks import DiT
 from flowlit.objectives import RectifiedFlow
@@ -70,6 +70,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "EDM": {"network": tiny_unet(time_scale=1.0)},
     "Adams": {"steps": 4},
     "CombinedGame": {"objectives": {"a": DMD(tiny_unet())}},
+    "ConcatenatedImage": {"network": tiny_unet()},
+    "AveragePool": {"scale": 2},
+    "Bicubic": {"scale": 2},
+    "Chain": {"steps": [AveragePool(2)]},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""
 
@@ -106,6 +110,10 @@ EXAMPLES: dict[str, Any] = {
     "num": 4,
     "tile": 8,
     "overlap": 2,
+    "std": 0.1,
+    "sigma": 0.2,
+    "degradation": AveragePool(2),
+    "start": NoisedImage(0.2),
     "parts": [Cached("x")],
     "shares": [1.0],
     "store": "x",
