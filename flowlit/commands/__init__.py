@@ -65,6 +65,11 @@ COMMANDS = {
         "average:average",
     ),
     "predict": Command("generate, and write the images", "-c experiments/generate_digits.yaml"),
+    "upscale": Command(
+        "enlarge images by super-resolution",
+        "my_photos --model runs/sr/student --t 0.7 --into large",
+        "upscale:upscale",
+    ),
     "couplings": Command(
         "info, verify, merge, import, export, show",
         "info runs/slimflow_digits/couplings",

@@ -32,7 +32,7 @@ CHANGES = {
 }
 """What decoding does to some images, and how a summary puts it."""
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -167,6 +167,6 @@ def _eight_bits(image: Image.Image, encoding: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return how the camera was held, 1 … 8 as in EXIF; 1 if the file does not have it."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF: viewers show the pixels as they are
         return 1

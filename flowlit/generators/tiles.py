@@ -131,7 +131,7 @@ class Tiler(Checked):
         return total
 
 
-BLOCK = 64
+BLOCK = 32
 """Pixels of a side of the squares in which noise is drawn."""
 
 

@@ -1,0 +1,209 @@
+"""Photographs of any size, read with all that a viewer needs, and written as PNG.
+
+Other images are squares of 8 bits to train on (``decode``). A photograph keeps its bits, transparency, colour
+profile and EXIF; it stands upright.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from .._support.files import open_plain, write_atomically
+from .decode import FORMATS, GREY, ORIENTATION, UnreadableImage, load
+
+MODES = {*GREY, "RGB", "RGBA"}
+"""Modes of files that are read."""
+
+HINTS = {"P": "a palette", "PA": "a palette", "CMYK": "CMYK, the colours of print"}
+
+BLEED = 8
+"""Pixels by which visible colours are carried into what is transparent."""
+
+
+class Photograph(NamedTuple):
+    """An upright image, and what else its file had."""
+
+    pixels: Tensor  # (C, H, W) float32 in [0, 1]; C is 1 (grey) or 3 (RGB, not linear)
+    alpha: Tensor | None = None  # (1, H, W) float32 in [0, 1]
+    bits: int = 8  # of a channel: 8 or 16
+    icc: bytes | None = None  # its colour profile
+    exif: bytes | None = None  # without its orientation
+
+    @property
+    def size(self) -> str:
+        """Width and height, as 640×427."""
+        return f"{self.pixels.shape[2]}×{self.pixels.shape[1]}"
+
+
+def read_photograph(path: Path) -> Photograph:
+    """Read a photograph: grey or RGB, of 8 or 16 bits, opaque or not.
+
+    Raises:
+        UnreadableImage: for broken files, and those with a palette, CMYK, several frames, or values without a
+            known range; the message says why, without the name.
+    """
+    try:
+        with open(path, "rb", opener=open_plain) as file:
+            return _read(file)
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+
+
+def _read(file: IO[bytes]) -> Photograph:
+    decoded = load(file)
+    if "animated" in decoded.changes:
+        raise UnreadableImage("it has several frames; save one of them as PNG")
+    if decoded.mode not in MODES:
+        raise UnreadableImage(
+            f"it has {HINTS.get(decoded.mode, f'mode {decoded.mode}')}; save it in RGB or grey"
+        )
+    channels = 1 if decoded.mode in GREY else 3
+    image = decoded.image
+    alpha = None
+    if image.mode in ("LA", "La", "RGBA"):
+        alpha = _planes(image.convert("RGBA").getchannel("A")) / 255
+    pixels = _planes(image.convert("L" if channels == 1 else "RGB")) / 255
+    icc, exif = _extras(file)
+    if "16 bits" not in decoded.changes:
+        return Photograph(pixels, alpha, 8, icc, exif)
+    deep = _sixteen_bits(file, decoded.format)
+    if len(deep) in (2, 4):
+        alpha = deep[-1:]
+    return Photograph(deep[: 1 if len(deep) < 3 else 3], alpha, 16, icc, exif)
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """Return the values of an image as (C, H, W) float32."""
+    array = np.asarray(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(array.transpose(2, 0, 1).astype(np.float32))
+
+
+def _sixteen_bits(file: IO[bytes], format: str) -> Tensor:
+    """Return all bits of a file that decodes, upright: (1 … 4, H, W) float32 in [0, 1]."""
+    file.seek(0)
+    if format == "PNG":
+        from torchvision.io import ImageReadMode, decode_png
+
+        data = torch.from_numpy(np.frombuffer(file.read(), np.uint8).copy())
+        return decode_png(data, ImageReadMode.UNCHANGED, apply_exif_orientation=True).float() / 65535
+    with Image.open(file, formats=FORMATS) as image:
+        image.load()  # Pillow turns these upright
+        if not image.mode.startswith("I;16"):
+            raise UnreadableImage(f"it is a {format} of 16 bits in colour; save it as PNG")
+        return _planes(image) / 65535
+
+
+def _extras(file: IO[bytes]) -> tuple[bytes | None, bytes | None]:
+    """Return the colour profile and the EXIF of a file, whose image stands upright from now on."""
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        profile = image.info.get("icc_profile")
+        icc = profile if isinstance(profile, bytes) and profile else None
+        if image.format == "TIFF":  # whose tags also describe its pixels
+            return icc, None
+        try:
+            exif = image.getexif()
+            exif.pop(ORIENTATION, None)
+            return icc, exif.tobytes() if len(exif) else None
+        except Exception:  # damaged EXIF
+            return icc, None
+
+
+def write_photograph(path: Path, photograph: Photograph, facts: Mapping[str, str] = {}) -> None:
+    """Write a photograph as PNG, whole or not at all.
+
+    Args:
+        path: of the file.
+        photograph: to write; values are clipped, and rounded to its bits.
+        facts: texts by name that the file is to have.
+
+    Raises:
+        FlowlitError: if the disk is full or cannot be written.
+    """
+    parts = [photograph.pixels] + ([] if photograph.alpha is None else [photograph.alpha])
+    most = 2**photograph.bits - 1
+    values = (torch.cat(parts).double().clamp(0, 1) * most).round().permute(1, 2, 0).numpy()
+    text = PngInfo()
+    for name, fact in facts.items():
+        text.add_text(name, fact)
+    extras: dict[str, Any] = {"pnginfo": text, "icc_profile": photograph.icc, "exif": photograph.exif or b""}
+    if photograph.bits == 8:
+        array = values.astype(np.uint8)
+        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        write_atomically(path, lambda file: image.save(file, "PNG", **extras))
+    else:
+        write_atomically(path, deep_png(values.astype(np.uint16), extras))
+
+
+def deep_png(values: np.ndarray, extras: Mapping[str, Any]) -> bytes:
+    """Return the PNG of pixels (H, W, 1 … 4) of 16 bits, which Pillow does not write in colour.
+
+    Args:
+        values: grey, grey and alpha, RGB, or RGB and alpha.
+        extras: of a PNG, as Pillow's ``save`` takes them.
+    """
+    height, width, channels = values.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = np.frombuffer(values.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
+    differences = rows.copy()
+    differences[1:] -= rows[:-1]  # each row from the one above: the filter "up"
+    filtered = np.insert(differences, 0, 2, axis=1)
+    pixels = zlib.compress(filtered.tobytes(), 6)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", header),
+            *_other_chunks(extras),
+            _chunk(b"IDAT", pixels),
+            _chunk(b"IEND", b""),
+        ]
+    )
+
+
+def _other_chunks(extras: Mapping[str, Any]) -> list[bytes]:
+    """Return the chunks of text, profile and EXIF, as Pillow writes them into a PNG of one pixel."""
+    file = io.BytesIO()
+    Image.new("RGB" if extras.get("icc_profile") else "L", (1, 1)).save(file, "PNG", **extras)
+    data = file.getvalue()
+    chunks = []
+    place = 8
+    while place < len(data):
+        length = struct.unpack(">I", data[place : place + 4])[0] + 12
+        if data[place + 4 : place + 8] not in (b"IHDR", b"IDAT", b"IEND"):
+            chunks.append(data[place : place + length])
+        place += length
+    return chunks
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_bled_colours(photograph: Photograph) -> Tensor:
+    """Return the colours (C, H, W) with those of visible pixels carried into fully transparent ones.
+
+    There files have any colour, often black, which would show as a rim once the image is resized.
+    """
+    if photograph.alpha is None:
+        return photograph.pixels
+    visible = (photograph.alpha > 0).float()
+    colours = photograph.pixels * visible
+    for _ in range(BLEED):
+        around = torch.nn.functional.avg_pool2d(torch.cat([colours, visible])[None], 3, 1, 1)[0]
+        means = around[:-1] / around[-1:].clamp_min(1e-6)
+        fresh = (visible == 0) & (around[-1:] > 1e-6)
+        colours = torch.where(fresh, means, colours)
+        visible = torch.where(fresh, torch.ones_like(visible), visible)
+    return colours
