@@ -6,7 +6,7 @@ from .._support.names import lazily
 
 _HOMES = {
     "Cached": "cached",
-    "DegradedImages": "super_resolution",
+    "DegradedImages": "degraded",
     "Independent": "independent",
     "Mixed": "mixed",
     "NoisedImage": "starts",

@@ -18,6 +18,7 @@ _HOMES = {
     "OfClasses": "of_classes",
     "Patches": "codecs",
     "Pixels": "codecs",
+    "RealESRGAN": "real_esrgan",
 }
 __all__ = [
     "CIFAR10",
@@ -33,5 +34,6 @@ __all__ = [
     "OfClasses",
     "Patches",
     "Pixels",
+    "RealESRGAN",
 ]
 __getattr__ = lazily(__name__, _HOMES)  # headers of images are read without torch

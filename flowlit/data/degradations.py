@@ -206,6 +206,10 @@ class Chain(Degradation):
         steps = [step.spec for step in self.steps]
         return {"class_path": public_path(type(self)), "init_args": {"steps": steps}}
 
+    def split(self, count: int) -> tuple[Chain, Chain]:
+        """Return the first ``count`` steps and the others; the latter of the former is the chain."""
+        return Chain(self.steps[:count]), Chain(self.steps[count:])
+
     def degrade(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
         """Return (B, C, H / scale, W / scale) of (B, C, H, W)."""
         for step in self.steps:

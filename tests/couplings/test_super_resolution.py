@@ -89,6 +89,27 @@ def test_squares_are_cut_and_mirrored_before_degrading():
     assert abs(flipped - 0.06) < 4 * (0.06 * 0.94 / 400) ** 0.5
 
 
+def test_the_guide_has_a_milder_condition_of_the_same_draws():
+    chain = Chain([AveragePool(2), GaussianNoise(0.1), AveragePool(2), GaussianNoise(0.1)])
+    arguments = (Digits(labels=False), chain, NoisedImage(0.2))
+    pair = drawn(SuperResolution(*arguments, guide_steps=2), [0, 1, 2])
+    plain = drawn(SuperResolution(*arguments), [0, 1, 2])
+    assert torch.equal(pair.cond["image"], plain.cond["image"]) and torch.equal(pair.x0, plain.x0)
+    mild = drawn(SuperResolution(arguments[0], chain.split(2)[0], NoisedImage(0.2)), [0, 1, 2])
+    assert torch.equal(pair.cond["guide_image"], mild.cond["image"])
+    nested = SuperResolution(
+        arguments[0], Chain([AveragePool(2), AveragePool(2)]), NoisedImage(0.2), guide_steps=1
+    )
+    cond = drawn(nested, [3]).cond
+    pooled = torch.nn.functional.avg_pool2d(cond["guide_image"], 4)
+    torch.testing.assert_close(pooled, torch.nn.functional.avg_pool2d(cond["image"], 4))
+    _, blank = first_rows(nested.dataset(), Pixels(), CPU, nested)
+    assert blank.keys() == cond.keys()
+    for degradation in (AveragePool(4), Chain([AveragePool(4)])):
+        with pytest.raises(FlowlitError, match="Chain of more than 1 steps"):
+            SuperResolution(arguments[0], degradation, NoisedImage(0.2), guide_steps=1)
+
+
 def test_latents_have_the_condition_of_their_codec():
     coupling = SuperResolution(Digits(labels=False), Bicubic(2), NoisedImage(0.2), codec=Patches())
     coupling.check_codec(Patches())
