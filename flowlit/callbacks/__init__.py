@@ -12,6 +12,7 @@ from .evaluation.fid import FID
 from .evaluation.images import ImageWriter
 from .evaluation.interpolations import Interpolations
 from .evaluation.neighbours import NearestNeighbours
+from .evaluation.paired import PairedMetrics
 from .evaluation.report import Report
 from .evaluation.samples import Samples
 from .evaluation.straightness import Straightness
@@ -52,6 +53,7 @@ __all__ = [
     "LossOverTime",
     "MatmulPrecision",
     "NearestNeighbours",
+    "PairedMetrics",
     "Progress",
     "Report",
     "Rollback",
