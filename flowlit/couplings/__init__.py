@@ -9,7 +9,7 @@ _HOMES = {
     "DegradedImages": "degraded",
     "Independent": "independent",
     "Mixed": "mixed",
-    "NoisedImage": "starts",
+    "NoisedImage": "super_resolution",
     "OptimalTransport": "transport",
     "SeededNoise": "noise",
     "Simulated": "simulated",

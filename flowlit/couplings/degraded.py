@@ -13,10 +13,10 @@ from ..data import Pixels
 from ..data.degradations import Degradation, image_condition, seeded
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import spec
+from ..paths import NoisedImage
 from ..ranges import PositiveInt, Seed
 from ..types import Codec, ImageDataset, Noise, Source
 from .noise import seeded_normals
-from .starts import NoisedImage
 from .store.encoding import codec_facts
 
 

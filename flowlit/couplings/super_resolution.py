@@ -12,11 +12,11 @@ from .. import rng
 from ..data import Pixels
 from ..data.degradations import Chain, Degradation, image_condition, seeded
 from ..errors import FlowlitError
+from ..paths import NoisedImage
 from ..ranges import PositiveInt, Probability
 from ..types import Codec, Cond, Coupling, ImageDataset, Pair
 from .degraded import check_size, task_of
 from .flip import mirrored
-from .starts import NoisedImage
 from .store.encoding import check_codec, codec_facts
 
 

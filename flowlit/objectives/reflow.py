@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import rng
 from .._support.velocities import evaluate
+from ..paths import NoisedImage
 from ..paths.straight import anneal, interpolate
 from ..ranges import Probability
 from ..types import Distance, LossWeighting, Objective, Pair, TimeDistribution, VelocityField
@@ -26,14 +27,25 @@ def rectified_flow_loss(velocity: VelocityField, pair: Pair, t: Tensor, *, dista
 
 
 def annealed_reflow_loss(
-    velocity: VelocityField, pair: Pair, t: Tensor, noise: Tensor, *, distance: Distance, beta: float
+    velocity: VelocityField,
+    pair: Pair,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    distance: Distance,
+    beta: float,
+    start: NoisedImage | None = None,
 ) -> Tensor:
     """Rectified-flow loss, (B,), on the pair whose x0 is mixed with a share beta of fresh noise (B, C, H, W).
 
-    SlimFlow (2407.12718), section 3.1. The target uses the mixed noise, too.
+    SlimFlow (2407.12718), section 3.1. The target uses the mixed noise, too. If x0 starts from an image,
+    ``cond["image"]``, that stays, and its noise is mixed.
     """
-    mixed = pair._replace(x0=anneal(pair.x0, noise, beta))
-    return rectified_flow_loss(velocity, mixed, t, distance=distance)
+    if start is None:
+        x0 = anneal(pair.x0, noise, beta)
+    else:
+        x0 = start.annealed(pair.x0, pair.cond["image"], noise, beta)
+    return rectified_flow_loss(velocity, pair._replace(x0=x0), t, distance=distance)
 
 
 def weighted_mean(loss: Tensor, t: Tensor, weight: LossWeighting | None) -> Tensor:
@@ -82,6 +94,12 @@ class AnnealedReflow(RectifiedFlow):
 
     Use it to train a small network from random initialisation on a large teacher's pairs. ``beta`` is set
     before each step by the ``Anneal`` callback; left at 0 this is ``RectifiedFlow``.
+
+    Args:
+        distance, times, weight: as for ``RectifiedFlow``.
+        beta: share of fresh noise.
+        start: law of x0 given ``cond["image"]``, for pairs of super-resolution, the same as the teacher's;
+            None is N(0, I).
     """
 
     def __init__(
@@ -90,11 +108,15 @@ class AnnealedReflow(RectifiedFlow):
         times: TimeDistribution | None = None,
         weight: LossWeighting | None = None,
         beta: Probability = 0.0,
+        start: NoisedImage | None = None,
     ):
         super().__init__(distance, times, weight)
         self.beta = beta
+        self.start = start
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor) -> Tensor:
         """Loss of each sample at its time t (B,), (B,), with noise drawn afresh."""
         noise = rng.randn_like(pair.x0)
-        return annealed_reflow_loss(velocity, pair, t, noise, distance=self.distance, beta=self.beta)
+        return annealed_reflow_loss(
+            velocity, pair, t, noise, distance=self.distance, beta=self.beta, start=self.start
+        )

@@ -1,6 +1,7 @@
 """Paths from noise to data: the straight line, and other diffusions on it."""
 
 from .diffusion import VE, ContinuousVP, DiscreteVE, DiscreteVP
+from .noised import NoisedImage
 from .residual import ResShift
 from .sphere import interpolate_noise
 from .straight import anneal, endpoint, expand, interpolate
@@ -10,6 +11,7 @@ __all__ = [
     "ContinuousVP",
     "DiscreteVE",
     "DiscreteVP",
+    "NoisedImage",
     "ResShift",
     "anneal",
     "endpoint",

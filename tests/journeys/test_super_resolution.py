@@ -10,7 +10,6 @@ import yaml
 from commandline import REPOSITORY, in_process
 
 import flowlit
-from flowlit.couplings import NoisedImage
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.data import Degradation
 from flowlit.data.degradations import image_condition, seeded
@@ -18,6 +17,7 @@ from flowlit.data.provenance import trained_on
 from flowlit.errors import FlowlitError
 from flowlit.networks import pretrained
 from flowlit.networks.checkpoints.spec import build
+from flowlit.paths import NoisedImage
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 
@@ -137,17 +137,18 @@ def test_the_experiments_are_packaged():
     assert "experiments/super_resolution/*.yaml" in (REPOSITORY / "setup.cfg").read_text()
 
 
-def test_the_teacher_survives_a_short_run(tmp_path, monkeypatch):
+def test_the_experiments_survive_short_runs(tmp_path, monkeypatch):
     pixels = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8)
     monkeypatch.setattr("flowlit.data.CIFAR10._read", lambda self: (pixels, torch.zeros(40)))
     monkeypatch.chdir(REPOSITORY)
-    path = Path("experiments/super_resolution/teacher.yaml")
     small = {"width": 8, "blocks": 1, "multipliers": "[1, 1]"}
-    words = [f"--model.network.network.{key}={value}" for key, value in small.items()]
-    words += ["--trainer.val_check_interval=2", "--data.batch_size=8", "--data.noise.num=8"]
-    outcome = in_process("fit", "-c", path, "--vars.steps=2", *words, "--vars.root", tmp_path)
-    assert outcome.code == 0, outcome.err
-    saved = yaml.safe_load((tmp_path / "teacher/config.yaml").read_text())
-    noise = saved["data"]["init_args"]["noise"]["init_args"]
-    coupling = saved["data"]["init_args"]["coupling"]["init_args"]
-    assert noise["degradation"] == coupling["degradation"] and noise["start"] == coupling["start"]
+    teacher = [f"--model.network.network.{key}={value}" for key, value in small.items()]
+    words = ["--vars.steps=2", "--trainer.val_check_interval=2", "--data.batch_size=8", "--data.noise.num=8"]
+    for name, more in (("teacher", teacher), ("student", [])):
+        path = Path(f"experiments/super_resolution/{name}.yaml")
+        outcome = in_process("fit", "-c", path, *words, *more, "--vars.root", tmp_path)
+        assert outcome.code == 0, outcome.err
+        saved = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        noise = saved["data"]["init_args"]["noise"]["init_args"]
+        coupling = saved["data"]["init_args"]["coupling"]["init_args"]
+        assert noise["degradation"] == coupling["degradation"] and noise["start"] == coupling["start"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, zeros_like
 
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeFloat
+from .straight import anneal
 
 
 @dataclass
@@ -36,3 +37,11 @@ class NoisedImage(Checked):
         """Return x0 (B, C, H, W) of degraded images and noise N(0, 1), both (B, C, H, W)."""
         share = (1 - self.sigma**2) ** 0.5 if self.preserve_variance else 1.0
         return share * image + self.sigma * noise
+
+    def annealed(self, x0: Tensor, image: Tensor, noise: Tensor, beta: float) -> Tensor:
+        """Mix a share beta of fresh noise into the noise of a start, all (B, C, H, W).
+
+        The law of the result given the image is that of x0, for every beta in [0, 1].
+        """
+        mean = self(image, zeros_like(image))
+        return mean + anneal(x0 - mean, self.sigma * noise, beta)
