@@ -36,7 +36,7 @@ def without_guide_image(cond: Cond) -> Cond:
     if GUIDE_IMAGE not in cond or "image" not in cond:
         raise FlowlitError(
             f"ScaleDistillation: expected cond['image'] and cond['{GUIDE_IMAGE}'], found "
-            f"{', '.join(cond) or 'no condition'}; give flowlit.couplings.SuperResolution a guide_degradation"
+            f"{', '.join(cond) or 'no condition'}; give flowlit.couplings.SuperResolution guide_steps"
         )
     return {name: value for name, value in cond.items() if name != GUIDE_IMAGE}
 

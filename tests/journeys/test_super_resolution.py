@@ -120,6 +120,33 @@ def test_a_network_without_the_condition_ends_before_training(tmp_path):
     assert outcome.code != 0 and "cond has image" in outcome.err
 
 
+STUDENTS = [
+    ("TrajectoryDistillation", {"class_path": "flowlit.solvers.OneStep", "init_args": {"t": 1.0}}, {}),
+    ("ScaleDistillation", {"class_path": "flowlit.solvers.Euler"}, {"guide_steps": 1}),
+]
+
+
+@pytest.mark.parametrize(("objective", "solver", "law"), STUDENTS, ids=["one step", "larger factor"])
+def test_a_student_of_the_teacher_is_trained(teacher, tmp_path, objective, solver, law):
+    path = {"checkpoint": str(teacher / "checkpoints/last.ckpt")}
+    guide = {"class_path": "flowlit.networks.pretrained", "init_args": path}
+    content = configuration(tmp_path)
+    content["data"]["init_args"]["coupling"]["init_args"] |= law
+    content["model"]["class_path"] = "flowlit.modules.FlowModule"
+    trained = {"class_path": f"flowlit.objectives.{objective}", "init_args": {"guide": guide}}
+    content["model"]["init_args"] |= {"network": guide, "objective": trained, "solvers": {"one": solver}}
+    outcome = in_process("fit", "-c", tiny.write(tmp_path / "fit.yaml", content))
+    assert outcome.code == 0, outcome.err
+    network = pretrained(str(tmp_path / "checkpoints/last.ckpt"))
+    assert network.reads == {"image"} and trained_on(network)["super_resolution"]["scale"] == 4
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_parsed(path):
+    outcome = in_process("fit", "-c", path, "--print_config")
+    assert outcome.code == 0, outcome.err
+
+
 def header(path):
     return "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
 
