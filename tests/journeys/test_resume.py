@@ -282,11 +282,18 @@ def test_starting_afresh_over_an_earlier_run_is_told(tmp_path):
     assert f"starting afresh; the earlier run is in {tmp_path / 'run/earlier/1'} now" in second.err
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_other_commands_end_at_once(tmp_path, signum):
+@pytest.mark.parametrize(
+    ("signum", "hook"),
+    [
+        (signal.SIGTERM, "on_validation_batch_end"),
+        (signal.SIGINT, "on_validation_batch_end"),
+        (signal.SIGTERM, "on_validation_start"),  # where a reference is made
+    ],
+)
+def test_other_commands_end_at_once(tmp_path, signum, hook):
     class_path = "interrupted.Strike"
     arguments = {
-        "hook": "on_validation_batch_end",
+        "hook": hook,
         "count": 1,
         "once": str(tmp_path / "struck"),
         "signum": int(signum),

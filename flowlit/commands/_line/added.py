@@ -16,7 +16,7 @@ from ...callbacks.training.summary import Summary
 
 def complete(config: dict[str, Any], trains: bool) -> list[Callback]:
     """Return ``Progress`` and ``Summary``, unless others or none are configured, and what saves a fit on a
-    signal.
+    signal: it is the last callback of a fit, and the first of other commands.
 
     Without a logger no ``LearningRateMonitor`` takes part: there is nothing that it could log to.
 
@@ -44,8 +44,11 @@ def complete(config: dict[str, Any], trains: bool) -> list[Callback]:
     plugins = _as_list(config.get("plugins") or [])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         config["plugins"] = [*plugins, AtomicIO()]
-    config["callbacks"] = given
-    return [*added, SaveOnSignal()]
+    if trains:
+        config["callbacks"] = given
+        return [*added, SaveOnSignal()]
+    config["callbacks"] = [SaveOnSignal(), *given]  # before those that compute when an evaluation begins
+    return added
 
 
 def _as_list(given: Any) -> list[Any]:
