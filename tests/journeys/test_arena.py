@@ -17,7 +17,7 @@ from flowlit.commands.pipeline.recipe import Recipe
 ARENA = REPOSITORY / "experiments/arena"
 METHODS = sorted(path.stem for path in (ARENA / "methods").glob("*.yaml"))
 RUN = sorted([*ARENA.glob("*.yaml"), *(ARENA / "layers").glob("*.yaml")])
-BATCH = 128
+BATCH = 64
 
 
 @pytest.fixture(autouse=True)
