@@ -109,7 +109,7 @@ def small(arguments: dict[str, Any]) -> FlowModule:
 
 
 def built(node: Any) -> Any:
-    """Return the object of a configuration without ``init_args``; networks and perceptual distances are small ones."""
+    """Return the object of a configuration without ``init_args``; networks and distances are small ones."""
     if isinstance(node, list):
         return [built(child) for child in node]
     if not isinstance(node, dict):

@@ -50,7 +50,8 @@ def test_a_method_beyond_the_budget_is_seen():
 
 
 def test_a_yaml_alone_has_the_numbers_of_the_recipe():
-    methods = dict.fromkeys(("reflow", "recouple", "distill"), "slimflow") | {"score": "dmd", "moments": "mmd"}
+    methods = dict.fromkeys(("reflow", "recouple", "distill"), "slimflow")
+    methods |= {"score": "dmd", "moments": "mmd"}
     for name, method in methods.items():
         shared = yaml.safe_load((ARENA / f"methods/{method}.yaml").read_text())["vars"]
         own = yaml.safe_load((ARENA / f"{name}.yaml").read_text())["vars"]
