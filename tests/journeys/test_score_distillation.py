@@ -5,6 +5,8 @@ import re
 import pytest
 from commandline import REPOSITORY
 
+from flowlit.commands.pipeline.recipe import Recipe
+
 FOLDER = REPOSITORY / "experiments/score_distillation"
 FILES = sorted(FOLDER.rglob("*.yaml"))
 
@@ -23,3 +25,18 @@ def test_the_command_in_the_header_parses(path, cli):
     assert outcome.code == 0, outcome.err
     for found in re.findall(r"experiments/[\w/]+\.yaml", text):
         assert (REPOSITORY / found).is_file(), found
+
+
+def test_two_students_of_five_classes_become_one_router(cli, tmp_path):
+    """The recipe parses, stage by stage, for networks that know the classes; export names what it writes."""
+    outcome = cli("pipeline", "-c", "experiments/recipes/msd_digits.yaml", "--dry-run", "--root", tmp_path)
+    assert outcome.code == 0, outcome.err
+    recipe = Recipe.read("experiments/recipes/msd_digits.yaml")
+    stages = {stage.name: stage for stage in recipe.stages}
+    content = {name: stage.configuration(recipe.root) for name, stage in stages.items()}
+    router = content["evaluate_router"]["model"]["network"]
+    read = [student["checkpoint"] for student in router["students"]]
+    assert read == [f"${{vars.root}}/{stages[name].writes}" for name in ("low", "high")]
+    assert [content[name]["vars"]["only"] for name in ("low", "high")] == router["classes"]
+    assert [content[name]["vars"]["method"] for name in ("low", "high")] == ["low", "high"]
+    assert all(content[name]["model"]["network"]["num_classes"] == 10 for name in ("teacher", "reflow"))

@@ -20,8 +20,11 @@ from flowlit.data import Digits
 from flowlit.errors import Diverged, FlowlitError
 from flowlit.frozen import Frozen
 from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
-from flowlit.objectives import RectifiedFlow
+from flowlit.objectives import RectifiedFlow, Rollout
+from flowlit.objectives.distances import VectorPseudoHuber
+from flowlit.objectives.score_distillation import DMD, TDM, RealUID, SiD
 from flowlit.schedules import Linear
+from flowlit.solvers import Euler
 
 
 def players(updates=2, objective=None, critic=None, **options):
@@ -183,6 +186,58 @@ def test_the_norm_of_each_network_is_clipped(tmp_path):
 
     fit(tmp_path, players(), 1, [Gradients(clip=1e-3), Record()])
     assert norms == pytest.approx(3 * [1e-3], rel=1e-4)
+
+
+@pytest.mark.parametrize(("clip", "share"), [(1e-3, 1), (1e3, 0)])
+def test_the_share_of_clipped_updates_is_logged_for_each_network(tmp_path, clip, share):
+    gradients = Gradients(clip=clip)
+    trainer = fit(tmp_path, players(), 3, [gradients], log_every_n_steps=2)
+    logged = [trainer.logged_metrics[f"gradients/{player}clipped"] for player in ("", "critic_")]
+    assert logged == [share, share]
+    after = gradients.state_dict()["clipped"]  # of the third step
+    assert after == {"": [share, 1], "critic_": [2 * share, 2]}
+    again = Gradients(clip=clip)
+    again.load_state_dict(gradients.state_dict())
+    assert again.state_dict() == gradients.state_dict()
+
+
+def test_a_checkpoint_of_after_the_fit_is_that_of_its_last_step(tmp_path):
+    """Also if batches are in parts: Lightning's accumulation is taken back by then."""
+    whole, parts, resumed = players(), players(), players()
+    fit(tmp_path, whole, 5, batches=data(device_batch_size=4))
+    trainer = fit(tmp_path, parts, 3, batches=data(device_batch_size=4))
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    state = torch.load(tmp_path / "after.ckpt", weights_only=True)["FlowDataModule"]
+    assert state == {"batch_size": 8, "accumulated": 6, "batches": 18, "rows": 72}
+    trainer = tiny.trainer(tmp_path, 5, limit_val_batches=0)
+    trainer.fit(resumed, datamodule=data(device_batch_size=4), ckpt_path=str(tmp_path / "after.ckpt"))
+    assert tiny.same(whole.state_dict(), resumed.state_dict())
+
+
+GAMES = {
+    "reverse KL": DMD,
+    "score identity": SiD,
+    "real images": RealUID,
+    "along the trajectory": lambda guide: TDM(guide, Rollout(1), distance=VectorPseudoHuber()),
+}
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_direction_is_seen_by_time_beside_both_losses(tmp_path, game):
+    """It is 0 as long as the critic is the guide, and their difference is known where it is not."""
+    times = LossOverTime(1)
+    guide = tiny.Affine()
+    for shift in (0.0, 0.5):
+        second = Critic(deepcopy(guide).requires_grad_(True), optimizer=lambda p: SGD(p, lr=0.0), updates=1)
+        with torch.no_grad():
+            second.network.mix.bias += shift
+        module = players(objective=GAMES[game](guide), critic=second, solvers={"euler1": Euler(1)})
+        fit(tmp_path, module, 2, [times], log_every_n_steps=9)
+        total, count = times._binned["_direction"].sums
+        assert times._binned.keys() == {"", "_critic", "_direction"}
+        assert not any(binned.empty for binned in times._binned.values())
+        torch.testing.assert_close(total, shift * count)
+        assert int(count) == 2 * 8
 
 
 def matching(tmp_path=None):

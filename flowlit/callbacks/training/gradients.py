@@ -65,7 +65,8 @@ class Gradients(Checked, Callback):
     The order matters: a single NaN would make the norm, and so every gradient, NaN. Use it instead of the
     trainer's ``gradient_clip_val``, which clips once more (and does not go with fused optimizers under mixed
     precision). ``Rollback`` goes back when it happens too often. With a critic, each network has its own norm
-    (``gradients/critic_norm``), and all bad entries count.
+    (``gradients/critic_norm``), and all bad entries count. ``gradients/clipped`` and
+    ``gradients/critic_clipped`` are the shares of updates that were clipped, since they were last logged.
 
     Args:
         clip: largest global norm; None does not clip.
@@ -79,13 +80,22 @@ class Gradients(Checked, Callback):
         self.bad_entries: Tensor | int = 0
         self.bad_steps: Tensor | int = 0
         self._norms: dict[str, Tensor] = {}
+        self._clipped: dict[str, tuple[Tensor | int, int]] = {}
+        """Updates that were clipped, and all updates, since they were last logged."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"bad_entries": int(self.bad_entries), "bad_steps": int(self.bad_steps)}
+        clipped = {name: [int(some), of] for name, (some, of) in self._clipped.items()}
+        return {
+            "bad_entries": int(self.bad_entries),
+            "bad_steps": int(self.bad_steps),
+            "clipped": clipped,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.bad_entries = state_dict["bad_entries"]
         self.bad_steps = state_dict["bad_steps"]
+        clipped = state_dict.get("clipped", {})
+        self._clipped = {name: (some, of) for name, (some, of) in clipped.items()}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         limit = trainer.gradient_clip_val
@@ -108,7 +118,8 @@ class Gradients(Checked, Callback):
             bad = bad * 0  # overflows of float16: the loss scaler skips these steps, and looks for a scale
         self.bad_entries = bad + self.bad_entries
         self.bad_steps = (bad > 0) + self.bad_steps
-        norm = "gradients/norm" if optimizer is trainer.optimizers[0] else "gradients/critic_norm"
+        player = "" if optimizer is trainer.optimizers[0] else "critic_"
+        norm = f"gradients/{player}norm"
         if self.nonfinite == "skip" and bad > 0:
             self._norms.pop(norm, None)
             for parameter in parameters:
@@ -116,9 +127,14 @@ class Gradients(Checked, Callback):
         else:
             entries.repair()
             self._norms[norm] = self._clip(parameters, gradients)
+            if self.clip is not None:
+                some, of = self._clipped.get(player, (0, 0))
+                self._clipped[player] = (self._norms[norm] > self.clip) + some, of + 1
         if is_logging_step(trainer):
             counts = {"bad_entries": self.bad_entries, "bad_steps": self.bad_steps}
             values = {f"gradients/{name}": float_of(count) for name, count in counts.items()}
+            values |= {f"gradients/{who}clipped": some / of for who, (some, of) in self._clipped.items()}
+            self._clipped = {}
             for name, value in {**self._norms, **values}.items():
                 pl_module.log(name, value, batch_size=1)
 

@@ -40,10 +40,11 @@ class LossOverTime(Checked, Callback):
 
     ``loss_over_t/0.0-0.1`` and so on, over all samples of all ranks since it was last logged, which is when
     the trainer logs. Of ``Combined``, every part that draws times has its own,
-    ``loss_over_t_<part>/0.0-0.1``, and so has the objective of a critic, as ``critic``. Bins without a sample
-    are left out (Lightning's ``log`` would repeat their last value). After each validation and at the end all
-    of it is drawn as a map, t over steps: ``curves/loss_over_t``. It reads what the objective reports and
-    changes nothing.
+    ``loss_over_t_<part>/0.0-0.1``, and so has the objective of a critic, as ``critic``. Score distillation
+    has ``direction`` beside it, the size of the difference between critic and guide, which moves the samples.
+    Bins without a sample are left out (Lightning's ``log`` would repeat their last value). After each
+    validation and at the end all of it is drawn as a map, t over steps: ``curves/loss_over_t``. It reads what
+    the objective reports and changes nothing.
 
     Args:
         bins: of [0, 1].
@@ -51,7 +52,8 @@ class LossOverTime(Checked, Callback):
 
     def __init__(self, bins: PositiveInt = 10):
         self.bins = bins
-        self._watched: dict[str, Objective] = {}
+        self._watched: dict[str, Any] = {}
+        self._optional: set[str] = set()
         self._binned: dict[str, Binned] = {}
         self._saved: dict[str, Tensor] = {}
         self._histories: dict[str, History] = {}
@@ -71,7 +73,9 @@ class LossOverTime(Checked, Callback):
         if stage == "fit":
             objective = getattr(pl_module, "objective", None)
             second = getattr(getattr(pl_module, "critic", None), "objective", None)
-            self._watched = {**with_times(objective), **with_times(second, "_critic")}
+            own = {**with_times(objective), **with_times(second, "_critic")}
+            self._watched = {**beside_losses(own), **own}
+            self._optional = self._watched.keys() - own.keys()
             if not self._watched:
                 raise FlowlitError(
                     f"LossOverTime: {type(objective).__name__} draws no training times; it needs an "
@@ -102,6 +106,8 @@ class LossOverTime(Checked, Callback):
             return
         means: dict[str, float] = {}
         for name, binned in self._binned.items():
+            if binned.empty and name in self._optional:
+                continue
             if binned.empty:
                 kind = type(self._watched[name]).__name__
                 raise FlowlitError(
@@ -121,8 +127,8 @@ class LossOverTime(Checked, Callback):
             logger.log_metrics(means, step=logged_step(trainer))
 
     def _draw(self, trainer: pl.Trainer) -> None:
-        maps = {name.removeprefix("_"): history for name, history in self._histories.items()}
-        if all(len(history.steps) > 1 for history in maps.values()):
+        maps = {name.removeprefix("_"): own for name, own in self._histories.items() if len(own.steps)}
+        if maps and all(len(history.steps) > 1 for history in maps.values()):
             show_figure(trainer, "curves/loss_over_t", lambda: draw(maps))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -155,6 +161,15 @@ def with_times(objective: Any, name: str = "") -> dict[str, Objective]:
         key: timed
         for part, child in parts.items()
         for key, timed in with_times(child, f"{name}_{part}").items()
+    }
+
+
+def beside_losses(objectives: dict[str, Objective]) -> dict[str, Any]:
+    """Return what objectives may report by time beside their losses, by ``<objective>_<name>``."""
+    return {
+        f"{name}_{key}": part
+        for name, objective in objectives.items()
+        for key, part in getattr(objective, "reports", {}).items()
     }
 
 

@@ -94,8 +94,9 @@ def count_work(subject: Subject, patient: Any) -> None:
         with sdpa_kernel(SDPBackend.MATH), Launches() as launches, FlopCounterMode(display=False) as flops:
             watch = Watch(copy(measured), lambda: (flops.get_total_flops(), launches.count))
             train(subject, patient, watch, SMALL, steps=2)
-        first, second = watch.times[-2:]  # the first has what is done once
-        measured.trained = Work((second[0] - first[0]) / SMALL, second[1] - first[1])
+        batches = batches_of(patient)
+        first, second = watch.times[-1 - batches], watch.times[-1]  # the first has what is done once
+        measured.trained = Work((second[0] - first[0]) / SMALL / batches, (second[1] - first[1]) / batches)
     if isinstance(patient, FlowModule):
         network = patient.velocity()
         with suppress(FlowlitError), torch.no_grad():  # it has no shape
@@ -109,9 +110,9 @@ def count_work(subject: Subject, patient: Any) -> None:
 def memory_of_a_step(subject: Subject, patient: Any, samples: int) -> int:
     """Note the state after one step; return the bytes that were kept for the backward pass."""
     watch = Watch(subject.measured)
-    with kept_for_backward(watch.known) as storages:
+    with kept_for_backward(watch.known) as watch.kept:
         train(subject, patient, watch, samples)
-    return sum(storage.nbytes() for storage in storages.values())
+    return watch.most
 
 
 def time_steps(subject: Subject, patient: Any, samples: int) -> Step:
@@ -123,8 +124,14 @@ def time_steps(subject: Subject, patient: Any, samples: int) -> Step:
     data = train(subject, patient, watch, samples, steps=4)
     if cuda:
         subject.measured.peak = samples, torch.cuda.max_memory_allocated(device)
-    each = [end - begin for begin, end in pairwise(watch.times)]
+    batches = batches_of(patient)
+    each = [(end - begin) / batches for begin, end in pairwise(watch.times[batches - 1 :: batches])]
     return Step(samples, statistics.median(each), data.coupling_seconds())
+
+
+def batches_of(patient: Any) -> int:
+    """Return the batches of a step, each of one network's turn, of which some cost more than others."""
+    return getattr(patient, "global_batches", 1)
 
 
 def affordable(seconds: float, samples: int, most: int) -> int:

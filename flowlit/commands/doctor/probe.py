@@ -41,9 +41,14 @@ class Watch(Callback):
         self.outputs: Any = None
         self.known: set[int] = set()
         """Addresses of weights, once they are on the device."""
+        self.kept: dict[int, torch.UntypedStorage] = {}
+        """What autograd keeps in this batch, if ``kept_for_backward`` fills it in."""
+        self.most = 0
+        """Bytes of it in the batch that keeps most: two networks that train in turns keep theirs in turns."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.known.update(tensor.untyped_storage().data_ptr() for tensor in state_of(pl_module))
+        self.kept.clear()
 
     def _note(self, module: pl.LightningModule) -> None:
         if module.device.type == "cuda":
@@ -52,6 +57,8 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._note(pl_module)
+        self.most = max(self.most, sum(storage.nbytes() for storage in self.kept.values()))
+        self.kept.clear()
         if len(self.times) == 1:  # pairs of the first step may have been read to the device
             trainer.datamodule.coupling_seconds()  # type: ignore[attr-defined]
 

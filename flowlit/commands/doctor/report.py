@@ -10,7 +10,9 @@ from ..._support.formatting import aligned, duration, size
 from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...metrics.cost import count_macs, count_parameters
+from ...modules import CriticModule
 from ...modules.classes import counts_of, names_of
+from ...objectives.score_distillation import ScoreDistillation
 from .checks.resources import files_kept
 from .gpus import assumption, estimates, numbers_of
 from .subject import Finding, Subject
@@ -64,6 +66,10 @@ def networks(s: Subject) -> Rows:
     """Return parameters and GMACs an image of each network."""
     named = {"network": getattr(s.model, "network", None)}
     named.update(("guide", guide) for guide in s.guides())
+    distilled = s.objectives(ScoreDistillation)  # type: ignore[type-abstract]
+    named.update(("guide", part.guide.network) for part in distilled)
+    if isinstance(s.model, CriticModule):
+        named["critic"] = s.model.critic.network
     teacher = getattr(s.data.coupling, "teacher", None)
     if isinstance(teacher, Frozen):
         named["teacher"] = teacher.network

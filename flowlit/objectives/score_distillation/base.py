@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,22 @@ from ..distances import per_sample
 from ..reflow import RectifiedFlow
 from ..rollout import Rolled, Rollout
 from ..times import Uniform
+
+
+class Direction:
+    """The size of the direction y that samples are moved in, by time: it falls as critic and guide agree."""
+
+    observer: Callable[[Tensor, Tensor], None] | None = None
+    """As an objective's, with the root of the mean of y² over entries in place of losses."""
+
+    def seen_at(self, t: Tensor) -> Callable[[Tensor], None]:
+        """Return what is called with y (B, C, H, W) at t (B,)."""
+
+        def see(y: Tensor) -> None:
+            if self.observer is not None:
+                self.observer(t.detach(), per_sample(y**2).sqrt())
+
+        return see
 
 
 class ScoreDistillation(SampleObjective):
@@ -66,6 +84,12 @@ class ScoreDistillation(SampleObjective):
         self.critic_scale = critic_scale
         self.flow_matching = RectifiedFlow(times=critic_times or self.times, weight=critic_weight)
         self.real = real
+        self.direction = Direction()
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What is reported by time beside the loss, by name."""
+        return {"critic": self.flow_matching, "direction": self.direction}
 
     @property
     def reads_images(self) -> bool:

@@ -74,7 +74,10 @@ class ReverseKL(ScoreDistillation):
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
         added = None if self.guidance is None else self.guidance(self.guide, pair, t, since)
-        loss, residual = reverse_kl_loss(self.guide, self.compared(critic), pair, t, guidance=added)
+        seen = self.direction.seen_at(t)
+        loss, residual = reverse_kl_loss(
+            self.guide, self.compared(critic), pair, t, guidance=added, seen=seen
+        )
         if self.ratio is not None:
             with torch.no_grad():
                 logits = mean_of_map(logits_of(critic, pair, t))
@@ -109,5 +112,11 @@ class ScoreIdentity(ScoreDistillation):
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
         return score_identity_loss(
-            self.guide, self.compared(critic), pair, t, distance=self.distance, correction=self.correction
+            self.guide,
+            self.compared(critic),
+            pair,
+            t,
+            distance=self.distance,
+            correction=self.correction,
+            seen=self.direction.seen_at(t),
         )

@@ -9,6 +9,8 @@ Here a pair is (ε, x). Gradients reach the generator through x alone: it must h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from ..._support.velocities import evaluate
 from ...paths.straight import interpolate
 from ...types import Distance, Pair, VelocityField
 from ..distances import per_sample
+
+Seen = Callable[[Tensor], None]
+"""Called with y, (B, C, H, W)."""
 
 
 def difference(
@@ -31,7 +36,13 @@ def difference(
 
 
 def reverse_kl_loss(
-    guide: VelocityField, critic: VelocityField, pair: Pair, t: Tensor, *, guidance: Tensor | None = None
+    guide: VelocityField,
+    critic: VelocityField,
+    pair: Pair,
+    t: Tensor,
+    *,
+    guidance: Tensor | None = None,
+    seen: Seen | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean over entries of ⟨ sg y, x ⟩, (B,), at t (B,); and the residual sg(u - v_φ), (B, C, H, W).
 
@@ -41,6 +52,8 @@ def reverse_kl_loss(
     (2305.18455), Yin et al. 2023 (2311.18828).
     """
     y, residual = difference(guide, critic, pair, t, guidance)
+    if seen is not None:
+        seen(y)
     return per_sample(y * pair.x1), residual
 
 
@@ -53,6 +66,7 @@ def score_identity_loss(
     distance: Distance,
     correction: float = 1.0,
     scale: float = 1.0,
+    seen: Seen | None = None,
 ) -> tuple[Tensor, Tensor]:
     """-⟨ ∇ρ(y), v_ψ - scale · u ⟩ + correction · ρ(y), (B,), with ρ(y) = d(y, 0), at t (B,); and sg(u - v_φ).
 
@@ -67,6 +81,8 @@ def score_identity_loss(
     v_critic = evaluate(critic, x_t, t, pair.cond)
     v_guide = evaluate(guide, x_t, t, pair.cond)
     y = v_critic - v_guide
+    if seen is not None:
+        seen(y.detach())
     size = distance(y, torch.zeros_like(y))
     (slope,) = torch.autograd.grad(size.sum(), y, create_graph=True)
     loss = correction * size - (slope * (v_critic - scale * u)).flatten(1).sum(1)

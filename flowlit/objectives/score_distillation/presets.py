@@ -193,7 +193,13 @@ class RealUID(UID):
     def loss(self, critic: VelocityField, pair: Pair, t: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) of the pair (fresh noise, sample) at t (B,), and the residual u - v_φ (B, C, H, W)."""
         loss, residual = score_identity_loss(
-            self.guide, critic, pair, t, distance=self.distance, scale=self.b / self.a
+            self.guide,
+            critic,
+            pair,
+            t,
+            distance=self.distance,
+            scale=self.b / self.a,
+            seen=self.direction.seen_at(t),
         )
         return self.a * loss, residual
 

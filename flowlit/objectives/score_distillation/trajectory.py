@@ -128,6 +128,7 @@ class TDM(ReverseKL):
         if self.distance is None:
             return super().loss(critic, pair, t, since)
         y, residual = difference(self.guide, self.compared(critic), pair, t)
+        self.direction.seen_at(t)(y)
         weight = self.weights(t, residual)
         aim = (pair.x1 - expand(weight, y) * y).detach()
         return self.distance(pair.x1, aim) / weight, residual

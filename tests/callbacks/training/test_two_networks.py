@@ -178,29 +178,61 @@ def test_a_sharded_run_goes_on_in_one_process(tmp_path, undisturbed, flowlit):
     assert_close(undisturbed, root)
 
 
-def with_real_images(root):
-    """DMD2, whose critic is a discriminator, too, and is called several times in each turn."""
+def with_real_images(root, k=1, strikes=()):
+    """DMD2 of k steps, whose critic is a discriminator, too, and is called several times in each turn."""
     package = "flowlit.objectives.score_distillation"
-    kl = {"class_path": f"{package}.DMD2", "init_args": {"guide": tiny.unet()}}
+    rollout = {"class_path": "flowlit.objectives.Rollout", "init_args": {"k": k}}
+    kl = {"class_path": f"{package}.DMD2", "init_args": {"guide": tiny.unet(), "rollout": rollout}}
     gan = {"class_path": f"{package}.Adversarial", "init_args": {"r1": 0.1, "start": 2}}
     network = {"class_path": "flowlit.networks.Discriminator", "init_args": {"network": tiny.unet()}}
-    content = duel(root, critic={"network": network}, steps=4, data={"device_batch_size": 4})
+    callbacks = [
+        tiny.EMA,
+        {"class_path": "flowlit.callbacks.Gradients"},
+        {"class_path": "flowlit.callbacks.LossOverTime", "init_args": {"bins": 2}},
+        tiny.checkpoints(1),
+    ]
+    for i, (hook, count) in enumerate(strikes):
+        struck = {"hook": hook, "count": count, "once": f"{root}.{i}", "signum": int(signal.SIGKILL)}
+        callbacks.append({"class_path": "interrupted.Strike", "init_args": struck})
+    parts = {"device_batch_size": 4}
+    content = duel(root, critic={"network": network}, callbacks=callbacks, steps=4, data=parts)
+    content["trainer"]["log_every_n_steps"] = 2
     content["model"]["init_args"]["objective"] = {
         "class_path": "flowlit.objectives.CombinedGame",
         "init_args": {"objectives": {"kl": kl, "gan": gan}},
     }
     content["model"]["init_args"]["solvers"] = {
-        "euler1": {"class_path": "flowlit.solvers.Euler", "init_args": {"steps": 1}}
+        "k": {"class_path": "flowlit.solvers.ReNoise", "init_args": {"steps": k}}
     }
     return tiny.write(root.with_suffix(".yaml"), content)
 
 
+STRIKES = [
+    ("on_before_optimizer_step", 2),  # in the first step
+    ("on_train_batch_start", BATCHES - 1),  # in the generator's turn
+    ("on_train_batch_end", BATCHES + 2),  # in the second step, of whose first there is a file
+    ("on_before_optimizer_step", 4),  # in the third
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
-def test_two_processes_play_against_real_images_as_one(tmp_path, flowlit, strategy):
-    assert in_process("fit", "-c", with_real_images(tmp_path / "one")).code == 0
+def test_a_game_against_real_images_is_killed_again_and_again(tmp_path):
+    """Generator of two steps, critic, discriminator, averages and what is logged: to the bit."""
+    assert in_process("fit", "-c", with_real_images(tmp_path / "whole", 2)).code == 0
+    path = with_real_images(tmp_path / "run", 2, STRIKES)
+    for _ in STRIKES:
+        killed("fit", "-c", path, "--resume", "auto")
+    resumed = in_process("fit", "-c", path, "--resume", "auto")
+    assert resumed.code == 0, resumed.err
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "k"), [("ddp", 1), ("sharded", 1), ("ddp", 3)])
+def test_two_processes_play_against_real_images_as_one(tmp_path, flowlit, strategy, k):
+    assert in_process("fit", "-c", with_real_images(tmp_path / "one", k)).code == 0
     two = ("--trainer.devices", "2", "--trainer.strategy", strategy)
     environment = {"PYTHONPATH": f"{runs.HELPERS}:{runs.HELPERS.parents[1]}"}
-    done = flowlit("fit", "-c", with_real_images(tmp_path / "two"), *two, **environment)
+    done = flowlit("fit", "-c", with_real_images(tmp_path / "two", k), *two, **environment)
     assert done.code == 0, done.err
     assert_weights_close(tmp_path / "one", tmp_path / "two")
