@@ -27,10 +27,8 @@ def test_the_command_in_the_header_parses(path, cli):
         assert (REPOSITORY / found).is_file(), found
 
 
-def test_two_students_of_five_classes_become_one_router(cli, tmp_path):
-    """The recipe parses, stage by stage, for networks that know the classes; export names what it writes."""
-    outcome = cli("pipeline", "-c", "experiments/recipes/msd_digits.yaml", "--dry-run", "--root", tmp_path)
-    assert outcome.code == 0, outcome.err
+def test_two_students_of_five_classes_become_one_router():
+    """The router has what the recipe writes, and its networks know the classes."""
     recipe = Recipe.read("experiments/recipes/msd_digits.yaml")
     stages = {stage.name: stage for stage in recipe.stages}
     content = {name: stage.configuration(recipe.root) for name, stage in stages.items()}
