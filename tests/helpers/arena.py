@@ -26,7 +26,7 @@ def random_features(folder: Path) -> str:
 
 
 def labelled_images(path: Path) -> None:
-    """Write a zip of 64 images of ten classes, 3×32×32."""
-    pixels = {f"{i:03d}.png": encoded(noise(32, 32, 3)) for i in range(64)}
+    """Write a zip of 64 images of ten classes, 3×32×32, no two the same."""
+    pixels = {f"{i:03d}.png": encoded(image) for i, image in enumerate(noise(64, 32, 32, 3))}
     labels = {"labels": [[name, i % 10] for i, name in enumerate(pixels)]}
     into_zip(path, pixels | {"dataset.json": json.dumps(labels).encode()})

@@ -126,13 +126,13 @@ def test_methods_run_side_by_side_into_one_table(arena, tmp_path):
     shared = tmp_path / "arena/shared"
     small = {"teacher_width": 8, "teacher_steps": 2, "batch_size": 8, "pairs": 32, "num": 16}
     small |= {"student_width": 8, "reflow_steps": 2, "distill_steps": 2, "shared": str(shared)}
-    small |= {"features_steps": 2, "score_steps": 2, "moments_steps": 2, "wait": 1}
+    small |= {"score_steps": 2, "wait": 1}
     small["teacher"] = str(shared / "teacher/checkpoints/last.ckpt")
     evaluation = ["experiments/arena/evaluate.yaml", "experiments/arena/layers/many_steps.yaml"]
     images = str(tmp_path / "train-*.zip")
     arena("arena_teacher", "", {"evaluate_teacher": evaluation}, images=images, **small)
     assert json.loads((shared / "couplings/manifest.json").read_text())["counts"]
-    methods = ("slimflow", "no_guidance", "naive", "plain_reflow", "dmd", "msd", "mmd")
+    methods = ("slimflow", "no_guidance", "naive", "plain_reflow", "dmd", "msd")
     for method in methods:
         stages = {stage.name: stage.configs for stage in read(method).stages if stage.command == "validate"}
         root = f"{tmp_path}/arena/${{vars.method}}/${{vars.seed}}"
