@@ -10,19 +10,21 @@ import torch
 from commandline import in_process
 from games import Discriminator, Game, Matching, duel
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tools import tiny_unet
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
 import flowlit
+from flowlit import networks
 from flowlit.callbacks import EMA, Anneal, Gradients, LastCheckpoint, LossOverTime, Progress, Rollback
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import Diverged, FlowlitError
 from flowlit.frozen import Frozen
 from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
-from flowlit.objectives import RectifiedFlow, Rollout
+from flowlit.objectives import CombinedGame, RectifiedFlow, Rollout
 from flowlit.objectives.distances import VectorPseudoHuber
-from flowlit.objectives.score_distillation import DMD, TDM, RealUID, SiD
+from flowlit.objectives.score_distillation import DMD, TDM, Adversarial, RealUID, SiD
 from flowlit.schedules import Linear
 from flowlit.solvers import Euler
 
@@ -238,6 +240,18 @@ def test_the_direction_is_seen_by_time_beside_both_losses(tmp_path, game):
         assert not any(binned.empty for binned in times._binned.values())
         torch.testing.assert_close(total, shift * count)
         assert int(count) == 2 * 8
+
+
+def test_an_objective_that_starts_later_reports_later(tmp_path):
+    """The loss over time of a discriminator's game is logged once there is one."""
+    times = LossOverTime(1)
+    parts = {"kl": DMD(tiny.Affine()), "gan": Adversarial(start=3)}
+    second = Critic(networks.Discriminator(tiny_unet()), optimizer=lambda p: SGD(p, lr=0.0), updates=1)
+    module = players(objective=CombinedGame(parts), critic=second, solvers={"euler1": Euler(1)})
+    fit(tmp_path, module, 3, [times], log_every_n_steps=2)
+    assert times._binned["_gan"].empty and not times._binned["_kl_critic"].empty
+    fit(tmp_path, module, 4, [times], log_every_n_steps=9)
+    assert not times._binned["_gan"].empty
 
 
 def matching(tmp_path=None):

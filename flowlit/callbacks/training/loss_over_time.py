@@ -106,7 +106,8 @@ class LossOverTime(Checked, Callback):
             return
         means: dict[str, float] = {}
         for name, binned in self._binned.items():
-            if binned.empty and name in self._optional:
+            waits = logged_step(trainer) < getattr(self._watched[name], "start", 0)
+            if binned.empty and (waits or name in self._optional):
                 continue
             if binned.empty:
                 kind = type(self._watched[name]).__name__
