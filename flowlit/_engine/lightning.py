@@ -86,9 +86,15 @@ def global_batches(trainer: pl.Trainer) -> int:
     return getattr(trainer.lightning_module, "global_batches", 1)
 
 
+def batches_of_a_step(trainer: pl.Trainer) -> int:
+    """Return the batches that a device takes for an optimizer step; after a fit those that it took."""
+    taken: int = getattr(trainer.lightning_module, "took_batches", 0)
+    return taken or trainer.accumulate_grad_batches
+
+
 def accumulated_batches(trainer: pl.Trainer) -> int:
     """Return the batches that a device accumulates gradients over for one update of a network."""
-    return trainer.accumulate_grad_batches // global_batches(trainer)
+    return batches_of_a_step(trainer) // global_batches(trainer)
 
 
 def is_accumulating(trainer: pl.Trainer) -> bool:

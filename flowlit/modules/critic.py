@@ -90,6 +90,8 @@ class CriticModule(FlowModule):
 
     objective: TwoPlayerObjective
     trains_flow = False
+    took_batches: int = 0
+    """Batches of a step in the fit that ended, for checkpoints of after it; 0 before that, and in a fit."""
 
     def __init__(self, network: nn.Module, objective: TwoPlayerObjective, critic: Critic, **options: Any):
         super().__init__(network, objective, **options)
@@ -118,6 +120,7 @@ class CriticModule(FlowModule):
         return [*super().networks(), self.critic.network]
 
     def setup(self, stage: str) -> None:
+        self.took_batches = 0
         super().setup(stage)
         if stage == "fit":
             check_images(self.objective, self.trainer)
@@ -131,6 +134,7 @@ class CriticModule(FlowModule):
 
     def teardown(self, stage: str) -> None:
         if stage == "fit" and self._counts_in_steps:
+            self.took_batches = self.trainer.accumulate_grad_batches
             count_in_batches(self.trainer)
             self._counts_in_steps = False
 

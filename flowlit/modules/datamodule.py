@@ -10,7 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import Dataset
 
 from .. import rng
-from .._engine.lightning import accumulated_batches, batches_seen, mark_logged_values_stale
+from .._engine.lightning import accumulated_batches, batches_of_a_step, batches_seen, mark_logged_values_stale
 from .._support.timers import DeviceTimer
 from ..couplings import SeededNoise
 from ..errors import FlowlitError
@@ -71,7 +71,6 @@ class FlowDataModule(EvaluationData):
         self.pairs: Dataset | None = None
         self._timer = DeviceTimer()
         self._attempt = 0
-        self._finished: dict[str, Any] | None = None
         self._resumed = (0, 0)  # batches, and rows, that lay behind the run when it was taken up again
 
     def restart(self, attempt: int) -> None:
@@ -103,7 +102,6 @@ class FlowDataModule(EvaluationData):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        self._finished = None
         if self.coupling is None:
             raise FlowlitError("fit needs something to train on: give data.coupling")
         if self.device_batch_size is not None:
@@ -115,9 +113,7 @@ class FlowDataModule(EvaluationData):
         check_filled(self.batch_size, len(cast(Sized, self.pairs)), self.coupling.source)
 
     def state_dict(self) -> dict[str, Any]:
-        if self._finished is not None:  # a module with a critic takes the division of its batches back
-            return self._finished
-        facts = {"batch_size": self.batch_size, "accumulated": self.trainer.accumulate_grad_batches}
+        facts = {"batch_size": self.batch_size, "accumulated": batches_of_a_step(self.trainer)}
         return {**facts, "batches": batches_seen(self.trainer), "rows": self.rows_seen()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -161,8 +157,6 @@ class FlowDataModule(EvaluationData):
         return pair
 
     def teardown(self, stage: str) -> None:
-        if stage == "fit":
-            self._finished = self.state_dict()
         rng.begin(None)
 
     def on_exception(self, exception: BaseException) -> None:

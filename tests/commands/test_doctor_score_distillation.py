@@ -79,6 +79,7 @@ def subject(tmp_path, updates=1, critic=None):
     return subject_of(tiny.trainer(tmp_path, 4), model, data, None, ())
 
 
+@pytest.mark.slow
 def test_networks_that_train_in_turns_keep_activations_in_turns(tmp_path):
     """More updates of the critic need no more memory, and those of a step are not all kept at once."""
     once, thrice = (subject(tmp_path, updates) for updates in (1, 3))

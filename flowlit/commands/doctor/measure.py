@@ -95,7 +95,7 @@ def count_work(subject: Subject, patient: Any) -> None:
             watch = Watch(copy(measured), lambda: (flops.get_total_flops(), launches.count))
             train(subject, patient, watch, SMALL, steps=2)
         batches = batches_of(patient)
-        first, second = watch.times[-1 - batches], watch.times[-1]  # the first has what is done once
+        first, second = watch.times[-1 - batches :: batches]  # the first step has what is done once
         measured.trained = Work((second[0] - first[0]) / SMALL / batches, (second[1] - first[1]) / batches)
     if isinstance(patient, FlowModule):
         network = patient.velocity()

@@ -88,7 +88,7 @@ class ScoreDistillation(SampleObjective):
 
     @property
     def reports(self) -> dict[str, Any]:
-        """What is reported by time beside the loss, by name."""
+        """Reporters by name: what is reported by time beside the loss."""
         return {"critic": self.flow_matching, "direction": self.direction}
 
     @property
