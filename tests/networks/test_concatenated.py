@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flowlit.errors import FlowlitError
-from flowlit.metrics.cost import count_parameters
+from flowlit.metrics.cost import count_macs, count_parameters
 from flowlit.networks import ADM, EDM, ConcatenatedImage, DiT, UNet
 from flowlit.networks.checkpoints.spec import build, spec
 
@@ -97,3 +97,9 @@ def test_wrong_conditions_are_refused():
 def test_networks_without_a_stem_are_refused(make):
     with pytest.raises(FlowlitError, match="has no convolution stem"):
         ConcatenatedImage(make())
+
+
+def test_its_cost_is_that_of_the_network_inside_and_of_the_wider_layer():
+    plain = unet()
+    inside = count_macs(plain).layers
+    assert count_macs(ConcatenatedImage(plain)).layers == inside + 3 * 8 * 9 * 8 * 8
