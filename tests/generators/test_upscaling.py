@@ -63,6 +63,20 @@ def test_pixels_do_not_depend_on_the_batch(tile):
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize(("tile", "rows"), [(32, 16), (80, 1)])
+def test_a_network_sees_whole_blocks_or_single_tiles(tile, rows):
+    """So that its last bits are the same in any batch, whatever its kernels."""
+    sizes = []
+
+    class Counting(Known):
+        def forward(self, x, t, cond={}):
+            sizes.append(len(x))
+            return super().forward(x, t, cond)
+
+    upscaler(Counting(tile=tile), batch=5)(photo(3, 30, 24))
+    assert set(sizes) == {rows}
+
+
 def test_a_convolution_has_no_seams():
     class Blur(Known):
         def forward(self, x, t, cond={}):
