@@ -46,7 +46,7 @@ def test_a_method_beyond_the_budget_is_seen():
     recipe = read("sid")
     stage = next(stage for stage in recipe.stages if stage.name == "score")
     stage.options["vars.updates"] = 2
-    assert budgets.of_recipe(recipe, BATCH)[0] == 320_000 + 225 * BATCH
+    assert budgets.of_recipe(recipe, BATCH)[0] == 320_000 + 450 * BATCH
 
 
 def test_a_yaml_alone_has_the_numbers_of_the_recipe():

@@ -106,7 +106,7 @@ class LossOverTime(Checked, Callback):
             return
         means: dict[str, float] = {}
         for name, binned in self._binned.items():
-            waits = logged_step(trainer) < getattr(self._watched[name], "start", 0)
+            waits = logged_step(trainer) < getattr(self._watched[name], "begins", 0)
             if binned.empty and (waits or name in self._optional):
                 continue
             if binned.empty:

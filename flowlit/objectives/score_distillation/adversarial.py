@@ -96,6 +96,11 @@ class Adversarial(SampleObjective):
     def reads_images(self) -> bool:
         return True
 
+    @property
+    def begins(self) -> int:
+        """Update of the generator from which it reports losses over time."""
+        return self.start
+
     def on_attach(self, module: nn.Module) -> None:
         """Take the steps of a module with a critic.
 

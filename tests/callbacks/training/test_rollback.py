@@ -185,7 +185,7 @@ def test_two_processes_go_back_together(tmp_path, flowlit, strategy):
 def test_callbacks_state_of_gradients_round_trips():
     callback = Gradients()
     callback.load_state_dict({"bad_entries": 7, "bad_steps": 2})
-    assert callback.state_dict() == {"bad_entries": 7, "bad_steps": 2}
+    assert callback.state_dict() == {"bad_entries": 7, "bad_steps": 2, "clipped": {}}
 
 
 @pytest.mark.slow
