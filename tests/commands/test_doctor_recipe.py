@@ -101,6 +101,7 @@ def test_all_stages_of_a_recipe_are_looked_at_before_any_has_run(doctor, tmp_pat
     assert str(tmp_path / "temporary") not in outcome.out
 
 
+@pytest.mark.slow
 def test_a_stage_on_several_devices_is_estimated_for_as_many_gpus(doctor):
     outcome = doctor("--for", "a10g", "--teacher.trainer.devices", 4, "--teacher.trainer.strategy", "ddp")
     assert outcome.code == 0, outcome.out + outcome.err

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,8 @@ from typing import Any
 from unittest import mock
 
 REPOSITORY = Path(__file__).parents[2]
-CHECK = "flowlit.commands.pipeline.check"
-NOWHERE = Path(os.devnull, "nothing")
-"""In place of the records of configurations that were parsed: none is found, and none is left."""
+RECORDS = tempfile.TemporaryDirectory(prefix="flowlit_parsed_")
+"""In place of the user's records of configurations that were parsed: those of this process."""
 
 
 @dataclass
@@ -59,7 +59,11 @@ def parsed_here(module: str, words: object, trust: bool, failed: str, text: str)
 def in_process(*words: object) -> Outcome:
     """Run ``flowlit …`` in this process; what it returned and printed."""
     if words[:1] == ("pipeline",):
-        with mock.patch.multiple(CHECK, answer_of=parsed_here, _record_path=lambda *_: NOWHERE):
+        from flowlit.commands.pipeline import check
+
+        place = check._record_path
+        kept = {"_record_path": lambda *facts: Path(RECORDS.name, place(*facts).name)}
+        with mock.patch.multiple(check, answer_of=parsed_here, **kept):
             return _in_process(*words)
     return _in_process(*words)
 

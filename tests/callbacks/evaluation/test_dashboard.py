@@ -441,6 +441,7 @@ def speed_of_two_ranks(folder):
     speed_by_a_clock(folder, devices=2, strategy="ddp_fork", limit_val_batches=0)
 
 
+@pytest.mark.slow
 def test_training_speed_counts_every_batch_of_a_step_and_every_rank(tmp_path):
     speed_by_a_clock(tmp_path / "one", accumulate_grad_batches=2)
     assert rates(tmp_path / "one") == [(0, 2.0), (1, 2.0)]  # 2 batches of 4 in 4 s

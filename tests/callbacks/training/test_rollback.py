@@ -125,6 +125,7 @@ def test_trouble_that_returns_is_given_up(tmp_path):
     assert last(root)["global_step"] <= 6
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_is_killed_and_goes_on_exactly(tmp_path):
     """Learning rate, other draws and the count of rollbacks are part of the state."""
     from bombs import bomb
