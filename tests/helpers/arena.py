@@ -14,12 +14,13 @@ def random_features(folder: Path) -> str:
     """Write a layer over the evaluation with features of a random network, which need no package."""
     content = yaml.safe_load((REPOSITORY / "experiments/arena/evaluate.yaml").read_text())
     callbacks = content["trainer"]["callbacks"]
+    named = {callback["class_path"].rpartition(".")[2]: callback for callback in callbacks}
     network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
     arguments = {"network": network, "layer": "top", "name": "random"}
-    fid = callbacks[0]["init_args"]
+    fid = named["FID"]["init_args"]
     fid["features"] = {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": arguments}
     fid["measures"] = []
-    callbacks[3]["init_args"] = {"batch_size": 4, "repeats": 1}
+    named["Throughput"]["init_args"] = {"batch_size": 4, "repeats": 1}
     path = folder / "quick.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     return str(path)
