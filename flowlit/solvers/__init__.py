@@ -1,21 +1,29 @@
 """From noise to data along a velocity."""
 
 from .adaptive import RK45, rk45
+from .adaptive_dpm import AdaptiveDPMSolver
 from .base import Counted, march
+from .deis import DEIS, RhoRK
+from .dpm_solver import DPMSolver, SinglestepDPMSolver
 from .edm import EDMHeun, edm_heun
 from .grids import sigma_grid, time_grid
 from .multistep import Adams
 from .one_step import OneStep
 from .runge_kutta import RK2, RK4, Euler, Heun, Midpoint, Ralston
+from .schedule import SolverSchedule
 from .stochastic import SDE, ReNoise
+from .unipc import UniPC
 
 __all__ = [
+    "DEIS",
     "RK2",
     "RK4",
     "RK45",
     "SDE",
     "Adams",
+    "AdaptiveDPMSolver",
     "Counted",
+    "DPMSolver",
     "EDMHeun",
     "Euler",
     "Heun",
@@ -23,6 +31,10 @@ __all__ = [
     "OneStep",
     "Ralston",
     "ReNoise",
+    "RhoRK",
+    "SinglestepDPMSolver",
+    "SolverSchedule",
+    "UniPC",
     "edm_heun",
     "march",
     "rk45",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -30,6 +31,86 @@ class Power(TimeGrid):
 
     def __call__(self, steps: int) -> list[float]:
         return time_grid(steps, self.rho)
+
+
+@dataclass
+class Quadratic(TimeGrid):
+    """Times 1 - (1 - i / steps)^power, dense near data: DEIS's grid for power 2 (2204.13902).
+
+    Not to be confused with ``Power(2)``, the square root of i / steps.
+    """
+
+    power: PositiveFloat = 2.0
+
+    def __call__(self, steps: int) -> list[float]:
+        return [1 - (1 - u) ** self.power for u in time_grid(steps)]
+
+
+@dataclass
+class LogSNR(TimeGrid):
+    """Times uniform in ln(t / (1 - t)) between a margin and 1 - margin, with 0 and 1 beside them.
+
+    DPM-Solver's grid (2206.00927), for diffusions of small images. On the straight path it is for tests and
+    for many steps: at 16 and fewer, uniform times were three times as near in ours (``docs/choosing.md``).
+    """
+
+    margin: PositiveFloat = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse a margin that leaves nothing in between."""
+        if self.margin >= 0.5:
+            raise FlowlitError(f"LogSNR: margin is {self.margin}; expected a distance to both ends below 0.5")
+
+    def __call__(self, steps: int) -> list[float]:
+        last = math.log1p(-self.margin) - math.log(self.margin)
+        return [0.0, *(1 / (1 + math.exp(last * (1 - 2 * u))) for u in _between(steps)), 1.0]
+
+
+@dataclass
+class Karras(TimeGrid):
+    """Times 1 / (1 + σ) of EDM's noise levels, uniform in σ^(1 / rho), and 0 and 1 (2206.00364)."""
+
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+
+    def __post_init__(self) -> None:
+        """Refuse levels that do not fall."""
+        if self.sigma_min >= self.sigma_max:
+            raise FlowlitError(f"Karras: expected sigma_min < sigma_max, found {self}")
+
+    def __call__(self, steps: int) -> list[float]:
+        first = self.sigma_max ** (1 / self.rho)
+        last = self.sigma_min ** (1 / self.rho)
+        levels = [(first + u * (last - first)) ** self.rho for u in _between(steps)]
+        return [0.0, *(1 / (1 + level) for level in levels), 1.0]
+
+
+@dataclass
+class Shifted(TimeGrid):
+    """Uniform times moved towards noise by a shift above 1, towards data below: 1 - s u / (1 + (s - 1) u).
+
+    u is the uniform share of noise, 1 - i / steps, and s the shift, a ratio of resolutions in Esser et
+    al. 2024 (2403.03206), eq. 23.
+    """
+
+    shift: PositiveFloat = 3.0
+
+    def __call__(self, steps: int) -> list[float]:
+        s = self.shift
+        return [1 - s * (1 - u) / (1 + (s - 1) * (1 - u)) for u in time_grid(steps)]
+
+
+@dataclass
+class Sine(TimeGrid):
+    """Times sin²(π i / 2 steps), dense at both ends.
+
+    Its first and last step shrink with the square of their number, so that solvers which take those by
+    Euler's rule keep their order of convergence.
+    """
+
+    def __call__(self, steps: int) -> list[float]:
+        return [0.0, *(math.sin(math.pi * u / 2) ** 2 for u in time_grid(steps)[1:-1]), 1.0]
 
 
 @dataclass
@@ -70,6 +151,13 @@ class DiffusionSteps(TimeGrid):
             raise FlowlitError(f"time grid: {self.diffusion} has {len(times)} steps, found steps={steps}")
         places = [round(i * len(times) / steps) for i in range(1, steps)]
         return [0.0, *(float(times[place]) for place in places), 1.0]
+
+
+def _between(steps: int) -> list[float]:
+    """Return steps - 1 shares from 0 to 1 for the times between the ends; a single one is in the middle."""
+    if steps == 2:
+        return [0.5]
+    return [i / (steps - 2) for i in range(steps - 1)] if steps > 2 else []
 
 
 def time_grid(steps: int, rho: float = 1.0, reverse: bool = False) -> list[float]:

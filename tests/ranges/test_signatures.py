@@ -101,6 +101,7 @@ EXAMPLES: dict[str, Any] = {
     "layer": "stem",
     "name": "x",
     "steps": 2,
+    "evaluations": 6,
     "k": 2,
     "value": 0.5,
     "scale": 2.0,

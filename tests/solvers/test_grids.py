@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +21,26 @@ from flowlit.errors import FlowlitError
 from flowlit.modules import FlowDataModule, Teacher
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.paths import expand, interpolate
-from flowlit.solvers import RK2, RK4, SDE, Adams, Euler, Heun, Midpoint, Ralston, ReNoise, time_grid
-from flowlit.solvers.grids import Given, Power, TimeGrid
+from flowlit.solvers import (
+    DEIS,
+    RK2,
+    RK4,
+    SDE,
+    Adams,
+    DPMSolver,
+    Euler,
+    Heun,
+    Midpoint,
+    Ralston,
+    ReNoise,
+    UniPC,
+    sigma_grid,
+    time_grid,
+)
+from flowlit.solvers.grids import Given, Karras, LogSNR, Power, Quadratic, Shifted, Sine, TimeGrid
 from flowlit.types import Solver
 
-KINDS = [Euler, RK2, Midpoint, Ralston, Heun, RK4, SDE, ReNoise, Adams]
+KINDS = [Euler, RK2, Midpoint, Ralston, Heun, RK4, SDE, ReNoise, Adams, DPMSolver, UniPC, DEIS]
 REVERSIBLE = [kind for kind in KINDS if kind not in (SDE, ReNoise)]
 STEPS = {
     Adams: [64, 128, 256, 512],
@@ -108,6 +124,43 @@ def test_observers_see_the_times_that_are_given(kind):
     solution = kind(4, grid=Given(SEARCHED))(curved, start(2) / 2, observe=lambda t, x, v: seen.append(t))
     assert [float(t[0]) for t in seen] == pytest.approx(SEARCHED[:-1])
     assert torch.equal(solution.nfe, kind(4)(curved, start(2) / 2).nfe)
+
+
+GRIDS = [Power(2.0), Quadratic(), LogSNR(), Karras(), Shifted(), Sine()]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=repr)
+def test_every_grid_goes_from_noise_to_data_with_any_number_of_steps(grid):
+    for steps in (1, 2, 3, 4, 17, 1000):
+        times = grid(steps)
+        assert len(times) == steps + 1 and (times[0], times[-1]) == (0, 1)
+        assert all(a < b for a, b in itertools.pairwise(times))
+        assert Euler(steps, grid=grid).times(reverse=True) == times[::-1]
+
+
+def test_grids_are_those_of_their_papers():
+    assert Quadratic()(4) == pytest.approx([0, 7 / 16, 3 / 4, 15 / 16, 1])
+    levels = np.log(np.array(LogSNR(0.1)(6)[1:-1]) / (1 - np.array(LogSNR(0.1)(6)[1:-1])))
+    assert levels[[0, -1]].tolist() == pytest.approx([-np.log(9), np.log(9)])
+    assert np.diff(levels) == pytest.approx(np.full(4, np.log(9) / 2))
+    assert Karras()(9)[1:-1] == pytest.approx([1 / (1 + s) for s in sigma_grid(8, 0.002, 80, 7)[:-1]])
+    assert Shifted(3.0)(4)[1] == pytest.approx(1 - 3 * 0.75 / (1 + 2 * 0.75))
+    assert Shifted(1.0)(5) == pytest.approx(time_grid(5))
+    assert Sine()(3)[1] == pytest.approx(0.25)
+    assert np.diff(Shifted(3.0)(9)).argmin() == 0, "dense near noise"
+    assert np.diff(Quadratic()(9)).argmin() == 8, "dense near data"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogSNR(0.5), "margin is 0.5; expected a distance to both ends below 0.5"),
+        (lambda: Karras(1.0, 1.0), "expected sigma_min < sigma_max"),
+    ],
+)
+def test_grids_with_nothing_between_their_ends_are_refused(make, message):
+    with pytest.raises(FlowlitError, match=message):
+        make()
 
 
 # refusals

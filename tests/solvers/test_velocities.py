@@ -15,7 +15,26 @@ from flowlit.generators import Generator
 from flowlit.metrics.cost import count_flops
 from flowlit.objectives import FlowGuided, RectifiedFlow
 from flowlit.paths import anneal
-from flowlit.solvers import RK2, RK4, RK45, SDE, Adams, EDMHeun, Euler, Heun, Midpoint, Ralston, ReNoise
+from flowlit.solvers import (
+    DEIS,
+    RK2,
+    RK4,
+    RK45,
+    SDE,
+    Adams,
+    AdaptiveDPMSolver,
+    DPMSolver,
+    EDMHeun,
+    Euler,
+    Heun,
+    Midpoint,
+    Ralston,
+    ReNoise,
+    RhoRK,
+    SinglestepDPMSolver,
+    SolverSchedule,
+    UniPC,
+)
 from flowlit.types import Objective, Pair
 
 SOLVERS = [
@@ -30,6 +49,13 @@ SOLVERS = [
     SDE(3),
     ReNoise(3),
     EDMHeun(4),
+    DPMSolver(4),
+    SinglestepDPMSolver(6),
+    AdaptiveDPMSolver(),
+    UniPC(4),
+    DEIS(4),
+    RhoRK(4),
+    SolverSchedule([0, 0.3, 0.6, 1]),
 ]
 X = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
