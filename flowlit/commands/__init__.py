@@ -64,6 +64,11 @@ COMMANDS = {
         "runs/teacher/snapshots --std 0.08 --into ema.safetensors",
         "average:average",
     ),
+    "sample": Command(
+        "generate images of seeds",
+        "runs/slimflow_digits/distill --num 64 --into digits.png",
+        "sample:sample",
+    ),
     "predict": Command("generate, and write the images", "-c experiments/generate_digits.yaml"),
     "upscale": Command(
         "enlarge images by super-resolution",

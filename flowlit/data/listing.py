@@ -26,6 +26,9 @@ SHADOWS = {"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"}
 
 CARD = "card.json"
 LABELS = "dataset.json"
+MEMBER_DATE = (1980, 1, 1, 0, 0, 0)
+"""Of all files in a zip, so that equal images make equal zips."""
+
 MOST_BYTES = 1 << 30
 """A larger file is not read, nor one in a zip that is larger unpacked: decoders may search all of it."""
 
@@ -39,6 +42,11 @@ class Entry(NamedTuple):
     name: str
     size: int
     mtime_ns: int
+
+
+def member_name(index: int) -> str:
+    """Return the name of an image in a zip that is written."""
+    return f"{index // 1000:05d}/img{index:08d}.png"
 
 
 class Paths(Sequence[Path]):

@@ -21,14 +21,13 @@ from ..errors import FlowlitError
 from .checking import refusal
 from .decode import Decoded, UnreadableImage, check_colour
 from .fitting import Style
-from .listing import CARD, LABELS
+from .listing import CARD, LABELS, MEMBER_DATE, member_name
 
 LARGEST = 8192
 """Width and height in pixels, at most."""
 
 _BLOCK = 64
 _CARD_BYTES = 1 << 20
-_DATE = (1980, 1, 1, 0, 0, 0)  # equal images make equal files
 
 
 class Resizable(Protocol):
@@ -123,7 +122,7 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
                 if isinstance(image, UnreadableImage):
                     broken[files.where(index)] = image
                     continue
-                archive.writestr(zipfile.ZipInfo(_name(index), _DATE), image.png)
+                archive.writestr(zipfile.ZipInfo(member_name(index), MEMBER_DATE), image.png)
                 pixels.update(image.pixels)
                 counts["formats"][image.format] += 1
                 counts["modes"][image.mode] += 1
@@ -140,7 +139,8 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
             "sha256": pixels.hexdigest(),
         }
         for name, content in ((LABELS, _labels(files)), (CARD, card)):
-            archive.writestr(zipfile.ZipInfo(name, _DATE), json.dumps(content, indent=1, ensure_ascii=False))
+            text = json.dumps(content, indent=1, ensure_ascii=False)
+            archive.writestr(zipfile.ZipInfo(name, MEMBER_DATE), text)
     return card
 
 
@@ -153,15 +153,11 @@ def _resized(image: Decoded, style: Style) -> Resized:
     )
 
 
-def _name(index: int) -> str:
-    return f"{index // 1000:05d}/img{index:08d}.png"
-
-
 def _labels(files: Resizable) -> dict[str, Any]:
     """Return the content of dataset.json."""
     if not files.labels:
         return {"labels": None}
-    labels = [[_name(index), number] for index, number in enumerate(files.class_numbers().tolist())]
+    labels = [[member_name(index), number] for index, number in enumerate(files.class_numbers().tolist())]
     names = [name.encode(errors="backslashreplace").decode() for name in files.classes or ()]
     return {"labels": labels, "classes": names} if names else {"labels": labels}
 

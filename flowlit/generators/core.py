@@ -14,7 +14,7 @@ from .._support.cuda_graphs import CUDAGraphRunner, called, check_device, is_com
 from .._support.modes import evaluating
 from ..data.classes import class_names_of
 from ..errors import FlowlitError
-from ..types import Codec, Cond, Solution, Solver, classes_of, shape_of
+from ..types import Codec, Cond, Observer, Solution, Solver, classes_of, shape_of
 from .inputs import (
     as_device,
     check_kind,
@@ -89,11 +89,13 @@ class NoiseToImages:
         """
         return self.codec.decode(self.solve(x0, cond, labels=labels).x1)
 
-    def solve(self, x0: Tensor, cond: Cond = {}, *, labels: Any = None) -> Solution:
+    def solve(
+        self, x0: Tensor, cond: Cond = {}, *, labels: Any = None, observe: Observer | None = None
+    ) -> Solution:
         """Return x1 (B, c, h, w) float32, before it is rounded to images, and its cost.
 
         Gradients reach x0 (B, c, h, w), and the weights where these take gradients (those of ``load`` do
-        not). ``Pixels`` are in about [-1, 1].
+        not). ``Pixels`` are in about [-1, 1]. ``observe`` is called by the solver, see ``types.Observer``.
 
         Examples:
             >>> x0 = generator.noise([1]).requires_grad_()  # doctest: +SKIP
@@ -104,11 +106,12 @@ class NoiseToImages:
         cond = conditions(labelled(cond, labels, len(x0), classes, self.class_names), x0, classes)
         velocity = BatchInvariant(self.network) if self.blocks else self.network
         half = torch.bfloat16 if self.precision == "bf16" else half_precision_of(self.network)
+        observed: dict[str, Any] = {} if observe is None else {"observe": observe}
         with evaluating(self.network):
             if half is None:
-                return self.solver(velocity, x0, cond)
+                return self.solver(velocity, x0, cond, **observed)
             with torch.autocast(x0.device.type, half, cache_enabled=False):
-                return self.solver(velocity, x0, cond)
+                return self.solver(velocity, x0, cond, **observed)
 
     @property
     def device(self) -> torch.device:

@@ -69,9 +69,18 @@ def each_label(labels: Any, num: int, num_classes: int, names: Sequence[str] | N
     numbers = labels_of(labels, num_classes, names)
     if isinstance(numbers, int):
         return [numbers] * num
-    if len(numbers) != num:
-        raise FlowlitError(f"{len(numbers)} labels for {num} images; give one for each, or one for all")
+    check_number(numbers, num)
     return numbers
+
+
+def check_number(labels: Sequence[int], num: int) -> None:
+    """Refuse labels that are not one for each of ``num`` images.
+
+    Raises:
+        FlowlitError: with both numbers.
+    """
+    if len(labels) != num:
+        raise FlowlitError(f"{len(labels)} labels for {num} images; give one for each, or one for all")
 
 
 def labelled(cond: Any, labels: Any, num: int, num_classes: int, names: Sequence[str] | None) -> Any:

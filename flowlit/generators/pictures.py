@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._support.files import write_atomically
 from ..errors import FlowlitError
 from .inputs import whole_number
 from .sampling import check_memory
@@ -87,3 +91,40 @@ def _checked(images: Any) -> Tensor:
     raise FlowlitError(
         f"images are {kind} {shape}; expected uint8 (N, C, H, W) with 1 or 3 channels, as sample returns them"
     )
+
+
+def write_picture(path: Path, picture: Image, facts: Mapping[str, Any]) -> None:
+    """Write a picture as PNG, with facts as JSON in its text ``flowlit``."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text("flowlit", json.dumps(facts, default=str))
+    write_atomically(path, lambda file: picture.save(file, "PNG", pnginfo=text))
+
+
+def write_animation(path: Path, frames: Sequence[Image], milliseconds: int = 80, hold: int = 800) -> None:
+    """Write an animation without end, as GIF or WebP by the suffix.
+
+    Args:
+        path: ends in .gif or .webp.
+        frames: pictures of one size.
+        milliseconds: that each is shown.
+        hold: that the first and the last one are shown.
+    """
+    durations = [milliseconds] * len(frames)
+    durations[0] = durations[-1] = hold
+    format = path.suffix[1:].upper()
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {}
+
+    def write(file: IO[bytes]) -> None:
+        frames[0].save(
+            file,
+            format,
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+            **options,
+        )
+
+    write_atomically(path, write)

@@ -12,24 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._support.files import short_hash
 from .._support.formatting import size
 from .._support.machine import free_memory
 from .._support.nested import rows_of
-from ..couplings.noise import SEEDS, SeededNoise, seeded_normals
+from ..couplings.noise import GENERATOR, SEEDS, SeededNoise, seeded_normals
 from ..errors import FlowlitError
 from ..paths import interpolate_noise
 from ..types import Noise, Source
 from .core import NoiseToImages
 from .inputs import check_kind, whole_number
-from .labels import each_label, labelled, labels_of
+from .labels import check_number, each_label, labelled, labels_of
 
 
 class Rows(NamedTuple):
-    """Rows to generate from: how many, their shape, and how to draw some of them."""
+    """Rows to generate from: how many, their shape, how to draw some of them, and what decides about each."""
 
     num: int
     shape: tuple[int, ...]
     batch: Callable[[range], Noise]
+    identity: dict[str, Any] = {}
+    seeds: Sequence[int] | None = None
 
 
 def checked_seeds(seeds: Any, shape: Sequence[int], what: str = "noise", itemsize: int = 4) -> list[int]:
@@ -75,15 +78,18 @@ def rows_of_seeds(generator: NoiseToImages, seeds: Any, labels: Any) -> Rows:
     numbers = checked_seeds(seeds, shape, "images", 1)
     num = len(numbers)
     classes = [seed % generator.num_classes for seed in numbers] if generator.num_classes else None
+    law = "by seed" if generator.num_classes else "none"
     if labels is not None:
         classes = each_label(labels, num, generator.num_classes or 0, generator.class_names)
+        law = f"given, {short_hash(classes)}"
 
     def batch(rows: range) -> Noise:
         cond = {} if classes is None else {"label": torch.tensor([classes[i] for i in rows])}
         x0 = seeded_normals([numbers[i] for i in rows], [0] * len(rows), shape)
         return Noise(torch.tensor(rows), x0, cond)
 
-    return Rows(num, shape, batch)
+    facts = {"generator": GENERATOR, "seeds": short_hash(numbers), "shape": list(shape), "labels": law}
+    return Rows(num, shape, batch, facts, numbers)
 
 
 def rows_of_seed(generator: NoiseToImages, num: int, seed: int, labels: Any) -> Rows:
@@ -96,7 +102,10 @@ def rows_of_seed(generator: NoiseToImages, num: int, seed: int, labels: Any) -> 
     classes = generator.num_classes or 0
     if labels is not None:
         labels = labels_of(labels, classes, generator.class_names)
-    return Rows(num, shape, SeededNoise(shape, num, seed, classes, labels).batch)
+    if isinstance(labels, list):
+        check_number(labels, num)
+    noise = SeededNoise(shape, num, seed, classes, labels)
+    return Rows(num, shape, noise.batch, noise.identity())
 
 
 def rows_of_source(source: Source, num: int, seed: int, labels: Any) -> Rows:
@@ -201,5 +210,5 @@ def check_memory(images: int, shape: Sequence[int], what: str, itemsize: int = 1
     if needed > free:
         raise FlowlitError(
             f"{what}: {images:,} of shape {tuple(shape)} need {size(needed)} of memory, and {size(free)} are "
-            "free; make fewer at a time, or write them to the disk: flowlit predict"
+            "free; make fewer at a time, or write them to the disk: flowlit sample"
         )

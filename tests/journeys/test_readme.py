@@ -73,7 +73,7 @@ def test_every_command_parses(page, line, cli, tmp_path, monkeypatch):
 TOOLS = [
     (page, match.group(1), match.group(2))
     for page, line in ALL
-    if (match := re.search(r"(?:^|[ /])flowlit (convert|cost|average|couplings) (.*)", line))
+    if (match := re.search(r"(?:^|[ /])flowlit (convert|cost|average|couplings|sample) (.*)", line))
 ]
 
 

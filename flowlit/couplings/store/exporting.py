@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..._support.files import building, check_room, reserve
 from ..._support.progress import Bar
+from ...data.listing import member_name
 from ...errors import FlowlitError
 from ...types import Codec, Pair
 from .encoding import restored_pair, stored_codec
@@ -95,7 +96,7 @@ def _write_zip(pairs: StoredPairs, codec: Codec, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for start, pair in blocks(pairs, "Exporting"):
             for i, image in enumerate(codec.decode(pair.x1).permute(0, 2, 3, 1).numpy(), start):
-                name = f"{i // 1000:05d}/img{i:08d}.png"
+                name = member_name(i)
                 file = io.BytesIO()
                 Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "png")
                 archive.writestr(name, file.getvalue())

@@ -52,7 +52,7 @@ WHOLE = [
 WHOLE += [_of(name, 0, (f"{name} is 0", "from 1")) for name in ("num", "batch_size")]
 WHOLE += [_of("seed", value, ("seed is", "to 18446744073709551615")) for value in (2**64, 2**70)]
 WHOLE += [
-    _of("num", 10**12, ("images", "are free", "flowlit predict")),
+    _of("num", 10**12, ("images", "are free", "flowlit sample")),
     *(_of("num", value, ("num is", "whole number", "64 bits")) for value in (2**70, 10**30)),
 ]
 

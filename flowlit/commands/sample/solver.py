@@ -1,0 +1,83 @@
+"""Solvers in one word: ``Heun(steps=4)``, as they are printed."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from ..._support.suggestions import did_you_mean
+from ...errors import FlowlitError
+
+if TYPE_CHECKING:
+    from ...types import Solver
+
+
+def parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the class and the settings that a text names.
+
+    >>> parsed("RK45(rtol=1e-3)"), parsed("mine.Leap")
+    (('RK45', {'rtol': 0.001}), ('mine.Leap', {}))
+
+    Raises:
+        FlowlitError: for other texts.
+    """
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call):
+            call = ast.Call(call, [], [])
+        name = ast.unparse(call.func)
+        settings = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords if each.arg}
+        plain = all(part.isidentifier() for part in name.split("."))
+        if call.args or not plain or len(settings) < len(call.keywords):
+            raise ValueError
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise FlowlitError(
+            f"--solver {text!r:.80}: expected a class, as Heun or RK45(rtol=1e-3); flowlit list solvers"
+        ) from None
+    return name, settings
+
+
+def solver_of(text: str, nfe: int | None) -> Solver:
+    """Return the solver that a text names; its steps may be left out where ``nfe`` is given.
+
+    Raises:
+        FlowlitError: if there is no such class, or it takes other settings.
+    """
+    from ... import solvers
+    from ...networks.checkpoints.spec import build
+    from ...types import Solver
+
+    name, settings = parsed(text)
+    kinds = {each: getattr(solvers, each) for each in solvers.__all__}
+    known = {
+        each.lower(): each
+        for each, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, Solver)
+    }
+    if "." not in name and name.lower() not in known:
+        raise FlowlitError(
+            f"--solver {name}: there is none of that name{did_you_mean(name, known.values())} (flowlit list "
+            "solvers)"
+        )
+    ours = known.get(name.lower())
+    try:
+        if ours is not None:
+            return _ours(kinds[ours], settings, nfe)
+        return build({"class_path": name, "init_args": settings}, Solver)
+    except FlowlitError as error:
+        raise FlowlitError(f"--solver {text}: {error}") from error
+
+
+def _ours(kind: Any, settings: dict[str, Any], nfe: int | None) -> Solver:
+    """Return a solver of a class, which is a dataclass."""
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise FlowlitError(f"{kind.__name__} has no {unknown[0]}; expected {', '.join(known)}")
+    if "steps" in known and nfe is not None:
+        settings = {"steps": 1, **settings}
+    try:
+        return kind(**settings)
+    except TypeError:
+        raise FlowlitError(f"it needs steps; expected {kind.__name__}(steps=2), or --nfe") from None
