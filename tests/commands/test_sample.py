@@ -173,7 +173,7 @@ REFUSED = {
     ("--num", 3, "--labels", 0, 1): "2 labels for 3 images",
     ("--num", 3, "--labels", 0, 1, 0, 1): "4 labels for 3 images",
     ("--solver", "heuns"): "did you mean Heun?",
-    ("--solver", "Heun"): "it needs steps; expected Heun(steps=2), or --nfe",
+    ("--solver", "Heun"): "it needs steps; expected Heun(steps=4), or --nfe",
     ("--solver", "Heun(foo=1)"): "Heun has no foo; expected steps, rho",
     ("--solver", "Heun(steps=0)"): "steps is 0",
     ("--solver", "open('x')"): "expected a class, as Heun",

@@ -7,12 +7,31 @@ import torch
 from tools import LinearField
 
 from flowlit.errors import FlowlitError
-from flowlit.solvers import RK4, RK45, SDE, Adams, EDMHeun, Euler, Heun, OneStep, ReNoise
+from flowlit.solvers import (
+    RK4,
+    RK45,
+    SDE,
+    Adams,
+    AdaptiveDPMSolver,
+    DPMSolver,
+    EDMHeun,
+    Euler,
+    Heun,
+    OneStep,
+    ReNoise,
+    RhoRK,
+    SinglestepDPMSolver,
+    UniPC,
+)
 from flowlit.solvers.evaluations import with_evaluations
 from flowlit.solvers.grids import Given
 from flowlit.types import Solution, Solver
 
 CASES = [
+    (UniPC(3), 5),
+    (DPMSolver(3, mean=[0.0]), 4),
+    (SinglestepDPMSolver(3), 7),
+    (RhoRK(3), 11),
     (Euler(1), 7),
     (Heun(5), 6),
     (RK4(1), 8),
@@ -37,7 +56,7 @@ class Thrice(Solver):
 @pytest.mark.parametrize(("solver", "nfe"), [*CASES, (Thrice(1), 13)], ids=repr)
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_solver_takes_as_many_evaluations_as_are_asked_for(solver, nfe, each):
-    chosen = with_evaluations(solver, nfe * each, each)
+    chosen = with_evaluations(solver, nfe * each, each, (1, 8, 8))
     assert type(chosen) is type(solver)
     assert int(chosen(LinearField(), torch.zeros(1, 1, 8, 8)).nfe[0]) == nfe
 
@@ -51,9 +70,11 @@ def test_a_solver_takes_as_many_evaluations_as_are_asked_for(solver, nfe, each):
         (Adams(1), 1, 1, "are 2 and 3"),
         (Euler(1), 3, 2, "are 2 and 4"),
         (RK45(), 20, 1, "RK45 has no steps to choose"),
+        (AdaptiveDPMSolver(), 20, 1, "AdaptiveDPMSolver has no steps to choose"),
+        (RhoRK(3), 4, 1, "are 2 and 5"),
         (OneStep(), 2, 1, "OneStep has no steps to choose"),
         (Euler(2, grid=Given([0, 0.5, 1])), 3, 1, "3 times make 2 steps"),
-        (Euler(1), 10**7, 1, "1,000,000 at most"),
+        (Euler(1), 10**7, 1, "10,000 at most"),
     ],
     ids=repr,
 )

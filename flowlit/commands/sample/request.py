@@ -104,7 +104,8 @@ class Request:
         if nfe is None:
             return generator
         each = evaluations_of(generator.network)
-        return replace(generator, solver=with_evaluations(generator.solver, nfe, each))
+        shape = generator.shape or (1, 1, 1)
+        return replace(generator, solver=with_evaluations(generator.solver, nfe, each, shape))
 
     def steps(self, animated: bool) -> int:
         """Return the images from one end to the other."""

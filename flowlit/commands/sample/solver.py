@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from ..._support.suggestions import did_you_mean
@@ -71,13 +71,19 @@ def solver_of(text: str, nfe: int | None) -> Solver:
 
 def _ours(kind: Any, settings: dict[str, Any], nfe: int | None) -> Solver:
     """Return a solver of a class, which is a dataclass."""
+    from ...solvers.evaluations import BUDGETS
+
     known = [field.name for field in fields(kind)]
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise FlowlitError(f"{kind.__name__} has no {unknown[0]}; expected {', '.join(known)}")
-    if "steps" in known and nfe is not None:
-        settings = {"steps": 1, **settings}
-    try:
-        return kind(**settings)
-    except TypeError:
-        raise FlowlitError(f"it needs steps; expected {kind.__name__}(steps=2), or --nfe") from None
+    budget = next((name for name in BUDGETS if name in known), None)
+    if budget is not None and nfe is not None:
+        settings = {budget: 1, **settings}
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+    missing = [name for name in required if name not in settings]
+    if missing:
+        other = ", or --nfe" if missing == [budget] else ""
+        example = "4" if missing[0] == budget else "…"
+        raise FlowlitError(f"it needs {missing[0]}; expected {kind.__name__}({missing[0]}={example}){other}")
+    return kind(**settings)

@@ -12,11 +12,11 @@ from tools import randomise, tiny_unet
 
 from flowlit._support.locks import locked_folder
 from flowlit.callbacks import ImageWriter
-from flowlit.callbacks.evaluation.images import LIST, RECORD, write_png
 from flowlit.couplings import SeededNoise
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
+from flowlit.generators.folder import LIST, RECORD, write_png
 from flowlit.modules import FlowDataModule, Teacher
 from flowlit.solvers import Euler, Heun
 
