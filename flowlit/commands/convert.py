@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .._version import __version__
 from ..errors import FlowlitError
+from ..ranges import PositiveFloat
 
 Layout = Literal["safetensors", "slimflow"]
 
@@ -22,6 +23,7 @@ def convert(
     layout: Layout = "safetensors",
     network: Path | None = None,
     loose: bool = False,
+    clock: PositiveFloat | None = None,
 ) -> list[str]:
     """Turn weights of flowlit, Rectified Flow, SlimFlow or EDM into self-describing safetensors, or back.
 
@@ -33,6 +35,8 @@ def convert(
         layout: what to write
         network: a YAML whose model.init_args.network the weights are of, if the file does not say
         loose: take what fits, and leave the remainder as it was initialised
+        clock: fit the time embedding anew with this time_scale; 1 before flow maps are trained, whose
+            derivatives by time are ripple at 999
 
     Raises:
         FlowlitError: as ``pretrained``; if the new file exists, is being made, or does not give the same
@@ -41,18 +45,27 @@ def convert(
     from .._support.locks import locked_target
 
     check_target(into, layout)
+    if clock is not None and (layout != "safetensors" or file.suffix in (".yaml", ".yml")):
+        raise FlowlitError("--clock: expected one network's checkpoint, and safetensors to write")
     with locked_target(into):
         if file.suffix in (".yaml", ".yml"):
             return _assemble(file, into)
-        return _convert(file, into, weights, layout, network, not loose)
+        return _convert(file, into, weights, layout, network, not loose, clock)
 
 
 def _convert(
-    file: Path, into: Path, weights: str, layout: Layout, network: Path | None, strict: bool
+    file: Path,
+    into: Path,
+    weights: str,
+    layout: Layout,
+    network: Path | None,
+    strict: bool,
+    clock: float | None = None,
 ) -> list[str]:
     from .._support.files import file_hash
     from ..networks.checkpoints.read import read_contents
     from ..networks.checkpoints.spec import summarise
+    from ..networks.clock import reembedded
 
     contents = read_contents(file)
     contents.check(weights, file)
@@ -61,6 +74,11 @@ def _convert(
         kind: _take(contents, file, kind if contents.holds(kind) else weights, network, strict)
         for kind in ([weights] if layout == "safetensors" else ["raw", average])
     }
+    report = str(networks[weights].report)
+    clocked = []
+    if clock is not None:
+        networks[weights], difference = reembedded(networks[weights], clock)
+        clocked = [f"time_scale {clock:g}: embeddings differ by {difference:.2g} (rms)"]
     chosen = networks[weights]
     source = {"file": file.name, "sha256": chosen.loaded["sha256"]}
     facts = {**_known(contents, average), "source": source, "version": __version__}
@@ -71,7 +89,8 @@ def _convert(
     kind = "velocity" if contents.velocity else "denoiser"
     return [
         f"{file}: a {kind}, {summarise(chosen.spec)}",
-        str(chosen.report),
+        report,
+        *clocked,
         *notes,
         f"{into}: {into.stat().st_size / 1e6:.1f} MB, SHA-256 {file_hash(into)}",
     ]

@@ -15,6 +15,8 @@ KINDS = {
     "networks": ("networks", "torch.nn.Module"),
     "objectives": ("objectives", "flowlit.types.Objective"),
     "score_distillation": ("objectives.score_distillation", "flowlit.types.Objective"),
+    "flow_maps": ("objectives.flow_maps", "flowlit.types.Objective"),
+    "intervals": ("objectives.intervals", "flowlit.objectives.intervals.IntervalDistribution"),
     "times": ("objectives.times", "flowlit.types.TimeDistribution"),
     "weights": ("objectives.weights", "flowlit.types.LossWeighting"),
     "distances": ("objectives.distances", "flowlit.types.Distance"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import FlowlitError
 from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from .base import Second
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, TimeEmbedding, resampled
 from .norm import norm
@@ -113,7 +114,7 @@ class ADM(UNetBase):
         num_classes: NonNegativeInt = 1000,
         label_dropout: Probability = 0.0,
         time_scale: PositiveFloat = 999.0,
-        second_time: bool = False,
+        second_time: Second = False,
     ):
         described = own_spec("ADM", locals())
         super().__init__()

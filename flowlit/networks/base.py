@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +12,9 @@ from ..ranges import Checked
 from ..types import Cond
 from .layers import LabelEmbedding, SecondTime, TimeEmbedding
 
+Second = bool | Literal["decoder"]
+"""Whether a network reads a second time, and how."""
+
 
 class ConditionalNetwork(Checked, nn.Module):
     """A network of a time, and of the conditions in ``reads``: a label, and the second time of a flow map.
@@ -17,6 +22,10 @@ class ConditionalNetwork(Checked, nn.Module):
     A flow map u(x, t, r) is the average velocity from t to r: the flow that passes x at time t arrives at
     x + (r - t) u at time r. A network with a second time reads r in ``cond["r"]``; without it r = t, and u is
     the velocity. A fresh second time adds nothing: with the weights of a velocity, u(x, t, r) = v(x, t).
+
+    ``second_time: decoder`` has no weights: the first part of the network has the time t, and the second, the
+    decoder, r in its place (Decoupled MeanFlow, 2510.24474). With the weights of a velocity, u(x, t, t) =
+    v(x, t); for other r it has to be trained before it is of use.
     """
 
     shape: tuple[int, int, int]
@@ -24,34 +33,45 @@ class ConditionalNetwork(Checked, nn.Module):
     label: LabelEmbedding | None
     second_time: SecondTime | None
     early_label: bool = False
+    tells_decoder: bool = False
+    """Whether r has the place of t in the decoder, and the units of t: wrappers convert both alike."""
 
-    def add_second_time(self, width: int, dim: int, on: bool) -> None:
-        """Add the embedding of r, of ``width`` sines and ``dim`` numbers, if it is on.
+    def add_second_time(self, width: int, dim: int, how: Second) -> None:
+        """Add the embedding of r, of ``width`` sines and ``dim`` numbers, if ``how`` is True.
 
         Call it last in a constructor: the random draws of all other layers are the same with and without.
         """
-        self.register_module("second_time", SecondTime(width, dim) if on else None)
+        self.register_module("second_time", SecondTime(width, dim) if how is True else None)
+        self.tells_decoder = how == "decoder"
 
     @property
     def reads(self) -> frozenset[str]:
         """Names of the conditions that the network reads."""
-        parts = {"label": self.label, "r": self.second_time}
-        return frozenset(name for name, part in parts.items() if part is not None)
+        parts = {"label": self.label is not None, "r": self.second_time is not None or self.tells_decoder}
+        return frozenset(name for name, read in parts.items() if read)
 
-    def embed(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def embed(self, x: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """Check the inputs x (B, C, R, R), t (B,) and cond; embed times and label, after a SiLU: (B, e).
+
+        Return it twice, for the encoder and for the decoder, whose time may be another.
 
         Raises:
             FlowlitError: for images that the network was not built for, and conditions that it does not read.
         """
         self._check_input(x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
-        embedding = self.time(t, label if self.early_label else None)
-        if label is not None and not self.early_label:
-            embedding = embedding + label
+        embedding = self._embed_time(t, label)
         if self.second_time is not None:
             embedding = embedding + self.second_time(cond.get("r", t))
-        return F.silu(embedding)
+        start = F.silu(embedding)
+        if self.tells_decoder and "r" in cond:
+            return start, F.silu(self._embed_time(cond["r"], label))
+        return start, start
+
+    def _embed_time(self, t: Tensor, label: Tensor | None) -> Tensor:
+        if label is None or self.early_label:
+            return self.time(t, label)
+        return self.time(t) + label
 
     def _check_input(self, x: Tensor, t: Tensor, cond: Cond) -> None:
         name = type(self).__name__

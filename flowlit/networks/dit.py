@@ -21,7 +21,7 @@ from ..errors import FlowlitError
 from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from ..types import Cond
 from .activation_checkpointing import recomputed
-from .base import ConditionalNetwork
+from .base import ConditionalNetwork, Second
 from .checkpoints.spec import own_spec
 from .layers import LabelEmbedding, TimeEmbedding, full_precision
 
@@ -94,7 +94,8 @@ class DiT(ConditionalNetwork):
         num_classes: 0 for an unconditional network.
         label_dropout: probability of hiding the label in training, see ``LabelEmbedding``.
         time_scale: what times are multiplied by before their sines are taken.
-        second_time: read ``cond["r"]``, as a flow map u(x, t, r) does; see ``ConditionalNetwork``.
+        second_time: read ``cond["r"]``, as a flow map u(x, t, r) does; see ``ConditionalNetwork``. The
+            decoder is the last third of the blocks.
 
     Raises:
         FlowlitError: if patch, heads or positions do not fit the size.
@@ -116,7 +117,7 @@ class DiT(ConditionalNetwork):
         num_classes: NonNegativeInt = 0,
         label_dropout: Probability = 0.0,
         time_scale: PositiveFloat = 999.0,
-        second_time: bool = False,
+        second_time: Second = False,
     ):
         described = own_spec("DiT", locals())
         super().__init__()
@@ -174,13 +175,14 @@ class DiT(ConditionalNetwork):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         """Return the velocity (B, C, R, R) at x (B, C, R, R) and t (B,), under conditions (B, …)."""
-        embedding = self.embed(x, t, cond)
+        embedding, decoding = self.embed(x, t, cond)
         h = self.stem(x)
         h = h if self.positions is None else h + self.positions
         rotation = None if self.rotary is None else self.rotary.get_embed()
-        for block in self.blocks:
-            h = block(h, embedding, rotation)
-        h = self.head(modulated(self.norm(h), *self.modulation(embedding)))
+        encoder = max(1, 2 * len(self.blocks) // 3)
+        for i, block in enumerate(self.blocks):
+            h = block(h, embedding if i < encoder else decoding, rotation)
+        h = self.head(modulated(self.norm(h), *self.modulation(decoding)))
         rows = x.shape[2] // self.patch
         return rearrange(h, "b (i j) (p q c) -> b c (i p) (j q)", i=rows, p=self.patch, q=self.patch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from .base import Second
 from .checkpoints.spec import own_spec
 from .layers import Attention, LabelEmbedding, ResBlock, TimeEmbedding, conv3x3
 from .norm import norm
@@ -52,7 +53,7 @@ class UNet(UNetBase):
         label_dropout: Probability = 0.0,
         time_scale: PositiveFloat = 999.0,
         early_label: bool = False,
-        second_time: bool = False,
+        second_time: Second = False,
     ):
         described = own_spec("UNet", locals())
         super().__init__()

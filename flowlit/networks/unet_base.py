@@ -129,9 +129,9 @@ class UNetBase(ConditionalNetwork):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         """Return the velocity (B, C, R, R) at x (B, C, R, R) and t (B,), under conditions (B, …)."""
-        return self._run(x, self.embed(x, t, cond))
+        return self._run(x, *self.embed(x, t, cond))
 
-    def _run(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def _run(self, x: Tensor, embedding: Tensor, decoding: Tensor) -> Tensor:
         h = self.stem(x)
         skips = [h]
         for stage in self.encoder:
@@ -140,5 +140,5 @@ class UNetBase(ConditionalNetwork):
         for stage in self.bottleneck:
             h = stage(h, embedding)
         for stage in self.decoder:
-            h = stage(h, embedding, None if stage.resample else skips.pop())
+            h = stage(h, decoding, None if stage.resample else skips.pop())
         return self.head(F.silu(self.head_norm(h)))

@@ -1,6 +1,6 @@
 """Numbers that move during training."""
 
 from .learning_rate import WarmUp
-from .values import Constant, Cosine, Exponential, Linear, Piecewise
+from .values import Constant, Cosine, Exponential, Geometric, Linear, Piecewise, Sigmoid
 
-__all__ = ["Constant", "Cosine", "Exponential", "Linear", "Piecewise", "WarmUp"]
+__all__ = ["Constant", "Cosine", "Exponential", "Geometric", "Linear", "Piecewise", "Sigmoid", "WarmUp"]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import FlowlitError
-from ..ranges import Float, Int, PositiveFloat, PositiveInt
+from ..ranges import Float, Int, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ..types import Schedule
 
 
@@ -80,3 +80,41 @@ class Piecewise(Schedule):
             if step < s1:
                 return v0 + (v1 - v0) * max(0.0, (step - s0) / (s1 - s0))
         return self.points[-1][1]
+
+
+@dataclass
+class Geometric(Schedule):
+    """Multiply ``start`` by ``factor`` every ``every`` optimizer steps.
+
+    >>> [Geometric(every=10)(step) for step in (0, 9, 10, 30)]
+    [2.0, 2.0, 4.0, 16.0]
+    """
+
+    every: PositiveInt
+    start: Float = 2.0
+    factor: PositiveFloat = 2.0
+
+    def __call__(self, step: int) -> float:
+        return self.start * self.factor ** (step // self.every)
+
+
+@dataclass
+class Sigmoid(Schedule):
+    """Go from 1 to 0 along a sigmoid between two optimizer steps, and stay at ``least`` below that.
+
+    AlphaFlow's share of the data's leg (2510.20771): 1 - sigmoid(sharpness ((step - begin) / (end - begin) -
+    1/2)).
+    """
+
+    begin: NonNegativeInt
+    end: PositiveInt
+    sharpness: PositiveFloat = 25.0
+    least: NonNegativeFloat = 0.005
+
+    def __post_init__(self) -> None:
+        if self.begin >= self.end:
+            raise FlowlitError(f"Sigmoid: expected begin < end, found begin={self.begin}, end={self.end}")
+
+    def __call__(self, step: int) -> float:
+        place = (step - self.begin) / (self.end - self.begin) - 0.5
+        return max(self.least, (1 - math.tanh(self.sharpness * place / 2)) / 2)

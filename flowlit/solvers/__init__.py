@@ -6,6 +6,7 @@ from .base import Counted, march
 from .deis import DEIS, RhoRK
 from .dpm_solver import DPMSolver, SinglestepDPMSolver
 from .edm import EDMHeun, edm_heun
+from .flow_map import Jumps
 from .grids import sigma_grid, time_grid
 from .multistep import Adams
 from .one_step import OneStep
@@ -27,6 +28,7 @@ __all__ = [
     "EDMHeun",
     "Euler",
     "Heun",
+    "Jumps",
     "Midpoint",
     "OneStep",
     "Ralston",

@@ -9,6 +9,7 @@ from commandline import REPOSITORY
 import flowlit.couplings
 import flowlit.modules
 import flowlit.objectives
+import flowlit.objectives.flow_maps
 import flowlit.objectives.score_distillation
 import flowlit.solvers
 from flowlit._support.names import resolve
@@ -35,7 +36,7 @@ def public(package, base):
 
 def test_every_row_has_every_column_and_every_table_the_same():
     heads = [line for line in TEXT.splitlines() if line.startswith("| method ")]
-    assert len(ROWS) > 20 and len(heads) == 7
+    assert len(ROWS) > 20 and len(heads) == 8
     assert all([cell.strip() for cell in head.strip("|").split("|")] == COLUMNS for head in heads)
     assert all(len(row) == len(COLUMNS) and all(row) for row in ROWS)
 
@@ -45,11 +46,12 @@ def test_every_row_has_every_column_and_every_table_the_same():
     [
         (flowlit.objectives, Objective),
         (flowlit.objectives.score_distillation, Objective),
+        (flowlit.objectives.flow_maps, Objective),
         (flowlit.solvers, Solver),
         (flowlit.couplings, Coupling),
         (flowlit.modules, FlowModule),
     ],
-    ids=["objectives", "score_distillation", "solvers", "couplings", "modules"],
+    ids=["objectives", "score_distillation", "flow_maps", "solvers", "couplings", "modules"],
 )
 def test_every_public_class_of_a_kind_stands_in_its_column(package, base):
     kind = package.__name__.split(".")[1]

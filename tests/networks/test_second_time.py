@@ -5,17 +5,18 @@ import logging
 import pytest
 import tiny
 import torch
+from matrix import few
 from published import edm_state, slimflow_checkpoint
 from published import randomise as randomised
 from reference.edm_network import SongUNet
 from reference.slimflow_network import NCSNpp
 from tools import randomise, tiny_unet, write_checkpoint
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowlit import rng
 from flowlit._support.batch_invariance import BatchInvariant
 from flowlit._support.cuda_graphs import kind_of
+from flowlit._support.derivatives import along
 from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
@@ -45,7 +46,9 @@ BUILDERS = {
     "adm": adm,
     "dit": dit,
     "edm": lambda **changes: EDM(tiny_unet(time_scale=1.0, **changes)),
-    "diffusion": lambda **changes: DiffusionVelocity(tiny_unet(**changes), ContinuousVP()),
+    "diffusion": lambda scale=999.0, **changes: DiffusionVelocity(
+        tiny_unet(**changes), ContinuousVP(scale=scale)
+    ),
 }
 
 
@@ -65,6 +68,103 @@ def with_second_time(kind, network):
 def batch(num=5):
     draw = torch.Generator().manual_seed(3)
     return torch.randn(num, 1, 8, 8, generator=draw), torch.linspace(0.0, 1.0, num)
+
+
+# told to the decoder alone
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+@torch.no_grad()
+def test_a_decoder_that_is_told_r_has_no_weights_of_its_own_and_is_the_velocity_at_r_equal_to_t(kind):
+    network = velocity(kind)
+    flow_map = BUILDERS[kind](second_time="decoder").eval()
+    flow_map.load_state_dict(network.state_dict())
+    x, t = batch()
+    assert reads_of(flow_map) == {"r"}
+    for cond in ({"r": t}, {}):
+        assert torch.equal(flow_map(x, t, cond), network(x, t))
+    u = flow_map(x, t, {"r": t.flip(0)})
+    middle = t == t.flip(0)
+    assert torch.equal(u[middle], network(x, t)[middle])
+    assert not torch.allclose(u[~middle], network(x, t)[~middle], atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_decoder_sees_r_where_it_saw_t_also_inside_a_wrapper():
+    """With an encoder that is blind to time, u(x, t, r) = F(x, r): in EDM up to its own factors of t."""
+    for wrapped in (False, True):
+        network = tiny_unet(second_time="decoder", **({"time_scale": 1.0} if wrapped else {}))
+        randomise(network)
+        for part in ("encoder", "bottleneck"):
+            for stage in getattr(network, part):
+                stage.block.affine.weight.zero_()
+        x, t = batch()
+        t = 0.1 + 0.8 * t
+        if not wrapped:
+            assert torch.allclose(network(x, t, {"r": t.flip(0)}), network(x, t.flip(0)), atol=1e-5)
+            continue
+        r = t.flip(0)
+        expected = network(x, ((1 - r) / r).log() / 4)
+        edm = EDM(network)
+        q = expand((1 - t) ** 2 + (edm.sigma_data * t) ** 2, x)
+        s = edm.sigma_data
+        u = edm(x * q.sqrt(), t, {"r": r}) - (s**2 * expand(t, x) - (1 - expand(t, x))) / q.sqrt() * x
+        assert torch.allclose(u * q.sqrt() / s, expected, atol=1e-4)
+
+
+def test_a_label_is_dropped_for_encoder_and_decoder_alike():
+    network = velocity("unet", num_classes=2, label_dropout=0.5, second_time="decoder").train()
+    x, t = batch()
+    label = torch.tensor([0, 1, 0, 1, 1])
+    start, end = network.embed(x, t, {"label": label, "r": t})
+    assert torch.equal(start, end)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    few(
+        [("edm", True), ("dit", "decoder"), *((kind, how) for kind in BUILDERS for how in (True, "decoder"))],
+        2,
+    ),
+)
+@torch.no_grad()
+def test_forward_derivatives_are_those_of_central_differences(kind, how):
+    smooth = {"edm": {}, "diffusion": {"scale": 1.0, "time_scale": 1.0}}
+    changes = smooth.get(kind, {"time_scale": 1.0})
+    flow_map = velocity(kind, second_time=how, **changes).double()
+    x, t = (value.double() for value in batch(3))
+    t = 0.3 + 0.4 * t
+    r = 0.2 + t
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+
+    def u(*point):
+        return flow_map(point[0], point[1], {"r": point[2]})
+
+    for directions in ((v, torch.ones_like(t), 0 * r), (0 * x, 0 * t, torch.ones_like(r))):
+        value, slope = along(u, (x, t, r), directions)
+        ahead, behind = (
+            u(*(p + sign * 1e-3 * d for p, d in zip((x, t, r), directions, strict=True))) for sign in (1, -1)
+        )
+        assert torch.allclose(value, u(x, t, r), atol=1e-9)
+        assert (slope - (ahead - behind) / 2e-3).abs().max() < 1e-3 * slope.abs().max()
+        assert slope.abs().max() > 1e-3
+
+
+def test_forward_derivatives_have_gradients():
+    """Of a derivative by r: what ``Lagrangian`` learns from."""
+    flow_map = velocity("unet", second_time=True, time_scale=1.0).double()
+    x, t = (value.double() for value in batch(3))
+    _, slope = along(lambda r: flow_map(x, t, {"r": r}), (1 - t,), (torch.ones_like(t),))
+    slope.square().mean().backward()
+    weight = flow_map.second_time.layers[2].weight
+    gradient = weight.grad[0, 0].clone()
+    losses = []
+    for change in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[0, 0] += change
+            _, slope = along(lambda r: flow_map(x, t, {"r": r}), (1 - t,), (torch.ones_like(t),))
+            losses.append(slope.square().mean())
+    assert torch.allclose(gradient, (losses[0] - losses[1]) / 2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -117,8 +217,8 @@ def test_a_derivative_by_r_and_a_gradient_reach_the_second_time():
     flow_map = velocity("unet", second_time=True)
     x, t = batch()
     r = t.flip(0)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # other kernels have no forward derivative
-        _, slope = torch.func.jvp(lambda end: flow_map(x, t, {"r": end}), (r,), (torch.ones_like(r),))
+    with torch.no_grad():
+        _, slope = along(lambda end: flow_map(x, t, {"r": end}), (r,), (torch.ones_like(r),))
         step = 1e-2
         ahead, behind = (flow_map(x, t, {"r": r + sign * step}) for sign in (1, -1))
     assert (slope - (ahead - behind) / (2 * step)).abs().max() < 0.02 * slope.abs().max()
@@ -257,6 +357,21 @@ def test_a_velocity_of_ours_initialises_a_flow_map(tmp_path, caplog):
     x, t = batch()
     with torch.no_grad():
         assert torch.equal(flow_map(x, t, {"r": torch.ones(5)}), network(x, t))
+
+
+def test_a_velocity_of_ours_enters_a_network_whose_decoder_is_told_r(tmp_path, caplog):
+    network = velocity("unet")
+    write_checkpoint(tmp_path / "c.ckpt", network)
+    with caplog.at_level(logging.WARNING, logger="flowlit"):
+        flow_map = pretrained(str(tmp_path / "c.ckpt"), "raw", tiny_unet(second_time="decoder"))
+    assert flow_map.report.new == [] and "u(x, t, t) = v(x, t)" in caplog.text
+    x, t = batch()
+    with torch.no_grad():
+        assert torch.equal(flow_map(x, t, {"r": t}), network(x, t))
+    write_checkpoint(tmp_path / "d.ckpt", flow_map)
+    caplog.clear()
+    again = pretrained(str(tmp_path / "d.ckpt"), "raw")
+    assert again.spec["init_args"]["second_time"] == "decoder" and not caplog.text
 
 
 def test_a_velocity_of_slimflow_initialises_a_flow_map(tmp_path, caplog):

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ..._support.files import file_hash
 from ...errors import FlowlitError
+from ..wrappers.base import tells_decoder
 from .contents import Contents, Weights
 from .layouts import Layout
 from .layouts.rules import State, Translated
@@ -160,6 +161,12 @@ def fill(velocity: nn.Module, layout: Layout, contents: Contents, state: State, 
             layout.file,
             ", ".join(report.new),
         )
+    elif tells_decoder(velocity) and second_time_of(contents.facts.get("network")) is False:
+        logging.getLogger("flowlit").warning(
+            "checkpoint %s is of a velocity without a second time; the decoder of the network is told r with "
+            "the same weights: u(x, t, t) = v(x, t), and for other r it is no average until it is trained",
+            layout.file,
+        )
     if report.differences():
         why = f"{type(velocity).__name__}: {report.differences()}"
         if strict or 10 * len(report.loaded) < len(velocity.state_dict()):
@@ -182,6 +189,14 @@ def without_second_time(report: LoadReport, network: nn.Module, found: Translate
         return report
     new = [name if value.any() else f"{name} (zeros)" for name, value in second.items()]
     return report._replace(missing=[name for name in report.missing if name not in second], new=new)
+
+
+def second_time_of(description: Any) -> Any:
+    """Return how a described network, perhaps inside a wrapper, reads a second time; None if unknown."""
+    arguments = (description or {}).get("init_args") or {}
+    if "network" in arguments:
+        return second_time_of(arguments["network"])
+    return arguments.get("second_time", False) if arguments else None
 
 
 def rebuilt(description: dict[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,13 +45,17 @@ class VelocityWrapper(Checked, nn.Module):
             if hasattr(network, name):
                 setattr(self, name, getattr(network, name))
 
-    def with_second_time(self, t: Tensor, cond: Cond) -> Cond:
+    def with_second_time(self, t: Tensor, cond: Cond, time_input: Callable[[Tensor], Tensor]) -> Cond:
         """Add the second time r = t (B,) to conditions (B, …) where the network reads one, and there is none.
 
-        For wrappers that give the network another time than t, which it could not take for r.
+        For wrappers that give the network ``time_input(t)`` (B,) instead of t, which it could not take for r.
+        A decoder that has r in the place of t is given ``time_input(r)``.
         """
         reads = reads_of(self.network) or frozenset()
-        return {**cond, "r": t} if "r" in reads and "r" not in cond else cond
+        if "r" not in reads:
+            return cond
+        r = cond.get("r", t)
+        return {**cond, "r": time_input(r) if tells_decoder(self.network) else r}
 
     @property
     def reads(self) -> frozenset[str] | None:
@@ -66,3 +71,9 @@ class VelocityWrapper(Checked, nn.Module):
     """File that the network inside was read from."""
     codec = of_network("codec")
     """How to build the codec that the network inside was trained with."""
+
+
+def tells_decoder(network: nn.Module) -> bool:
+    """Return whether a network, perhaps inside a wrapper, has r in the place of t in its decoder."""
+    inside = getattr(network, "network", None)
+    return getattr(network, "tells_decoder", False) if inside is None else tells_decoder(inside)

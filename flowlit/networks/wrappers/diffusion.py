@@ -51,20 +51,23 @@ class DiffusionVelocity(VelocityWrapper):
         alpha = expand(self.diffusion.alpha(ratio), x)
         sigma = alpha * expand(ratio, x)
         t_ = expand(t, x)
-        # each is clamped only where the other is used
-        to_data = (1 - t_).clamp_min(0.5)
-        to_noise = t_.clamp_min(0.5)
+        # each is 0.5 where the other is used
+        to_data = torch.where(near_noise, 1 - t_, 0.5)
+        to_noise = torch.where(near_noise, 0.5, t_)
         level = torch.where(
             near_noise, sigma / to_data, alpha / to_noise
         )  # so that the noise, or the data, has the right size
         noisy = (level * x).to(x.dtype)
-        output = self.predict(noisy, ratio, self.with_second_time(t, cond)).to(x.dtype)
+        output = self.predict(noisy, ratio, self.with_second_time(t, cond, self._time_input)).to(x.dtype)
         data, noise = self._data_and_noise(noisy, output, alpha, sigma)
         return torch.where(near_noise, (data - x) / to_data, (x - noise) / to_noise).to(x.dtype)
 
     def predict(self, noisy: Tensor, ratio: Tensor, cond: Cond) -> Tensor:
         """Return the network's prediction (B, C, H, W) from α x1 + σ ε (B, C, H, W), at σ / α (B,)."""
         return self.network(noisy, self.diffusion.time_input(ratio), cond)
+
+    def _time_input(self, t: Tensor) -> Tensor:
+        return self.diffusion.time_input(((1 - t) / t).clamp(*self.diffusion.range))
 
     def _data_and_noise(
         self, noisy: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor

@@ -60,8 +60,8 @@ class EDM(VelocityWrapper):
         t = t.to(kind)
         given = x.dtype
         x = x.to(kind)
-        level = ((1 - t) / t).clamp(self.sigma_min, self.sigma_max)
-        cond = self.with_second_time(t, cond)
+        level = self._level(t)
+        cond = self.with_second_time(t, cond, self._time_input)
         t = expand(t, x)
         s = self.sigma_data
         q = (1 - t) ** 2 + s**2 * t**2
@@ -81,9 +81,16 @@ class EDM(VelocityWrapper):
         level = expand(sigma, y)
         s = self.sigma_data
         total = level**2 + s**2
-        cond = self.with_second_time(1 / (1 + sigma), cond)
+        cond = self.with_second_time(1 / (1 + sigma), cond, self._time_input)
         prediction = self._predict(y / total.sqrt(), sigma, cond)
         return (s**2 / total * y + level * s / total.sqrt() * prediction).to(given)
+
+    def _level(self, t: Tensor) -> Tensor:
+        """Return the noise level σ (B,) that F takes at t (B,)."""
+        return ((1 - t) / t).clamp(self.sigma_min, self.sigma_max)
+
+    def _time_input(self, t: Tensor) -> Tensor:
+        return self._level(t).log() / 4
 
     def _predict(self, scaled: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """Evaluate F in the precision of its weights, at a noise level of full precision."""

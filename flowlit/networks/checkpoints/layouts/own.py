@@ -41,9 +41,29 @@ class OwnLayout(Layout):
         return [Rule(name, (name,)) for name in network.state_dict()]
 
     def wrap(self, network: nn.Module, state: State) -> nn.Module:
-        """Return the network: our files hold velocities. The state dict (any shape) is compared later."""
+        """Return the network: our files hold velocities. The state dict (any shape) is compared later.
+
+        Raises:
+            FlowlitError: if its times have another scale than those in the file.
+        """
+        theirs = _time_scale(self.facts.get("network"))
+        ours = _time_scale(getattr(network, "spec", None))
+        if theirs != ours and None not in (theirs, ours):
+            raise FlowlitError(
+                f"checkpoint {self.file} is of a network with time_scale {theirs:g}, found {ours:g}; give "
+                f"the same, or change the file's: flowlit convert {self.file} --clock {ours:g} --into FILE"
+            )
         return network
 
     def translate(self, network: nn.Module, state: State) -> tuple[Translated, list[str]]:
         """Return the state dict as it is, tensors of any shape and type."""
         return Translated(state, [name for name in network.state_dict() if name not in state], [], []), []
+
+
+def _time_scale(description: Any) -> float | None:
+    """Return the time_scale of a described network, perhaps inside wrappers; None if it has none."""
+    arguments = (description or {}).get("init_args") or {}
+    if isinstance(arguments.get("network"), Mapping):
+        return _time_scale(arguments["network"])
+    scale = arguments.get("time_scale")
+    return float(scale) if isinstance(scale, (int, float)) else None

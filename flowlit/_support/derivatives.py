@@ -1,0 +1,25 @@
+"""Derivatives of networks along a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Function = Callable[..., Tensor]
+
+
+def along(
+    function: Function, points: tuple[Tensor, ...], directions: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return f and its derivative along directions at points (B, …), both as f, by forward mode.
+
+    Attention computes by matrix products meanwhile: its fused kernels have no forward derivative. Nothing is
+    rounded to half precision by autocast, since a derivative is less exact than its function.
+    """
+    device = points[0].device.type
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast(device, enabled=False):
+        value, slope = torch.func.jvp(function, points, directions)
+    return value, slope

@@ -1,0 +1,28 @@
+"""Flow maps: an average velocity u(x, t, s), and the identities that it is learned by."""
+
+from .averages import average, end_derivative, jump, start_derivative
+from .base import FlowMapObjective
+from .consistency import Consistency, consistency_loss
+from .lagrangian import Lagrangian, lagrangian_loss
+from .mean_flow import MeanFlow, guided_target, mean_flow_loss
+from .splitting import Splitting, splitting_loss
+from .velocity_distillation import VelocityDistillation, velocity_distillation_loss
+
+__all__ = [
+    "Consistency",
+    "FlowMapObjective",
+    "Lagrangian",
+    "MeanFlow",
+    "Splitting",
+    "VelocityDistillation",
+    "average",
+    "consistency_loss",
+    "end_derivative",
+    "guided_target",
+    "jump",
+    "lagrangian_loss",
+    "mean_flow_loss",
+    "splitting_loss",
+    "start_derivative",
+    "velocity_distillation_loss",
+]

@@ -1,0 +1,56 @@
+"""Every YAML of flow maps says what it is, its command parses, and what it builds takes a step."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from commandline import REPOSITORY
+from matrix import few
+from tools import tiny_unet, write_checkpoint
+
+from flowlit.commands._yaml import build_network
+
+FOLDER = REPOSITORY / "experiments/flow_maps"
+FILES = sorted(FOLDER.rglob("*.yaml"), reverse=True)
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_command_in_the_header_parses(path, cli):
+    text = path.read_text()
+    words = re.search(r"^#\s+run\s.*?flowlit (.+)$", text, re.M)[1].split()
+    outcome = cli(*words, "--print_config")
+    assert outcome.code == 0, outcome.err
+    model = yaml.safe_load(outcome.out)["model"]["init_args"]
+    assert model["objective"]["class_path"].startswith("flowlit.objectives.flow_maps.")
+    for found in re.findall(r"experiments/[\w/]+\.yaml", text):
+        assert (REPOSITORY / found).is_file(), found
+
+
+def test_from_scratch_it_has_a_smooth_clock_and_the_size_of_the_slim_student():
+    network = build_network(FOLDER / "digits.yaml")
+    slim = build_network(REPOSITORY / "experiments/slimflow_digits.yaml")
+    assert network.time.scale == 1 and network.reads == {"r"}
+    more = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in slim.parameters())
+    assert more == sum(p.numel() for p in network.second_time.parameters())
+
+
+@pytest.mark.parametrize("layer", few(["lagrangian", "ect", "shortcut"], 0))
+def test_a_few_steps_are_trained_and_images_generated(layer, cli, tmp_path):
+    network = tiny_unet(width=16, attention_resolutions=())
+    folder = tmp_path / "reflow/checkpoints"
+    folder.mkdir(parents=True)
+    write_checkpoint(folder / "last.ckpt", network)
+    words = ["--vars.root", tmp_path, "--vars.steps", 2, "--data.batch_size", 4, "--data.noise.num", 4]
+    start = ["--model.network.weights", "raw"] if layer != "shortcut" else []
+    guide = ["--model.objective.guide.weights", "raw"] if layer == "lagrangian" else []
+    files = ["-c", FOLDER / "digits.yaml", "-c", FOLDER / f"layers/{layer}.yaml"]
+    outcome = cli("fit", *files, *words, *start, *guide, "--trainer.val_check_interval", 2)
+    assert outcome.code == 0, outcome.err
+    last = torch.load(tmp_path / layer / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2

@@ -1,0 +1,262 @@
+"""Objectives of flow maps: what they demand of a network, draw alike in every call, and log."""
+
+import logging
+
+import pytest
+import tiny
+import torch
+from gaussian_map import GaussianMap
+from tools import randomise, tiny_unet
+from torch import nn
+
+from flowlit import rng
+from flowlit.callbacks import Anneal
+from flowlit.errors import FlowlitError
+from flowlit.modules import FlowModule
+from flowlit.objectives import Combined, Distillation
+from flowlit.objectives.distances import SquaredError
+from flowlit.objectives.flow_maps import (
+    Consistency,
+    Lagrangian,
+    MeanFlow,
+    Splitting,
+    VelocityDistillation,
+    guided_target,
+)
+from flowlit.objectives.intervals import Dyadic, FromNoise, Ordered, ToData
+from flowlit.objectives.times import Uniform
+from flowlit.schedules import Geometric, Sigmoid
+from flowlit.solvers import Euler, Jumps
+from flowlit.types import Pair
+
+GUIDE = tiny_unet(multipliers=(1,), attention_resolutions=())
+
+OBJECTIVES = {
+    "mean flow": lambda: MeanFlow(p=0.75),
+    "mean flow, own tangent, central": lambda: MeanFlow(tangent="self", derivative="central"),
+    "mean flow, guide": lambda: MeanFlow(guide=GUIDE, derivative="forward"),
+    "splitting": lambda: Splitting(Dyadic(equal=0.5), shortest=2**-7, clip=4.0),
+    "splitting, data": lambda: Splitting(first="data", split=0.5, p=1.0),
+    "splitting, guide": lambda: Splitting(Ordered(Uniform()), guide=GUIDE, second="guide", split=None),
+    "lagrangian": lambda: Lagrangian(derivative="forward"),
+    "lagrangian, guide": lambda: Lagrangian(FromNoise(), guide=GUIDE),
+    "consistency": lambda: Consistency(),
+    "consistency, guide": lambda: Consistency(guide=GUIDE),
+    "velocity distillation": lambda: VelocityDistillation(GUIDE),
+}
+
+
+def student(**changes):
+    settings = {"multipliers": (1,), "attention_resolutions": (), "second_time": True, "time_scale": 1.0}
+    return randomise(tiny_unet(**{**settings, **changes}), scale=0.1)
+
+
+def pair(rows=6, **cond):
+    x0, x1 = torch.randn(2, rows, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
+    return Pair(x0, x1, cond)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_trains_the_network_and_no_guide(name):
+    objective = OBJECTIVES[name]()
+    network = student().train()
+    torch.manual_seed(0)
+    parts = objective(network, pair())
+    assert all(value.shape == () and torch.isfinite(value) for value in parts.values())
+    parts["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+    assert all(p.grad is None for p in GUIDE.parameters()) and not objective.state_dict()
+    assert not parts["error"].requires_grad
+
+
+class Watching(nn.Module):
+    """A network that keeps the masks of its dropout, and which labels it hid."""
+
+    reads = frozenset({"label", "r"})
+    num_classes = 3
+    label_dropout = 0.5
+
+    def __init__(self):
+        super().__init__()
+        self.network = student(dropout=0.5, num_classes=3, label_dropout=0.5)
+        self.masks = []
+        self.labels = []
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.register_forward_hook(lambda m, i, o: self.masks.append(self.plain(o) == 0))
+        self.network.label.table.register_forward_hook(lambda m, i, o: self.labels.append(i[0]))
+
+    @staticmethod
+    def plain(value):
+        while torch._C._functorch.is_gradtrackingtensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
+        return value.detach()
+
+    def forward(self, x, t, cond={}):
+        return self.network(x, t, cond)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        MeanFlow(Ordered(Uniform(), equal=0.0)),
+        MeanFlow(Ordered(Uniform(), equal=0.0), derivative="central", tangent="self"),
+        Splitting(Ordered(Uniform(), equal=0.0)),
+        Lagrangian(Ordered(Uniform(), equal=0.0), derivative="central"),
+        Consistency(),
+    ],
+    ids=["jvp", "central", "splitting", "lagrangian", "consistency"],
+)
+def test_dropout_and_hidden_labels_are_the_same_in_every_call_of_a_step(objective):
+    network = Watching().train()
+    torch.manual_seed(1)
+    data = pair(8, label=torch.arange(8) % 3)
+    objective(network, data)["loss"].backward()
+    first = network.labels[0]
+    assert len(network.labels) > 1 and all(torch.equal(labels, first) for labels in network.labels)
+    assert 0 < int((first == 3).sum()) < 8
+    layers = len(network.masks) // len(network.labels)
+    for i, mask in enumerate(network.masks):
+        expected = network.masks[i % layers]
+        assert float((mask == expected).float().mean()) > 0.99  # an activation may be 0 by itself
+    state = torch.get_rng_state()
+    network.labels.clear()
+    objective(network, data)
+    assert not torch.equal(network.labels[0], first) or not torch.equal(state, torch.get_rng_state())
+
+
+def test_draws_of_intervals_are_those_of_the_whole_batch():
+    """Two devices draw what one does, so that their gradients are its gradient."""
+    objective = MeanFlow(Ordered(Uniform()))
+    network = student().eval()
+    data = pair(6)
+
+    def gradient(rows, share):
+        rng.begin(share)
+        network.zero_grad()
+        objective(network, Pair(data.x0[rows], data.x1[rows]))["loss"].backward()
+        rng.begin(None)
+        return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    one = gradient(slice(None), rng.Share(7, 6, 6))
+    two = [gradient(slice(i, None, 2), rng.Share(7, 6, 3, first=i, stride=2)) for i in (0, 1)]
+    torch.testing.assert_close((two[0] + two[1]) / 2, one, rtol=1e-4, atol=1e-6)
+
+
+def test_it_is_added_to_others():
+    parts = {"map": Lagrangian(guide=GUIDE, derivative="forward"), "pairs": Distillation()}
+    combined = Combined(parts, {"pairs": 0.5})
+    module = FlowModule(student(), combined, solvers={"jumps": Jumps(1)})
+    losses = combined(module.network, pair())
+    torch.testing.assert_close(losses["loss"], losses["map"] + 0.5 * losses["pairs"])
+
+
+# demands
+
+
+@pytest.mark.parametrize("make", [MeanFlow, Splitting, Lagrangian], ids=lambda make: make.__name__)
+def test_a_network_of_one_time_is_refused_unless_all_intervals_end_at_the_data(make):
+    one = tiny_unet(time_scale=1.0)
+    with pytest.raises(FlowlitError, match=rf"{make.__name__} .* UNet has no second time; .*: true"):
+        FlowModule(one, make())
+    with pytest.raises(FlowlitError, match="no second time"):
+        FlowModule(one, Combined({"a": make()}))
+    module = FlowModule(one, make(ToData()))
+    assert not module.trains_flow and torch.isfinite(module.objective(one, pair())["loss"])
+    assert FlowModule(student(), make()).trains_flow
+
+
+def test_a_clock_of_ripple_is_warned_of_where_time_is_differentiated(caplog):
+    with caplog.at_level(logging.WARNING, logger="flowlit"):
+        FlowModule(student(time_scale=999.0), Lagrangian())
+        FlowModule(student(), MeanFlow())
+        assert not caplog.text
+        FlowModule(student(time_scale=999.0), MeanFlow())
+    assert "time_scale is 999" in caplog.text and "--clock 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Splitting(guide=GUIDE), "a guide, with first: self and second: self"),
+        (lambda: Splitting(first="guide"), "no guide, with first: guide"),
+        (lambda: MeanFlow(guide=GUIDE, guidance=2.0), "guide the guide itself"),
+        (lambda: MeanFlow(guidance=2.0)(student(), pair()), "guidance needs labels"),
+        (lambda: Sigmoid(5, 5), "expected begin < end"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, message):
+    with pytest.raises(FlowlitError, match=message):
+        make()
+
+
+# guidance
+
+
+def test_guidance_in_the_target_has_the_guided_velocity_as_its_fixed_point():
+    """v = ω v_c + κ u_c + (1 - ω - κ) u_∅ at u_c = v: v = v_∅ + guidance · (v_c - v_∅) with v_∅ fixed."""
+
+    class Labelled(nn.Module):
+        values = torch.tensor([3.0, 1.0], dtype=torch.float64)  # of the label, and of none
+
+        def forward(self, x, t, cond={}):
+            return torch.full_like(x, float(self.values[0 if "label" in cond else 1]))
+
+    data = pair(2, label=torch.zeros(2, dtype=torch.int64))
+    data = data._replace(x1=data.x0 + 2.0)  # conditional velocity 2, unconditional 1
+    for guidance, kappa in ((1.0, 0.5), (2.0, 0.0), (3.0, 0.6)):
+        network = Labelled()
+        network.values = torch.tensor([1.0 + guidance * (2.0 - 1.0), 1.0])
+        target = guided_target(network, data, torch.rand(2), guidance=guidance, kappa=kappa)
+        torch.testing.assert_close(target, torch.full_like(target, 1.0 + guidance))
+
+
+def test_guidance_begins_at_its_time():
+    network = student(num_classes=2, label_dropout=0.2).eval()
+    data = pair(4, label=torch.tensor([0, 1, 0, 1]))
+    t = torch.tensor([0.1, 0.2, 0.5, 0.9])
+    v = MeanFlow(guidance=2.0, guided_from=0.5)._target(network, data, t)
+    plain = data.x1 - data.x0
+    assert torch.equal(v[:2], plain[:2]) and not torch.allclose(v[2:], plain[2:])
+
+
+# schedules
+
+
+def test_shares_move_by_anneal():
+    module = FlowModule(student(), Splitting(first="data", split=1.0))
+    owner, name = Anneal(Sigmoid(0, 100), "objective.split")._owner(module)
+    assert (owner, name) == (module.objective, "split")
+    owner, name = Anneal(Geometric(10), "objective.intervals.ratio")._owner(
+        FlowModule(student(), Consistency())
+    )
+    assert name == "ratio" and owner.ratio == 256
+    values = [Sigmoid(0, 100)(step) for step in (0, 50, 100, 1000)]
+    assert values == pytest.approx([1.0, 0.5, 0.005, 0.005], abs=1e-4)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.75, 1.0])
+def test_alpha_flow_has_gradients_of_one_size_for_any_share(p):
+    sizes = []
+    for share in (1e-2, 1e-3):
+        network = GaussianMap(sign=0.8)
+        objective = Splitting(Ordered(Uniform(), equal=0.0), first="data", split=share, p=p, c=1e-9)
+        torch.manual_seed(0)
+        objective(network, network.pair(64))["loss"].backward()
+        sizes.append(float(network.theta.grad))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
+def test_the_error_where_the_interval_is_empty_is_logged():
+    network = GaussianMap()
+    parts = MeanFlow(Ordered(Uniform(), equal=1.0))(network, network.pair(8))
+    torch.testing.assert_close(parts["velocity"], parts["error"])
+    none = MeanFlow(Ordered(Uniform(), equal=0.0))(network, network.pair(8))
+    assert float(none["velocity"]) == 0
+
+
+def test_a_one_step_network_of_consistency_is_sampled_by_euler():
+    module = FlowModule(tiny_unet(), Consistency(), solvers={"one": Euler(1)})
+    assert isinstance(module.objective.distance, nn.Module) and not isinstance(
+        module.objective.distance, SquaredError
+    )
