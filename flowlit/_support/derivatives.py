@@ -21,5 +21,5 @@ def along(
     """
     device = points[0].device.type
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(device, enabled=False):
-        value, slope = torch.func.jvp(function, points, directions)
-    return value, slope
+        both = torch.func.jvp(function, points, directions)
+    return both[0], both[1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from ... import rng
 from ..._support.velocities import evaluate
+from ...frozen import Frozen
 from ...paths.straight import expand, interpolate
 from ...ranges import Share
 from ...types import Distance, LossWeighting, Pair, TimeDistribution, VelocityField
@@ -78,12 +81,12 @@ class VelocityDistillation(FlowMapObjective):
         noise = rng.randn_like(pair.x0)
         return velocity_distillation_loss(
             velocity,
-            self.guide,
+            cast(Frozen, self.guide),
             pair,
             t,
             noise,
             distance=self.distance,
-            step=self.step,  # type: ignore[arg-type]
+            step=self.step,
         )
 
     def weigh(self, error: Tensor, t: Tensor, s: Tensor, pair: Pair) -> Tensor:
