@@ -17,7 +17,7 @@ from ..callbacks.evaluation.base import command_of
 from ..couplings import cached, independent, mixed, simulated, transport  # noqa: F401 - likewise
 from ..data import codecs, folders, images, zips  # noqa: F401 - likewise
 from ..errors import FlowlitError
-from ..networks import dit  # noqa: F401 - likewise
+from ..networks import critics, dit  # noqa: F401 - likewise
 from ._line.added import complete
 from ._line.advice import quiet
 from ._line.earlier import put_aside

@@ -10,7 +10,6 @@ from .adm import ADM
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
-from .critics import ChannelMean, Discriminator
 from .empirical import EmpiricalFlow
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
@@ -42,11 +41,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import timm, which takes two seconds, only where a transformer is used."""
+    """Import timm and torch.compile, which take two seconds each, only where a network needs them."""
     if name == "DiT":
         from .dit import DiT
 
         return DiT
+    if name in ("ChannelMean", "Discriminator"):
+        from . import critics
+
+        return getattr(critics, name)
     if f"networks.{name}" in MOVED:
         return MovedModule(f"networks.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,13 +33,9 @@ def initialise(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Switch autocast off for what must stay accurate."""
-    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()
-
-
-@torch.compiler.assume_constant_result
-def has_autocast(kind: str) -> bool:
-    """Return whether a kind of device has autocast; PyTorch 2.11 cannot compile the question."""
-    return torch.amp.is_autocast_available(kind)
+    # PyTorch 2.11 cannot compile the question, and devices that it compiles for have autocast
+    has_autocast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
 
 
 def conv3x3(inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
