@@ -7,6 +7,7 @@ over their size. It depends on the model, so that not even distances of equally 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from .._support.permutation import shuffled
 from ..errors import FlowlitError
-from .base import Estimate, FeatureBatch, FeatureMetric
+from .base import Estimate, FeatureBatch, FeatureMetric, jackknife
 from .frechet import Moments, covariance, frechet_distance
 
 BLOCKS = 4
@@ -59,8 +60,8 @@ class FrechetExtrapolated(FeatureMetric):
         distances = subset_distances(generated.features, real)
         places = [BLOCKS / size for size in distances]
         intercept, off = extrapolate(places, [float(np.mean(values)) for values in distances.values()])
-        jackknife = (BLOCKS - 1) * float(np.var(distances[BLOCKS - 1]))
-        return {"fid_extrapolated": Estimate(intercept, (jackknife + off**2) ** 0.5)}
+        error = jackknife(torch.tensor(distances[BLOCKS - 1], dtype=torch.float64))
+        return {"fid_extrapolated": Estimate(intercept, math.hypot(error, off))}
 
 
 def _warn_of_few(generated: int, real: int, dim: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..solvers.base import non_finite
-from .base import Estimate, Sums
+from .base import Estimate, Sums, jackknife
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -132,8 +132,7 @@ def frechet_estimates(features: Tensor, mean: Tensor, cov: Tensor, groups: int =
     spread = None
     if groups > 2:
         without = [distance(i for i in range(groups) if i != left) for left in range(groups)]
-        variance = torch.tensor(without, dtype=torch.float64).var(unbiased=False)
-        spread = float(((groups - 1) * variance).sqrt())
+        spread = jackknife(torch.tensor(without, dtype=torch.float64))
     return {
         "fid": Estimate(distance(range(groups)), spread),
         "fid_half": Estimate(distance(range(groups // 2))),

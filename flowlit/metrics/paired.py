@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeInt
-from .base import Estimate
+from .base import Estimate, jackknife
 
 Channel = Literal["rgb", "y", "luma"]
 
@@ -115,12 +115,9 @@ def variance_ratio(squared_spread: Tensor, squared_error: Tensor) -> Estimate:
     a = squared_spread.double()
     b = squared_error.double()
     ratio = (a.sum() / b.sum()).item()
-    number = len(a)
-    if number < 2:
+    if len(a) < 2:
         return Estimate(ratio)
-    without = (a.sum() - a) / (b.sum() - b)
-    spread = ((number - 1) / number * (without - without.mean()).square().sum()).sqrt().item()
-    return Estimate(ratio, spread)
+    return Estimate(ratio, jackknife((a.sum() - a) / (b.sum() - b)))
 
 
 class PairedMetric(Checked, ABC):
