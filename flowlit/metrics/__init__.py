@@ -14,10 +14,12 @@ _HOMES = {
     "Inception": "inception",
     "InceptionScore": "fidelity",
     "KID": "fidelity",
+    "LRConsistency": "super_resolution",
     "NetworkFeatures": "features",
     "OwnFeatures": "features",
     "PSNR": "paired",
     "PairedMetric": "paired",
+    "Perceptual": "super_resolution",
     "PrecisionRecall": "fidelity",
     "SSIM": "paired",
 }
@@ -33,9 +35,11 @@ __all__ = [
     "FrechetExtrapolated",
     "Inception",
     "InceptionScore",
+    "LRConsistency",
     "NetworkFeatures",
     "OwnFeatures",
     "PairedMetric",
+    "Perceptual",
     "PrecisionRecall",
 ]
 

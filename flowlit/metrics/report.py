@@ -30,6 +30,12 @@ class FeatureFacts(Struct):
     reference: ReferenceFacts | None = None
 
 
+class PairedFacts(Struct):
+    """Measures of images against the images that they should be: title of each name."""
+
+    metrics: dict[str, str] = {}
+
+
 class Measurements(Struct):
     """A report; numbers that are not finite are null."""
 
@@ -37,6 +43,7 @@ class Measurements(Struct):
     metrics: dict[str, float | None]
     spread: dict[str, float | None] = {}
     features: dict[str, FeatureFacts] = {}
+    paired: PairedFacts | None = None
     params: Count | None = None
     images: Count | None = None
     sha256: str | None = None

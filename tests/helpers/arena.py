@@ -1,4 +1,4 @@
-"""The arena at a size for tests."""
+"""The arena, and other recipes of images, at a size for tests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from commandline import REPOSITORY
 from pictures import encoded, into_zip, noise
 
 
-def random_features(folder: Path) -> str:
-    """Write a layer over the evaluation with features of a random network, which need no package."""
-    content = yaml.safe_load((REPOSITORY / "experiments/arena/evaluate.yaml").read_text())
+def random_features(folder: Path, evaluation: str = "experiments/arena/evaluate.yaml") -> str:
+    """Write a layer over an evaluation with features of a random network, which need no package."""
+    content = yaml.safe_load((REPOSITORY / evaluation).read_text())
     callbacks = content["trainer"]["callbacks"]
     named = {callback["class_path"].rpartition(".")[2]: callback for callback in callbacks}
     network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
@@ -21,6 +21,9 @@ def random_features(folder: Path) -> str:
     fid["features"] = {"class_path": "flowlit.metrics.NetworkFeatures", "init_args": arguments}
     fid["measures"] = []
     named["Throughput"]["init_args"] = {"batch_size": 4, "repeats": 1}
+    if "PairedMetrics" in named:
+        metrics = named["PairedMetrics"]["init_args"]["metrics"]
+        metrics[:] = [metric for metric in metrics if not metric["class_path"].endswith("Perceptual")]
     path = folder / "quick.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     return str(path)

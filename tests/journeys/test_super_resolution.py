@@ -1,15 +1,18 @@
 """Super-resolution from end to end: a teacher is trained, generates, makes pairs, and says what it is for."""
 
+import json
 import re
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import yaml
+from arena import labelled_images, random_features
 from commandline import REPOSITORY, in_process
 
 import flowlit
+from flowlit.commands.pipeline import recipe as pipeline
+from flowlit.commands.pipeline.recipe import Recipe
 from flowlit.couplings.store.reader import StoredPairs
 from flowlit.data import Degradation
 from flowlit.data.degradations import image_condition, seeded
@@ -21,7 +24,9 @@ from flowlit.paths import NoisedImage
 
 pytestmark = [pytest.mark.journey, pytest.mark.slow]
 
+RECIPE = "experiments/recipes/super_resolution.yaml"
 EXPERIMENTS = sorted((REPOSITORY / "experiments/super_resolution").glob("*.yaml"))
+COMMANDS = {"images": "images", "couple": "couple", "evaluate": "validate"}
 NETWORK = {"class_path": "flowlit.networks.ConcatenatedImage", "init_args": {"network": tiny.unet()}}
 STEPS = [
     {"class_path": "flowlit.data.AveragePool", "init_args": {"scale": 4}},
@@ -143,7 +148,7 @@ def test_a_student_of_the_teacher_is_trained(teacher, tmp_path, objective, solve
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_is_parsed(path):
-    outcome = in_process("fit", "-c", path, "--print_config")
+    outcome = in_process(COMMANDS.get(path.stem, "fit"), "-c", path, "--print_config")
     assert outcome.code == 0, outcome.err
 
 
@@ -164,18 +169,34 @@ def test_the_experiments_are_packaged():
     assert "experiments/super_resolution/*.yaml" in (REPOSITORY / "setup.cfg").read_text()
 
 
-def test_the_experiments_survive_short_runs(tmp_path, monkeypatch):
-    pixels = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8)
-    monkeypatch.setattr("flowlit.data.CIFAR10._read", lambda self: (pixels, torch.zeros(40)))
+@pytest.mark.timeout(900)
+def test_one_recipe_runs_all_stages_into_the_curve(tmp_path, monkeypatch):
+    """A teacher, its student and a slim one, with their distances, PSNR, and the knob's picture."""
     monkeypatch.chdir(REPOSITORY)
-    small = {"width": 8, "blocks": 1, "multipliers": "[1, 1]"}
-    teacher = [f"--model.network.network.{key}={value}" for key, value in small.items()]
-    words = ["--vars.steps=2", "--trainer.val_check_interval=2", "--data.batch_size=8", "--data.noise.num=8"]
-    for name, more in (("teacher", teacher), ("student", [])):
-        path = Path(f"experiments/super_resolution/{name}.yaml")
-        outcome = in_process("fit", "-c", path, *words, *more, "--vars.root", tmp_path)
-        assert outcome.code == 0, outcome.err
-        saved = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+    children = []
+
+    def run(command, env):
+        children.append(in_process(*command[3:]))
+        return children[-1].code
+
+    monkeypatch.setattr(pipeline, "run_child", run)
+    labelled_images(tmp_path / "train.zip")
+    layer = random_features(tmp_path, "experiments/super_resolution/evaluate.yaml")
+    shipped = Recipe.read(RECIPE)
+    evaluations = {each.name: each.configs for each in shipped.stages if each.command == "validate"}
+    stages = {name: {"config": [*configs, layer]} for name, configs in evaluations.items()}
+    content = {"include": RECIPE, "root": str(tmp_path / "sr"), "stages": stages}
+    small = {"width": 8, "steps": 2, "anneal_steps": 1, "pairs": 32, "num": 8, "paired": 4, "batch_size": 8}
+    content["vars"] = small | {"images": str(tmp_path / "train.zip")}
+    outcome = in_process("pipeline", "-c", tiny.write(tmp_path / "recipe.yaml", content))
+    assert outcome.code == 0, children[-1].error
+    assert "PSNR RGB" in outcome.out and "slim student, t = 1" in outcome.out
+    rows = json.loads((tmp_path / "sr/summary.json").read_text())
+    assert len(rows) == 8 and all(row["paired"] and row["frechet"] > 0 for row in rows)
+    assert (tmp_path / "sr/evaluate_slim_student/fidelity_realism.png").is_file()
+    assert not (tmp_path / "sr/evaluate_teacher/fidelity_realism.png").exists()
+    for name in ("student", "slim_student"):
+        saved = yaml.safe_load((tmp_path / "sr" / name / "config.yaml").read_text())
         noise = saved["data"]["init_args"]["noise"]["init_args"]
         coupling = saved["data"]["init_args"]["coupling"]["init_args"]
         assert noise["degradation"] == coupling["degradation"] and noise["start"] == coupling["start"]

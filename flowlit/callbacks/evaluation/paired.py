@@ -11,8 +11,10 @@ from ...errors import FlowlitError
 from ...metrics.base import Estimate
 from ...metrics.paired import PSNR, PairedMetric, mean_of, variance_ratio
 from ...ranges import PositiveInt
-from .base import noise_of
+from .base import noise_of, numbers, protocols
 from .grids import FirstImages, check_noise
+from .knob import curves, draw_curves
+from .pictures import show_figure
 
 
 class PairedMetrics(FirstImages):
@@ -20,7 +22,7 @@ class PairedMetrics(FirstImages):
 
     For super-resolution. ``<metric>/<solver>`` is the mean over images, with its standard error in the
     report. Solvers ``OneStep(t)`` of several t make the curve from fidelity to
-    realism, together with ``FID``.
+    realism, ``fidelity_realism.png``, with Fréchet distances where ``FID`` measures them.
 
     Args:
         metrics: such as ``flowlit.metrics.PSNR`` and ``SSIM``; None is PSNR of all channels.
@@ -39,7 +41,7 @@ class PairedMetrics(FirstImages):
 
     def protocol(self) -> dict[str, Any]:
         spread = {tag: each.spread for tag, each in self._estimates.items() if each.spread is not None}
-        titles = [metric.title for metric in self.metrics]
+        titles = {metric.name: metric.title for metric in self.metrics}
         return {"paired": {"metrics": titles, "images": self.num, "mean": self.mean}, "spread": spread}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -62,6 +64,18 @@ class PairedMetrics(FirstImages):
         self._estimates = self.estimates(images, source.targets(range(self.num)))
         for tag, estimate in self._estimates.items():
             module.log(tag, estimate.value, rank_zero_only=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        titles = {metric.name: metric.title for metric in self.metrics}
+        names = [*titles, "variance_ratio"]
+        spread = protocols(trainer).get("spread", {})
+        drawn = curves(pl_module.solvers, numbers(trainer), spread, names)
+        if drawn:
+            show_figure(trainer, "fidelity_realism", lambda: draw_curves(drawn, titles))
+
+    on_test_end = on_validation_end
 
     def estimates(self, images: dict[str, Tensor], targets: Tensor) -> dict[str, Estimate]:
         """Return numbers by tag, of uint8 images by solver and their originals, (N, C, H, W) each."""

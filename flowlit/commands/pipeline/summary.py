@@ -39,6 +39,8 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
         report = _without_gaps(REPORT.read(path))
         metrics = _without_gaps(report["metrics"])
         features, distance = _distance(metrics, solver)
+        titles = report.get("paired", {}).get("metrics", {})
+        paired = {title: metrics[f"{name}/{solver}"] for name, title in titles.items()}
         return {
             "model": model,
             "params": report["params"],
@@ -47,6 +49,7 @@ def _row(path: Path, model: str, solver: str) -> dict[str, Any]:
             "features": features,
             "straightness": metrics.get("straightness/sum"),
             "images_per_s": metrics[f"images_per_s/{solver}"],
+            **({"paired": paired} if paired else {}),
         }
     except (FlowlitError, KeyError) as error:
         why = error if isinstance(error, FlowlitError) else repr(error)
@@ -73,6 +76,7 @@ def _without_gaps(facts: dict[str, Any]) -> dict[str, Any]:
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as an aligned table, with the features of the Fréchet distance in its header."""
     features = sorted({row["features"] or "no" for row in rows})
+    paired = list(dict.fromkeys(title for row in rows for title in row.get("paired", {})))
     header = [
         "model",
         "parameters",
@@ -80,6 +84,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         f"Fréchet ({', '.join(features)} features)",
         "straightness",
         "images/s",
+        *paired,
     ]
     lines = [header] + [
         [
@@ -89,6 +94,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             number_or_dash(row["frechet"], ".4g"),
             number_or_dash(row["straightness"], ".2f"),
             f"{row['images_per_s']:,.0f}",
+            *(number_or_dash(row.get("paired", {}).get(title), ".4g") for title in paired),
         ]
         for row in rows
     ]

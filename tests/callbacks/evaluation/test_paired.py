@@ -56,7 +56,7 @@ def test_each_solver_is_compared_with_the_originals(source):
     assert set(logged) == {"psnr_rgb_crop0/near", "psnr_rgb_crop0/far"}
     spread = callback.protocol()["spread"]["psnr_rgb_crop0/near"]
     assert spread == pytest.approx(expected.std().item() / math.sqrt(NUM))
-    assert callback.protocol()["paired"]["metrics"] == ["PSNR RGB, crop 0, 8 bits"]
+    assert callback.protocol()["paired"]["metrics"] == {"psnr_rgb_crop0": "PSNR RGB, crop 0, 8 bits"}
 
 
 def test_the_variance_ratio_is_that_to_the_solver_of_the_mean(source):
