@@ -75,6 +75,11 @@ COMMANDS = {
         "my_photos --model runs/sr/student --t 0.7 --into large",
         "upscale:upscale",
     ),
+    "export": Command(
+        "a generator as ONNX, PyTorch or safetensors",
+        "runs/slimflow_digits/distill --to onnx --into digits.onnx",
+        "export:export",
+    ),
     "couplings": Command(
         "info, verify, merge, import, export, show",
         "info runs/slimflow_digits/couplings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ def parts_of(
             check_kind(value, name, kind)
     place = None if device is None else as_device(device)
     file = file_in(checkpoint)
+    if file.endswith((".onnx", ".pt2")):
+        return _exported_parts(Path(file), weights, solver, network, place)
     contents = read_contents(file)
     facts = contents.facts
     net = take(contents, file, weights, network).requires_grad_(False)
@@ -87,8 +90,27 @@ def parts_of(
     return {"network": net.to(place), "solver": solver, "codec": codec, **known}
 
 
-def save(generator: NoiseToImages, path: str | os.PathLike[str]) -> None:
-    """Write a generator as safetensors; see ``Generator.save``."""
+def _exported_parts(file: Path, weights: Weights, solver: Any, network: Any, device: Any) -> dict[str, Any]:
+    if file.suffix == ".pt2":
+        raise FlowlitError(
+            f"{file} is a program of torch.export, whose file may hold code; run one that you trust by "
+            "torch.export.load(file).module(), or load what it was exported from"
+        )
+    if solver is not None or network is not None or weights not in ("ema", "only"):
+        raise FlowlitError(
+            f"{file} has one solver and one set of weights; leave solver, network, weights out"
+        )
+    if device is not None and device.type != "cpu":
+        raise FlowlitError(f"{file} is run by onnxruntime on the CPU; leave device out")
+    from .export.reading import parts_of_onnx
+
+    return parts_of_onnx(file)
+
+
+def save(
+    generator: NoiseToImages, path: str | os.PathLike[str], others: Mapping[str, Any] | None = None
+) -> None:
+    """Write a generator as safetensors, with other facts in its metadata; see ``Generator.save``."""
     if not isinstance(path, (str, os.PathLike)) or Path(path).suffix != ".safetensors":
         raise FlowlitError(f"path is {path!r:.200}; expected a file that ends in .safetensors")
     network = getattr(generator.network, "_orig_mod", generator.network)  # inside torch.compile's
@@ -105,6 +127,7 @@ def save(generator: NoiseToImages, path: str | os.PathLike[str]) -> None:
         "class_names": generator.class_names,
         "data": trained_on(network),
         "version": __version__,
+        **(others or {}),
     }
     write_state(state, specs["network"], Path(path), {key: facts[key] for key in facts if key != "network"})
 

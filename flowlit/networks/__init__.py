@@ -14,6 +14,7 @@ from .empirical import EmpiricalFlow
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusion import DiffusionVelocity
+from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.preconditioning import EDM
 from .wrappers.residual import ResShiftVelocity
@@ -29,6 +30,7 @@ __all__ = [
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",
+    "FixedTime",
     "ResShiftVelocity",
     "Router",
     "SmallClassifier",

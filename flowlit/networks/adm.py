@@ -42,7 +42,7 @@ class ADMBlock(nn.Module):
         self.resample = resample
         self.norm0 = norm(inputs, 1e-5)
         self.conv0 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.affine = nn.Linear(embedding, 2 * outputs)
+        self.affine: nn.Module | None = nn.Linear(embedding, 2 * outputs)
         self.norm1 = norm(outputs, 1e-5)
         self.conv1 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
@@ -51,8 +51,10 @@ class ADMBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Compute (B, i, H, W), (B, e) -> (B, o, H', W')."""
         h = self.conv0(resampled(F.silu(self.norm0(x)), self.resample))
-        scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm1(h) * (1 + scale) + shift
+        h = self.norm1(h)
+        if self.affine is not None:  # None where it is a part of the norm, see ``folding``
+            scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
         return self.skip(resampled(x, self.resample)) + self.conv1(self.dropout(F.silu(h)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,9 +30,9 @@ class ConditionalNetwork(Checked, nn.Module):
     """
 
     shape: tuple[int, int, int]
-    time: TimeEmbedding
+    time: TimeEmbedding  # None where it is folded away
     label: LabelEmbedding | None
-    second_time: SecondTime | None
+    second_time: nn.Module | None
     early_label: bool = False
     tells_decoder: bool = False
     """Whether r has the place of t in the decoder, and the units of t: wrappers convert both alike."""
@@ -60,6 +61,9 @@ class ConditionalNetwork(Checked, nn.Module):
         """
         self._check_input(x, t, cond)
         label = None if self.label is None else self.label(cond.get("label"), x.shape[0], x.device)
+        if self.time is None:  # see ``folding``: rows of the blocks' tables, or embeddings
+            rows = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if label is None else label
+            return rows, rows
         embedding = self._embed_time(t, label)
         if self.second_time is not None:
             embedding = embedding + self.second_time(cond.get("r", t))

@@ -155,7 +155,7 @@ class LabelEmbedding(nn.Module):
             return
         low = int(label.min())
         high = int(label.max())
-        if not 0 <= low <= high < self.table.num_embeddings:
+        if not 0 <= low <= high < self.num_classes + (self.dropout > 0):
             raise FlowlitError(
                 f"labels run from {low} to {high}, but the network knows {self.num_classes} classes"
             )
@@ -179,7 +179,7 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.norm0 = norm(inputs)
         self.conv0 = conv3x3(inputs, outputs)
-        self.affine = initialise(nn.Linear(embedding, outputs))
+        self.affine: nn.Module | None = initialise(nn.Linear(embedding, outputs))
         self.norm1 = norm(outputs)
         self.conv1 = conv3x3(outputs, outputs, scale=0)
         self.dropout = nn.Dropout(dropout)
@@ -189,7 +189,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Compute (B, i, H, W), (B, e) -> (B, o, H', W')."""
         h = resampled(F.silu(self.norm0(x)), self.resample)
-        h = self.conv0(h) + self.affine(embedding)[:, :, None, None]
+        h = self.conv0(h)
+        if self.affine is not None:  # None where it is a part of a bias, see ``folding``
+            h = h + self.affine(embedding)[:, :, None, None]
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
         return (self.skip(resampled(x, self.resample)) + h) * SQRT_HALF
 

@@ -22,7 +22,7 @@ def check_pair(pair: Any) -> None:
             f"x0 and x1 of a pair are {summary(x0)} and {summary(x1)}; expected real numbers, both "
             "(B, C, H, W)"
         )
-    _check_cond(cond, len(x0))
+    _check_cond(cond, x0.shape[0])
 
 
 def check_start(velocity: Any, x0: Any, cond: Any, observe: Any, reverse: Any) -> None:
@@ -39,7 +39,7 @@ def check_start(velocity: Any, x0: Any, cond: Any, observe: Any, reverse: Any) -
         raise FlowlitError(f"observe is {summary(observe)}; expected a function (t, x, v)")
     if not isinstance(reverse, bool):
         raise FlowlitError(f"reverse is {reprlib.repr(reverse)}; expected true or false")
-    _check_cond(cond, len(x0))
+    _check_cond(cond, x0.shape[0])
 
 
 def row_number(index: Any, rows: int) -> int:
@@ -74,7 +74,7 @@ def _check_cond(cond: Any, rows: int) -> None:
     if not isinstance(cond, Mapping):
         raise FlowlitError(f'conditions are {summary(cond)}; expected a dict, as {{"label": tensor}}')
     for name, value in cond.items():
-        if not hasattr(value, "is_floating_point") or value.ndim < 1 or len(value) != rows:
+        if not hasattr(value, "is_floating_point") or value.ndim < 1 or value.shape[0] != rows:
             raise FlowlitError(
                 f"condition {name!r} is {summary(value)}; expected a tensor ({rows}, …), a row a sample"
             )

@@ -47,7 +47,7 @@ class Counted(OneLine):
     def __init__(self, velocity: VelocityField, cond: Cond, like: Tensor):
         self.velocity = velocity
         self.cond = cond
-        self.nfe = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+        self.nfe = torch.zeros(like.shape[0], dtype=torch.int64, device=like.device)
 
     def __call__(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """Evaluate at (x, t), which are the given rows of the batch (all of them by default)."""
@@ -87,7 +87,7 @@ def march(
     """Apply a one-step rule along a grid of times, from x0 (B, C, H, W) at the first of them."""
     x = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
-    times = [x.new_full((len(x),), t) for t in grid]
+    times = [x.new_full((x.shape[0],), t) for t in grid]
     for t, t_next in itertools.pairwise(times):
         v_t = v(x, t)
         if observe is not None:

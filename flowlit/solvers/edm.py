@@ -28,7 +28,7 @@ def edm_heun(
     y = x0.double() * levels[0]
 
     def slope(y: Tensor, level: float, show: bool = False) -> Tensor:
-        t = y.new_full((len(y),), 1 / (1 + level))
+        t = y.new_full((y.shape[0],), 1 / (1 + level))
         x = (y * t[0]).to(x0.dtype)
         v_t = v(x, t)
         if observe is not None and show:

@@ -67,14 +67,14 @@ def adams(
     predicted = x
     v = Counted(velocity, cond, x)
     times = [grid[0]]
-    values = [v(x, x.new_full((len(x),), grid[0]))]
+    values = [v(x, x.new_full((x.shape[0],), grid[0]))]
     for start, end in itertools.pairwise(grid):
         if observe is not None:
-            observe(x.new_full((len(x),), start), predicted, values[-1])
+            observe(x.new_full((x.shape[0],), start), predicted, values[-1])
         time = end if end != grid[-1] else start + _LAST * (end - start)
         predicted = _advance(x, adams_weights(times, start, time), values)
         times = [*times, time]
-        values = [*values, v(predicted, x.new_full((len(x),), time))]
+        values = [*values, v(predicted, x.new_full((x.shape[0],), time))]
         x = _advance(x, adams_weights(times, start, end), values)
         times = times[1 - order :]
         values = values[1 - order :]

@@ -43,7 +43,7 @@ class OneStep(Solver):
             raise FlowlitError("OneStep goes from the start to an image and cannot run in reverse; use RK45")
         x = x0 if x0.dtype == torch.float64 else x0.float()
         average = Counted(velocity, cond, x)
-        v = average(x, torch.full((len(x),), self.t, device=x.device))
+        v = average(x, torch.full((x.shape[0],), self.t, device=x.device))
         if observe is not None:
-            observe(torch.zeros(len(x), device=x.device), x, v)
+            observe(torch.zeros(x.shape[0], device=x.device), x, v)
         return average.solution(x + v)

@@ -1,0 +1,110 @@
+"""``flowlit export``: a generator as a file for other programs, compared with its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import FlowlitError
+from ..ranges import PositiveInt, Seed
+
+
+def export(
+    checkpoint: str,
+    *,
+    to: Literal["safetensors", "torch", "onnx"],
+    into: Path,
+    weights: str = "ema",
+    solver: str | None = None,
+    steps: PositiveInt | None = None,
+    licence: str | None = None,
+    features: str | None = None,
+    num: PositiveInt = 64,
+    seed: Seed = 0,
+) -> Iterator[str]:
+    """Write a generator for other programs: noise and labels go in, images come out, in any batch.
+
+    All steps of the solver and the codec are inside. Where the network is called at one time only, its time
+    path is folded into biases. Each export is run, compared with the checkpoint, and kept if the images are
+    the same; the comparison is written beside it, as <into>.json.
+
+    Args:
+        checkpoint: a run's folder, or a file of weights
+        to: safetensors (for flowlit.load), torch (.pt2, torch.export) or onnx
+        into: the file to write
+        weights: ema, raw, or the name of another average
+        solver: a class of flowlit.solvers, e.g. Heun; the checkpoint's own by default
+        steps: of the solver
+        licence: of the weights, for the metadata; by default that of the card beside the checkpoint
+        features: a class of flowlit.metrics, or a YAML with its class_path and init_args, in whose features
+            both sets of images are compared, too
+        num: images to compare
+        seed: of their noise
+
+    Raises:
+        FlowlitError: for files that exist, solvers that choose their steps, layers and operators that the
+            form lacks, and exports that make other images.
+    """
+    from ..generators import load
+    from ..generators.export import export as write
+    from ..generators.export.forms import form_of
+    from ..generators.export.write import check_target
+
+    form_of(to, into)
+    check_target(into)
+    generator = load(checkpoint, weights, solver=_solver(solver, steps))
+    extractor = None if features is None else _extractor(features)
+    done = write(generator, to, into, licence=licence, seed=seed, num=num, features=extractor)
+    yield from lines(done)
+
+
+def lines(done: Any) -> Iterator[str]:
+    """Yield what is printed of an export."""
+    from ..generators.export.forms import beside
+    from ..generators.export.parity import table
+
+    facts = done.report["facts"]
+    saved = f", {100 * done.fold.removed:.2f} % of the parameters" if done.fold.removed else ""
+    yield f"time path: {done.fold.why}{saved}"
+    if versions := done.report.get("onnx"):
+        yield f"ONNX: opset {versions['opset']}, IR {versions['ir']}, batches of any size"
+    yield f"licence: {facts['licence'] or 'not stated (--licence)'}"
+    yield ""
+    yield from table(done.report, done.into.name)
+    yield ""
+    yield f"{done.into}: SHA-256 {done.report['sha256']}"
+    yield f"{beside(done.into)}: the comparison"
+
+
+def _solver(name: str | None, steps: int | None) -> Any:
+    """Return a solver by the name of its class."""
+    if name is None:
+        if steps is not None:
+            raise FlowlitError(f"--steps {steps} is for --solver; name one, e.g. --solver Euler")
+        return None
+    from .. import solvers
+    from .._support.suggestions import did_you_mean
+    from ..networks.checkpoints.spec import build
+    from ..types import Solver
+
+    short = name.removeprefix("flowlit.solvers.")
+    kinds = {each: getattr(solvers, each) for each in solvers.__all__}
+    known = [each for each, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Solver)]
+    if short not in known:
+        raise FlowlitError(f"--solver {name}{did_you_mean(short, known)}: expected one of {', '.join(known)}")
+    arguments = {} if steps is None else {"steps": steps}
+    return build({"class_path": f"flowlit.solvers.{short}", "init_args": arguments}, Solver)
+
+
+def _extractor(features: str) -> Any:
+    """Return an extractor by the name of its class, or as a YAML describes it."""
+    from ..metrics import FeatureExtractor
+    from ..networks.checkpoints.spec import build
+    from ._yaml import read_yaml
+
+    if features.endswith((".yaml", ".yml")):
+        described = read_yaml(Path(features))
+    else:
+        described = {"class_path": features if "." in features else f"flowlit.metrics.{features}"}
+    return build(described, FeatureExtractor)

@@ -1,0 +1,122 @@
+"""What an exported file says of itself: inputs and outputs, origin, licence, data and measurements."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..._version import __version__
+from ...couplings.noise import GENERATOR
+from ...data.provenance import trained_on
+from ...errors import FlowlitError
+from ...metrics.report import REPORT
+from ...networks.checkpoints.fingerprint import fingerprint
+from ...networks.checkpoints.spec import spec, summarise
+from ...types import evaluations_of, label_dropout_of, loaded_of
+from ..core import NoiseToImages
+from .fold import Folded, times_of
+
+FORMAT = "flowlit-export"
+VERSION = 1
+
+REPORTS = 200
+"""Reports in and beside a run's folder that are looked at, at most."""
+
+
+def facts_of(generator: NoiseToImages, fold: Folded, licence: str | None) -> dict[str, Any]:
+    """Return what a file of a generator says of itself, as plain data.
+
+    Args:
+        generator: that was loaded.
+        fold: the same as it is exported.
+        licence: as it is given; None takes that of the card beside the checkpoint.
+    """
+    loaded = loaded_of(generator.network) or {}
+    file = Path(loaded["file"]) if loaded.get("file") else None
+    source = {"file": file.name, "sha256": loaded.get("sha256"), "weights": loaded.get("weights")}
+    steps = len(times_of(generator))
+    classes = generator.num_classes or 0
+    unlabelled = classes if classes and label_dropout_of(generator.network) else None
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "flowlit": __version__,
+        **interface(generator),
+        "num_classes": classes,
+        "class_names": generator.class_names,
+        "no_label": unlabelled,
+        "solver": spec(generator.solver),
+        "codec": spec(generator.codec),
+        "nfe": steps * evaluations_of(generator.network),
+        "network": summarise(spec(generator.network)),
+        "parameters": {"checkpoint": fold.before, "export": fold.after},
+        "time": fold.why,
+        "source": source if file else None,
+        "licence": licence or (licence_beside(file) if file else None),
+        "data": trained_on(generator.network),
+        "metrics": recorded(file, fingerprint(generator.network)) if file else [],
+    }
+
+
+def interface(generator: NoiseToImages) -> dict[str, Any]:
+    """Return names, shapes, types and ranges of what goes in and comes out."""
+    shape = list(generator.shape or ())
+    image = list(generator.codec.decoded_shape(shape))
+    inputs: dict[str, Any] = {
+        "noise": {
+            "shape": ["batch", *shape],
+            "type": "float32",
+            "values": "N(0, 1)",
+            "generator": GENERATOR,
+        }
+    }
+    if generator.num_classes:
+        inputs["label"] = {"shape": ["batch"], "type": "int64", "values": [0, generator.num_classes - 1]}
+    x1 = "about [-1, 1], before rounding" if generator.codec.pixels else "of the codec"
+    outputs = {
+        "images": {"shape": ["batch", *image], "type": "uint8", "values": [0, 255]},
+        "x1": {"shape": ["batch", *shape], "type": "float32", "values": x1},
+    }
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def licence_beside(file: Path) -> str | None:
+    """Return the licence that the card of a file states: <name>.md beside it, or README.md; None without."""
+    for card in (file.with_suffix(".md"), file.parent / "README.md"):
+        if not card.is_file():
+            continue
+        text = card.read_text(encoding="utf-8", errors="replace")[:100_000]
+        found = re.search(r"^\|?\s*licen[cs]e\s*[:|]\s*([^|\n]+?)\s*\|?\s*$", text, re.M | re.I)
+        if found is not None:
+            return found[1]
+    return None
+
+
+def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
+    """Return the measurements of these weights in reports in the run's folder and in those beside it.
+
+    Args:
+        file: that the weights were read from.
+        weights: their hash.
+    """
+    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), REPORTS)
+    return [facts for path in sorted(set(places)) if (facts := _measured(path, weights)) is not None]
+
+
+def _measured(path: Path, weights: str) -> dict[str, Any] | None:
+    try:
+        report = REPORT.read(path)
+    except FlowlitError:
+        return None
+    if report.get("sha256") != weights:
+        return None
+    protocol = {
+        name: report[name]
+        for name in ("command", "date", "images", "precision", "noise", "features", "rounding", "hardware")
+        if report.get(name) is not None
+    }
+    name = f"{path.parent.name}/{path.name}"
+    return {"report": name, "metrics": report["metrics"], "spread": report.get("spread"), **protocol}

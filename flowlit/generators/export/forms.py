@@ -1,0 +1,44 @@
+"""The forms in which generators are exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ...errors import FlowlitError
+
+Name = Literal["safetensors", "torch", "onnx"]
+"""What ``--to`` takes."""
+
+
+class Form(NamedTuple):
+    """A form of a generator on the disk."""
+
+    ending: str
+    """Of the file's name."""
+    what: str
+    """In words."""
+
+
+FORMS: dict[str, Form] = {
+    "safetensors": Form(".safetensors", "weights and their description, for flowlit.load"),
+    "torch": Form(".pt2", "a program of torch.export"),
+    "onnx": Form(".onnx", "a graph for onnxruntime and others"),
+}
+
+
+def form_of(to: str, into: Path) -> Form:
+    """Return the form of that name.
+
+    Raises:
+        FlowlitError: if the file's name does not end as those of the form do.
+    """
+    form = FORMS[to]
+    if into.suffix != form.ending:
+        raise FlowlitError(f"--into {into}: an export --to {to} ends in {form.ending or 'no suffix'}")
+    return form
+
+
+def beside(into: Path) -> Path:
+    """Return the file of the report beside an export."""
+    return into.with_name(f"{into.name}.json")

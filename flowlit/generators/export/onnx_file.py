@@ -1,0 +1,111 @@
+"""ONNX files: written by PyTorch's exporter, checked, and run by onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import FlowlitError
+from ..core import NoiseToImages
+from .extra import needed
+from .program import INPUTS, OUTPUTS, is_labelled, quiet, traced
+
+OPSET = 18
+"""Of the operators: what onnxruntime and its web build have had since 2023."""
+
+LARGEST = 2**31 - 1
+"""Bytes of a file at most, as its format has it."""
+
+KEY = "flowlit"
+"""Of the metadata, which is JSON."""
+
+
+def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
+    """Return a generator as an ONNX file, which has passed ONNX's own checker, and the versions that it has.
+
+    Raises:
+        FlowlitError: for a missing package, an operator that ONNX lacks, and a network that is too large.
+    """
+    onnx = needed("onnx")
+    needed("onnxscript")
+    program = traced(generator)
+    inputs = INPUTS[: 1 + is_labelled(generator)]
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                external_data=False,
+            )
+        assert made is not None
+        _strip(made.model)
+        model = made.model_proto
+    except Exception as error:  # of operators of anyone's
+        raise _unknown_operator(error, program) from error
+    _name_batches(model)
+    versions = {"opset": OPSET, "ir": model.ir_version}
+    model.doc_string = "noise to images, written by flowlit"
+    onnx.helper.set_model_props(model, {KEY: json.dumps({**facts, "onnx": versions}, sort_keys=True)})
+    if model.ByteSize() > LARGEST:
+        raise FlowlitError(f"the graph has {model.ByteSize():,} bytes, and an ONNX file 2 GB; use --to torch")
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(), versions
+
+
+def _strip(model: Any) -> None:
+    """Remove traces of the source from nodes, which can be as large as the weights."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+
+
+def _name_batches(model: Any) -> None:
+    """Call the first size of inputs and outputs "batch"."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+
+
+def _unknown_operator(error: Exception, program: Any) -> FlowlitError:
+    """Return an error that names an operator which ONNX lacks, and the layer that computes it."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    operator = re.search(r"\b(?:aten|prims|prim|torchvision|\w+)(?:::|\.)(\w+)\.?(\w+)?(?=['\")])", text)
+    for node in program.graph.nodes:
+        name = str(node.target)
+        if node.op == "call_function" and name in text:
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            layer = f" of the layer {stack[-1][0] or 'network'}" if stack else ""
+            return FlowlitError(
+                f"ONNX has no operator for {name}{layer}; replace it in the network, or export --to torch"
+            )
+    what = operator[0] if operator else text[:200]
+    return FlowlitError(f"the graph cannot be written as ONNX ({what}); export --to torch")
+
+
+def session(content: bytes, path: Path) -> Any:
+    """Return an onnxruntime session of a file's bytes on the CPU. Bytes alone cannot name other files.
+
+    Raises:
+        FlowlitError: if they are torn, or onnxruntime is not installed.
+    """
+    runtime = needed("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # its errors are raised
+    try:
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever a parser makes of bytes that are no model
+        why = str(error).strip().partition("\n")[0][:160]
+        raise FlowlitError(
+            f"{path} cannot be run by onnxruntime ({why}); export or fetch it again"
+        ) from error

@@ -1,0 +1,160 @@
+"""Export a generator: written, run by the program it is for, compared, and only then kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._support.files import building, file_hash, write_atomically
+from ...errors import FlowlitError
+from ...types import loaded_of
+from ..core import NoiseToImages
+from ..files import save
+from .facts import facts_of
+from .fold import Folded, folded
+from .forms import Name, beside, form_of
+from .onnx_file import onnx_bytes, session
+from .parity import Images, Run, original, report_of
+from .program import INPUTS, OUTPUTS, check_exportable
+from .torch_file import open_program, torch_bytes
+
+NUM = 64
+"""Images of a comparison."""
+
+
+class Exported(NamedTuple):
+    """An export that was written."""
+
+    into: Path
+    report: dict[str, Any]
+    fold: Folded
+
+
+def check_target(into: Path) -> None:
+    """Refuse an export, or a report beside it, that exists.
+
+    Raises:
+        FlowlitError: naming the file.
+    """
+    for path in (into, beside(into)):
+        if path.exists():
+            raise FlowlitError(f"{path} exists; remove it, or choose another --into")
+
+
+def export(
+    generator: NoiseToImages,
+    to: Name,
+    into: Path,
+    *,
+    licence: str | None = None,
+    seed: int = 0,
+    num: int = NUM,
+    features: Any = None,
+) -> Exported:
+    """Write a generator for another program, with a report of how near its images are.
+
+    Args:
+        generator: as ``flowlit.load`` returns it, on the CPU.
+        to: the form, see ``FORMS``.
+        into: the file; its report is beside it, <into>.json.
+        licence: of the weights; None takes that of the card beside the checkpoint.
+        seed: of the noise of the comparison.
+        num: images of it.
+        features: an extractor in which both sets are compared, too.
+
+    Raises:
+        FlowlitError: if the file exists, the generator cannot be exported so, the disk is full, or the export
+            makes other images. Nothing is left then.
+    """
+    form_of(to, into)
+    check_target(into)
+    if to != "safetensors":
+        check_exportable(generator)
+    fold = folded(generator)
+    facts = facts_of(generator, fold, licence)
+    with building(into, into.name) as folder:
+        file = folder / into.name
+        more = WRITERS[to](fold.generator, facts, file)
+        report = more | report_of(generator, RUNNERS[to](file), facts, num, seed, features)
+        report |= {"form": to, "file": into.name, "sha256": file_hash(file), "bytes": _sizes(generator, file)}
+        try:
+            write_atomically(beside(into), json.dumps(report, indent=1, allow_nan=False).encode())
+        except BaseException:
+            with suppress(OSError):
+                beside(into).unlink(missing_ok=True)
+            raise
+    return Exported(into, report, fold)
+
+
+def _sizes(generator: NoiseToImages, file: Path) -> dict[str, int | None]:
+    source = (loaded_of(generator.network) or {}).get("file")
+    known = source is not None and Path(source).is_file()
+    return {
+        "checkpoint": Path(source).stat().st_size if known else None,
+        "export": file.stat().st_size,
+    }
+
+
+def _write_weights(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
+    save(generator, file, {"export": facts})
+    return {}
+
+
+def _write_program(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
+    file.write_bytes(torch_bytes(generator, facts))
+    return {}
+
+
+def _write_onnx(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
+    content, versions = onnx_bytes(generator, facts)
+    file.write_bytes(content)
+    return {"onnx": versions}
+
+
+def _run_weights(file: Path) -> Run:
+    from ..generator import load
+
+    return original(load(file))
+
+
+def _run_program(file: Path) -> Run:
+    module, _ = open_program(file)
+
+    def run(noise: Tensor, label: Tensor | None) -> Images:
+        with torch.no_grad():
+            return Images(*module(noise, *([] if label is None else [label])))
+
+    return run
+
+
+def run_onnx(file: Path) -> Run:
+    """Return an ONNX file as a function, run by onnxruntime."""
+    runtime = session(file.read_bytes(), file)
+
+    def run(noise: Tensor, label: Tensor | None) -> Images:
+        inputs = {
+            name: value.numpy()
+            for name, value in zip(INPUTS, (noise, label), strict=True)
+            if value is not None
+        }
+        return Images(*map(torch.from_numpy, runtime.run(list(OUTPUTS), inputs)))
+
+    return run
+
+
+WRITERS: dict[str, Callable[[NoiseToImages, dict[str, Any], Path], dict[str, Any]]] = {
+    "safetensors": _write_weights,
+    "torch": _write_program,
+    "onnx": _write_onnx,
+}
+RUNNERS: dict[str, Callable[[Path], Run]] = {
+    "safetensors": _run_weights,
+    "torch": _run_program,
+    "onnx": run_onnx,
+}
