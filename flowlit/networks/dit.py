@@ -35,7 +35,7 @@ class Modulation(nn.Module):
     def __init__(self, width: int, count: int):
         super().__init__()
         self.count = count
-        self.layer: nn.Module = nn.Linear(width, count * width)
+        self.layer = nn.Linear(width, count * width)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
         """Compute (B, w) -> ``count`` of (B, 1, w)."""

@@ -122,9 +122,7 @@ def layer_of(block: nn.Module) -> nn.Linear:
 
 def table(rows: Tensor) -> nn.Embedding:
     """Return rows (num, o) as a layer (B,) -> (B, o)."""
-    made = nn.Embedding(*rows.shape, device=rows.device, dtype=rows.dtype)
-    made.weight.copy_(rows)
-    return made
+    return nn.Embedding.from_pretrained(rows.clone())
 
 
 Fold = Callable[[Any, Tensor], None]

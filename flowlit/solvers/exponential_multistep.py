@@ -81,11 +81,11 @@ def multistep(
     nodes = [Node(times[0], x, _first(v, x, times[0], mean))]
     for (s, t), rule in zip(itertools.pairwise(times), rules, strict=True):
         if observe is not None:
-            observe(x.new_full((len(x),), s), nodes[0].x, nodes[0].v)
+            observe(x.new_full((x.shape[0],), s), nodes[0].x, nodes[0].v)
         predicted = _advance(x, rule, nodes[: rule.order], s, t, rule.form)
         if t == times[-1]:
             return v.solution(predicted)
-        new = Node(t, predicted, v(predicted, x.new_full((len(x),), t)))
+        new = Node(t, predicted, v(predicted, x.new_full((x.shape[0],), t)))
         corrects = rule.corrector is not None and not singular(rule.prediction, rule.variable, s, t)
         used = [*nodes[: rule.order], new]
         x = _advance(x, rule, used, s, t, rule.corrector or "exact") if corrects else predicted
@@ -96,7 +96,7 @@ def multistep(
 def _first(v: Counted, x: Tensor, t: float, mean: Sequence[float] | None) -> Tensor:
     """Return the velocity (B, C, H, W) where the way begins, at noise from the mean of the data if given."""
     if mean is None or t != 0:
-        return v(x, x.new_full((len(x),), t))
+        return v(x, x.new_full((x.shape[0],), t))
     if len(mean) not in (1, x.shape[1]):
         raise FlowlitError(f"mean has {len(mean)} numbers; expected 1, or {x.shape[1]}, one for each channel")
     return x.new_tensor(list(mean)).reshape(-1, *[1] * (x.ndim - 2)) - x

@@ -45,7 +45,7 @@ def march_evaluated(
     for (s, t), order in zip(itertools.pairwise(times), orders, strict=True):
         here = evaluated(v, x, s)
         if observe is not None:
-            observe(x.new_full((len(x),), s), x, here.v)
+            observe(x.new_full((x.shape[0],), s), x, here.v)
         is_euler = order == 1 or singular(prediction, "log_snr", s, t)
         x = x + (t - s) * here.v if is_euler else rule(v, here, t, order)
     return v.solution(x)
@@ -53,7 +53,7 @@ def march_evaluated(
 
 def evaluated(v: Counted, x: Tensor, t: float) -> Node:
     """Return an evaluation at x (B, C, H, W) and t."""
-    return Node(t, x, v(x, x.new_full((len(x),), t)))
+    return Node(t, x, v(x, x.new_full((x.shape[0],), t)))
 
 
 def follow(

@@ -35,7 +35,7 @@ def facts_of(generator: NoiseToImages, fold: Folded, licence: str | None) -> dic
     """
     loaded = loaded_of(generator.network) or {}
     file = Path(loaded["file"]) if loaded.get("file") else None
-    source = {"file": file.name, "sha256": loaded.get("sha256"), "weights": loaded.get("weights")}
+    source = {"file": file and file.name, **{key: loaded.get(key) for key in ("sha256", "weights")}}
     steps = len(times_of(generator))
     classes = generator.num_classes or 0
     unlabelled = classes if classes and label_dropout_of(generator.network) else None

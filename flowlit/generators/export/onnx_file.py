@@ -79,17 +79,16 @@ def _name_batches(model: Any) -> None:
 def _unknown_operator(error: Exception, program: Any) -> FlowlitError:
     """Return an error that names an operator which ONNX lacks, and the layer that computes it."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    operator = re.search(r"\b(?:aten|prims|prim|torchvision|\w+)(?:::|\.)(\w+)\.?(\w+)?(?=['\")])", text)
-    for node in program.graph.nodes:
-        name = str(node.target)
-        if node.op == "call_function" and name in text:
-            stack = list((node.meta.get("nn_module_stack") or {}).values())
-            layer = f" of the layer {stack[-1][0] or 'network'}" if stack else ""
-            return FlowlitError(
-                f"ONNX has no operator for {name}{layer}; replace it in the network, or export --to torch"
-            )
-    what = operator[0] if operator else text[:200]
-    return FlowlitError(f"the graph cannot be written as ONNX ({what}); export --to torch")
+    missing = re.search(r"op='(\w+)\.(\w+)'", text)
+    if missing is None:
+        return FlowlitError(f"the graph cannot be written as ONNX ({text[:200]}); export --to torch")
+    operator = f"{missing[1]}.{missing[2]}"
+    nodes = [node for node in program.graph.nodes if missing[2] in str(node.target)]
+    stacks = [list((node.meta.get("nn_module_stack") or {}).values()) for node in nodes]
+    layer = next((f" of the layer {stack[-1][0]}" for stack in stacks if stack and stack[-1][0]), "")
+    return FlowlitError(
+        f"ONNX has no operator for {operator}{layer}; replace it in the network, or export --to torch"
+    )
 
 
 def session(content: bytes, path: Path) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...data import Patches, Pixels
 from ...errors import FlowlitError
 from ...networks import Router
-from ...solvers import RK45, SDE, ReNoise
+from ...solvers import RK45, SDE, AdaptiveDPMSolver, ReNoise
 from ...solvers.base import unchecked
 from ...types import reads_of
 from ..core import NoiseToImages
@@ -64,11 +64,12 @@ def check_exportable(generator: NoiseToImages) -> None:
     """
     noise_shape(generator)
     solver = generator.solver
-    fixed = "expected one of fixed steps: --solver flowlit.solvers.Heun --solver.steps 5"
-    if isinstance(solver, RK45):
-        raise FlowlitError(f"RK45 chooses its steps for each image, which a graph cannot; {fixed}")
+    fixed = "expected one of fixed steps: --solver Heun --steps 5"
+    name = type(solver).__name__
+    if isinstance(solver, (RK45, AdaptiveDPMSolver)):
+        raise FlowlitError(f"{name} chooses its steps for each image, which a graph cannot; {fixed}")
     if isinstance(solver, SDE) or (isinstance(solver, ReNoise) and solver.fresh):
-        raise FlowlitError(f"{type(solver).__name__} draws noise on its way, which a graph cannot; {fixed}")
+        raise FlowlitError(f"{name} draws noise on its way, which a graph cannot; {fixed}")
     if type(generator.codec) not in (Pixels, Patches):
         raise FlowlitError(
             f"the codec is {generator.codec!r}, whose decoding is not exported; expected Pixels or Patches"

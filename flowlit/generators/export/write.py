@@ -96,7 +96,7 @@ def _sizes(generator: NoiseToImages, file: Path) -> dict[str, int | None]:
     source = (loaded_of(generator.network) or {}).get("file")
     known = source is not None and Path(source).is_file()
     return {
-        "checkpoint": Path(source).stat().st_size if known else None,
+        "checkpoint": Path(str(source)).stat().st_size if known else None,
         "export": file.stat().st_size,
     }
 
