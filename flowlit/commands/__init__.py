@@ -76,10 +76,11 @@ COMMANDS = {
         "upscale:upscale",
     ),
     "export": Command(
-        "a generator as ONNX, PyTorch or safetensors",
-        "runs/slimflow_digits/distill --to onnx --into digits.onnx",
+        "a generator as ONNX, web page, PyTorch …",
+        "runs/slimflow_digits/distill --to web --into site",
         "export:export",
     ),
+    "demo": Command("a generator in your browser", "runs/slimflow_digits/distill", "demo:demo"),
     "couplings": Command(
         "info, verify, merge, import, export, show",
         "info runs/slimflow_digits/couplings",

@@ -13,7 +13,7 @@ from ..ranges import PositiveInt, Seed
 def export(
     checkpoint: str,
     *,
-    to: Literal["safetensors", "torch", "onnx"],
+    to: Literal["safetensors", "torch", "onnx", "web"],
     into: Path,
     weights: str = "ema",
     solver: str | None = None,
@@ -22,6 +22,7 @@ def export(
     features: str | None = None,
     num: PositiveInt = 64,
     seed: Seed = 0,
+    runtime: Path | None = None,
 ) -> Iterator[str]:
     """Write a generator for other programs: noise and labels go in, images come out, in any batch.
 
@@ -31,8 +32,9 @@ def export(
 
     Args:
         checkpoint: a run's folder, or a file of weights
-        to: safetensors (for flowlit.load), torch (.pt2, torch.export) or onnx
-        into: the file to write
+        to: safetensors (for flowlit.load), torch (.pt2, torch.export), onnx, or web: a folder with a page
+            that runs it in a browser, for any host of files
+        into: the file, or the folder, to write
         weights: ema, raw, or the name of another average
         solver: a class of flowlit.solvers, e.g. Heun; the checkpoint's own by default
         steps: of the solver
@@ -41,6 +43,8 @@ def export(
             both sets of images are compared, too
         num: images to compare
         seed: of their noise
+        runtime: of a page: folder dist of the npm package onnxruntime-web, which is copied; otherwise
+            the page fetches it from a CDN
 
     Raises:
         FlowlitError: for files that exist, solvers that choose their steps, layers and operators that the
@@ -51,11 +55,15 @@ def export(
     from ..generators.export.forms import form_of
     from ..generators.export.write import check_target
 
+    if runtime is not None and to != "web":
+        raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
     form_of(to, into)
     check_target(into)
     generator = load(checkpoint, weights, solver=_solver(solver, steps))
     extractor = None if features is None else _extractor(features)
-    done = write(generator, to, into, licence=licence, seed=seed, num=num, features=extractor)
+    done = write(
+        generator, to, into, licence=licence, seed=seed, num=num, features=extractor, runtime=runtime
+    )
     yield from lines(done)
 
 
@@ -74,7 +82,10 @@ def lines(done: Any) -> Iterator[str]:
     yield from table(done.report, done.into.name)
     yield ""
     yield f"{done.into}: SHA-256 {done.report['sha256']}"
-    yield f"{beside(done.into)}: the comparison"
+    if done.report["form"] == "web":
+        yield f"look at it: python -m http.server --directory {done.into} --bind 127.0.0.1"
+    else:
+        yield f"{beside(done.into)}: the comparison"
 
 
 def _solver(name: str | None, steps: int | None) -> Any:

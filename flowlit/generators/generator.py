@@ -186,8 +186,8 @@ def load(
 
     Args:
         checkpoint: a run's folder, whose good checkpoint of the highest step is taken; a file of ``flowlit
-            fit``, ``flowlit convert`` or ``Generator.save``, or another that ``pretrained`` reads; or a
-            folder with one file of safetensors, or model.safetensors.
+            fit``, ``flowlit convert`` or ``Generator.save``, or another that ``pretrained`` reads; an ONNX
+            file of ``flowlit export``; or a folder with one file of safetensors, or model.safetensors.
         weights: "ema", "raw", or the name of another average of the run.
         solver: None takes the first solver of the module that was trained (one Euler step for a one-step
             student).

@@ -46,7 +46,7 @@ class Recorder:
 
 
 def times_of(generator: NoiseToImages) -> list[tuple[float, float | None]]:
-    """Return the different (t, r) at which a generator's solver calls its network."""
+    """Return (t, r) of each call of its network by a generator's solver."""
     recorder = Recorder()
     x0 = torch.zeros(1, *(generator.shape or (1, 1, 1)))
     cond: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def times_of(generator: NoiseToImages) -> list[tuple[float, float | None]]:
         cond["image"] = torch.zeros_like(x0)
     with torch.no_grad(), unchecked():
         generator.solver(recorder, x0, cond)
-    return list(dict.fromkeys(recorder.times))
+    return recorder.times
 
 
 def count(network: nn.Module) -> int:
@@ -72,7 +72,7 @@ def folded(generator: NoiseToImages) -> Folded:
     """
     network = generator.network
     number = count(network)
-    times = times_of(generator)
+    times = list(dict.fromkeys(times_of(generator)))
     if len(times) != 1:
         why = f"kept: the solver calls the network at {len(times)} times"
         return Folded(generator, number, number, why)

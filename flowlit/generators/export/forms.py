@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import FlowlitError
 
-Name = Literal["safetensors", "torch", "onnx"]
+Name = Literal["safetensors", "torch", "onnx", "web"]
 """What ``--to`` takes."""
 
 
@@ -24,6 +24,7 @@ FORMS: dict[str, Form] = {
     "safetensors": Form(".safetensors", "weights and their description, for flowlit.load"),
     "torch": Form(".pt2", "a program of torch.export"),
     "onnx": Form(".onnx", "a graph for onnxruntime and others"),
+    "web": Form("", "a folder with a page that runs it in a browser"),
 }
 
 
@@ -34,8 +35,8 @@ def form_of(to: str, into: Path) -> Form:
         FlowlitError: if the file's name does not end as those of the form do.
     """
     form = FORMS[to]
-    if into.suffix != form.ending:
-        raise FlowlitError(f"--into {into}: an export --to {to} ends in {form.ending or 'no suffix'}")
+    if form.ending and into.suffix != form.ending:
+        raise FlowlitError(f"--into {into}: an export --to {to} ends in {form.ending}")
     return form
 
 

@@ -23,6 +23,7 @@ from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .program import INPUTS, OUTPUTS, check_exportable
 from .torch_file import open_program, torch_bytes
+from .web import MODEL, REPORT, check_visible, runtime_in, write_page
 
 NUM = 64
 """Images of a comparison."""
@@ -56,17 +57,19 @@ def export(
     seed: int = 0,
     num: int = NUM,
     features: Any = None,
+    runtime: Path | None = None,
 ) -> Exported:
     """Write a generator for another program, with a report of how near its images are.
 
     Args:
         generator: as ``flowlit.load`` returns it, on the CPU.
         to: the form, see ``FORMS``.
-        into: the file; its report is beside it, <into>.json.
+        into: the file, whose report is beside it, <into>.json; for "web" the folder.
         licence: of the weights; None takes that of the card beside the checkpoint.
         seed: of the noise of the comparison.
         num: images of it.
         features: an extractor in which both sets are compared, too.
+        runtime: folder of onnxruntime-web's files, to be copied beside a page; None lets it fetch them.
 
     Raises:
         FlowlitError: if the file exists, the generator cannot be exported so, the disk is full, or the export
@@ -74,22 +77,36 @@ def export(
     """
     form_of(to, into)
     check_target(into)
+    place = None if runtime is None else runtime_in(runtime)
     if to != "safetensors":
         check_exportable(generator)
+    if to == "web":
+        check_visible(generator)
     fold = folded(generator)
     facts = facts_of(generator, fold, licence)
-    with building(into, into.name) as folder:
-        file = folder / into.name
+    name = MODEL if to == "web" else into.name
+    with building(into, None if to == "web" else name) as folder:
+        file = folder / name
         more = WRITERS[to](fold.generator, facts, file)
         report = more | report_of(generator, RUNNERS[to](file), facts, num, seed, features)
-        report |= {"form": to, "file": into.name, "sha256": file_hash(file), "bytes": _sizes(generator, file)}
-        try:
-            write_atomically(beside(into), json.dumps(report, indent=1, allow_nan=False).encode())
-        except BaseException:
-            with suppress(OSError):
-                beside(into).unlink(missing_ok=True)
-            raise
+        report |= {"form": to, "file": name, "sha256": file_hash(file), "bytes": _sizes(generator, file)}
+        text = json.dumps(report, indent=1, allow_nan=False)
+        if to == "web":
+            write_page(folder, report, place)
+            (folder / REPORT).write_text(text, encoding="utf-8")
+        else:
+            _write_beside(into, text)
     return Exported(into, report, fold)
+
+
+def _write_beside(into: Path, text: str) -> None:
+    """Write the report of a file, or leave nothing of it."""
+    try:
+        write_atomically(beside(into), text.encode())
+    except BaseException:
+        with suppress(OSError):
+            beside(into).unlink(missing_ok=True)
+        raise
 
 
 def _sizes(generator: NoiseToImages, file: Path) -> dict[str, int | None]:
@@ -152,9 +169,11 @@ WRITERS: dict[str, Callable[[NoiseToImages, dict[str, Any], Path], dict[str, Any
     "safetensors": _write_weights,
     "torch": _write_program,
     "onnx": _write_onnx,
+    "web": _write_onnx,
 }
 RUNNERS: dict[str, Callable[[Path], Run]] = {
     "safetensors": _run_weights,
     "torch": _run_program,
     "onnx": run_onnx,
+    "web": run_onnx,
 }

@@ -1,0 +1,146 @@
+// The page: its controls, the grid of seeds, the way between two of them, and the model's card.
+
+import { between } from "./noise.js";
+import { draw, hasWebGPU, load, missing } from "./generator.js";
+
+const $ = (id) => document.getElementById(id);
+let generator = null;
+let turn = 0; // of the last request; an older one stops
+let moving = false;
+
+function say(text, error = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("error", error);
+}
+
+function enable(on) {
+  for (const control of document.querySelectorAll("input, select, button")) control.disabled = !on;
+}
+
+async function start(backend) {
+  enable(false);
+  const why = missing();
+  if (why) return say(why, true);
+  try {
+    say("The generator is being fetched …");
+    generator = await load(backend);
+    show(generator.card);
+    enable(true);
+    say("Ready.");
+    await grid();
+    await way();
+  } catch (error) {
+    const other = backend === "webgpu" ? " Choose the processor instead." : "";
+    say(`The generator cannot run here: ${error.message ?? error}.${other}`, true);
+    $("backend").disabled = false;
+  }
+}
+
+function label(seed) {
+  const chosen = $("label").value;
+  return chosen === "" ? seed % generator.classes : Number(chosen);
+}
+
+function className(number) {
+  return generator.card.facts.class_names?.[number] ?? `class ${number}`;
+}
+
+function seedOf(id) {
+  return Math.min(Math.max(Math.round(Number($(id).value)) || 0, 0), Number.MAX_SAFE_INTEGER);
+}
+
+// Images of seeds, some at a time, so that the first are soon there.
+async function grid() {
+  const mine = ++turn;
+  const first = seedOf("seed");
+  const seeds = Array.from({ length: Number($("count").value) }, (_, i) => first + i);
+  const cells = seeds.map(cell);
+  $("grid").replaceChildren(...cells.map(({ item }) => item));
+  const [channels, height, width] = generator.imageShape;
+  const size = channels * height * width;
+  let total = 0;
+  for (let at = 0; at < seeds.length; at += 4) {
+    const part = seeds.slice(at, at + 4);
+    const { images, milliseconds } = await generator.run(part.map((seed) => generator.noise(seed)), part.map(label));
+    if (mine !== turn) return;
+    part.forEach((_, i) => draw(cells[at + i].canvas, images.subarray(i * size, (i + 1) * size), generator.imageShape));
+    total += milliseconds * part.length;
+    $("speed").textContent = `${(total / (at + part.length)).toPrecision(3)} milliseconds an image, in batches of 4`;
+  }
+  document.body.dataset.done = String(mine);
+}
+
+function cell(seed) {
+  const item = document.createElement("li");
+  const canvas = document.createElement("canvas");
+  const text = document.createElement("span");
+  const name = generator.classes ? `, ${className(label(seed))}` : "";
+  text.textContent = `${seed}${name}`;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `Image of seed ${seed}${name}`);
+  item.append(canvas, text);
+  return { item, canvas };
+}
+
+// The image at the slider's place; while one is made, only the last place waits.
+async function way() {
+  if (moving) return void (moving = "again");
+  moving = true;
+  const [from, to] = [seedOf("from"), seedOf("to")];
+  const place = Number($("place").value);
+  const noises = [between(generator.noise(from), generator.noise(to), place)];
+  const { images } = await generator.run(noises, [label(from)]);
+  draw($("between"), images, generator.imageShape);
+  $("place").setAttribute("aria-valuetext", `${Math.round(100 * place)} % of the way from seed ${from} to seed ${to}`);
+  const again = moving === "again";
+  moving = false;
+  if (again) await way();
+}
+
+function show({ facts, parity, bytes, sha256 }) {
+  const [channels, height, width] = generator.imageShape;
+  const chosen = $("label").value;
+  const options = ["each in turn", ...Array.from({ length: generator.classes }, (_, i) => className(i))];
+  $("label").replaceChildren(...options.map((text, i) => new Option(text, i ? String(i - 1) : "")));
+  $("label").value = chosen;
+  document.querySelector(".labelled").hidden = !generator.classes;
+  $("title").textContent = `${facts.source?.file ?? "A generator"} in your browser`;
+  const metrics = facts.metrics.flatMap((report) =>
+    Object.entries(report.metrics).map(
+      ([name, value]) => `${name} ${Number(value).toPrecision(4)} (${report.images?.toLocaleString("en") ?? "?"} images, ${report.report})`,
+    ),
+  );
+  const rows = {
+    Images: `${width} × ${height}, ${channels === 3 ? "RGB" : "grey"}, in ${facts.nfe} evaluation${facts.nfe === 1 ? "" : "s"} of the network`,
+    Size: `${facts.parameters.export.toLocaleString("en")} parameters, ${(bytes / 1e6).toPrecision(3)} MB`,
+    "Time path": facts.time,
+    "Trained on": facts.data?.name ?? "not recorded",
+    Licence: facts.licence ?? "not stated",
+    Measured: metrics.length ? metrics : "not recorded",
+    "Compared with the checkpoint": `${parity.images} images: ${parity.levels.max} of 255 levels at most`,
+    Checkpoint: facts.source ? `SHA-256 ${facts.source.sha256}` : "not recorded",
+    "This file": `SHA-256 ${sha256}, flowlit ${facts.flowlit}`,
+  };
+  const entries = Object.entries(rows).flatMap(([name, value]) => {
+    const term = document.createElement("dt");
+    term.textContent = name;
+    return [term, ...[value].flat().map((text) => Object.assign(document.createElement("dd"), { textContent: text }))];
+  });
+  $("card").replaceChildren(...entries);
+}
+
+$("controls").addEventListener("submit", (event) => {
+  event.preventDefault();
+  grid();
+});
+$("fresh").addEventListener("click", () => {
+  $("seed").value = Math.floor(Math.random() * 1e9);
+  grid();
+});
+for (const id of ["count", "label"]) $(id).addEventListener("change", () => grid());
+$("label").addEventListener("change", () => way());
+for (const id of ["from", "to", "place"]) $(id).addEventListener("input", () => way());
+$("way").addEventListener("submit", (event) => event.preventDefault());
+$("backend").addEventListener("change", () => start($("backend").value));
+hasWebGPU().then((has) => ($("backends").hidden = !has));
+start("wasm");

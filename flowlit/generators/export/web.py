@@ -1,0 +1,90 @@
+"""A folder with one page that runs a generator in the browser that looks at it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ...errors import FlowlitError
+from ..core import NoiseToImages
+from ..sampling import noise_shape
+
+MODEL = "model.onnx"
+CARD = "card.json"
+"""What the page shows of the generator, and how it finds it."""
+REPORT = "report.json"
+"""Of the comparison with the checkpoint."""
+
+FOLDER = "runtime"
+"""Of onnxruntime-web's files, if they are given."""
+
+PAGE = ("index.html", "style.css", "page.js", "generator.js", "noise.js")
+
+CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/"
+"""Where a page fetches onnxruntime-web if its files are not given."""
+
+RUNTIME = (
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
+"""Of onnxruntime-web: first what runs on the processor, then what runs on the graphics processor."""
+
+
+def runtime_in(folder: Path) -> Path:
+    """Return the folder that has onnxruntime-web's files: this one, its dist, or that of its package.
+
+    Raises:
+        FlowlitError: if a file is missing.
+    """
+    places = (folder, folder / "dist", folder / "package" / "dist", folder / "onnxruntime-web" / "dist")
+    place = next((place for place in places if (place / RUNTIME[0]).is_file()), folder)
+    absent = [name for name in RUNTIME if not (place / name).is_file()]
+    if absent:
+        raise FlowlitError(
+            f"--runtime {folder} lacks {absent[0]}; expected the folder dist of the npm package "
+            "onnxruntime-web (npm pack onnxruntime-web, and unpack it)"
+        )
+    return place
+
+
+def check_visible(generator: NoiseToImages) -> None:
+    """Refuse images that a page cannot show.
+
+    Raises:
+        FlowlitError: for other channels than 1 or 3.
+    """
+    channels = generator.codec.decoded_shape(noise_shape(generator))[0]
+    if channels not in (1, 3):
+        raise FlowlitError(f"images have {channels} channels; a page shows 1 (grey) or 3 (RGB)")
+
+
+def write_page(folder: Path, report: dict[str, Any], runtime: Path | None) -> None:
+    """Write a page into a folder that has the ONNX file already.
+
+    Args:
+        folder: to be served by any host of files.
+        report: of the comparison.
+        runtime: folder of onnxruntime-web's files; None lets the page fetch them from ``CDN``.
+    """
+    for name in PAGE:
+        content = files(__package__).joinpath("page", name).read_bytes()
+        (folder / name).write_bytes(content)
+    if runtime is not None:
+        (folder / FOLDER).mkdir()
+        for name in RUNTIME:
+            shutil.copyfile(runtime / name, folder / FOLDER / name)
+    parts = {key: report[key] for key in ("facts", "parity", "sha256", "onnx")}
+    card = {
+        **parts,
+        "bytes": report["bytes"]["export"],
+        "file": MODEL,
+        "runtime": CDN if runtime is None else f"./{FOLDER}/",
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")

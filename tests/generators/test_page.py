@@ -1,0 +1,179 @@
+"""The page of a generator: its files, its noise, and its pixels in headless Chromium against PyTorch's."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tools import randomise, tiny_unet
+
+from flowlit.commands import demo
+from flowlit.couplings.noise import seeded_normals
+from flowlit.data import Pixels
+from flowlit.errors import FlowlitError
+from flowlit.generators import Generator
+from flowlit.generators.export import export, web
+from flowlit.solvers import Euler
+
+PAGE = Path(web.__file__).parent / "page"
+NODE = shutil.which("node")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+RUNTIME = os.environ.get("ONNXRUNTIME_WEB", "")
+"""Folder dist of the npm package onnxruntime-web, for the test in a browser."""
+
+REPORT = {
+    "facts": {"inputs": {}},
+    "parity": {},
+    "sha256": "a" * 64,
+    "onnx": {"opset": 18},
+    "bytes": {"checkpoint": None, "export": 9},
+}
+
+
+def test_a_page_is_whole_and_fetches_the_runtime_from_where_it_is(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    web.write_page(site, REPORT, None)
+    assert json.loads((site / "card.json").read_text())["runtime"].startswith("https://")
+    assert {path.name for path in site.iterdir()} == {*web.PAGE, "card.json"}
+    for name in web.PAGE:
+        assert "http://" not in (site / name).read_text()
+    runtime = tmp_path / "package" / "dist"
+    runtime.mkdir(parents=True)
+    with pytest.raises(FlowlitError, match=r"lacks ort\.wasm\.min\.mjs; expected .*npm pack onnxruntime-web"):
+        web.runtime_in(tmp_path)
+    for name in web.RUNTIME:
+        (runtime / name).write_text(name)
+    other = tmp_path / "other"
+    other.mkdir()
+    web.write_page(other, REPORT, web.runtime_in(tmp_path))
+    assert json.loads((other / "card.json").read_text())["runtime"] == "./runtime/"
+    assert {path.name for path in (other / "runtime").iterdir()} == set(web.RUNTIME)
+
+
+def test_a_runtime_without_its_files_a_site_that_exists_and_colours_that_none_can_see(tmp_path):
+    generator = Generator(tiny_unet(in_channels=2), Euler(1), Pixels())
+    with pytest.raises(FlowlitError, match="2 channels; a page shows 1"):
+        export(generator, "web", tmp_path / "site")
+    with pytest.raises(FlowlitError, match=r"lacks ort\.wasm"):
+        export(generator, "web", tmp_path / "site", runtime=tmp_path)
+    (tmp_path / "site").mkdir()
+    with pytest.raises(FlowlitError, match="site exists"):
+        export(generator, "web", tmp_path / "site")
+    assert not any((tmp_path / "site").iterdir())
+
+
+def test_runtime_is_for_pages(cli, tmp_path):
+    words = ("export", "x.safetensors", "--to", "onnx", "--into", tmp_path / "a.onnx", "--runtime", tmp_path)
+    assert "--runtime is for --to web" in cli(*words).error
+
+
+def test_a_demo_is_served_to_this_machine_alone(tmp_path):
+    (tmp_path / "a.mjs").write_text("1")
+    with demo.served(tmp_path, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        assert demo.Handler.extensions_map[".mjs"] == "text/javascript"
+        with pytest.raises(FlowlitError, match=f"--port {server.server_address[1]} cannot be served"):
+            demo.served(tmp_path, server.server_address[1])
+    with pytest.raises(FlowlitError, match="--port 99999 cannot be served"):
+        demo.served(tmp_path, 99999)
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+def test_the_noise_of_a_page_is_that_of_python(seed):
+    """All but the last bit of a few numbers beyond 3.65, where logarithms are rounded differently."""
+    size = 20_000
+    code = (
+        f"import {{ noise }} from {json.dumps(str(PAGE / 'noise.js'))};"
+        f"process.stdout.write(new Uint8Array(noise({seed}n, {size}).buffer));"
+    )
+    done = subprocess.run([NODE, "--input-type=module", "-e", code], capture_output=True, check=True)
+    found = np.frombuffer(done.stdout, np.float32)
+    expected = seeded_normals([seed], [0], (size,)).numpy()
+    assert (found != expected).mean() < 1e-4
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
+
+
+PROBE = """<!doctype html><script type="module">
+import { draw, load, missing } from "./generator.js";
+import { between } from "./noise.js";
+const send = (body) => fetch("/result", { method: "POST", body: JSON.stringify(body) });
+try {
+  const generator = await load("wasm");
+  const seeds = [0, 1, 7, 4294967303];
+  const noises = seeds.map((seed) => generator.noise(seed));
+  const { images } = await generator.run(noises, [0, 1, 2, 0]);
+  const frame = document.createElement("iframe");
+  frame.src = "index.html";
+  document.body.append(frame);
+  const inside = () => frame.contentDocument;
+  const pause = () => new Promise((go) => setTimeout(go, 100));
+  for (let i = 0; i < 600 && !inside()?.body?.dataset.done; i++) await pause();
+  const canvases = [...inside().querySelectorAll("#grid canvas")];
+  const pixels = canvases.map((each) => [...each.getContext("2d").getImageData(0, 0, 8, 8).data]);
+  await send({
+    missing: missing(), images: [...images], pixels,
+    names: canvases.map((each) => each.getAttribute("aria-label")),
+    status: inside().querySelector("#status").textContent,
+    card: inside().querySelector("#card").textContent,
+    options: [...inside().querySelectorAll("#label option")].map((each) => each.textContent),
+  });
+} catch (error) { await send({ error: String(error) }); }
+</script><body></body>"""
+
+
+class Listening(demo.Handler):
+    """Files, and what the page posts."""
+
+    answer = None
+    arrived = threading.Event()
+
+    def do_POST(self):
+        type(self).answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+        self.arrived.set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+@pytest.mark.skipif(not RUNTIME, reason="ONNXRUNTIME_WEB does not name the folder of onnxruntime-web")
+def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
+    pytest.importorskip("onnxscript", reason="flowlit[export] is not installed")
+    network = randomise(tiny_unet(multipliers=(1,), attention_resolutions=(), num_classes=3), 1)
+    generator = Generator(network, Euler(1), Pixels(), class_names=("cat", "dog", "emu"))
+    site = tmp_path / "site"
+    export(generator, "web", site, num=4, runtime=Path(RUNTIME), licence="Apache-2.0")
+    (site / "probe.html").write_text(PROBE)
+    from http.server import ThreadingHTTPServer
+
+    with ThreadingHTTPServer((demo.HOST, 0), partial(Listening, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://{demo.HOST}:{server.server_address[1]}/probe.html"
+        words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        browser = subprocess.Popen([BROWSER, *words, address], stderr=subprocess.DEVNULL)
+        try:
+            assert Listening.arrived.wait(200)
+        finally:
+            browser.kill()
+            browser.wait()
+            server.shutdown()
+    answer = Listening.answer
+    assert "error" not in answer, answer
+    assert answer["missing"] == "" and answer["status"] == "Ready."
+    expected = generator.sample(seeds=[0, 1, 7, 2**32 + 7], labels=[0, 1, 2, 0])
+    found = torch.tensor(answer["images"]).reshape(expected.shape)
+    assert (found - expected.int()).abs().max() <= 1
+    assert (found != expected.int()).float().mean() < 0.01
+    shown = torch.tensor(answer["pixels"]).reshape(16, 64, 4)[:, :, 0].reshape(16, 1, 8, 8)
+    assert (shown - generator.sample(seeds=list(range(16))).int()).abs().max() <= 1
+    assert answer["names"][4] == "Image of seed 4, dog"
+    assert answer["options"] == ["each in turn", "cat", "dog", "emu"]
+    assert "Apache-2.0" in answer["card"]
