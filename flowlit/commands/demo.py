@@ -20,7 +20,7 @@ def demo(
     *,
     weights: str = "ema",
     solver: str | None = None,
-    steps: PositiveInt | None = None,
+    nfe: PositiveInt | None = None,
     runtime: Path | None = None,
     port: int = 0,
     browser: bool = True,
@@ -32,8 +32,8 @@ def demo(
     Args:
         checkpoint: a run's folder, or a file of weights
         weights: ema, raw, or the name of another average
-        solver: a class of flowlit.solvers, e.g. Heun; the checkpoint's own by default
-        steps: of the solver
+        solver: as Heun or Adams(order=2); that of the checkpoint by default
+        nfe: evaluations of the network for an image, from which steps follow
         runtime: folder dist of the npm package onnxruntime-web; otherwise the page fetches it from a CDN
         port: to serve at; a free one by default
         browser: open the page
@@ -45,7 +45,7 @@ def demo(
 
     with TemporaryDirectory(prefix="flowlit_demo_") as folder:
         site = Path(folder) / "site"
-        options: dict[str, Any] = {"weights": weights, "solver": solver, "steps": steps, "runtime": runtime}
+        options: dict[str, Any] = {"weights": weights, "solver": solver, "nfe": nfe, "runtime": runtime}
         yield from list(export(checkpoint, to="web", into=site, **options))[:-2]
         with served(site, port) as server:
             address = f"http://{HOST}:{server.server_address[1]}/"

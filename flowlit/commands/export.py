@@ -17,7 +17,7 @@ def export(
     into: Path,
     weights: str = "ema",
     solver: str | None = None,
-    steps: PositiveInt | None = None,
+    nfe: PositiveInt | None = None,
     licence: str | None = None,
     features: str | None = None,
     num: PositiveInt = 64,
@@ -36,8 +36,8 @@ def export(
             that runs it in a browser, for any host of files
         into: the file, or the folder, to write
         weights: ema, raw, or the name of another average
-        solver: a class of flowlit.solvers, e.g. Heun; the checkpoint's own by default
-        steps: of the solver
+        solver: as Heun or Adams(order=2); that of the checkpoint by default
+        nfe: evaluations of the network for an image, from which steps follow
         licence: of the weights, for the metadata; by default that of the card beside the checkpoint
         features: a class of flowlit.metrics, or a YAML with its class_path and init_args, in whose features
             both sets of images are compared, too
@@ -50,16 +50,16 @@ def export(
         FlowlitError: for files that exist, solvers that choose their steps, layers and operators that the
             form lacks, and exports that make other images.
     """
-    from ..generators import load
     from ..generators.export import export as write
     from ..generators.export.forms import form_of
     from ..generators.export.write import check_target
+    from .sample.solver import load_with
 
     if runtime is not None and to != "web":
         raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
     form_of(to, into)
     check_target(into)
-    generator = load(checkpoint, weights, solver=_solver(solver, steps))
+    generator = load_with(checkpoint, weights, solver, nfe)
     extractor = None if features is None else _extractor(features)
     done = write(
         generator, to, into, licence=licence, seed=seed, num=num, features=extractor, runtime=runtime
@@ -86,26 +86,6 @@ def lines(done: Any) -> Iterator[str]:
         yield f"look at it: python -m http.server --directory {done.into} --bind 127.0.0.1"
     else:
         yield f"{beside(done.into)}: the comparison"
-
-
-def _solver(name: str | None, steps: int | None) -> Any:
-    """Return a solver by the name of its class."""
-    if name is None:
-        if steps is not None:
-            raise FlowlitError(f"--steps {steps} is for --solver; name one, e.g. --solver Euler")
-        return None
-    from .. import solvers
-    from .._support.suggestions import did_you_mean
-    from ..networks.checkpoints.spec import build
-    from ..types import Solver
-
-    short = name.removeprefix("flowlit.solvers.")
-    kinds = {each: getattr(solvers, each) for each in solvers.__all__}
-    known = [each for each, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Solver)]
-    if short not in known:
-        raise FlowlitError(f"--solver {name}{did_you_mean(short, known)}: expected one of {', '.join(known)}")
-    arguments = {} if steps is None else {"steps": steps}
-    return build({"class_path": f"flowlit.solvers.{short}", "init_args": arguments}, Solver)
 
 
 def _extractor(features: str) -> Any:

@@ -9,6 +9,7 @@ classes for that, of the embeddings alone. It is exact but for rounding.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,11 +66,16 @@ def fold_times(velocity: nn.Module, call: Callable[[], object]) -> list[Conditio
         for hook in hooks:
             hook.remove()
     once = {network: times[0] for network, times in calls.times.items() if len(times) == 1}
-    single = {network: times for network, times in once.items() if network.time is not None}
+    single = {net: times for net, times in once.items() if net.time is not None and _has_one(net, times)}
     for network, (t, r) in single.items():
         with evaluating(network):
             _fold(network, t, r)
     return list(single)
+
+
+def _has_one(network: ConditionalNetwork, times: Times) -> bool:
+    """Return whether all blocks of a network have the same time; a decoder may have r."""
+    return not network.tells_decoder or times[1] is None
 
 
 def _fold(network: ConditionalNetwork, t: Tensor, r: Tensor | None) -> None:
@@ -99,7 +105,7 @@ def embeddings(network: ConditionalNetwork, t: Tensor, r: Tensor | None) -> Tens
 
     def embed(count: int, **cond: Tensor) -> Tensor:
         second = {} if r is None else {"r": r.expand(count)}
-        return network.embed(x.expand(count, -1, -1, -1), t.expand(count), {**cond, **second})
+        return network.embed(x.expand(count, -1, -1, -1), t.expand(count), {**cond, **second})[0]
 
     parts = [embed(len(classes), label=classes)] if len(classes) else []
     return torch.cat([*parts, *([embed(1)] if without else [])])
@@ -130,10 +136,10 @@ Fold = Callable[[Any, Tensor], None]
 
 
 def folds_of() -> dict[type, Fold]:
-    """Return how each kind of block is folded. Transformers are imported where they are used, as timm is."""
-    from .dit import Modulation
-
-    return {ResBlock: fold_shift, ADMBlock: fold_scale_and_shift, Modulation: fold_modulation}
+    """Return how each kind of block is folded; transformers only where there are any, for timm is slow."""
+    folds: dict[type, Fold] = {ResBlock: fold_shift, ADMBlock: fold_scale_and_shift}
+    transformers = sys.modules.get(f"{__package__}.dit")
+    return folds if transformers is None else {**folds, transformers.Modulation: fold_modulation}
 
 
 def fold_shift(block: ResBlock, rows: Tensor) -> None:

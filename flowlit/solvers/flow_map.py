@@ -48,7 +48,7 @@ class Jumps(GridSolver):
         x = x0 if x0.dtype == torch.float64 else x0.float()
         draw = noise_stream(x0) if self.renoise else None
         u = Counted(velocity, cond, x)
-        times = [torch.full((len(x),), t, dtype=torch.float32, device=x.device) for t in self.times()]
+        times = [torch.full((x.shape[0],), t, dtype=torch.float32, device=x.device) for t in self.times()]
         for t, t_next in itertools.pairwise(times):
             u.cond = {**cond, "r": times[-1] if self.renoise else t_next}
             average = u(x, t)

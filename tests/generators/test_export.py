@@ -325,7 +325,7 @@ def test_the_command_prints_what_was_folded_and_compared(cli, checkpoint, tmp_pa
 
 WRONG = [
     (("--to", "onnx", "--into", "a.onnx", "--solver", "Huen"), "did you mean Heun"),
-    (("--to", "onnx", "--into", "a.onnx", "--steps", 3), "--steps 3 is for --solver"),
+    (("--to", "onnx", "--into", "a.onnx", "--solver", "Heun", "--nfe", 3), "nfe is 3"),
     (("--to", "onnx", "--into", "a.txt"), "ends in .onnx"),
     (("--to", "tflite", "--into", "a.onnx"), "onnx"),
     (("--to", "onnx", "--into", "a.onnx", "--num", 0), "num"),

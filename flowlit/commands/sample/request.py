@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlowlitError
-from .solver import solver_of
+from .solver import load_with
 
 if TYPE_CHECKING:
     from ...generators import Generator
@@ -84,12 +84,9 @@ class Request:
             FlowlitError: as ``flowlit.load``; for generators that read more than noise and classes, and
                 numbers of evaluations that the solver cannot have.
         """
-        from ...generators import load
-        from ...solvers.evaluations import with_evaluations
-        from ...types import evaluations_of, reads_of
+        from ...types import reads_of
 
-        chosen = None if solver is None else solver_of(solver, nfe)
-        generator = load(checkpoint, weights, chosen, device=device)
+        generator = load_with(checkpoint, weights, solver, nfe, device)
         others = sorted((reads_of(generator.network) or frozenset()) - {"label", "r"})
         if "image" in others:
             raise FlowlitError(
@@ -101,11 +98,7 @@ class Request:
                 f"{checkpoint} reads {', '.join(others)}, which no option gives; in Python: generator(noise, "
                 f'{{"{others[0]}": …}})'
             )
-        if nfe is None:
-            return generator
-        each = evaluations_of(generator.network)
-        shape = generator.shape or (1, 1, 1)
-        return replace(generator, solver=with_evaluations(generator.solver, nfe, each, shape))
+        return generator
 
     def steps(self, animated: bool) -> int:
         """Return the images from one end to the other."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
 
 if TYPE_CHECKING:
+    from ...generators import Generator
     from ...types import Solver
 
 
@@ -87,3 +88,24 @@ def _ours(kind: Any, settings: dict[str, Any], nfe: int | None) -> Solver:
         example = "4" if missing[0] == budget else "…"
         raise FlowlitError(f"it needs {missing[0]}; expected {kind.__name__}({missing[0]}={example}){other}")
     return kind(**settings)
+
+
+def load_with(
+    checkpoint: str, weights: str, solver: str | None, nfe: int | None, device: str | None = None
+) -> Generator:
+    """Return the generator of a checkpoint, with the solver that a text names and ``nfe`` evaluations.
+
+    Raises:
+        FlowlitError: as ``flowlit.load`` and ``solver_of``; for evaluations that the solver cannot have.
+    """
+    from ...generators import load
+    from ...solvers.evaluations import with_evaluations
+    from ...types import evaluations_of
+
+    chosen = None if solver is None else solver_of(solver, nfe)
+    generator = load(checkpoint, weights, chosen, device=device)
+    if nfe is None:
+        return generator
+    each = evaluations_of(generator.network)
+    shape = generator.shape or (1, 1, 1)
+    return replace(generator, solver=with_evaluations(generator.solver, nfe, each, shape))

@@ -84,6 +84,9 @@ def folded(generator: NoiseToImages) -> Folded:
         return Folded(generator, number, number, f"kept: {type(network).__name__} is of another kind")
     t, r = times[0]
     fixed = FixedTime(deepcopy(network), t, r).requires_grad_(False).eval()
+    after = count(fixed)
+    if after == number:
+        return Folded(generator, number, number, "kept: parts of the network have different times")
     second = "" if r is None else f", r = {r:g}"
     made = replace(generator, network=fixed)
-    return Folded(made, number, count(fixed), f"folded into constants at t = {t:g}{second}")
+    return Folded(made, number, after, f"folded into constants at t = {t:g}{second}")

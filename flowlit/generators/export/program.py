@@ -64,11 +64,12 @@ def check_exportable(generator: NoiseToImages) -> None:
     """
     noise_shape(generator)
     solver = generator.solver
-    fixed = "expected one of fixed steps: --solver Heun --steps 5"
+    fixed = "expected one of fixed steps: --solver Heun --nfe 10"
     name = type(solver).__name__
     if isinstance(solver, (RK45, AdaptiveDPMSolver)):
         raise FlowlitError(f"{name} chooses its steps for each image, which a graph cannot; {fixed}")
-    if isinstance(solver, SDE) or (isinstance(solver, ReNoise) and solver.fresh):
+    again = (isinstance(solver, ReNoise) and solver.fresh) or getattr(solver, "renoise", False)
+    if isinstance(solver, SDE) or again:
         raise FlowlitError(f"{name} draws noise on its way, which a graph cannot; {fixed}")
     if type(generator.codec) not in (Pixels, Patches):
         raise FlowlitError(
