@@ -23,3 +23,15 @@ def along(
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(device, enabled=False):
         both = torch.func.jvp(function, points, directions)
     return both[0], both[1]
+
+
+def differentiating() -> bool:
+    """Return whether a forward derivative is being computed, which takes the cost of two evaluations."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def plain(x: Tensor) -> Tensor:
+    """Return the values x (any shape) without their forward derivative, with the gradient that they have."""
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x

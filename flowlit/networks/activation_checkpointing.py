@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .._support.derivatives import differentiating
 from ..errors import FlowlitError
 
 
@@ -15,9 +16,10 @@ def recomputed(part: nn.Module, compute: Callable[..., Tensor], *inputs: Tensor 
     """Compute a part of a network, (B, …) -> (B, …); in training after ``recompute``, keep its inputs only.
 
     Dropout draws the same numbers in backward as before, and autocast rounds alike: losses and gradients are
-    the same bits.
+    the same bits. A forward derivative keeps all, since PyTorch cannot compute it again.
     """
-    if part.training and torch.is_grad_enabled() and getattr(part, "_recomputed", False):
+    wanted = part.training and torch.is_grad_enabled() and getattr(part, "_recomputed", False)
+    if wanted and not differentiating():
         return checkpoint(compute, *inputs, use_reentrant=False)
     return compute(*inputs)
 

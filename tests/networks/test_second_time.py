@@ -23,6 +23,7 @@ from flowlit.errors import FlowlitError
 from flowlit.frozen import Frozen
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ADM, EDM, ClassifierFreeGuidance, DiffusionVelocity, DiT, UNet, pretrained
+from flowlit.networks.activation_checkpointing import recompute
 from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.networks.checkpoints.write import write_slimflow
@@ -148,6 +149,18 @@ def test_forward_derivatives_are_those_of_central_differences(kind, how):
         assert torch.allclose(value, u(x, t, r), atol=1e-9)
         assert (slope - (ahead - behind) / 2e-3).abs().max() < 1e-3 * slope.abs().max()
         assert slope.abs().max() > 1e-3
+
+
+def test_forward_derivatives_are_taken_where_activations_are_computed_again():
+    flow_map = velocity("unet", second_time=True, time_scale=1.0).train()
+    x, t = batch(3)
+
+    def slope():
+        return along(lambda r: flow_map(x, t, {"r": r}), (1 - t,), (torch.ones_like(t),))[1]
+
+    expected = slope()
+    recompute(flow_map)
+    torch.testing.assert_close(slope(), expected)
 
 
 def test_forward_derivatives_have_gradients():

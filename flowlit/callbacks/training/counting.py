@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..._support.cuda_graphs import called
+from ..._support.derivatives import differentiating, plain
 from ...frozen import Frozen, FrozenLayers
 from ...metrics.training_cost import Evaluations
 from ...types import Coupling, Distance, evaluations_of
@@ -30,18 +31,19 @@ class Tally:
         self.on = True
 
     def add(self, x: Tensor, output: Any) -> None:
-        """Count the evaluations of samples x (B, …) by a call with this output."""
+        """Count the evaluations of samples x (B, …) by a call; two for a forward derivative."""
         if not self.on:
             return
+        number = len(x) * self.of_a_call * (2 if differentiating() else 1)
         if torch.is_grad_enabled() and _has_gradient(output):
-            self.counts.with_gradient += len(x) * self.of_a_call
+            self.counts.with_gradient += number
         else:
-            self.counts.without_gradient += len(x) * self.of_a_call
+            self.counts.without_gradient += number
 
 
 def _has_gradient(output: Any) -> bool:
     if isinstance(output, Tensor):
-        return output.requires_grad
+        return plain(output).requires_grad
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output))
 
 

@@ -6,6 +6,7 @@ from .consistency import Consistency, consistency_loss
 from .lagrangian import Lagrangian, lagrangian_loss
 from .mean_flow import MeanFlow, guided_target, mean_flow_loss
 from .splitting import Splitting, splitting_loss
+from .trajectories import OnTrajectories, states, trajectory_regression_loss
 from .velocity_distillation import VelocityDistillation, velocity_distillation_loss
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FlowMapObjective",
     "Lagrangian",
     "MeanFlow",
+    "OnTrajectories",
     "Splitting",
     "VelocityDistillation",
     "average",
@@ -24,5 +26,7 @@ __all__ = [
     "mean_flow_loss",
     "splitting_loss",
     "start_derivative",
+    "states",
+    "trajectory_regression_loss",
     "velocity_distillation_loss",
 ]

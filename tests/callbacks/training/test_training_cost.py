@@ -25,6 +25,7 @@ from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ClassifierFreeGuidance, UNet
 from flowlit.objectives import Combined, Distillation, FlowGuided, RectifiedFlow
 from flowlit.objectives.distances import FeatureDistance
+from flowlit.objectives.flow_maps import Lagrangian, MeanFlow
 from flowlit.solvers import Euler, Heun
 from flowlit.types import Coupling, Objective, Pair
 
@@ -371,3 +372,14 @@ def test_two_processes_count_as_one(tmp_path):
     costs = read(tmp_path)
     assert counts(costs) == {"network": (3 * BATCH, 0), "guide": (0, 3 * BATCH)}
     assert (costs.steps, costs.images, costs.devices) == (3, 3 * BATCH, 2)
+
+
+def test_a_forward_derivative_counts_as_two_evaluations(tmp_path):
+    """Also where the network's own gradient goes through it."""
+
+    def counted(objective):
+        network = UNet(8, 1, 8, (1,), 1, (), 0.0, time_scale=1.0, second_time=True)
+        return fit(tmp_path / type(objective).__name__, objective, 1, network=network).networks["network"]
+
+    assert counted(MeanFlow()) == Evaluations(BATCH, 2 * BATCH)
+    assert counted(Lagrangian()) == Evaluations(2 * BATCH, BATCH)

@@ -1,0 +1,116 @@
+"""Regression onto solved trajectories: u(x_i, t_i, t_j) = (x_j - x_i) / (t_j - t_i)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ... import rng
+from ...errors import FlowlitError
+from ...paths.straight import expand
+from ...ranges import PositiveInt
+from ...types import Cond, Distance, Pair, Solver, VelocityField
+from .averages import average, repeated
+from .base import FlowMapObjective
+
+Between = Literal["any", "next", "end"]
+
+
+def states(guide: VelocityField, solver: Any, x0: Tensor, cond: Cond = {}) -> tuple[Tensor, Tensor]:
+    """Return times (K + 1,) of a solver on a grid, and its states (K + 1, B, C, H, W) from x0.
+
+    Without gradients.
+    """
+    path: list[Tensor] = []
+    with torch.no_grad():
+        end = solver(guide, x0, cond, observe=lambda t, x, v: path.append(x)).x1
+    times = torch.tensor(solver.times(), dtype=torch.float32, device=x0.device)
+    return times, torch.stack([*path, end])
+
+
+def trajectory_regression_loss(
+    velocity: VelocityField,
+    path: Tensor,
+    times: Tensor,
+    i: Tensor,
+    j: Tensor,
+    cond: Cond = {},
+    *,
+    distance: Distance,
+) -> Tensor:
+    """d( u(x_i, t_i, t_j), (x_j - x_i) / (t_j - t_i) ), (B,), for places i < j (B,) on a path.
+
+    ``path`` (K + 1, B, C, H, W) has the states at ``times`` (K + 1,). No gradient but of u. Consistency
+    mid-training (2509.24526); AccVideo (2503.19462) for j = i + 1; for i = 0 and t_j = 1 it is distillation.
+    """
+    rows = torch.arange(len(i), device=i.device)
+    start = path[i, rows]
+    t = times[i]
+    s = times[j]
+    slope = (path[j, rows] - start) / expand((s - t).to(start.dtype), start)
+    return distance(average(velocity, start, t, s, cond), slope.detach())
+
+
+class OnTrajectories(FlowMapObjective):
+    """Regress jumps onto the trajectories of a guide, which are solved in each step from the noise of pairs.
+
+    Between a velocity and a flow map: there is no derivative, no target of its own, and nothing to schedule.
+    A few thousand steps of it are a start for ``MeanFlow`` and ``Lagrangian``. The solver costs its
+    evaluations of the guide for each row; ``draws`` of its intervals are learned from.
+
+    Args:
+        guide: the velocity that is solved; frozen, absent from checkpoints.
+        solver: on a grid, e.g. ``{class_path: flowlit.solvers.Heun, init_args: {steps: 8}}``.
+        between: "any" two of its times, a time and the "next" (key points), or a time and the "end".
+        draws: intervals of each trajectory in a step.
+        distance: between average velocities; None is the mean squared error.
+
+    Raises:
+        FlowlitError: for a solver without a grid of times.
+    """
+
+    def __init__(
+        self,
+        guide: nn.Module,
+        solver: Solver,
+        between: Between = "any",
+        draws: PositiveInt = 1,
+        distance: Distance | None = None,
+    ):
+        if not callable(getattr(solver, "times", None)):
+            raise FlowlitError(
+                f"OnTrajectories: {type(solver).__name__} has no grid of times; expected a solver of steps, "
+                "e.g. flowlit.solvers.Heun"
+            )
+        super().__init__(None, distance, guide)
+        self.solver = solver
+        self.between: Between = between
+        self.draws = draws
+
+    def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
+        """Return {"loss": ()}."""
+        assert self.guide is not None
+        times, path = states(self.guide, self.solver, pair.x0, pair.cond)
+        velocity = repeated(velocity, pair.x0)
+        losses = []
+        for _ in range(self.draws):
+            i, j = self.places(len(pair.x0), len(times) - 1, pair.x0.device)
+            loss = trajectory_regression_loss(velocity, path, times, i, j, pair.cond, distance=self.distance)
+            self.report(times[i], loss)
+            losses.append(loss.mean())
+        return {"loss": torch.stack(losses).mean()}
+
+    def places(self, n: int, steps: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Draw places i < j (n,) among 0 … steps; of "any" two, all pairs equally often."""
+        if self.between == "any":
+            first = rng.randint(steps + 1, n, device)
+            second = (first + 1 + rng.randint(steps, n, device)) % (steps + 1)
+            return torch.minimum(first, second), torch.maximum(first, second)
+        i = rng.randint(steps, n, device)
+        return i, i + 1 if self.between == "next" else torch.full_like(i, steps)
+
+    def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:
+        """Refuse intervals, (B,), that are not on the solver's grid."""
+        raise FlowlitError("OnTrajectories draws its intervals from its solver's times")
