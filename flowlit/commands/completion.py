@@ -6,7 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
+
+HELP = ("--help", "-h")
+ALONE = (*HELP, "--version")
+"""Options of flowlit itself, without a command."""
 
 BASH = """\
 _flowlit() {{
@@ -28,6 +32,16 @@ ZSH = """\
 #compdef flowlit
 autoload -U +X bashcompinit && bashcompinit
 {bash}"""
+
+FISH = """\
+function __flowlit_is
+    set -l words (commandline -opc)
+    test "$words[2..-1]" = "$argv"
+    or string match -q -- "$argv *" "$words[2..-1]"
+end
+complete -c flowlit -n 'test (count (commandline -opc)) -eq 1' -f
+"""
+"""A condition: the words after ``flowlit`` begin with these; and no file stands for a command."""
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> str:
@@ -52,32 +66,40 @@ def _bash() -> str:
     cases = []
     for name in COMMANDS:
         parts = _parts(name)
+        if parts:
+            cases.append(f'        2:{name}:*) words="{" ".join([*parts, *HELP])}" ;;')
         cases += [f'        *:{name}:{part}) words="{" ".join(options(name, part))}" ;;' for part in parts]
-        cases.append(f'        *:{name}:*) words="{" ".join(parts or options(name))}" ;;')
-    return BASH.format(commands=" ".join(COMMANDS), cases="\n".join(cases))
+        if not parts:
+            cases.append(f'        *:{name}:*) words="{" ".join(options(name))}" ;;')
+    return BASH.format(commands=" ".join([*COMMANDS, *ALONE]), cases="\n".join(cases))
 
 
 def _fish() -> str:
     from . import COMMANDS
 
-    lines = [
-        f"complete -c flowlit -n __fish_use_subcommand -f -a {name} -d {_quoted(command.help)}"
-        for name, command in COMMANDS.items()
-    ]
+    first = "complete -c flowlit -n 'test (count (commandline -opc)) -eq 1'"
+    lines = [f"{first} -f -a {name} -d {_quoted(command.help)}" for name, command in COMMANDS.items()]
+    lines += [f"{first}{_fish_option(word)}" for word in ALONE]
     for name in COMMANDS:
-        seen = f"'__fish_seen_subcommand_from {name}'"
         parts = _parts(name)
-        lines += [f"complete -c flowlit -n {seen} -f -a {part}" for part in parts]
-        words = {option for part in parts or [""] for option in options(name, part) if option[:2] == "--"}
-        lines += [f"complete -c flowlit -n {seen} -l {option[2:]}" for option in sorted(words)]
-    return "\n".join(lines)
+        second = f"complete -c flowlit -n '__flowlit_is {name}; and test (count (commandline -opc)) -eq 2'"
+        lines += [f"{second} -f -a {part}" for part in parts]
+        lines += [f"{second}{_fish_option(word)}" for word in HELP if parts]
+        for part in parts or [""]:
+            begin = f"complete -c flowlit -n '__flowlit_is {f'{name} {part}'.strip()}'"
+            lines += [f"{begin}{_fish_option(word)}" for word in options(name, part)]
+    return FISH + "\n".join(lines)
+
+
+def _fish_option(word: str) -> str:
+    return f" -l {word[2:]}" if word.startswith("--") else f" -s {word[1:]}"
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def _target(name: str) -> Callable[..., object] | Mapping[str, Callable[..., object]]:
+def _target(name: str) -> Callable[..., Any] | Mapping[str, Callable[..., Any]]:
     from . import COMMANDS
 
     module, _, attribute = COMMANDS[name].run.partition(":")
@@ -93,15 +115,15 @@ def _parts(name: str) -> list[str]:
 
 
 def options(name: str, part: str = "") -> list[str]:
-    """Return the options of a command, from its packaged help, or else from its signature."""
+    """Return the options of a command: of its packaged help, or else of its parser."""
     from . import help_file
+    from ._function import make_parser
 
     packaged = help_file(name)
     if packaged.exists():
-        words = re.findall(r"^  (?:-\w.*, )?(--[\w.+]+)", packaged.read_text(encoding="utf-8"), re.M)
-        return sorted({*words, "-c"})
+        rows = re.findall(r"^  (-[\w-].*?)(?:  |$)", packaged.read_text(encoding="utf-8"), re.M)
+        return sorted({word for row in rows for word in re.findall(r"(?:^|, )(--?[\w.+]+)", row)})
     target = _target(name)
     function = target[part] if isinstance(target, Mapping) else target
-    parameters = inspect.signature(function).parameters.values()
-    own = [f"--{each.name}" for each in parameters if each.kind is each.KEYWORD_ONLY]
-    return sorted({*own, "-c", "--help"})
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return sorted(make_parser(function, parameters, name, "yaml")._option_string_actions)
