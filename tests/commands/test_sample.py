@@ -3,10 +3,12 @@
 import csv
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from matrix import few
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,6 +16,7 @@ from tools import randomise, tiny_unet
 
 import flowlit
 from flowlit._support.files import write_atomically
+from flowlit._support.progress import Bar
 from flowlit.commands.sample.request import numbers_of
 from flowlit.commands.sample.solver import parsed, solver_of
 from flowlit.data import ImageZip, Pixels
@@ -102,7 +105,7 @@ def test_without_classes_there_are_none(cli, tmp_path):
         assert sorted(arrays) == ["arr_0"] and arrays["arr_0"].shape == (2, 8, 8, 3)
 
 
-@pytest.mark.parametrize("name", ["out", "a.zip", "a.npz"])
+@pytest.mark.parametrize("name", few(["out", "a.zip", "a.npz"], 2))
 def test_a_killed_run_goes_on_and_makes_no_image_twice(cli, model, tmp_path, monkeypatch, name):
     words = ("sample", model, "--num", 9, "--batch_size", 2, "--into")
     assert cli(*words, tmp_path / "expected" / name).code == 0
@@ -137,13 +140,16 @@ def test_more_images_join_those_that_are_there(cli, model, generator, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [
-        (("--seed", 1), "noise.seed: 0 there, 1 now"),
-        (("--num", 2), "4 images there, 2 now"),
-        (("--solver", "Heun", "--nfe", 2), "solver.class_path"),
-        (("--labels", "dog"), "noise.labels"),
-        (("--seeds", "0-3"), "noise.seed"),
-    ],
+    few(
+        [
+            (("--seed", 1), "noise.seed: 0 there, 1 now"),
+            (("--num", 2), "4 images there, 2 now"),
+            (("--solver", "Heun", "--nfe", 2), "solver.class_path"),
+            (("--labels", "dog"), "noise.labels"),
+            (("--seeds", "0-3"), "noise.seed"),
+        ],
+        2,
+    ),
     ids=str,
 )
 def test_a_folder_of_other_settings_is_refused(cli, model, tmp_path, words, expected):
@@ -290,6 +296,7 @@ def _file(generator):
 
 def test_the_progress_is_shown(cli, model, tmp_path, monkeypatch):
     monkeypatch.setattr("flowlit._support.progress.EVERY", 0.0)
+    monkeypatch.setattr("flowlit.generators.filling.Bar", partial(Bar, mininterval=0))
     outcome = cli("sample", model, "--num", 8, "--batch_size", 2, "--into", tmp_path / "out")
     assert "flowlit: Sampling: 2 of 8 images" in outcome.err
 

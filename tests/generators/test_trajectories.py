@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matrix import few
 from tools import LinearField, randomise, tiny_unet
 
 from flowlit.data import Pixels
@@ -24,7 +25,9 @@ def of(solver, codec=None):
 
 
 @pytest.mark.parametrize(
-    "solver", [Euler(1), Heun(2), RK45(0.3, 0.3), SDE(2), Adams(2), EDMHeun(2), OneStep(0.5)], ids=repr
+    "solver",
+    few([Euler(1), OneStep(0.5), SDE(2), Heun(2), Adams(2), EDMHeun(2), RK45(0.3, 0.3)], 3),
+    ids=repr,
 )
 def test_a_way_begins_at_noise_and_ends_at_the_image(solver):
     generator = of(solver)
