@@ -56,6 +56,11 @@ COMMANDS = {
     "reference": Command(
         "statistics of real images", "-c experiments/reference_digits.yaml", "reference:reference"
     ),
+    "statistics": Command(
+        "a network's statistics for DPM-Solver-v3",
+        "runs/slimflow_digits/teacher --into teacher_statistics.safetensors",
+        "statistics:statistics",
+    ),
     "convert": Command(
         "weights of other projects, and back", "slimflow.pth --into student.safetensors", "convert:convert"
     ),

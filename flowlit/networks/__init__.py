@@ -11,6 +11,7 @@ from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
+from .statistics import StoredStatistics
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusion import DiffusionVelocity
@@ -35,6 +36,7 @@ __all__ = [
     "Router",
     "SmallClassifier",
     "SmallEncoder",
+    "StoredStatistics",
     "UNet",
     "efficientnet_lite0",
     "fingerprint",

@@ -5,6 +5,7 @@ from .adaptive_dpm import AdaptiveDPMSolver
 from .base import Counted, march
 from .deis import DEIS, RhoRK
 from .dpm_solver import DPMSolver, SinglestepDPMSolver
+from .dpm_solver_v3 import DPMSolverV3
 from .edm import EDMHeun, edm_heun
 from .flow_map import Jumps
 from .grids import sigma_grid, time_grid
@@ -25,6 +26,7 @@ __all__ = [
     "AdaptiveDPMSolver",
     "Counted",
     "DPMSolver",
+    "DPMSolverV3",
     "EDMHeun",
     "Euler",
     "Heun",

@@ -15,6 +15,7 @@ from torch import nn
 from ..._support.names import in_current_names, public_path, resolve
 from ...errors import FlowlitError
 from ...solvers.grids import TimeGrid
+from ...solvers.model_statistics import ModelStatistics
 from ...types import Codec, Diffusion, Solver
 
 
@@ -35,7 +36,7 @@ def spec(thing: Any) -> dict[str, Any] | None:
     optional = {argument.name for argument in fields(thing) if argument.default is None}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, (TimeGrid, Diffusion)):
+        if isinstance(value, (TimeGrid, Diffusion, ModelStatistics)):
             arguments[name] = spec(value)
             if arguments[name] is None:
                 return None
@@ -80,7 +81,7 @@ def build(description: dict[str, Any], base: type) -> Any:
         _check_class(str(description.get("class_path")), (base,))
         parsed = parser.parse_object({"it": in_current_names(description)})
         for path in class_paths(parsed.as_dict()):
-            _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, Codec))
+            _check_class(path, (base, nn.Module, Diffusion, Solver, TimeGrid, ModelStatistics, Codec))
         return parser.instantiate(parsed).it
     except FlowlitError:
         raise
