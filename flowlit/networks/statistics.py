@@ -99,8 +99,8 @@ def read(path: Path) -> tuple[Coefficients, Mapping[str, Any]]:
     facts = (written or {}).get("statistics")
     if not isinstance(facts, dict) or facts.get("kind") != KIND or set(state) != {"l", "s", "b"}:
         raise FlowlitError(f"{path} has no statistics; expected a file that flowlit statistics has written")
-    values = (state[name].double() for name in ("l", "s", "b"))
-    coefficients = Coefficients(*values, margin=float(facts["margin"]))
+    level, s, b = (state[name].double() for name in ("l", "s", "b"))
+    coefficients = Coefficients(level, s, b, float(facts["margin"]))
     if not all(torch.isfinite(value).all() for value in coefficients[:3]):
         raise FlowlitError(f"{path} has statistics that are not finite; make them again")
     return coefficients, facts

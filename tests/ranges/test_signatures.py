@@ -28,7 +28,7 @@ from flowlit.commands.couple.options import CoupleOptions
 from flowlit.couplings import Cached, NoisedImage, SeededNoise
 from flowlit.data import AveragePool, Digits, Pixels
 from flowlit.errors import FlowlitError
-from flowlit.networks import DiT
+from flowlit.networks import DiT, StoredStatistics
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.rewards import Brightness
@@ -69,6 +69,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ClassifierFreeGuidance": {"network": tiny_unet(num_classes=3, label_dropout=0.1), "scale": 2.0},
     "EDM": {"network": tiny_unet(time_scale=1.0)},
     "Adams": {"steps": 4},
+    "DPMSolverV3": {"steps": 4, "statistics": StoredStatistics("x.safetensors")},
     "CombinedGame": {"objectives": {"a": DMD(tiny_unet())}},
     "ConcatenatedImage": {"network": tiny_unet()},
     "AveragePool": {"scale": 2},
