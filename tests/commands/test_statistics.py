@@ -16,7 +16,7 @@ from flowlit.networks.statistics import read
 from flowlit.solvers import DPMSolverV3, Euler
 from flowlit.types import Solver
 
-SMALL = ["--num", "3", "--nodes", "8", "--batch", "2"]
+SMALL = ["--num", "8", "--nodes", "9", "--batch", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def made(network, cli, tmp_path):
     into = tmp_path / "statistics.safetensors"
     outcome = cli("statistics", path, "--into", str(into), "--weights", "raw", *SMALL)
     assert outcome.code == 0, outcome.err
-    assert "3 images at 8 nodes" in outcome.out and "StoredStatistics" in outcome.out
+    assert "8 images at 9 nodes" in outcome.out and "StoredStatistics" in outcome.out
     return path, into
 
 
 def test_they_are_read_by_the_solver_of_their_network_alone(made, network, cli, tmp_path):
     path, into = made
     coefficients, facts = read(into)
-    assert coefficients.l.shape == (8, 1, 8, 8) and facts["num"] == 3 and facts["guidance"] is None
+    assert coefficients.l.shape == (9, 1, 8, 8) and facts["num"] == 8 and facts["guidance"] is None
     solver = DPMSolverV3(4, statistics=StoredStatistics(str(into)))
     x0, cond = seeded_normals([1], range(4), (1, 8, 8)), {"label": torch.tensor([0, 1, 2, 0])}
     with torch.no_grad():
