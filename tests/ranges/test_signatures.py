@@ -70,6 +70,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "EDM": {"network": tiny_unet(time_scale=1.0)},
     "Adams": {"steps": 4},
     "DPMSolverV3": {"steps": 4, "statistics": StoredStatistics("x.safetensors")},
+    "Geometric": {"every": 10},
+    "Sigmoid": {"begin": 0, "end": 10},
     "CombinedGame": {"objectives": {"a": DMD(tiny_unet())}},
     "ConcatenatedImage": {"network": tiny_unet()},
     "AveragePool": {"scale": 2},

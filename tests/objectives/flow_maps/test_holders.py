@@ -13,7 +13,7 @@ from flowlit import rng
 from flowlit.callbacks import Anneal
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowModule
-from flowlit.objectives import Combined, Distillation
+from flowlit.objectives import Combined
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.flow_maps import (
     Consistency,
@@ -24,7 +24,7 @@ from flowlit.objectives.flow_maps import (
     guided_target,
 )
 from flowlit.objectives.intervals import Dyadic, FromNoise, Ordered, ToData
-from flowlit.objectives.times import Uniform
+from flowlit.objectives.times import Fixed, Uniform
 from flowlit.schedules import Geometric, Sigmoid
 from flowlit.solvers import Euler, Jumps
 from flowlit.types import Pair
@@ -144,11 +144,17 @@ def test_draws_of_intervals_are_those_of_the_whole_batch():
 
 
 def test_it_is_added_to_others():
-    parts = {"map": Lagrangian(guide=GUIDE, derivative="forward"), "pairs": Distillation()}
+    """Beside a regression onto the ends of pairs, which is a jump of the data from end to end."""
+    pairs = Splitting(FromNoise(Fixed(1.0)), first="data", split=1.0)
+    parts = {"map": Lagrangian(guide=GUIDE, derivative="forward"), "pairs": pairs}
     combined = Combined(parts, {"pairs": 0.5})
     module = FlowModule(student(), combined, solvers={"jumps": Jumps(1)})
     losses = combined(module.network, pair())
     torch.testing.assert_close(losses["loss"], losses["map"] + 0.5 * losses["pairs"])
+    data = pair()
+    ones = torch.ones(6)
+    u = module.network(data.x0, 0 * ones, {"r": ones})
+    torch.testing.assert_close(losses["pairs"], (u - (data.x1 - data.x0)).square().mean())
 
 
 # demands
