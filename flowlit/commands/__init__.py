@@ -96,6 +96,7 @@ COMMANDS = {
         "-c experiments/recipes/slimflow_digits.yaml --dry-run",
         "pipeline:pipeline",
     ),
+    "report": Command("one page about runs, to read and send", "runs/slimflow_digits", "report:report"),
     "arena": Command("recorded runs of many methods, compared", "runs/arena", "arena:arena"),
 }
 

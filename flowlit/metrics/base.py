@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from .._support.arrays import Npz
 from ..errors import FlowlitError
 from ..ranges import Checked
+from .report import Estimate
 
 
 class FeatureBatch(NamedTuple):
@@ -53,13 +54,6 @@ class FeatureExtractor(Checked, ABC):
     def extract(self, images: Tensor) -> FeatureBatch:
         """Return features, and logits if there are any, of images (B, C, H, W) uint8 in one pass."""
         return FeatureBatch(self(images))
-
-
-class Estimate(NamedTuple):
-    """Measured number, and the standard deviation of its estimate where that is defined."""
-
-    value: float
-    spread: float | None = None
 
 
 def jackknife(without: Tensor) -> float:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from .._support.permutation import shuffled
 from ..errors import FlowlitError
-from .base import Estimate, FeatureBatch, FeatureMetric, jackknife
+from .base import FeatureBatch, FeatureMetric, jackknife
 from .frechet import Moments, covariance, frechet_distance
+from .report import Estimate
 
 BLOCKS = 4
 """Of images on each side; subsets are two, three or all of them."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
-from .base import Estimate, FeatureBatch, FeatureMetric
+from .base import FeatureBatch, FeatureMetric
+from .report import Estimate
 
 
 @dataclass

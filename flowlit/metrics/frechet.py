@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..solvers.base import non_finite
-from .base import Estimate, Sums, jackknife
+from .base import Sums, jackknife
+from .report import Estimate
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:

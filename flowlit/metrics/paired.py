@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import Checked, NonNegativeInt
-from .base import Estimate, jackknife
+from .base import jackknife
+from .report import Estimate
 
 Channel = Literal["rgb", "y", "luma"]
 

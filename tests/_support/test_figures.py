@@ -15,10 +15,9 @@ from flowlit.callbacks.training import heat_map
 from flowlit.commands import sweep
 from flowlit.commands.cost.models import Model
 from flowlit.commands.cost.plot import plot
-from flowlit.commands.cost.records import Kind, Record
 from flowlit.couplings.store.picture import show
-from flowlit.metrics.base import Estimate
 from flowlit.metrics.cost import Macs
+from flowlit.metrics.report import Estimate, Kind, Record
 
 NAMES = ["$\\frac{$", "$x$", "$x", "a$b$c", "\\$x$ $", "_mine", "\\{%^#", "\n\udcff\x00", "x" * 300]
 

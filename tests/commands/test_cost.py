@@ -17,12 +17,12 @@ from flowlit.callbacks import FID, Report
 from flowlit.commands._yaml import build_network, network_in
 from flowlit.commands.cost.models import match, read_models
 from flowlit.commands.cost.plot import plot
-from flowlit.commands.cost.records import Kind, Record, read_reports
+from flowlit.commands.cost.records import read_reports
 from flowlit.couplings import SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
-from flowlit.metrics.base import Estimate
 from flowlit.metrics.cost import count_macs, count_parameters
+from flowlit.metrics.report import Estimate, Kind, Record
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.networks import ADM, ClassifierFreeGuidance
 from flowlit.objectives import RectifiedFlow

@@ -7,10 +7,10 @@ from hostile_bytes import VALUES, altered, as_json, bounded, mutated, places, re
 from hypothesis import given
 from PIL import Image
 
-from flowlit.commands.cost.records import records
 from flowlit.commands.pipeline.state import read_state, write_state
 from flowlit.commands.pipeline.summary import draw_samples, format_table, read_rows, summarise
 from flowlit.errors import FlowlitError
+from flowlit.metrics.report import records
 
 GOOD = {
     "key": "0123456789abcdef",

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..._support.progress import Bar
 from ...errors import FlowlitError
-from ...metrics.base import Estimate, FeatureBatch, FeatureExtractor, FeatureMetric, Reference
+from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
 from ...metrics.features import features_identity
 from ...metrics.fidelity import tag
 from ...metrics.frechet import frechet_estimates
+from ...metrics.report import Estimate
 from ...networks.checkpoints.fingerprint import identity
 from .base import noise_of
 from .generated_features import GeneratedFeatures

@@ -8,8 +8,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from ...errors import FlowlitError
-from ...metrics.base import Estimate
 from ...metrics.paired import PSNR, PairedMetric, mean_of, variance_ratio
+from ...metrics.report import Estimate
 from ...ranges import PositiveInt
 from .base import noise_of, numbers, protocols
 from .grids import FirstImages, check_noise

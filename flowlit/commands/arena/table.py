@@ -6,16 +6,22 @@ from ..._support.formatting import aligned, number_or_dash
 from .record import Arena, Row
 
 HEADER = ("method", "solver", "parameters", "NFE", "distance", "seeds")
+LEFT = 2
 COST = ("with gradient", "without", "hours", "processor h", "images/s")
 
 
 def format_table(arena: Arena, markdown: bool = False) -> str:
     """Return the table, with the protocol of the distances above it; for a document in Markdown."""
+    rows = cells(arena)
+    lines = _markdown(rows) if markdown else aligned(rows, LEFT)
+    return "\n".join([caption(arena), "", *lines])
+
+
+def cells(arena: Arena) -> list[list[str]]:
+    """Return the table as text, its header first; the first ``LEFT`` columns are words."""
     optional = ("extrapolated", "kernel")
     extra = [name for name in optional if any(getattr(row, name) is not None for row in arena.rows)]
-    cells = [[*HEADER, *extra, *COST], *(_cells(row, extra) for row in arena.rows)]
-    lines = _markdown(cells) if markdown else aligned(cells, left=2)
-    return "\n".join([_caption(arena), "", *lines])
+    return [[*HEADER, *extra, *COST], *(_cells(row, extra) for row in arena.rows)]
 
 
 def _cells(row: Row, extra: list[str]) -> list[str]:
@@ -36,7 +42,8 @@ def _cells(row: Row, extra: list[str]) -> list[str]:
     ]
 
 
-def _caption(arena: Arena) -> str:
+def caption(arena: Arena) -> str:
+    """Return the protocol of the distances in words."""
     protocol = arena.protocol
     images = "" if protocol.images is None else f" of {protocol.images:,} images"
     real = "" if protocol.reference_images is None else f" against {protocol.reference_images:,} real ones"

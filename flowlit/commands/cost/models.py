@@ -11,12 +11,13 @@ from torch import nn
 
 from ...errors import FlowlitError
 from ...metrics.cost import Macs, count_macs, count_parameters
+from ...metrics.report import Kind, Record
 from ...metrics.speed import Speed
 from ...networks import pretrained
 from ...networks.checkpoints.contents import Weights
 from .._yaml import build_network
 from .._yaml.trust import only_packages, trusted
-from .records import Kind, Record, Reports, belonging
+from .records import Reports, belonging
 
 YAML = (".yaml", ".yml")
 

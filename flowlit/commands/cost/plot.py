@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._support.formatting import in_figure, number_axes
-from ...metrics.base import Estimate
+from ...metrics.report import Estimate, Kind, Record
 from ...types import evaluations_of
 from .models import Model, kinds_of
-from .records import Kind, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

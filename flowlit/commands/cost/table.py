@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._support.formatting import aligned, number_or_dash
-from ...metrics.base import Estimate
+from ...metrics.report import Estimate
 from .models import Model, kinds_of
 
 COLUMNS = ["network", "parameters", "GMACs", "+ projections", "+ products", "latency, ms", "images/s"]

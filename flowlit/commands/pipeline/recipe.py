@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..._support.suggestions import did_you_mean
 from ...errors import FlowlitError
@@ -155,12 +156,12 @@ class Recipe:
             return
         spent = before["seconds"] if before and not before["done"] else 0.0
         words = stage.arguments(self.root)
-        if stage.command == "fit" and plan.action == "resume":
-            words += ["--resume", "auto"]
-        state = {"key": plan.key, "done": False, "seconds": spent, "result": None}
-        state |= {"inputs": plan.inputs, "content": plan.content}
+        state: dict[str, Any] = {"key": plan.key, "done": False, "seconds": spent, "result": None}
+        state |= {"inputs": plan.inputs, "content": plan.content, "words": words}
         state |= {"contents": Stamps(self.root).contents(plan.inputs)}
         write_state(folder, state)
+        if stage.command == "fit" and plan.action == "resume":
+            words = [*words, "--resume", "auto"]
         print(f"\n── {stage.name}: flowlit {' '.join(words)}", flush=True)
         uncertain = stage.uncertain(self.root, self.written)
         start = time.monotonic()

@@ -39,6 +39,8 @@ class StageState(Struct):
     """Hashes of inputs whose stamps have times."""
     rewritten: list[str] | None = None
     """Inputs that the stage has changed itself, which are none."""
+    words: list[str] | None = None
+    """Command line, after ``flowlit``."""
 
 
 STATE = Format(StageState, "state of a stage", "run the pipeline again")
