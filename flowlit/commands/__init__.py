@@ -96,6 +96,11 @@ COMMANDS = {
         "-c experiments/recipes/slimflow_digits.yaml --dry-run",
         "pipeline:pipeline",
     ),
+    "share": Command(
+        "a folder for the Hugging Face hub, and upload",
+        "runs/slimflow_digits/distill --into my_digits",
+        "share:share",
+    ),
     "report": Command("one page about runs, to read and send", "runs/slimflow_digits", "report:report"),
     "arena": Command("recorded runs of many methods, compared", "runs/arena", "arena:arena"),
 }

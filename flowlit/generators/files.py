@@ -24,26 +24,27 @@ from ..networks.checkpoints.spec import build, class_paths, spec
 from ..networks.checkpoints.tensors import check_finite
 from ..networks.checkpoints.write import write_state
 from ..types import Codec, Solver, codec_of
+from .hub import MODEL, NAME, as_hub_model, fetch
 from .inputs import as_device, check_kind
 
 if TYPE_CHECKING:
     from .core import NoiseToImages
-
-MODEL = "model.safetensors"
-"""File of weights in a folder that has several, by the custom of model hubs."""
 
 
 def file_in(place: Any) -> str:
     """Return the file of weights that a path means.
 
     Of a run's folder, or its checkpoints, it is the good checkpoint of the highest step; of another folder
-    its ``MODEL``, or its only safetensors.
+    its ``MODEL``, or its only safetensors; of a model of the hub its ``MODEL``, which is downloaded.
 
     Raises:
         FlowlitError: if there is none, or several.
     """
+    model = as_hub_model(place)
+    if model is not None:
+        return fetch(model)
     if not isinstance(place, (str, os.PathLike)) or not os.path.isdir(place):
-        return str(locate(place))
+        return str(_located(place))
     folder = Path(place)
     report = logging.getLogger("flowlit").warning
     files = [file for file in folder.glob("*.safetensors") if file.is_file()]
@@ -58,6 +59,16 @@ def file_in(place: Any) -> str:
     if latest is not None:
         return str(latest[0])
     return str(chosen[0] if chosen else locate(folder))
+
+
+def _located(place: Any) -> Path:
+    """Return the path of a file; where a name of the hub's form is a path for certain, errors say so."""
+    try:
+        return locate(place)
+    except FlowlitError as error:
+        if isinstance(place, str) and NAME.fullmatch(place) and not os.path.lexists(place):
+            raise FlowlitError(f"{error} (hf://{place} would be a model of the hub)") from error
+        raise
 
 
 def parts_of(

@@ -187,7 +187,9 @@ def load(
     Args:
         checkpoint: a run's folder, whose good checkpoint of the highest step is taken; a file of ``flowlit
             fit``, ``flowlit convert`` or ``Generator.save``, or another that ``pretrained`` reads; an ONNX
-            file of ``flowlit export``; or a folder with one file of safetensors, or model.safetensors.
+            file of ``flowlit export``; a folder with one file of safetensors, or model.safetensors; or a
+            model of the Hugging Face hub, as "user/name", "user/name@revision" or "hf://user/name"
+            (``flowlit[hub]``).
         weights: "ema", "raw", or the name of another average of the run.
         solver: None takes the first solver of the module that was trained (one Euler step for a one-step
             student).
@@ -195,7 +197,8 @@ def load(
         device: to generate on, as "cuda"; None is the CPU.
 
     Raises:
-        FlowlitError: as ``pretrained``; for folders without weights, and devices that this machine lacks.
+        FlowlitError: as ``pretrained``; for folders without weights, devices that this machine lacks, and
+            models that the hub does not have or give.
 
     Examples:
         >>> flowlit.load("runs/slimflow_digits/distill", device="cuda").grid(64)  # doctest: +SKIP

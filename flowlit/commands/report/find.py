@@ -61,6 +61,16 @@ def find_groups(places: Sequence[Path]) -> list[Group]:
     ]
 
 
+def group_of(root: Path) -> Group:
+    """Return the runs that are directly in a root, without their event files."""
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[:1] != ".")
+    except OSError:
+        folders = []
+    runs = [folder for folder in folders[:MOST] if _is_run(folder)]
+    return Group(root.name, root, in_order(root, [read_stage(run, events=False) for run in runs]))
+
+
 def _runs_in(folder: Path, depth: int = DEPTH) -> list[Path]:
     if _is_run(folder):
         return [folder]

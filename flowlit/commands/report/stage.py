@@ -59,8 +59,10 @@ class Stage:
             return None
 
 
-def read_stage(folder: Path) -> Stage:
-    """Read what a run's folder holds; what is damaged is a line among the problems."""
+def read_stage(folder: Path, events: bool = True) -> Stage:
+    """Read what a run's folder holds, on demand with its event files; what is damaged is a line among the
+    problems.
+    """
     stage = Stage(folder.name or folder.resolve().name, folder)
     _read_state(stage)
     _read_configurations(stage)
@@ -75,7 +77,8 @@ def read_stage(folder: Path) -> Stage:
     if (folder / "manifest.json").exists():
         stage.command = stage.command or "couple"
         stage.pairs = stage.tried(lambda: read_manifest(folder))
-    stage.curves = read_curves(folder)
+    if events:
+        stage.curves = read_curves(folder)
     stage.problems += stage.curves.problems
     stage.problems += _lacking(stage)
     return stage

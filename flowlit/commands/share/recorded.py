@@ -1,0 +1,56 @@
+"""What the runs beside a checkpoint have recorded of it: its recipe, and measurements of its very weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...networks.checkpoints.fingerprint import fingerprint
+from ...types import loaded_of
+from ..report.find import Group, group_of
+from ..report.stage import Stage
+
+
+@dataclass
+class Records:
+    """Runs that led to a checkpoint, and those that measured it."""
+
+    recipe: list[Stage] = field(default_factory=list)
+    measured: list[Stage] = field(default_factory=list)
+    """With the reports of these weights alone."""
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        return [report for stage in self.measured for report in stage.reports.values()]
+
+
+def recorded(network: nn.Module, checkpoint: str) -> Records:
+    """Return the records of a network that was read from a run; nothing where there is no run."""
+    file = (loaded_of(network) or {}).get("file")
+    path = Path(str(file)) if file else Path(checkpoint)
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    group = group_of(folder.absolute().parent)
+    sha = fingerprint(network)
+    measured = [own for stage in group.stages if (own := _of(stage, sha)).reports]
+    return Records(_ancestors(group, folder.absolute().name), measured)
+
+
+def _of(stage: Stage, sha: str) -> Stage:
+    """Return a run with those of its reports that are of these weights."""
+    reports = {name: report for name, report in stage.reports.items() if report.get("sha256") == sha}
+    own = Stage(stage.name, stage.folder, stage.command, stage.done, stage.seconds, stage.content)
+    own.reports = reports
+    own.commands = stage.commands
+    return own
+
+
+def _ancestors(group: Group, name: str) -> list[Stage]:
+    """Return a run and all that it needs, in their order; nothing if there is no such run."""
+    needed = {name}
+    for stage in reversed(group.stages):
+        if stage.name in needed:
+            needed |= set(stage.needs)
+    return [stage for stage in group.stages if stage.name in needed]
