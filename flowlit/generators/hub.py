@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from .._version import __version__
 from ..errors import FlowlitError
@@ -47,8 +50,8 @@ def as_hub_model(place: Any) -> HubModel | None:
 
     None for what exists here, has the name of a file, or lies in a folder that exists here.
 
-    >>> as_hub_model("somebody/cats@v1")
-    HubModel(name='somebody/cats', revision='v1', certain=False)
+    >>> as_hub_model("anna/cats@v1")
+    HubModel(name='anna/cats', revision='v1', certain=False)
     >>> as_hub_model("cats/student.ckpt"), as_hub_model("cats")
     (None, None)
 
@@ -78,12 +81,24 @@ def fetch(model: HubModel) -> str:
         from huggingface_hub import hf_hub_download
 
         facts: dict[str, Any] = {"library_name": "flowlit", "library_version": __version__}
+        facts["local_files_only"] = not _reachable()
         file = hf_hub_download(model.name, MODEL, revision=model.revision, **facts)
     if not model.certain:
         logging.getLogger("flowlit").warning(
             f"{model.name} is no path on this machine; taking the model of that name from the hub"
         )
     return str(file)
+
+
+def _reachable() -> bool:
+    """Return whether the hub's address is known here: without, its library would try for half a minute."""
+    from huggingface_hub import constants
+
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return bool(getproxies())
+    return True
 
 
 def upload(folder: Path, name: str, private: bool = False) -> str:

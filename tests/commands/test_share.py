@@ -170,9 +170,13 @@ def test_without_a_network_or_the_library(served, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        flowlit.errors.FlowlitError, match="me/digits does not exist on this machine.*cannot be reached"
+        flowlit.errors.FlowlitError, match=r"me/digits does not exist on this machine.*cannot be reached"
     ):
         flowlit.load("me/digits")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")
+    with pytest.raises(flowlit.errors.FlowlitError, match=r"hf://me/digits cannot be fetched.*no network"):
+        flowlit.load("hf://me/digits")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(flowlit.errors.FlowlitError, match=r"pip install 'flowlit\[hub\]'"):
         flowlit.load("me/digits")

@@ -19,7 +19,7 @@ KEPT = {"scalars": SCALARS, "images": PICTURES, "tensors": 1, "histograms": 1, "
 
 @dataclass
 class Curves:
-    """What a run has logged."""
+    """Numbers and pictures that a run has logged."""
 
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """(step, number) by tag, in the order of steps; all are finite."""

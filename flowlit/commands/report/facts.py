@@ -1,4 +1,4 @@
-"""What stands behind the numbers: protocol, cost, commands, environment, settings."""
+"""Facts behind the numbers: protocol, cost, commands, environment, settings."""
 
 from __future__ import annotations
 

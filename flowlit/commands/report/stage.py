@@ -1,4 +1,4 @@
-"""What one run has recorded, and what it lacks. Read without torch."""
+"""Records of one run, and what it lacks. Read without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs beside a checkpoint have recorded of it: its recipe, and measurements of its very weights."""
+"""Records of a checkpoint in the runs beside it: its recipe, and measurements of its very weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorded(network: nn.Module, checkpoint: str) -> Records:
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     group = group_of(folder.absolute().parent)
     sha = fingerprint(network)
-    measured = [own for stage in group.stages if (own := _of(stage, sha)).reports]
+    measured = [stage for stage in (_of(stage, sha) for stage in group.stages) if stage.reports]
     return Records(_ancestors(group, folder.absolute().name), measured)
 
 
