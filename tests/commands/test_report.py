@@ -265,6 +265,14 @@ def test_a_damaged_file_is_a_remark(name, tmp_path, quick):
     assert page.text.rpartition("Missing")[2].count("evaluate") >= 1
 
 
+def test_a_pipe_is_not_waited_for(tmp_path, quick):
+    measure(tmp_path / "root", report())
+    for name in ("events.out.tfevents.1", "samples/pipe.png", "training_cost.json", "config.yaml"):
+        os.mkfifo(tmp_path / "root/evaluate" / name)
+    text = page_of(tmp_path / "root").text.rpartition("Missing")[2]
+    assert "not all plain files" in text and "pipe.png is no picture" in text
+
+
 def test_a_picture_of_too_many_pixels_is_a_remark(tmp_path, quick):
     measure(tmp_path / "root", report())
     Image.new("1", (8192, 8192)).save(tmp_path / "root/evaluate/samples/large.png")

@@ -35,7 +35,11 @@ class Curves:
 def read_curves(folder: Path) -> Curves:
     """Read the event files in a folder; what cannot be read is a line among the problems."""
     curves = Curves()
-    if not any(folder.glob("events.out.tfevents.*")):
+    files = list(folder.glob("events.out.tfevents.*"))
+    if not files:
+        return curves
+    if not all(file.is_file() for file in files):  # the reader would wait for a pipe for ever
+        curves.problems.append("event files are not all plain files, and not read")
         return curves
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..._support.progress import Bar
 from ...errors import FlowlitError
 from .graph import in_order
 from .stage import Stage, read_stage
@@ -54,11 +55,15 @@ def find_groups(places: Sequence[Path]) -> list[Group]:
     count = sum(map(len, folders.values()))
     if count > MOST:
         raise FlowlitError(f"{count:,} runs are more than a page can show, {MOST:,}; name fewer folders")
-    names = _short_names(list(folders))
-    return [
-        Group(name, folder, in_order(folder, [read_stage(run) for run in folders[folder]]))
-        for name, folder in zip(names, folders, strict=True)
-    ]
+    groups = []
+    with Bar(total=count, desc="Reading runs", unit=" runs", delay=1.0, leave=False) as bar:
+        for name, folder in zip(_short_names(list(folders)), folders, strict=True):
+            stages = []
+            for run in folders[folder]:
+                stages.append(read_stage(run))
+                bar.update()
+            groups.append(Group(name, folder, in_order(folder, stages)))
+    return groups
 
 
 def group_of(root: Path) -> Group:

@@ -75,9 +75,11 @@ def _written(
         (folder / "config.json").write_bytes(encoded(configuration(again)))
         text = card(again, records, name=name, model=push or "user/name", licence=licence, samples=sampled)
         (folder / "README.md").write_text(text, encoding="utf-8")
-    total = sum(file.stat().st_size for file in into.iterdir())
-    measured = f"{len(records.reports)} reports of these weights" if records.reports else "nothing measured"
-    yield f"{into}: model.safetensors, config.json, README.md, samples.png, {size(total)}; {measured}"
+    files = sorted(into.iterdir())
+    total = size(sum(file.stat().st_size for file in files))
+    count = len(records.reports)
+    measured = f"{count} report{'s' * (count != 1)} of these weights"
+    yield f"{into}: {', '.join(file.name for file in files)}, {total}; {measured}"
 
 
 def _draw(generator: Generator, path: Path, num: int, seed: int) -> str:
