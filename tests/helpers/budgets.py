@@ -57,10 +57,10 @@ def in_place(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_pairs(content: dict[str, Any]) -> Evaluations:
-    """Return the evaluations of a coupling by ten steps of Heun, two for each."""
+    """Return the evaluations of a coupling by the midpoint rule, two for each step."""
     (solver,) = content["model"]["solvers"].values()
-    assert solver == {"class_path": "flowlit.solvers.Heun", "steps": 10}
-    return Evaluations(0, 20 * content["num"])
+    assert solver["class_path"] == "flowlit.solvers.Midpoint"
+    return Evaluations(0, 2 * solver["steps"] * content["num"])
 
 
 def of_training(content: dict[str, Any], batch: int) -> Evaluations:
