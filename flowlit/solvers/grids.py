@@ -50,8 +50,8 @@ class Quadratic(TimeGrid):
 class LogSNR(TimeGrid):
     """Times uniform in ln(t / (1 - t)) between a margin and 1 - margin, with 0 and 1 beside them.
 
-    DPM-Solver's grid (2206.00927), for diffusions of small images. On the straight path it is for tests and
-    for many steps: at 16 and fewer, uniform times were three times as near in ours (``docs/choosing.md``).
+    DPM-Solver's grid (2206.00927), for diffusions of small images. On the straight path begin
+    with uniform times.
     """
 
     margin: PositiveFloat = 0.02

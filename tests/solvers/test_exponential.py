@@ -199,6 +199,10 @@ def test_a_searched_schedule_has_the_other_solvers_as_special_cases():
             UniPC(6, b="1", prediction="noise", grid=Given(times)),
         ),
         ({"orders": 3, "predictions": "velocity"}, DEIS(6, grid=Given(times))),
+        (
+            {"orders": 2, "predictions": "velocity", "correctors": True},
+            UniPC(6, order=2, prediction="velocity", b="1", grid=Given(times)),
+        ),
     ]
     for decisions, other in cases:
         for reverse in (False, True):
