@@ -184,7 +184,7 @@ def test_orders_of_convergence():
             x = advance(x, i, s + every, known)
         return x
 
-    assert order(solve, 0.02, 0.98, (12, 18, 27)) > 2.3
+    assert order(solve, 0.02, 0.98, (16, 24, 36)) > 2.3
 
 
 def test_pseudo_order_takes_as_few_evaluations_as_each_derivative_needs():
