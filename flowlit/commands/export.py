@@ -51,20 +51,15 @@ def export(
             form lacks, and exports that make other images.
     """
     from ..generators.export import export as write
-    from ..generators.export.forms import form_of
     from ..generators.export.write import check_target
     from .sample.solver import load_with
 
     if runtime is not None and to != "web":
         raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
-    form_of(to, into)
-    check_target(into)
+    check_target(into, to)
     generator = load_with(checkpoint, weights, solver, nfe)
-    extractor = None if features is None else _extractor(features)
-    done = write(
-        generator, to, into, licence=licence, seed=seed, num=num, features=extractor, runtime=runtime
-    )
-    yield from lines(done)
+    options: dict[str, Any] = {"licence": licence, "num": num, "seed": seed, "runtime": runtime}
+    yield from lines(write(generator, to, into, features=_extractor(features), **options))
 
 
 def lines(done: Any) -> Iterator[str]:
@@ -88,8 +83,10 @@ def lines(done: Any) -> Iterator[str]:
         yield f"{beside(done.into)}: the comparison"
 
 
-def _extractor(features: str) -> Any:
-    """Return an extractor by the name of its class, or as a YAML describes it."""
+def _extractor(features: str | None) -> Any:
+    """Return an extractor by the name of its class, or as a YAML describes it; None without."""
+    if features is None:
+        return None
     from ..metrics import FeatureExtractor
     from ..networks.checkpoints.spec import build
     from ._yaml import read_yaml

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: inputs and outputs, origin, licence, data and measurements."""
+"""Description of an exported file, inside it: inputs and outputs, origin, licence, data and measurements."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def licence_beside(file: Path) -> str | None:
         if not card.is_file():
             continue
         text = card.read_text(encoding="utf-8", errors="replace")[:100_000]
-        found = re.search(r"^\|?\s*licen[cs]e\s*[:|]\s*([^|\n]+?)\s*\|?\s*$", text, re.M | re.I)
-        if found is not None:
-            return found[1]
+        stated = re.search(r"^\|?\s*licen[cs]e\s*[:|]\s*([^|\n]+?)\s*\|?\s*$", text, re.M | re.I)
+        if stated is not None:
+            return stated[1]
     return None
 
 
@@ -103,7 +103,8 @@ def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
     """
     run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), REPORTS)
-    return [facts for path in sorted(set(places)) if (facts := _measured(path, weights)) is not None]
+    measured = [_measured(path, weights) for path in sorted(set(places))]
+    return [facts for facts in measured if facts is not None]
 
 
 def _measured(path: Path, weights: str) -> dict[str, Any] | None:

@@ -88,5 +88,5 @@ def folded(generator: NoiseToImages) -> Folded:
     if after == number:
         return Folded(generator, number, number, "kept: parts of the network have different times")
     second = "" if r is None else f", r = {r:g}"
-    made = replace(generator, network=fixed)
-    return Folded(made, number, after, f"folded into constants at t = {t:g}{second}")
+    result = replace(generator, network=fixed)
+    return Folded(result, number, after, f"folded into constants at t = {t:g}{second}")

@@ -36,7 +36,7 @@ def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, 
     inputs = INPUTS[: 1 + is_labelled(generator)]
     try:
         with quiet():
-            made = torch.onnx.export(
+            written = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
@@ -45,9 +45,9 @@ def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, 
                 opset_version=OPSET,
                 external_data=False,
             )
-        assert made is not None
-        _strip(made.model)
-        model = made.model_proto
+        assert written is not None
+        _strip(written.model)
+        model = written.model_proto
     except Exception as error:  # of operators of anyone's
         raise _unknown_operator(error, program) from error
     _name_batches(model)

@@ -1,4 +1,4 @@
-"""Whether an exported generator is the one that was trained: differences, sizes, latencies."""
+"""Comparison of an exported generator with the one that was trained: differences, sizes, latencies."""
 
 from __future__ import annotations
 
@@ -169,13 +169,13 @@ def report_of(
 
 
 def _extras() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def table(report: dict[str, Any], name: str) -> list[str]:

@@ -32,7 +32,7 @@ class Port(Struct):
 
 
 class ExportFacts(Struct):
-    """What a file says of itself, as far as generating needs it."""
+    """Description of a file in its metadata, as far as generating needs it."""
 
     format: str
     version: int
@@ -128,10 +128,10 @@ def check_ports(runtime: Any, facts: Mapping[str, Any], path: Path) -> None:
         ("output", runtime.get_outputs(), OUTPUTS),
     ):
         real = {port.name: (list(port.shape), TYPES.get(port.type, port.type)) for port in ports}
-        told = {name: (port["shape"], port["type"]) for name, port in facts[f"{kind}s"].items()}
-        if set(told) != set(names) or real != told:
+        stated = {name: (port["shape"], port["type"]) for name, port in facts[f"{kind}s"].items()}
+        if set(stated) != set(names) or real != stated:
             raise FlowlitError(
-                f"{path}: its {kind}s are {_shown(real)}, but it says {_shown(told)}; export it again"
+                f"{path}: its {kind}s are {_shown(real)}, but it says {_shown(stated)}; export it again"
             )
 
 

@@ -37,12 +37,13 @@ class Exported(NamedTuple):
     fold: Folded
 
 
-def check_target(into: Path) -> None:
-    """Refuse an export, or a report beside it, that exists.
+def check_target(into: Path, to: str) -> None:
+    """Refuse a name that does not fit a form, and an export, or a report beside it, that exists.
 
     Raises:
         FlowlitError: naming the file.
     """
+    form_of(to, into)
     for path in (into, beside(into)):
         if path.exists():
             raise FlowlitError(f"{path} exists; remove it, or choose another --into")
@@ -75,8 +76,7 @@ def export(
         FlowlitError: if the file exists, the generator cannot be exported so, the disk is full, or the export
             makes other images. Nothing is left then.
     """
-    form_of(to, into)
-    check_target(into)
+    check_target(into, to)
     place = None if runtime is None else runtime_in(runtime)
     if to != "safetensors":
         check_exportable(generator)
