@@ -121,9 +121,10 @@ exit codes: 0 fine, 1 it failed, 2 it was called wrongly; FLOWLIT_TRACEBACK=1 sh
 
 def usage() -> str:
     """Return the help of flowlit: a line for each command."""
+    names = max(map(len, COMMANDS))
     width = max(len(command.help) for command in COMMANDS.values())
     rows = [
-        f"  {name:<9}  {command.help:<{width}}  flowlit {name} {command.example}"
+        f"  {name:<{names}}  {command.help:<{width}}  flowlit {name} {command.example}"
         for name, command in COMMANDS.items()
     ]
     return USAGE.format(commands="\n".join(rows))
