@@ -241,7 +241,7 @@ COMMANDS: dict[str, tuple[list[object], tuple[str, ...]]] = {
     "a misspelt command": (["fti"], ("unknown command 'fti'; did you mean fit?",)),
     "a command in capitals": (["FIT"], ("did you mean fit?",)),
     "what a command does": (["train"], ("unknown command 'train'; did you mean fit?",)),
-    "what two commands do": (["generate"], ("did you mean validate or predict?",)),
+    "what two commands do": (["generate"], ("did you mean validate or sample or predict?",)),
     "a misspelt option of flowlit": (["--hlp"], ("did you mean --help?",)),
     "a misspelt part of a command": (["couplings", "inof"], ("expected one of info", "did you mean info?")),
     "a YAML without -c": (["fit", "a.yaml"], ("unrecognized arguments: a.yaml; did you mean -c a.yaml?",)),
