@@ -62,7 +62,7 @@ ELSEWHERE = {
     "flowlit.callbacks.MatmulPrecision",
     "flowlit.callbacks.FID",  # needs features; tests/callbacks/evaluation/test_fid.py has it without a logger
     "flowlit.callbacks.ImageWriter",  # of predict
-    "flowlit.callbacks.PairedMetrics",  # needs degraded images; its picture is drawn by show_figure as all others
+    "flowlit.callbacks.PairedMetrics",  # needs degraded images
 }
 """Callbacks that log nothing, or are tried without a logger elsewhere."""
 
