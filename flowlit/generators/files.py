@@ -177,3 +177,12 @@ def _check_rebuilt(description: dict[str, Any], state: dict[str, Tensor]) -> Non
                 f"{name} is {value.dtype}, but the network's class builds {again[name].dtype}, and the file "
                 "would give other images; convert it first, as network.float()"
             )
+
+
+def run_of(file: Path) -> Path:
+    """Return the folder of the run that a checkpoint belongs to.
+
+    >>> run_of(Path("runs/a/checkpoints/last.ckpt")).as_posix(), run_of(Path("weights/a.ckpt")).as_posix()
+    ('runs/a', 'weights')
+    """
+    return file.parent.parent if file.parent.name == "checkpoints" else file.parent

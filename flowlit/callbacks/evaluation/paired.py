@@ -21,8 +21,8 @@ class PairedMetrics(FirstImages):
     """Log how near the first images of validation are to those that were degraded.
 
     For super-resolution. ``<metric>/<solver>`` is the mean over images, with its standard error in the
-    report. Solvers ``OneStep(t)`` of several t make the curve from fidelity to
-    realism, ``fidelity_realism.png``, with Fréchet distances where ``FID`` measures them.
+    report. Solvers ``OneStep(t)`` of several t make the curve from fidelity to realism,
+    ``fidelity_realism.png``, with Fréchet distances where ``FID`` measures them.
 
     Args:
         metrics: such as ``flowlit.metrics.PSNR`` and ``SSIM``; None is PSNR of all channels.
@@ -39,10 +39,14 @@ class PairedMetrics(FirstImages):
         self.mean = mean
         self._estimates: dict[str, Estimate] = {}
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the metrics by name."""
+        return {metric.name: metric.title for metric in self.metrics}
+
     def protocol(self) -> dict[str, Any]:
         spread = {tag: each.spread for tag, each in self._estimates.items() if each.spread is not None}
-        titles = {metric.name: metric.title for metric in self.metrics}
-        return {"paired": {"metrics": titles, "images": self.num, "mean": self.mean}, "spread": spread}
+        return {"paired": {"metrics": self.titles, "images": self.num, "mean": self.mean}, "spread": spread}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         noise = check_noise(trainer, stage, "PairedMetrics", self.num)
@@ -68,12 +72,11 @@ class PairedMetrics(FirstImages):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        titles = {metric.name: metric.title for metric in self.metrics}
-        names = [*titles, "variance_ratio"]
+        names = [*self.titles, "variance_ratio"]
         spread = protocols(trainer).get("spread", {})
         drawn = curves(pl_module.solvers, numbers(trainer), spread, names)
         if drawn:
-            show_figure(trainer, "fidelity_realism", lambda: draw_curves(drawn, titles))
+            show_figure(trainer, "fidelity_realism", lambda: draw_curves(drawn, self.titles))
 
     on_test_end = on_validation_end
 

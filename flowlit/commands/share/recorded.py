@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ...generators.files import run_of
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...types import loaded_of
 from ..report.find import Group, group_of
@@ -30,8 +31,7 @@ class Records:
 def recorded(network: nn.Module, checkpoint: str) -> Records:
     """Return the records of a network that was read from a run; nothing where there is no run."""
     file = (loaded_of(network) or {}).get("file")
-    path = Path(str(file)) if file else Path(checkpoint)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = run_of(Path(str(file)) if file else Path(checkpoint))
     group = group_of(folder.absolute().parent)
     sha = fingerprint(network)
     measured = [stage for stage in (_of(stage, sha) for stage in group.stages) if stage.reports]

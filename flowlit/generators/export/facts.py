@@ -16,6 +16,7 @@ from ...networks.checkpoints.fingerprint import fingerprint
 from ...networks.checkpoints.spec import spec, summarise
 from ...types import evaluations_of, label_dropout_of, loaded_of
 from ..core import NoiseToImages
+from ..files import run_of
 from .fold import Folded, times_of
 
 FORMAT = "flowlit-export"
@@ -101,7 +102,7 @@ def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
         file: that the weights were read from.
         weights: their hash.
     """
-    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    run = run_of(file)
     places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), REPORTS)
     measured = [_measured(path, weights) for path in sorted(set(places))]
     return [facts for facts in measured if facts is not None]

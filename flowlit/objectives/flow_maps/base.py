@@ -13,6 +13,7 @@ from ..._support.velocities import evaluate
 from ...errors import FlowlitError
 from ...frozen import Frozen
 from ...paths.straight import interpolate
+from ...ranges import NonNegativeFloat, PositiveFloat
 from ...types import Distance, Objective, Pair, VelocityField, reads_of
 from ..distances import SquaredError
 from ..intervals import IntervalDistribution, StartEnd
@@ -30,6 +31,8 @@ class FlowMapObjective(Objective):
         distance: between average velocities; None is the mean squared error.
         guide: a velocity that is followed; None where data or the network itself are. Frozen, absent from
             checkpoints.
+        p: power of the adaptive weight, 0 for none.
+        c: of the same.
     """
 
     differentiates_time: bool = False
@@ -40,11 +43,15 @@ class FlowMapObjective(Objective):
         intervals: IntervalDistribution | None = None,
         distance: Distance | None = None,
         guide: nn.Module | None = None,
+        p: NonNegativeFloat = 0.0,
+        c: PositiveFloat = 1e-3,
     ):
         super().__init__()
         self.intervals = intervals or StartEnd()
         self.distance = distance or SquaredError()
         self.guide = None if guide is None else Frozen(guide)
+        self.p = p
+        self.c = c
 
     @property
     def times(self) -> IntervalDistribution:
@@ -91,8 +98,8 @@ class FlowMapObjective(Objective):
         }
 
     def weigh(self, error: Tensor, t: Tensor, s: Tensor, pair: Pair) -> Tensor:
-        """Return weighted losses (B,) of errors (B,) at t and s (B,); as they are by default."""
-        return error
+        """Return losses (B,) of errors (B,) at t and s (B,), adaptively weighted."""
+        return adaptive(error, pair.x1[0].numel(), self.p, self.c)
 
     @abstractmethod
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:

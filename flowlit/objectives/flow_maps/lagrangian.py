@@ -11,7 +11,7 @@ from ...ranges import NonNegativeFloat, PositiveFloat, Share
 from ...types import Distance, Pair, VelocityField
 from ..intervals import IntervalDistribution
 from .averages import Derivative, average, end_derivative, jump
-from .base import FlowMapObjective, adaptive
+from .base import FlowMapObjective
 
 
 def lagrangian_loss(
@@ -70,11 +70,9 @@ class Lagrangian(FlowMapObjective):
         p: NonNegativeFloat = 0.0,
         c: PositiveFloat = 1e-3,
     ):
-        super().__init__(intervals, distance, guide)
+        super().__init__(intervals, distance, guide, p, c)
         self.derivative: Derivative = derivative
         self.step = step
-        self.p = p
-        self.c = c
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:
         """Return the error of each sample on its interval, t to s (B,), (B,)."""
@@ -88,7 +86,3 @@ class Lagrangian(FlowMapObjective):
             derivative=self.derivative,
             step=self.step,
         )
-
-    def weigh(self, error: Tensor, t: Tensor, s: Tensor, pair: Pair) -> Tensor:
-        """Return adaptively weighted losses (B,) of errors (B,)."""
-        return adaptive(error, pair.x1[0].numel(), self.p, self.c)

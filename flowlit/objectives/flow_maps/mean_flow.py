@@ -13,7 +13,7 @@ from ...ranges import Float, Fraction, NonNegativeFloat, PositiveFloat, Probabil
 from ...types import Distance, Pair, VelocityField
 from ..intervals import IntervalDistribution
 from .averages import Derivative, average, start_derivative
-from .base import FlowMapObjective, adaptive, instant_velocity
+from .base import FlowMapObjective, instant_velocity
 
 Tangent = Literal["target", "self"]
 
@@ -113,7 +113,7 @@ class MeanFlow(FlowMapObjective):
         guided_from: Probability = 0.0,
         share: Probability = 1.0,
     ):
-        super().__init__(intervals, distance, guide)
+        super().__init__(intervals, distance, guide, p, c)
         if guide is not None and (guidance != 1 or kappa):
             raise FlowlitError(
                 f"MeanFlow: guidance is {guidance} and kappa {kappa} beside a guide; guide the guide itself, "
@@ -122,8 +122,6 @@ class MeanFlow(FlowMapObjective):
         self.tangent: Tangent = tangent
         self.derivative: Derivative = derivative
         self.step = step
-        self.p = p
-        self.c = c
         self.guidance = guidance
         self.kappa = kappa
         self.guided_from = guided_from
@@ -150,7 +148,3 @@ class MeanFlow(FlowMapObjective):
             return instant_velocity(self.guide, pair, t)
         v = guided_target(velocity, pair, t, guidance=self.guidance, kappa=self.kappa)
         return torch.where(expand(t >= self.guided_from, v), v, pair.x1 - pair.x0)
-
-    def weigh(self, error: Tensor, t: Tensor, s: Tensor, pair: Pair) -> Tensor:
-        """Return adaptively weighted losses (B,) of errors (B,)."""
-        return adaptive(error, pair.x1[0].numel(), self.p, self.c)

@@ -15,7 +15,7 @@ from ...ranges import NonNegativeFloat, PositiveFloat, Probability
 from ...types import Cond, Distance, Pair, VelocityField
 from ..intervals import IntervalDistribution
 from .averages import average, jump
-from .base import FlowMapObjective, adaptive, instant_velocity
+from .base import FlowMapObjective, instant_velocity
 
 First = Literal["self", "data", "guide"]
 Second = Literal["self", "guide"]
@@ -101,7 +101,7 @@ class Splitting(FlowMapObjective):
         p: NonNegativeFloat = 0.0,
         c: PositiveFloat = 1e-3,
     ):
-        super().__init__(intervals, distance, guide)
+        super().__init__(intervals, distance, guide, p, c)
         if (guide is None) == ("guide" in (first, second)):
             given = "no guide" if guide is None else "a guide"
             raise FlowlitError(
@@ -113,8 +113,6 @@ class Splitting(FlowMapObjective):
         self.split = split
         self.shortest = shortest
         self.clip = clip
-        self.p = p
-        self.c = c
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:
         """Return the error of each sample on its interval, t to s (B,), (B,)."""
@@ -139,7 +137,7 @@ class Splitting(FlowMapObjective):
         With the data's first leg a difference from the target is proportional to the split; where t < s (B,),
         the loss is divided by what follows from that.
         """
-        loss = adaptive(error, pair.x1[0].numel(), self.p, self.c)
+        loss = super().weigh(error, t, s, pair)
         if self.first != "data" or not self.split:
             return loss
         return torch.where(s > t, self.split ** (2 * self.p - 1) * loss, loss)
