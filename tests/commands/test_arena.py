@@ -412,6 +412,21 @@ def test_one_of_several_features_is_chosen(runs):
     assert "no distance in digts features" in in_process("arena", runs, "--features", "digts").error
 
 
+def test_whether_another_space_of_features_ranks_alike_is_said(runs):
+    """Rows by distance: slimflow 6 and 10, naive 16 and 20; in other features the first two change places."""
+    of_others = {"slimflow": [1.0, 2.0], "naive": [5.0, 4.0]}
+    for run in runs.glob("*/*"):
+        content = json.loads((run / "evaluate/metrics.json").read_text())
+        other = report(of_others[run.parent.name], "digits")
+        content["metrics"] |= other["metrics"]
+        content["features"] |= other["features"]
+        measure(run, content)
+    line = "ranks in digits features: Spearman's correlation 0.80, 4 rows"
+    assert line in arena(runs, FEATURES)[0].notes
+    measure(runs / "naive/0", content | {"metrics": content["metrics"] | {"frechet_digits/euler1": None}})
+    assert not any("Spearman" in note and "4 rows" in note for note in arena(runs, FEATURES)[0].notes)
+
+
 def test_seeds_with_other_networks_are_never_mixed(runs):
     measure(runs / "naive/1", report([1.0, 2.0], params=2000))
     error = in_process("arena", runs).error

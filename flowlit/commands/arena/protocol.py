@@ -40,7 +40,7 @@ def features_of(reports: Sequence[Measured], given: str) -> str:
     Raises:
         FlowlitError: if there are none, or several and none of them is given.
     """
-    own = [_features(each.report) for each in reports]
+    own = [spaces(each.report) for each in reports]
     common = set.intersection(*own)
     for each, names in zip(reports, own, strict=True):
         if given and given not in names:
@@ -61,7 +61,8 @@ def features_of(reports: Sequence[Measured], given: str) -> str:
     return given or common.pop()
 
 
-def _features(report: dict[str, Any]) -> set[str]:
+def spaces(report: dict[str, Any]) -> set[str]:
+    """Return the features whose Fréchet distance a report has."""
     names = (distance_features(tag.rpartition("/")[0]) for tag in report["metrics"])
     return {name for name in names if name is not None}
 

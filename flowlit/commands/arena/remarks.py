@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
-from .protocol import Measured
+from .protocol import Measured, spaces, tags
 from .record import Row
-from .runs import Cost, Run, Runs
+from .runs import Cost, Run, Runs, number
 
 SHARE = 0.02
 """Of the median, by which the counted evaluations of a method may differ from it."""
@@ -103,3 +103,31 @@ def other_machines(reports: Sequence[Measured]) -> list[str]:
     return (
         [f"several machines: {'; '.join(parts)}; hours and images/s do not compare"] if len(parts) > 1 else []
     )
+
+
+def agreement(groups: Mapping[tuple[str, str, str], Sequence[Measured]], features: str) -> list[str]:
+    """Return a line for each other space of features that all reports have: whether it ranks rows alike.
+
+    Args:
+        groups: of reports, by method, stage and solver; a row of the table each.
+        features: the space of the table's distances.
+    """
+    from scipy.stats import spearmanr
+
+    common = set.intersection(*(spaces(each.report) for group in groups.values() for each in group))
+    lines = []
+    for other in sorted(common - {features}):
+        means = [
+            [_mean(group, f"{tags(space)[0]}/{solver}") for space in (features, other)]
+            for (_, _, solver), group in groups.items()
+        ]
+        known = [pair for pair in means if None not in pair]
+        if len(known) > 2:
+            rank = spearmanr(known).statistic
+            lines.append(f"ranks in {other} features: Spearman's correlation {rank:.2f}, {len(known)} rows")
+    return lines
+
+
+def _mean(group: Sequence[Measured], tag: str) -> float | None:
+    values = [number(each.report, tag) for each in group]
+    return fmean(values) if None not in values else None  # type: ignore[type-var]

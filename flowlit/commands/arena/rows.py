@@ -12,7 +12,7 @@ from PIL import Image
 from ...errors import FlowlitError
 from .protocol import Measured, features_of, protocol_of, tags
 from .record import Arena, Row
-from .remarks import different, left_out, mark_off_budget, other_inputs, other_machines, uncounted
+from .remarks import agreement, different, left_out, mark_off_budget, other_inputs, other_machines, uncounted
 from .runs import Runs, number, solvers_of
 
 
@@ -47,6 +47,7 @@ def compare(runs: Runs, features: str = "") -> Arena:
     notes = [*mark_off_budget(rows, runs.finished), *left_out(runs)]
     notes += [*uncounted(runs.finished), *different(runs.finished)]
     notes += [*other_inputs(runs.finished), *other_machines(reports)]
+    notes += agreement(groups, features)
     samples, others = _samples(rows, reports)
     return Arena(protocol, rows, runs.incomplete, [*notes, *others], samples)
 
