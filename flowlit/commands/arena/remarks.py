@@ -129,5 +129,5 @@ def agreement(groups: Mapping[tuple[str, str, str], Sequence[Measured]], feature
 
 
 def _mean(group: Sequence[Measured], tag: str) -> float | None:
-    values = [number(each.report, tag) for each in group]
-    return fmean(values) if None not in values else None  # type: ignore[type-var]
+    values = [value for each in group if (value := number(each.report, tag)) is not None]
+    return fmean(values) if len(values) == len(group) else None
