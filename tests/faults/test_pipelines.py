@@ -97,6 +97,17 @@ def test_images_that_are_gone_are_told_before_anything_runs(recipe, photos):
     assert recipe.ran == []
 
 
+def test_what_lacks_an_input_quotes_what_the_recipe_needs(cli, tmp_path):
+    head = "# A recipe.\n#   needs    first.yaml, and patience  \n"
+    (tmp_path / "i.yaml").write_text(f"source: {tmp_path}/gone\ninto: {tmp_path}/runs/a/a.zip\n")
+    stages = f"stages: {{a: {{command: images, config: {tmp_path}/i.yaml, writes: a/a.zip}}}}\n"
+    for text, end in ((head, "name another (needs, says "), ("", "name another")):
+        (tmp_path / "r.yaml").write_text(f"{text}root: {tmp_path}/runs\n{stages}")
+        error = cli("pipeline", "-c", tmp_path / "r.yaml").error
+        assert f"stage a reads {tmp_path}/gone: no such file or folder; put it there, or " + end in error
+        assert error.strip().endswith("first.yaml, and patience)" if text else "name another"), error
+
+
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "resize", "in a sub-folder", "through a link"])
 def test_every_change_of_a_folder_is_seen(recipe, photos, change):
     outside = photos.parent / "outside"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -61,3 +63,10 @@ def read_table(path: str, table: Any, evaluations: Sequence[str]) -> list[dict[s
                 f"command is validate or test: {expected}"
             )
     return rows
+
+
+def stated_needs(path: str) -> str:
+    """Return what a recipe's head says that it needs, as the end of an error; "" if it says nothing."""
+    head = Path(path).read_text(encoding="utf-8", errors="replace") if path else ""
+    found = re.search(r"^# +needs +(.+)$", head, re.MULTILINE)
+    return f" (needs, says {path}: {found[1].strip()})" if found else ""

@@ -22,7 +22,7 @@ from .budget import Budget, counted, read_budget
 from .children import environment, run_child
 from .pictures import from_images
 from .plan import EVALUATE, Plan, decide, measured, stale
-from .reading import read_recipe, read_table
+from .reading import read_recipe, read_table, stated_needs
 from .stage import Stage, read_stage
 from .stamps import GONE, Stamps
 from .state import move, read_state, write_state
@@ -137,7 +137,10 @@ class Recipe:
             if plan.missing and plan.action != "done"
         ]
         if missing:
-            raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; put it there, or name another")
+            needs = stated_needs(self.files[0])
+            raise FlowlitError(
+                f"{'; '.join(missing)}: no such file or folder; put it there, or name another{needs}"
+            )
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
