@@ -136,6 +136,8 @@ class Objective(OneLine, Checked, nn.Module, ABC):
     observer: Callable[[Tensor, Tensor], None] | None = None
     """Called with times (B,) and losses (B,), before any weighting; must not change them."""
 
+    keeps: frozenset[str] = frozenset()  # names of conditions that are for it, and not for its network
+
     def __call__(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         check_pair(pair)
         return super().__call__(velocity, pair)
@@ -145,8 +147,8 @@ class Objective(OneLine, Checked, nn.Module, ABC):
         """Return scalars () by name: ``"loss"`` is required, the others are logged."""
 
     def conditions(self, cond: Cond) -> Cond:
-        """Return those conditions (B, …) of the data that the trained network gets: by default all."""
-        return cond
+        """Return those conditions (B, …) of the data that the trained network gets: all but ``keeps``."""
+        return {name: value for name, value in cond.items() if name not in self.keeps}
 
     def on_attach(self, module: nn.Module) -> None:
         """Prepare for the module that will train with this objective, for instance to use its average."""

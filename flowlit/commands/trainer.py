@@ -15,7 +15,7 @@ from ..couplings.origins import From
 from ..couplings.store.encoding import X0, X1
 from ..errors import Diverged
 from ..modules import FlowModule
-from ..ranges import PositiveInt, Seed
+from ..ranges import Float, PositiveInt, Seed
 from ..types import Solver
 from ._line.earlier import taking_back
 from ._line.limits import check_end, check_run, checked_numbers, is_endless
@@ -119,6 +119,7 @@ class FlowTrainer(OneWriter):
         x1: X1 | None = None,
         shard_size: PositiveInt | None = None,
         batch_size: PositiveInt | None = None,
+        times: list[Float] | None = None,
     ) -> None:
         """Examine what fit, or a recipe, would do, before hours are spent: files, memory, time, settings.
 
@@ -139,18 +140,11 @@ class FlowTrainer(OneWriter):
             x1: how data is stored.
             shard_size: pairs per file.
             batch_size: pairs solved at a time.
+            times: of the solver's states that are kept, too.
         """
-        options = CoupleOptions.if_given(
-            store=store,
-            num=num,
-            seed=seed,
-            origin=origin,
-            labels=labels,
-            x0=x0,
-            x1=x1,
-            shard_size=shard_size,
-            batch_size=batch_size,
-        )
+        pairs = {"store": store, "num": num, "seed": seed, "origin": origin, "labels": labels, "times": times}
+        files = {"x0": x0, "x1": x1, "shard_size": shard_size, "batch_size": batch_size}
+        options = CoupleOptions.if_given(**pairs, **files)
         doctor(self, model, datamodule, ckpt_path, weights_only, options, self.gpus)
 
     def couple(

@@ -19,6 +19,7 @@ from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
 from .store.encoding import check_codec, restored_pair
 from .store.reader import StoredPairs
+from .store.states import warn_of_rounding
 
 
 class Cached(Coupling):
@@ -32,6 +33,9 @@ class Cached(Coupling):
             copied there; right where they fit into its memory.
         checksums: verify each file when it is opened; ``flowlit couplings verify`` checks all of them.
         only: take the pairs of these classes alone, of those first ones; None takes all.
+        states: read so many states of each trajectory, x1 among them, for
+            ``flowlit.objectives.flow_maps.OnTrajectories``, from a store that has them (``flowlit couple
+            --times``). None reads pairs alone, of which a store with states has them, too.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Cached(Coupling):
         resident: bool = False,
         checksums: bool = True,
         only: Sequence[NonNegativeInt] | None = None,
+        states: PositiveInt | None = None,
     ):
         if not store:
             raise FlowlitError(f"Cached: store is {store!r}; expected a folder of pairs, or several")
@@ -51,13 +56,15 @@ class Cached(Coupling):
         self.resident = resident
         self.checksums = checksums
         self.only = only
+        self.states = states
         self._resident: Pair | None = None
 
     def dataset(self) -> Dataset:
-        self._pairs = StoredPairs(
-            [self.store] if isinstance(self.store, str) else self.store, self.limit, self.checksums, self.only
-        )
+        folders = [self.store] if isinstance(self.store, str) else self.store
+        self._pairs = StoredPairs(folders, self.limit, self.checksums, self.only, self.states)
         self._pairs.check()
+        if self._pairs.states:
+            warn_of_rounding(self._pairs.states, self._pairs.manifest, self.source)
         self.generates = any(manifest["origin"] != "data" for manifest in self._pairs.manifests)
         self._resident = None
         return RowNumbers(self._pairs) if self.resident else self._pairs

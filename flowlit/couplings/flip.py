@@ -16,9 +16,11 @@ from ..types import Codec, Pair
 
 def flip(pair: Pair, mask: Tensor) -> Pair:
     """Mirror both ends, (B, C, H, W), of the samples where mask (B,) is true, along the width. Conditions of
-    four dimensions are images, and mirrored too; others, such as labels, stay.
+    four dimensions are images, of five paths, and mirrored too; others, such as labels, stay.
     """
-    cond = {name: mirrored(value, mask) if value.dim() == 4 else value for name, value in pair.cond.items()}
+    cond = {
+        name: mirrored(value, mask) if value.dim() in (4, 5) else value for name, value in pair.cond.items()
+    }
     return Pair(mirrored(pair.x0, mask), mirrored(pair.x1, mask), cond)
 
 

@@ -30,6 +30,7 @@ class Solved(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,)
     pair: Pair
     nfe: Tensor  # (B,)
+    path: Tensor | None = None  # (B, K - 1, C, H, W): states before x1, where they are kept
 
 
 class Parts(Dataset):

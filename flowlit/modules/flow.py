@@ -22,6 +22,7 @@ from ..types import (
     Codec,
     Noise,
     Objective,
+    Observer,
     Pair,
     Solution,
     Solver,
@@ -117,11 +118,13 @@ class FlowModule(CheckpointedModule):
         """Return the network to generate with: the chosen average once there is one, or the trained one."""
         return self.averages.pick(self.network)
 
-    def solve(self, solver: str, noise: Noise, reverse: bool = False) -> Solution:
+    def solve(
+        self, solver: str, noise: Noise, reverse: bool = False, observe: Observer | None = None
+    ) -> Solution:
         """Integrate the velocity from noise (B, C, H, W), or from data in reverse, with a named solver."""
         velocity = BatchInvariant(self.velocity())
         try:
-            return self.solvers[solver](velocity, noise.x0, noise.cond, reverse=reverse)
+            return self.solvers[solver](velocity, noise.x0, noise.cond, observe=observe, reverse=reverse)
         except NotFinite as error:
             raise NotFinite(f"{solver}: {error}") from error
 
@@ -168,9 +171,7 @@ class FlowModule(CheckpointedModule):
         }
 
     def loaded_from(self, ckpt_path: str | None = None) -> dict[str, Any] | None:
-        """Return the file that the velocity was read from, its hash, and which of its weights; None for a
-        fresh network.
-        """
+        """Return the velocity's file, its hash, and which of its weights; None for a fresh network."""
         if ckpt_path is None:
             return loaded_of(self.velocity())
         weights = self.averages.generating()

@@ -133,6 +133,7 @@ class Combined(Objective):
         if not objectives:
             raise FlowlitError("Combined: objectives is empty; expected at least one, by name")
         self.objectives = nn.ModuleDict(objectives)
+        self.keeps = frozenset().union(*(objective.keeps for objective in objectives.values()))
         self.weights = weights or {}
         if unknown := set(self.weights) - set(objectives):
             raise FlowlitError(
@@ -141,9 +142,15 @@ class Combined(Objective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Return {"loss": (), and each part's loss, ()}."""
+        objectives = cast(dict[str, Objective], self.objectives)
         return self.add(
-            {name: objective(velocity, pair)["loss"] for name, objective in self.objectives.items()}
+            {name: part(velocity, self.given(part, pair))["loss"] for name, part in objectives.items()}
         )
+
+    def given(self, part: Objective, pair: Pair) -> Pair:
+        """Return a pair without the conditions that are for other parts than this one."""
+        others = self.keeps - part.keeps
+        return pair._replace(cond={name: x for name, x in pair.cond.items() if name not in others})
 
     def add(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return {"loss": weighted sum (), and each part () by name}."""

@@ -10,6 +10,7 @@ from matrix import few
 from tools import tiny_unet, write_checkpoint
 
 from flowlit.commands._yaml import build_network
+from flowlit.couplings.store.manifest import read_manifest
 
 FOLDER = REPOSITORY / "experiments/flow_maps"
 FILES = sorted(FOLDER.rglob("*.yaml"), reverse=True)
@@ -27,7 +28,9 @@ def test_the_command_in_the_header_parses(path, cli):
     outcome = cli(*words, "--print_config")
     assert outcome.code == 0, outcome.err
     model = yaml.safe_load(outcome.out)["model"]["init_args"]
-    assert model["objective"]["class_path"].startswith("flowlit.objectives.flow_maps.")
+    assert words[0] == "couple" or model["objective"]["class_path"].startswith(
+        "flowlit.objectives.flow_maps."
+    )
     for found in re.findall(r"experiments/[\w/]+\.yaml", text):
         assert (REPOSITORY / found).is_file(), found
 
@@ -54,3 +57,34 @@ def test_a_few_steps_are_trained_and_images_generated(layer, cli, tmp_path):
     assert outcome.code == 0, outcome.err
     last = torch.load(tmp_path / layer / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_trajectories_are_stored_and_trained_on(cli, tmp_path):
+    network = tiny_unet(width=16, attention_resolutions=())
+    for stage in ("teacher", "reflow"):
+        (tmp_path / stage / "checkpoints").mkdir(parents=True)
+        write_checkpoint(tmp_path / stage / "checkpoints/last.ckpt", network)
+    root = ["--vars.root", tmp_path]
+    couple = ["-c", REPOSITORY / "experiments/couple_digits.yaml", "-c", FOLDER / "couple_digits.yaml", *root]
+    outcome = cli("couple", *couple, "--num", 12, "--shard_size", 8, "--model.network.weights", "raw")
+    assert outcome.code == 0, outcome.err
+    manifest = read_manifest(tmp_path / "trajectories")
+    assert manifest["times"] == [k / 8 for k in range(1, 9)] and manifest["nfe"]["max"] == 32
+    words = [
+        "--vars.steps",
+        2,
+        "--data.batch_size",
+        4,
+        "--data.noise.num",
+        4,
+        "--trainer.val_check_interval",
+        2,
+    ]
+    fit = ["-c", FOLDER / "digits.yaml", "-c", FOLDER / "layers/stored.yaml", *root, *words]
+    outcome = cli("fit", *fit, "--model.network.weights", "raw")
+    assert outcome.code == 0, outcome.err
+    assert "rounds" not in outcome.err, "states of digits are float32"
+    assert torch.load(tmp_path / "stored/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    outcome = cli("fit", *fit, "--model.network.weights", "raw", "--data.coupling.states", 9)
+    assert outcome.code and "states is 9, but it holds 8 states" in outcome.err

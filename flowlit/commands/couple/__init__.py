@@ -14,9 +14,10 @@ from ...modules.flow import check_rows
 from ...networks.checkpoints.read import read_checkpoint
 from .options import CoupleOptions
 from .predict import PairPredictor, PartData, without_gradients
+from .trajectory import stops_of
 from .writer import PairWriter
 
-__all__ = ["CoupleOptions", "couple", "origin_of"]
+__all__ = ["CoupleOptions", "couple", "origin_of", "stops_of"]
 
 
 def couple(
@@ -41,6 +42,9 @@ def couple(
     origin = origin_of(model, datamodule, options)
     facts = model.provenance()
     facts["solver"]["precision"] = str(trainer.precision)
+    stops = stops_of(model, options)
+    if stops is not None:
+        facts["times"] = stops.times
     names = class_names_of(model.network)
     if names and origin.name == "noise":
         facts["classes"] = list(names)
@@ -58,7 +62,7 @@ def couple(
     try:
         with without_gradients(model):
             data = PartData(origin, store, options.batch_size)
-            trainer.predict(PairPredictor(model), datamodule=data, return_predictions=False)
+            trainer.predict(PairPredictor(model, stops), datamodule=data, return_predictions=False)
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
 

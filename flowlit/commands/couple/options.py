@@ -10,7 +10,7 @@ from ...couplings.origins import From, Origin
 from ...couplings.store.encoding import X0, X1, pair_bytes
 from ...couplings.store.plan import plan
 from ...couplings.store.writer import Store
-from ...ranges import Checked, PositiveInt, Seed
+from ...ranges import Checked, Float, PositiveInt, Seed
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class CoupleOptions(Checked):
         x1: how data is stored; "uint8" has 256 levels in [-1, 1].
         shard_size: pairs per file.
         batch_size: pairs solved at a time.
+        times: keep the solver's states at these of its times, too, stored as x1; the last is 1. Without,
+            pairs alone.
     """
 
     store: str = "data/couplings/pairs"
@@ -39,6 +41,7 @@ class CoupleOptions(Checked):
     x1: X1 = "float16"
     shard_size: PositiveInt = 1000
     batch_size: PositiveInt = 500
+    times: list[Float] | None = None
 
     @classmethod
     def if_given(cls, **options: Any) -> CoupleOptions | None:
@@ -65,4 +68,4 @@ class CoupleOptions(Checked):
     def pair_bytes(self, origin: Origin) -> int:
         """Return the bytes of a pair on disk."""
         conditions = sum(value.nbytes for value in origin.rows([0])[3].values())
-        return pair_bytes(origin.shape, self.x0, self.x1, conditions)
+        return pair_bytes(origin.shape, self.x0, self.x1, conditions, len(self.times or [1]))

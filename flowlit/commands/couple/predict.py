@@ -19,6 +19,7 @@ from ...couplings.store.writer import Store
 from ...modules import FlowModule
 from ...modules.samplers import StridedSampler
 from ...types import Noise, Pair
+from .trajectory import Stops, Watch
 
 
 class PartData(pl.LightningDataModule):
@@ -65,11 +66,16 @@ class PairPredictor(pl.LightningModule):
     """The first solver of a flow, forwards or in reverse, in Lightning's predict loop.
 
     Run it ``without_gradients``.
+
+    Args:
+        flow: whose velocity makes them.
+        stops: where states of the solver are kept; None keeps the ends alone.
     """
 
-    def __init__(self, flow: FlowModule):
+    def __init__(self, flow: FlowModule, stops: Stops | None = None):
         super().__init__()
         self.flow = flow
+        self.stops = stops
 
     def configure_model(self) -> None:
         """Leave the flow whole: only training divides it (``Sharded`` calls this hook)."""
@@ -79,9 +85,11 @@ class PairPredictor(pl.LightningModule):
         x1 = part.x1
         nfe = torch.zeros_like(part.index)
         solver = next(iter(self.flow.solvers))
+        watch = Watch(self.stops) if self.stops else None
         if x1 is None and x0 is not None:
-            x1, nfe = self.flow.solve(solver, Noise(part.index, x0, part.cond))
+            x1, nfe = self.flow.solve(solver, Noise(part.index, x0, part.cond), observe=watch)
         elif x0 is None and x1 is not None:
             x0, nfe = self.flow.solve(solver, Noise(part.index, x1, part.cond), reverse=True)
         assert x0 is not None and x1 is not None
-        return Solved(part.shard, part.index, Pair(x0, x1, part.cond), nfe)
+        path = watch.path() if watch else None
+        return Solved(part.shard, part.index, Pair(x0, x1, part.cond), nfe, path)

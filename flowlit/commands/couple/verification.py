@@ -45,10 +45,10 @@ def again(
     part = Part(shard, *origin.rows([shard.first + place for place in places]))
     file = ShardFile(folder / shard.file)
     with untouched(predictor, predictor.device), trainer.precision_plugin.predict_step_context():
-        pair = predictor.predict_step(move_data_to_device(part, predictor.device), 0).pair
+        solved = predictor.predict_step(move_data_to_device(part, predictor.device), 0)
     squares = [torch.zeros((), dtype=torch.float64)]
-    for name, end in (("x0", pair.x0), ("x1", pair.x1)):
-        if name in file:
+    for name, end in (("x0", solved.pair.x0), ("x1", solved.pair.x1), ("path", solved.path)):
+        if name in file and end is not None:
             rows = torch.from_numpy(file.read(name)[places])
             dtype: Any = str(rows.dtype).removeprefix("torch.")
             stored = restored(rows).double()

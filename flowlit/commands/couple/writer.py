@@ -112,8 +112,10 @@ class PairWriter(BasePredictionWriter):
             {key: torch.cat([part.pair.cond[key] for part in parts]).cpu() for key in parts[0].pair.cond},
         )
         index, nfe = (torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("index", "nfe"))
+        paths = [part.path.cpu() for part in parts if part.path is not None]
+        path = torch.cat(paths) if paths else None
         self.store.write_shard(
-            shard, *pack(index, pair, nfe, self.origin.seed, self.options.x0, self.options.x1)
+            shard, *pack(index, pair, nfe, self.origin.seed, self.options.x0, self.options.x1, path)
         )
 
     def _wait(self) -> None:
@@ -179,8 +181,9 @@ def summary(manifest: dict[str, Any], store: Store, options: CoupleOptions) -> s
     nfe = manifest["nfe"]
     x0 = manifest["rounding"]["x0"]
     x1 = manifest["rounding"]["x1"]
+    states = f" of {len(manifest['times'])} states" if "times" in manifest else ""
     return (
-        f"{manifest['count']:,} pairs in {store.folder}; NFE {nfe['mean']:.1f} on average, {nfe['max']} at "
-        f"most; stored as {options.x0} and {options.x1}, which rounds x0 by {x0['rms']:.2g} and x1 by "
-        f"{x1['rms']:.2g} (rms), {x1['max']:.2g} at most"
+        f"{manifest['count']:,} pairs{states} in {store.folder}; NFE {nfe['mean']:.1f} on average, "
+        f"{nfe['max']} at most; stored as {options.x0} and {options.x1}, which rounds x0 by "
+        f"{x0['rms']:.2g} and x1 by {x1['rms']:.2g} (rms), {x1['max']:.2g} at most"
     )

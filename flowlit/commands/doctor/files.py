@@ -26,7 +26,7 @@ from ...modules.classes import check_classes, names_of, trained_names
 from ...modules.moments import check_moments
 from ...networks.checkpoints.read import read_checkpoint
 from ...types import ImageDataset
-from ..couple import CoupleOptions, origin_of
+from ..couple import CoupleOptions, origin_of, stops_of
 from .plan import steps_of, validations_of
 from .subject import Finding, Subject
 
@@ -75,11 +75,12 @@ def open_images(subject: Subject, images: ImageDataset, what: str = "images") ->
 
 def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
     """Open what pairs begin from, and what the store already has."""
+    stops = stops_of(subject.model, options)
     subject.pair_bytes = options.pair_bytes(origin_of(subject.model, subject.data, options))
     store = Store(options.store)
     check_writable(subject.writes or store.folder)
     if not store.empty():
-        check_same_pairs(store, patient, options)
+        check_same_pairs(store, patient, options, stops.times if stops else None)
     subject.missing = options.missing(store)
     size = f"{subject.missing:,} of {options.num:,} pairs are to be made, in files of {options.shard_size:,}"
     subject.opened["store"] = f"{options.store}, {size}"
@@ -87,7 +88,7 @@ def open_store(subject: Subject, patient: Any, options: CoupleOptions) -> None:
         subject.validations = 0  # nothing is integrated
 
 
-def check_same_pairs(store: Store, patient: Any, options: CoupleOptions) -> None:
+def check_same_pairs(store: Store, patient: Any, options: CoupleOptions, times: list[float] | None) -> None:
     """Refuse to add to a store that holds other pairs, as far as can be seen without making some.
 
     Raises:
@@ -101,6 +102,7 @@ def check_same_pairs(store: Store, patient: Any, options: CoupleOptions) -> None
         "shard_size": options.shard_size,
         "teacher": teacher,
         "codec": codec_facts(patient.codec),
+        "times": times,
     }
     if different := differences(store.manifest(), ours, tuple(ours), ("there", "now")):
         raise FlowlitError(

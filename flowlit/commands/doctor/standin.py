@@ -18,7 +18,7 @@ from ...couplings.store.encoding import pack
 from ...couplings.store.writer import Store
 from ...data.classes import class_names_of
 from ...types import Pair
-from ..couple import origin_of
+from ..couple import origin_of, stops_of
 from .subject import PLANNED, Subject
 
 PAIRS = 2048
@@ -52,6 +52,9 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
     names = class_names_of(patient.network)
     if names and origin.name == "noise":
         facts["classes"] = list(names)
+    stops = stops_of(patient, options)
+    if stops is not None:
+        facts["times"] = stops.times
     counts = [options.num]
     identity = {
         "origin": origin.name,
@@ -73,5 +76,6 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
             )
             pair = Pair(noise if x0 is None else x0, noise.tanh() if x1 is None else x1, cond)
             nfe = torch.zeros(shard.rows, dtype=torch.int64)
-            store.write_shard(shard, *pack(index, pair, nfe, origin.seed, options.x0, options.x1))
+            path = stops and pair.x1[:, None].expand(-1, len(stops.places), -1, -1, -1)
+            store.write_shard(shard, *pack(index, pair, nfe, origin.seed, options.x0, options.x1, path))
         store.finish()

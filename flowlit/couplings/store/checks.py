@@ -25,6 +25,12 @@ def conditions_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**label, **manifest.get("conditions", {})}
 
 
+def path_of(manifest: dict[str, Any]) -> tuple[str, tuple[int, ...]] | None:
+    """Return dtype and shape of the states before x1 in a row; None where there are none."""
+    times = manifest.get("times")
+    return (manifest["x1"], (len(times) - 1, *manifest["shape"])) if times else None
+
+
 def check_compatible(folders: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> None:
     """Refuse stores that are not parts of one set.
 
@@ -51,6 +57,8 @@ def check_shard(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any
     expected = {"x1": (manifest["x1"], shape), "index": ("int64", ()), **conditions_of(manifest)}
     if manifest["x0"] != "seed":
         expected["x0"] = (manifest["x0"], shape)
+    if path := path_of(manifest):
+        expected["path"] = path
     with reading(shard.path):
         size = os.stat(shard.path).st_size
         if size != entry["bytes"]:

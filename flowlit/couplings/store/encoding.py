@@ -29,7 +29,7 @@ clipped.
 
 
 def pack(
-    index: Tensor, pair: Pair, nfe: Tensor, seed: int, x0: X0, x1: X1
+    index: Tensor, pair: Pair, nfe: Tensor, seed: int, x0: X0, x1: X1, path: Tensor | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Round a shard's pairs to what is stored.
 
@@ -39,6 +39,7 @@ def pack(
         nfe: (rows,).
         seed: of the noise.
         x0, x1: dtypes.
+        path: (rows, K - 1, C, H, W), states between the ends, stored as x1; None for pairs alone.
 
     Returns:
         the arrays by name, and the facts of this shard for the manifest.
@@ -46,9 +47,10 @@ def pack(
     Raises:
         FlowlitError: if the pairs are not finite.
     """
-    if not (torch.isfinite(pair.x0).all() and torch.isfinite(pair.x1).all()):
+    states = (pair.x0, pair.x1) if path is None else (pair.x0, pair.x1, path)
+    if not all(torch.isfinite(state).all() for state in states):
         raise FlowlitError("the teacher's pairs are not finite; nothing of this shard was written")
-    entries = pair.x1[0].numel()
+    entries = {"x0": pair.x1[0].numel(), "x1": pair.x1[0].numel()}
     stored = {"index": index, "x1": rounded(pair.x1, x1), **pair.cond}
     rounding = {"x0": {"squares": 0.0, "max": 0.0}, "x1": rounding_error(pair.x1, stored["x1"])}
     if x0 == "seed":
@@ -56,13 +58,17 @@ def pack(
     else:
         stored["x0"] = rounded(pair.x0, x0)
         rounding["x0"] = rounding_error(pair.x0, stored["x0"])
+    if path is not None:
+        stored["path"] = rounded(path, x1)
+        rounding["path"] = rounding_error(path, stored["path"])
+        entries["path"] = path[0].numel()
     facts = {
         "rows": len(index),
         "seed": seed,
         "index": [int(index.min()), int(index.max())],
         "nfe": {"sum": int(nfe.sum()), "min": int(nfe.min()), "max": int(nfe.max())},
         "range": [round(float(pair.x1.min()), 4), round(float(pair.x1.max()), 4)],
-        "rounding": {end: {**error, "entries": entries} for end, error in rounding.items()},
+        "rounding": {end: {**error, "entries": entries[end]} for end, error in rounding.items()},
     }
     return {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in stored.items()}, facts
 
@@ -82,8 +88,9 @@ def restored(x: Tensor) -> Tensor:
 
 
 def restored_pair(pair: Pair) -> Pair:
-    """Return a batch of stored pairs with both ends (B, C, H, W) as float32."""
-    return pair._replace(x0=restored(pair.x0), x1=restored(pair.x1))
+    """Return a batch of stored pairs with both ends (B, C, H, W) as float32, and states between them."""
+    cond = {name: restored(value) if name == "path" else value for name, value in pair.cond.items()}
+    return Pair(restored(pair.x0), restored(pair.x1), cond)
 
 
 def rounding_error(x: Tensor, stored: Tensor) -> dict[str, Any]:
@@ -92,14 +99,16 @@ def rounding_error(x: Tensor, stored: Tensor) -> dict[str, Any]:
     return {"squares": float(error.square().sum()), "max": float(error.abs().max())}
 
 
-def pair_bytes(shape: Sequence[int], x0: X0, x1: X1, conditions: int = 0) -> int:
+def pair_bytes(shape: Sequence[int], x0: X0, x1: X1, conditions: int = 0, states: int = 1) -> int:
     """Return the bytes of one pair in a shard: both ends, its index, and its conditions (8 for a label).
+
+    With ``states`` of the trajectory, of which x1 is the last.
 
     >>> pair_bytes((3, 32, 32), "float16", "float16")
     12296
     """
     entry = {"float32": 4, "float16": 2, "uint8": 1, "seed": 0}
-    return math.prod(shape) * (entry[x0] + entry[x1]) + 8 + conditions
+    return math.prod(shape) * (entry[x0] + states * entry[x1]) + 8 + conditions
 
 
 def codec_facts(codec: Codec) -> dict[str, Any] | None:

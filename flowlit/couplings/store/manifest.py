@@ -39,8 +39,10 @@ IDENTITY = (
 """What must agree for two sets of pairs to be parts of one."""
 
 
-OPTIONAL = ("codec", "conditions")
-"""Likewise, but absent where there is nothing to say: x1 are pixels, and labels are the only condition."""
+OPTIONAL = ("codec", "conditions", "times")
+"""Likewise, but absent where there is nothing to say: x1 are pixels, labels are the only condition, and there
+are no states between the ends.
+"""
 
 
 CLASSES = "classes"
@@ -148,9 +150,12 @@ def describe(folder: str | Path, manifest: dict[str, Any]) -> str:
         "pairs": f"{manifest['counts'][-1]:,} of {shape}{'' if manifest['complete'] else ', NOT FINISHED'}"
     }
     rows["direction"] = f"{manifest['direction']}; made from {manifest['origin']}"
+    rounding = manifest.get("rounding", {})
     for end in ("x0", "x1"):
         dtype = "made again from the seed" if manifest[end] == "seed" else manifest[end]
-        rows[end] = dtype + _rounding_note(manifest.get("rounding", {}).get(end))
+        rows[end] = dtype + _rounding_note(rounding.get(end))
+    if times := manifest.get("times"):
+        rows["states"] = f"{len(times)}, x1 among them" + _rounding_note(rounding.get("path"))
     if "range" in manifest:
         rows["range of x1"] = f"{manifest['range'][0]} … {manifest['range'][1]}"
     rows["labels"] = _short(manifest["labels"]) if manifest["labels"] else "none"
@@ -197,7 +202,9 @@ def sums(entries: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "range": [min(entry["range"][0] for entry in entries), max(entry["range"][1] for entry in entries)],
         "rounding": {
-            end: _rounding([entry["rounding"][end] for entry in entries], rows) for end in ("x0", "x1")
+            end: _rounding([entry["rounding"][end] for entry in entries], rows)
+            for end in ("x0", "x1", "path")
+            if entries[0]["rounding"].get(end)
         },
     }
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,11 +17,20 @@ from ...data.provenance import shared
 from ...errors import FlowlitError
 from ...types import Pair
 from ..noise import seeded_normals
-from .checks import check_compatible, check_pairs, check_rows, check_shard, conditions_of, is_normal
+from .checks import (
+    check_compatible,
+    check_pairs,
+    check_rows,
+    check_shard,
+    conditions_of,
+    is_normal,
+    path_of,
+)
 from .classes import count_labels, rows_of
 from .manifest import read_manifest
 from .plan import plan
-from .shard import Fields, ShardFile
+from .shard import Fields, ShardFile, gather
+from .states import states_of
 
 SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -44,9 +52,12 @@ class StoredPairs(Dataset):
         limit: only the first pairs.
         checksums: compare each file with its checksum when it is opened.
         only: classes, of those first pairs, to take; None takes all.
+        states: read so many states of each trajectory, of which x1 is the last, spread over the stored ones:
+            see ``States``. None reads pairs alone.
 
     Raises:
-        FlowlitError: if a store is unfinished, of another kind than the first, or repeats its noise.
+        FlowlitError: if a store is unfinished, of another kind than the first, repeats its noise, or has
+            fewer states.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class StoredPairs(Dataset):
         limit: int | None = None,
         checksums: bool = True,
         only: Sequence[int] | None = None,
+        states: int | None = None,
     ):
         self.folders = [Path(folder) for folder in folders]
         if not self.folders:
@@ -63,6 +75,7 @@ class StoredPairs(Dataset):
         self.manifests = [_finished(folder) for folder in self.folders]
         check_compatible(self.folders, self.manifests)
         self.manifest = self.manifests[0]
+        self.states = None if states is None else states_of(self.manifest, states, self.folders[0])
         self.entries = [
             (folder, entry)
             for folder, m in zip(self.folders, self.manifests, strict=True)
@@ -123,8 +136,9 @@ class StoredPairs(Dataset):
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """dtype and shape of what a row is conditioned on, by name, labels included."""
-        return conditions_of(self.manifest)
+        """dtype and shape of what a row is conditioned on, by name, labels included; likewise of states."""
+        conditions = conditions_of(self.manifest)
+        return conditions if self.states is None else conditions | self.states.conditions(self.manifest)
 
     @property
     def num_classes(self) -> int:
@@ -145,30 +159,19 @@ class StoredPairs(Dataset):
         numbers = np.searchsorted(self.ends, places, side="right")
         rows = list(zip(numbers.tolist(), (places - self.starts[numbers]).tolist(), strict=True))
         x0 = "index" if self.manifest["x0"] == "seed" else "x0"
-        read = self._gather([x0, "x1", *self.conditions], rows)
+        path = self.states.stored() if self.states else []
+        read = self._gather([x0, "x1", *conditions_of(self.manifest), *path], rows)
         if x0 == "index":
             seeds = [self.entries[number][1]["seed"] for number, _ in rows]
             read["x0"] = seeded_normals(seeds, read.pop("index").tolist(), self.shape)
-        return Pair(read.pop("x0"), read.pop("x1"), read)
+        pair = Pair(read.pop("x0"), read.pop("x1"), read)
+        return pair if self.states is None else self.states.add(pair)
 
     def _gather(self, names: Sequence[str], rows: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """Read rows (shard, row within it) of tensors, each with a single system call straight to its place
-        in the batch.
-        """
         ends = {end: (self.manifest[end], self.shape) for end in ("x0", "x1")}
-        for number in {number for number, _ in rows}:
-            self.open(number)  # only a file that was verified decides how much is allocated
-        kinds = {"index": ("int64", ()), **ends, **self.conditions}
-        batch = {name: np.empty((len(rows), *kinds[name][1]), kinds[name][0]) for name in names}
-        into = [
-            (name, memoryview(array.reshape(-1).view(np.uint8)), array.strides[0])  # type: ignore[arg-type]
-            for name, array in batch.items()
-        ]
-        for place, (number, row) in enumerate(rows):
-            shard = self.open(number)
-            for name, buffer, nbytes in into:
-                shard.fill(buffer[place * nbytes : (place + 1) * nbytes], shard.begin[name] + row * nbytes)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        path = path_of(self.manifest) or ("uint8", ())
+        kinds = {"index": ("int64", ()), "path": path, **ends, **conditions_of(self.manifest)}
+        return gather(self.open, {name: kinds[name] for name in names}, rows)
 
     def check(self, rows: int = 1024) -> None:
         """Check the first pairs of each store, see ``check_pairs``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -21,8 +21,12 @@ VERSION = 2
 DIRECTION = "x0 is noise (t = 0), x1 is data (t = 1)"
 
 
-TENSORS = ("x0", "x1", "index", "label", "probe")
+TENSORS = ("x0", "x1", "index", "label", "probe", "path", "times")
 """Names in a shard that have a meaning of their own."""
+
+
+MOST_STATES = 1024
+"""Of a trajectory in a store."""
 
 
 BYTES = {"float32": 4, "float16": 2, "uint8": 1, "seed": 0}
@@ -54,10 +58,11 @@ class Rounding(Struct):
 
 
 class RoundedEnds(Struct):
-    """Likewise, of both ends."""
+    """Likewise, of both ends, and of the states before x1 where they are stored."""
 
     x0: Rounding
     x1: Rounding
+    path: Rounding | None = None
 
 
 class ShardFacts(Struct):
@@ -126,10 +131,11 @@ class Error(Struct):
 
 
 class EndErrors(Struct):
-    """Likewise, of both ends."""
+    """Likewise, of both ends, and of the states before x1."""
 
     x0: Error
     x1: Error
+    path: Error | None = None
 
 
 class Manifest(Struct):
@@ -160,6 +166,7 @@ class Manifest(Struct):
     nfe: MeanEvaluations | None = None
     range: Interval | None = None
     rounding: EndErrors | None = None
+    times: Annotated[list[float], Meta(min_length=2, max_length=MOST_STATES)] | None = None
 
     def __post_init__(self) -> None:
         if self.direction != DIRECTION:
@@ -176,6 +183,8 @@ class Manifest(Struct):
             raise ValueError("codec has no class; expected class_path, or class")
         if any(seed >= 1 << 128 for seed in self.seeds):
             raise ValueError("seeds are not all below 2^128")
+        if self.times and unfit_times(self.times):
+            raise ValueError(f"times are {self.times[:9]}; expected increasing ones above 0, the last 1")
         if self.complete and (
             not (self.nfe and self.range and self.rounding) or self.count != self.counts[-1]
         ):
@@ -189,7 +198,7 @@ class Manifest(Struct):
         except FlowlitError as error:
             raise ValueError(str(error)) from error
         entries = math.prod(self.shape)
-        pair = entries * (BYTES[self.x0] + BYTES[self.x1])
+        pair = entries * (BYTES[self.x0] + BYTES[self.x1] * len(self.times or [1]))
         seeds = set(self.seeds)
         for entry in self.shards:
             if rows.pop(entry.file, None) != entry.rows:
@@ -199,6 +208,10 @@ class Manifest(Struct):
                 )
             if entry.seed not in seeds:
                 raise ValueError(f"the seed of {entry.file} is not among seeds")
+            if (entry.rounding.path is None) != (self.times is None):
+                raise ValueError(
+                    f"{entry.file} and the manifest differ in whether there are states before x1"
+                )
             if entry.bytes < entry.rows * pair or entry.rounding.x1.entries != entries:
                 raise ValueError(
                     f"{entry.file} has {entry.bytes:,} bytes, {entry.rounding.x1.entries:,} entries a row; "
@@ -206,11 +219,16 @@ class Manifest(Struct):
                 )
 
 
+def unfit_times(times: Sequence[float]) -> bool:
+    """Return whether times of states, of which x1 is the last, do not increase from above 0 to 1."""
+    return times[-1] != 1 or not all(a < b for a, b in itertools.pairwise([0, *times]))
+
+
 def unfit_conditions(names: Iterable[str]) -> str:
     """Return what is wrong with names of conditions; '' if they can be those of tensors and files.
 
-    >>> unfit_conditions(["lr", "index"])
-    "conditions ['index']; expected names of letters, digits and _, other than x0, x1, index, label, probe"
+    >>> unfit_conditions(["lr", "index"]).partition(";")[0]
+    "conditions ['index']"
     """
     unfit = [name for name in names if not name.isidentifier() or name in TENSORS]
     if not unfit:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import torch
 from msgspec import Meta, Struct
+from torch import Tensor
 
 from ..._support.files import file_hash, open_plain
 from ..._support.schema import Count, Positive, parse_json
@@ -141,6 +143,35 @@ class ShardFile:
         except (OSError, ValueError) as error:
             with reading(self.path):
                 raise error
+
+
+def gather(
+    opened: Callable[[int], ShardFile],
+    kinds: dict[str, tuple[Any, tuple[int, ...]]],
+    rows: Sequence[tuple[int, int]],
+) -> dict[str, Tensor]:
+    """Read rows of tensors, each with a single system call straight to its place in the batch.
+
+    Args:
+        opened: returns a shard that was verified.
+        kinds: dtype and shape of a row of each tensor.
+        rows: number of the shard, and row within it.
+
+    Returns:
+        tensors (rows, …) by name.
+    """
+    for number in {number for number, _ in rows}:
+        opened(number)  # only a file that was verified decides how much is allocated
+    batch = {name: np.empty((len(rows), *shape), dtype) for name, (dtype, shape) in kinds.items()}
+    into = [
+        (name, memoryview(array.reshape(-1).view(np.uint8)), array.strides[0])  # type: ignore[arg-type]
+        for name, array in batch.items()
+    ]
+    for place, (number, row) in enumerate(rows):
+        shard = opened(number)
+        for name, buffer, nbytes in into:
+            shard.fill(buffer[place * nbytes : (place + 1) * nbytes], shard.begin[name] + row * nbytes)
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def _fields(tensors: dict[str, StoredTensor], begin: int, end: int) -> Fields:

@@ -84,7 +84,8 @@ class _Walk:
                 self.bad["files"].append(str(error))
                 continue
             x0, x1 = self._look(shard, entry)
-            if torch.isfinite(x0).all() and torch.isfinite(x1).all():
+            path = torch.from_numpy(shard.read("path")) if "path" in shard else x1
+            if all(torch.isfinite(states).all() for states in (x0, x1, path)):
                 for a, b in zip(x0.split(1024), x1.split(1024), strict=True):
                     yield a.double().flatten(1).numpy(), b.double().flatten(1).numpy()
             else:

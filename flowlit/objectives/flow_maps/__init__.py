@@ -6,7 +6,7 @@ from .consistency import Consistency, consistency_loss
 from .lagrangian import Lagrangian, lagrangian_loss
 from .mean_flow import MeanFlow, guided_target, mean_flow_loss
 from .splitting import Splitting, splitting_loss
-from .trajectories import OnTrajectories, states, trajectory_regression_loss
+from .trajectories import OnTrajectories, states, stored_states, trajectory_regression_loss
 from .velocity_distillation import VelocityDistillation, velocity_distillation_loss
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "splitting_loss",
     "start_derivative",
     "states",
+    "stored_states",
     "trajectory_regression_loss",
     "velocity_distillation_loss",
 ]

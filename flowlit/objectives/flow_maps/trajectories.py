@@ -30,6 +30,24 @@ def states(guide: VelocityField, solver: Any, x0: Tensor, cond: Cond = {}) -> tu
     return times, torch.stack([*path, end])
 
 
+def stored_states(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Return times (K + 1, B) of a trajectory with the pair's ends, and its states (K + 1, B, C, H, W).
+
+    ``cond["path"]`` (B, K - 1, C, H, W) has the states between, ``cond["times"]`` (B, K) the times after 0.
+
+    Raises:
+        FlowlitError: where it has none.
+    """
+    if not {"path", "times"} <= pair.cond.keys():
+        raise FlowlitError(
+            "OnTrajectories: pairs without states, and no guide to solve for them; read stored ones "
+            "(data.coupling: flowlit.couplings.Cached, with states), or give guide and solver"
+        )
+    between = pair.cond["path"].transpose(0, 1)
+    times = pair.cond["times"].transpose(0, 1)
+    return torch.cat([torch.zeros_like(times[:1]), times]), torch.cat([pair.x0[None], between, pair.x1[None]])
+
+
 def trajectory_regression_loss(
     velocity: VelocityField,
     path: Tensor,
@@ -42,44 +60,53 @@ def trajectory_regression_loss(
 ) -> Tensor:
     """d( u(x_i, t_i, t_j), (x_j - x_i) / (t_j - t_i) ), (B,), for places i < j (B,) on a path.
 
-    ``path`` (K + 1, B, C, H, W) has the states at ``times`` (K + 1,). No gradient but of u. Consistency
-    mid-training (2509.24526); AccVideo (2503.19462) for j = i + 1; for i = 0 and t_j = 1 it is distillation.
+    ``path`` (K + 1, B, C, H, W) has the states at ``times`` (K + 1,), or (K + 1, B). No gradient but of u.
+    Consistency mid-training (2509.24526); AccVideo (2503.19462) for j = i + 1; for i = 0 and t_j = 1 it is
+    distillation.
     """
     rows = torch.arange(len(i), device=i.device)
     start = path[i, rows]
-    t = times[i]
-    s = times[j]
+    t, s = (times[place] if times.dim() == 1 else times[place, rows] for place in (i, j))
     slope = (path[j, rows] - start) / expand((s - t).to(start.dtype), start)
     return distance(average(velocity, start, t, s, cond), slope.detach())
 
 
 class OnTrajectories(FlowMapObjective):
-    """Regress jumps onto the trajectories of a guide, which are solved in each step from the noise of pairs.
+    """Regress jumps onto trajectories of a guide, stored or solved in each step from the noise of pairs.
 
     Between a velocity and a flow map: there is no derivative, no target of its own, and nothing to schedule.
-    A few thousand steps of it are a start for ``MeanFlow`` and ``Lagrangian``. The solver costs its
-    evaluations of the guide for each row; ``draws`` of its intervals are learned from.
+    A few thousand steps of it are a start for ``MeanFlow`` and ``Lagrangian``. ``draws`` of its intervals are
+    learned from. Without guide and solver they come from a store: ``flowlit couple --times``, and
+    ``flowlit.couplings.Cached`` with ``states``. Solved, they cost the solver's evaluations of the guide for
+    each row.
 
     Args:
-        guide: the velocity that is solved; frozen, absent from checkpoints.
+        guide: the velocity that is solved; frozen, absent from checkpoints. None takes stored states.
         solver: on a grid, e.g. ``{class_path: flowlit.solvers.Heun, init_args: {steps: 8}}``.
         between: "any" two of its times, a time and the "next" (key points), or a time and the "end".
         draws: intervals of each trajectory in a step.
         distance: between average velocities; None is the mean squared error.
 
     Raises:
-        FlowlitError: for a solver without a grid of times.
+        FlowlitError: for a solver without a grid of times, or a guide or solver without the other.
     """
+
+    keeps = frozenset({"path", "times"})
 
     def __init__(
         self,
-        guide: nn.Module,
-        solver: Solver,
+        guide: nn.Module | None = None,
+        solver: Solver | None = None,
         between: Between = "any",
         draws: PositiveInt = 1,
         distance: Distance | None = None,
     ):
-        if not callable(getattr(solver, "times", None)):
+        if (guide is None) != (solver is None):
+            given, missing = ("solver", "guide") if guide is None else ("guide", "solver")
+            raise FlowlitError(
+                f"OnTrajectories: a {given} without a {missing}; expected both, or neither for stored states"
+            )
+        if solver is not None and not callable(getattr(solver, "times", None)):
             raise FlowlitError(
                 f"OnTrajectories: {type(solver).__name__} has no grid of times; expected a solver of steps, "
                 "e.g. flowlit.solvers.Heun"
@@ -91,14 +118,18 @@ class OnTrajectories(FlowMapObjective):
 
     def forward(self, velocity: VelocityField, pair: Pair) -> dict[str, Tensor]:
         """Return {"loss": ()}."""
-        assert self.guide is not None
-        times, path = states(self.guide, self.solver, pair.x0, pair.cond)
+        cond = self.conditions(pair.cond)
+        if self.guide is None:
+            times, path = stored_states(pair)
+        else:
+            times, path = states(self.guide, self.solver, pair.x0, cond)
         velocity = repeated(velocity, pair.x0)
+        rows = torch.arange(len(pair.x0), device=pair.x0.device)
         losses = []
         for _ in range(self.draws):
             i, j = self.places(len(pair.x0), len(times) - 1, pair.x0.device)
-            loss = trajectory_regression_loss(velocity, path, times, i, j, pair.cond, distance=self.distance)
-            self.report(times[i], loss)
+            loss = trajectory_regression_loss(velocity, path, times, i, j, cond, distance=self.distance)
+            self.report(times[i] if times.dim() == 1 else times[i, rows], loss)
             losses.append(loss.mean())
         return {"loss": torch.stack(losses).mean()}
 
@@ -112,5 +143,5 @@ class OnTrajectories(FlowMapObjective):
         return i, i + 1 if self.between == "next" else torch.full_like(i, steps)
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:
-        """Refuse intervals, (B,), that are not on the solver's grid."""
-        raise FlowlitError("OnTrajectories draws its intervals from its solver's times")
+        """Refuse intervals, (B,), that are not at the states' times."""
+        raise FlowlitError("OnTrajectories draws its intervals from the times of states")

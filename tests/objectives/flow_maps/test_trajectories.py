@@ -7,8 +7,9 @@ from tools import tiny_unet
 
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowModule
+from flowlit.objectives import Combined
 from flowlit.objectives.distances import SquaredError
-from flowlit.objectives.flow_maps import OnTrajectories, states, trajectory_regression_loss
+from flowlit.objectives.flow_maps import Lagrangian, OnTrajectories, states, trajectory_regression_loss
 from flowlit.paths import expand
 from flowlit.solvers import RK4, RK45, Euler, Heun, Jumps
 from flowlit.solvers.grids import Given
@@ -71,6 +72,61 @@ def test_gradients_reach_the_student_alone():
     guide, student = GaussianMap(), GaussianMap(sign=0.5)
     OnTrajectories(guide, Heun(2))(student, PAIR)["loss"].backward()
     assert guide.theta.grad is None and float(student.theta.grad) != 0
+
+
+def stored(solver):
+    """The pair whose states a store would have."""
+    times, path = states(GaussianMap(), solver, PAIR.x0)
+    cond = {"path": path[1:-1].transpose(0, 1), "times": times[1:].expand(16, -1)}
+    return PAIR._replace(x1=path[-1], cond=cond)
+
+
+@pytest.mark.parametrize("between", ["any", "next", "end"])
+def test_stored_states_are_learned_from_as_if_they_were_solved_in_the_step(between):
+    solver = Heun(4, grid=Given(GRID))
+    losses = []
+    for objective, pair in [
+        (OnTrajectories(GaussianMap(), solver, between, draws=3), PAIR),
+        (OnTrajectories(between=between, draws=3), stored(solver)),
+    ]:
+        torch.manual_seed(0)
+        losses.append(float(objective(GaussianMap(sign=0.5), pair)["loss"].detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0.1
+
+
+def test_each_row_has_times_of_its_own():
+    fine, coarse = stored(Jumps(4, grid=Given(GRID))), stored(Jumps(4))
+    pair = PAIR._replace(
+        x1=torch.cat([fine.x1[:8], coarse.x1[8:]]),
+        cond={name: torch.cat([fine.cond[name][:8], coarse.cond[name][8:]]) for name in fine.cond},
+    )
+    assert float(OnTrajectories(draws=4)(MAP, pair)["loss"]) < 1e-12
+    mixed = pair._replace(cond={**pair.cond, "times": fine.cond["times"]})
+    assert float(OnTrajectories(draws=4)(MAP, mixed)["loss"]) > 1e-3
+
+
+def test_states_are_for_the_objective_and_not_for_its_network_or_its_neighbours():
+    seen = []
+
+    def velocity(x, t, cond):
+        seen.append(set(cond))
+        return MAP(x, t, cond)
+
+    pair = stored(Jumps(4))
+    pair = pair._replace(cond={**pair.cond, "label": torch.zeros(16, dtype=torch.int64)})
+    both = Combined({"paths": OnTrajectories(), "lagrangian": Lagrangian(guide=GaussianMap())})
+    assert set(both(velocity, pair)) == {"loss", "paths", "lagrangian"}
+    assert seen and all("r" in names and names <= {"r", "label"} for names in seen)
+    assert set(both.conditions(pair.cond)) == {"label"}
+
+
+def test_pairs_without_states_are_refused_and_a_guide_alone_too():
+    with pytest.raises(FlowlitError, match="pairs without states, and no guide to solve for them"):
+        OnTrajectories()(MAP, PAIR)
+    with pytest.raises(FlowlitError, match="a guide without a solver"):
+        OnTrajectories(GaussianMap())
+    with pytest.raises(FlowlitError, match="a solver without a guide"):
+        OnTrajectories(solver=Heun(2))
 
 
 def test_what_does_not_fit_is_refused():
