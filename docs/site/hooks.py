@@ -34,6 +34,7 @@ PAGES = {
     "flowlit.objectives.distances": "objectives.distances",
     "flowlit.solvers": "solvers",
     "flowlit.solvers.grids": "solvers.grids",
+    "flowlit.solvers.search": "solvers.search",
     "flowlit.schedules": "schedules",
     "flowlit.schedules.averages": "schedules.averages",
     "flowlit.paths": "paths",

@@ -61,6 +61,11 @@ COMMANDS = {
         "runs/slimflow_digits/teacher --into teacher_statistics.safetensors",
         "statistics:statistics",
     ),
+    "search": Command(
+        "a schedule of few steps for one network",
+        "runs/slimflow_digits/teacher --nfe 6 --into runs/search6",
+        "search:search",
+    ),
     "convert": Command(
         "weights of other projects, and back", "slimflow.pth --into student.safetensors", "convert:convert"
     ),

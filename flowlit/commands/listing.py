@@ -23,6 +23,7 @@ KINDS = {
     "rewards": ("objectives.rewards", "flowlit.objectives.rewards.Reward"),
     "solvers": ("solvers", "flowlit.types.Solver"),
     "grids": ("solvers.grids", "flowlit.solvers.grids.TimeGrid"),
+    "strategies": ("solvers.search", "flowlit.solvers.search.Strategy"),
     "schedules": ("schedules", "builtins.object"),
     "averages": ("schedules.averages", "flowlit.types.EMAProfile"),
     "couplings": ("couplings", "builtins.object"),

@@ -16,7 +16,8 @@ from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, GridSolver
 
-_LAST = 2 / 3  # where the last step evaluates: Radau's node
+LAST = 2 / 3
+"""Where the last step evaluates: Radau's node."""
 
 
 def adams_weights(times: Sequence[float], start: float, end: float) -> tuple[float, ...]:
@@ -71,7 +72,7 @@ def adams(
     for start, end in itertools.pairwise(grid):
         if observe is not None:
             observe(x.new_full((x.shape[0],), start), predicted, values[-1])
-        time = end if end != grid[-1] else start + _LAST * (end - start)
+        time = end if end != grid[-1] else start + LAST * (end - start)
         predicted = _advance(x, adams_weights(times, start, time), values)
         times = [*times, time]
         values = [*values, v(predicted, x.new_full((x.shape[0],), time))]

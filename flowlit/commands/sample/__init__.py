@@ -41,7 +41,7 @@ def sample(
         seed: of the noise; 0 by default
         seeds: one image of each of these, in place of --num and --seed, as 1 5 10-19
         labels: class of all images, or one for each, by number or name; balanced by default
-        solver: as Heun or RK45(rtol=1e-3); that of the checkpoint by default
+        solver: as Heun or RK45(rtol=1e-3), or a YAML of flowlit search; that of the checkpoint by default
         nfe: evaluations of the network for an image, from which steps follow
         weights: ema, raw, or the name of another average
         device: as cuda; the CPU by default

@@ -40,11 +40,13 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def solver_of(text: str, nfe: int | None) -> Solver:
-    """Return the solver that a text names; its steps may be left out where ``nfe`` is given.
+    """Return the solver that a text or a YAML names; its steps may be left out where ``nfe`` is given.
 
     Raises:
-        FlowlitError: if there is no such class, or it takes other settings.
+        FlowlitError: if there is no such class or file, or it takes other settings.
     """
+    if text.endswith((".yaml", ".yml")):
+        return _of_yaml(text)
     from ... import solvers
     from ...networks.checkpoints.spec import build
     from ...types import Solver
@@ -68,6 +70,24 @@ def solver_of(text: str, nfe: int | None) -> Solver:
         return build({"class_path": name, "init_args": settings}, Solver)
     except FlowlitError as error:
         raise FlowlitError(f"--solver {text}: {error}") from error
+
+
+def _of_yaml(path: str) -> Solver:
+    """Return the solver that is described in a file by class_path and init_args."""
+    from ...networks.checkpoints.spec import build
+    from ...types import Solver
+    from .._yaml import read_yaml
+
+    content = read_yaml(path, "--solver {}: there is no such file")
+    if not isinstance(content.get("class_path"), str):
+        raise FlowlitError(
+            f"--solver {path}: expected class_path and init_args of a solver, as flowlit search writes them "
+            "in solver.yaml"
+        )
+    try:
+        return build(content, Solver)
+    except FlowlitError as error:
+        raise FlowlitError(f"--solver {path}: {error}") from error
 
 
 def _ours(kind: Any, settings: dict[str, Any], nfe: int | None) -> Solver:

@@ -1,0 +1,193 @@
+"""The request of ``flowlit search``, and its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..._support.locks import locked_folder
+from ..._support.progress import Bar
+from ...errors import FlowlitError
+from ...generators import Generator, load
+from ...metrics.base import FeatureExtractor
+from ...networks import ClassifierFreeGuidance
+from ...networks.checkpoints.fingerprint import identity
+from ...networks.statistics import owner
+from ...solvers import SolverSchedule
+from ...solvers.search import Evolution, Strategy
+from ...solvers.search.base import Problem, best, search
+from ...solvers.search.candidate import Candidate, Space
+from ...types import evaluations_of
+from ..sample.solver import solver_of
+from .objective import EndpointError, FrechetDistance, Objective
+from .results import Result, write_results
+from .state import STATE, State
+
+MOST_ORDER = 3
+"""Of a step unless it is given: as far as ``Adams`` and ``UniPC`` go."""
+
+
+@dataclass
+class Request:
+    """Options of ``flowlit search`` that decide what is found; see there."""
+
+    nfe: int
+    strategy: Strategy | None
+    budget: int
+    population: int
+    order: int | None
+    start: list[str]
+    num: int
+    fine: int
+    guidance: float | None
+    seed: int
+
+    def check(self, into: Path, features: FeatureExtractor | None, reference: Path | None) -> None:
+        """Refuse options that contradict each other, and a folder with files of others."""
+        if (features is None) != (reference is None):
+            given, other = (
+                ("--features", "--reference") if reference is None else ("--reference", "--features")
+            )
+            raise FlowlitError(f"{given} without {other}: a Fréchet distance needs both; add it")
+        if into.exists() and not into.is_dir():
+            raise FlowlitError(f"--into {into} is a file; expected a folder")
+        others = [path.name for path in into.glob("[!.]*")] if into.is_dir() else []
+        if others and STATE not in others:
+            raise FlowlitError(
+                f"--into {into} holds {sorted(others)[0]}, and no {STATE} of a search to go on with; choose "
+                "another"
+            )
+
+    def problem(self, generator: Generator) -> Problem:
+        """Return what is searched in, before any work.
+
+        Raises:
+            FlowlitError: if nothing is to be found, or the budget is less than a generation.
+        """
+        each = evaluations_of(generator.network)
+        steps, remainder = divmod(self.nfe, each)
+        if remainder:
+            raise FlowlitError(
+                f"--nfe {self.nfe}: guidance takes {each} evaluations a step; expected a multiple"
+            )
+        if self.fine < 2 * steps:
+            raise FlowlitError(
+                f"--fine {self.fine} is no exact way for {steps} steps; expected {2 * steps} or more"
+            )
+        order = min(MOST_ORDER, steps) if self.order is None else self.order
+        space = Space(steps, order, tuple(started(text) for text in self.start))
+        problem = Problem(space, self.population, self.seed, _no_paths)
+        smallest = (self.strategy or Evolution()).smallest(problem)
+        if self.budget < smallest:
+            raise FlowlitError(
+                f"--budget {self.budget} is less than one generation of {smallest}; expected {smallest} at "
+                "least, better 10 times as many, or a smaller --population"
+            )
+        return problem
+
+    def settings(self, generator: Generator, problem: Problem, objective: Objective) -> dict[str, Any]:
+        """Return all that decides what a search finds, as plain data, but for the budget."""
+        return {
+            "network": owner(generator.network)[0],
+            "guidance": self.guidance,
+            "nfe": self.nfe,
+            "strategy": identity(self.strategy or Evolution()),
+            "population": self.population,
+            "order": problem.space.most,
+            "start": [each.lists() for each in problem.space.start],
+            "num": self.num,
+            "seed": self.seed,
+            "objective": objective.identity(),
+        }
+
+    def run(
+        self,
+        model: str,
+        into: Path,
+        features: FeatureExtractor | None,
+        reference: Path | None,
+        weights: str,
+        device: str | None,
+        batch: int,
+    ) -> Iterator[str]:
+        """Search, while no other process does so in the folder; yield lines on what was found.
+
+        Raises:
+            FlowlitError: as ``flowlit search``.
+        """
+        self.check(into, features, reference)
+        with locked_folder(into, "search", "choose another --into"):
+            yield from self._run(model, into, features, reference, weights, device, batch)
+
+    def _run(
+        self,
+        model: str,
+        into: Path,
+        features: FeatureExtractor | None,
+        reference: Path | None,
+        weights: str,
+        device: str | None,
+        batch: int,
+    ) -> Iterator[str]:
+        generator = load(model, weights, device=device)
+        if self.guidance is not None:
+            generator = replace(generator, network=ClassifierFreeGuidance(generator.network, self.guidance))
+        problem = self.problem(generator)
+        make: Callable[..., Objective] = partial(EndpointError, fine=self.fine)
+        if features is not None and reference is not None:
+            make = partial(FrechetDistance, features=features, reference=reference)
+        objective = make(generator, self.num, self.seed, batch)
+        state = State.opened(into / STATE, self.settings(generator, problem, objective), self.budget)
+        paths = EndpointError(generator, self.num, self.seed, batch, fine=self.fine).paths
+        problem = replace(problem, paths=objective.paths if isinstance(objective, EndpointError) else paths)
+        self._try(problem, objective, state)
+        state.check_result()
+        other = self.seed + 1 if self.seed < 2**64 - 1 else 0
+        apart = make(generator, self.num, other, batch)
+        result = Result(model, self.nfe, objective.name, problem.space, best(state.records, 4), state)
+        yield from write_results(into, result, objective, apart)
+
+    def _try(self, problem: Problem, objective: Objective, state: State) -> None:
+        strategy = self.strategy or Evolution()
+        done = len(state.records)
+        with Bar(total=self.budget, initial=done, desc="Search", unit=" schedules", leave=False) as bar:
+
+            def note(record: Any) -> None:
+                state.add(record)
+                bar.set_postfix_str(f"best {state.best_score():.4g}", refresh=False)
+                bar.update()
+
+            try:
+                search(strategy, problem, objective, self.budget, state.records, note)
+            except ValueError as error:
+                raise FlowlitError(
+                    f"{state.path} was made by another version of flowlit ({error}); choose another --into"
+                ) from error
+            finally:
+                if state.records:
+                    state.write()
+
+
+def _no_paths() -> Any:
+    raise FlowlitError("search: this strategy needs exact ways before there are any")
+
+
+def started(text: str) -> Candidate:
+    """Return the candidate that a text or a YAML names.
+
+    Raises:
+        FlowlitError: if it is no ``SolverSchedule``.
+    """
+    try:
+        solver = solver_of(text, None)
+    except FlowlitError as error:
+        raise FlowlitError(str(error).replace("--solver", "--start", 1)) from error
+    if not isinstance(solver, SolverSchedule):
+        raise FlowlitError(
+            f"--start {text}: expected a SolverSchedule, as the solver.yaml of another search; known solvers "
+            "are tried anyway"
+        )
+    return Candidate.of_schedule(solver)

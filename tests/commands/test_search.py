@@ -1,0 +1,266 @@
+"""``flowlit search`` writes a schedule that is used wherever a solver is, goes on, and refuses early."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from matrix import few
+from tools import Mean, randomise, tiny_unet, write_checkpoint
+
+import flowlit
+from flowlit._support.progress import Bar
+from flowlit.commands.search.objective import EndpointError, FrechetDistance
+from flowlit.commands.search.request import started
+from flowlit.data import Digits, Pixels
+from flowlit.generators import Generator
+from flowlit.metrics.frechet import covariance, frechet_distance
+from flowlit.metrics.reference import make_reference
+from flowlit.networks.checkpoints.spec import build, spec
+from flowlit.solvers import RK4, Euler, SolverSchedule, UniPC
+from flowlit.solvers.search.candidate import Choice, alike, known
+from flowlit.types import Solver
+
+SMALL = ["--num", "2", "--fine", "6", "--weights", "raw", "--nfe", "3", "--budget", "14"]
+SMALL += ["--population", "6"]
+RESULTS = ("search.json", "solver.yaml", "layer.yaml")
+
+
+def network(seed=0, **changes):
+    return randomise(tiny_unet(**changes), seed, scale=0.15).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("search") / "net.ckpt"
+    return write_checkpoint(path, network(), solver=spec(Euler(1)), codec=None)
+
+
+@pytest.fixture(scope="module")
+def searched(model, tmp_path_factory):
+    """The folder of a search, and what it printed."""
+    from commandline import in_process
+
+    into = tmp_path_factory.mktemp("results") / "searched"
+    outcome = in_process("search", model, "--into", into, *SMALL)
+    assert outcome.code == 0, outcome.err
+    return into, outcome.out
+
+
+def test_the_result_is_the_best_that_was_tried_and_is_scored_on_other_noise(searched, model):
+    into, out = searched
+    state = json.loads((into / "search.json").read_text())
+    scores = [each["score"] for each in state["tried"]]
+    assert len(scores) == 14 and len({json.dumps(each["schedule"]) for each in state["tried"]}) == 14
+    first = min(state["tried"], key=lambda each: each["score"])
+    content = yaml.safe_load((into / "solver.yaml").read_text())
+    assert content == {"class_path": "flowlit.solvers.SolverSchedule", "init_args": first["schedule"]}
+    generator = flowlit.load(model, "raw")
+    apart = EndpointError(generator, 2, 1, 128, fine=6)  # the seed after that of the search
+    assert f"{apart(started(str(into / 'solver.yaml'))):.4g}" in out.splitlines()[2].split()
+    assert f"{min(scores):.4g}" in out.splitlines()[2].split()
+    adams = next(line for line in out.splitlines() if line.startswith("Adams, order 3 "))
+    assert f"{apart(known(3, 3)['Adams, order 3']):.4g}" in adams and "times as near as" in out
+    assert (into / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(into.glob(".*"))
+
+
+def test_it_is_used_wherever_a_solver_is(searched, model, cli, tmp_path):
+    into, _ = searched
+    content = yaml.safe_load((into / "solver.yaml").read_text())
+    solver = build(content, Solver)
+    assert isinstance(solver, SolverSchedule) and build(spec(solver), Solver) == solver
+    words = ["sample", model, "--weights", "raw", "--num", "2", "--solver"]
+    assert cli(*words, into / "solver.yaml", "--into", tmp_path / "a.npz").code == 0
+    text = f"SolverSchedule({', '.join(f'{k}={v!r}' for k, v in content['init_args'].items())})"
+    assert cli(*words, text, "--into", tmp_path / "b.npz").code == 0
+    assert (tmp_path / "a.npz").read_bytes()[:200] == (tmp_path / "b.npz").read_bytes()[:200]
+    for command, file in (("sweep", "sweep_digits"), ("couple", "couple_digits")):
+        outcome = cli(command, "-c", f"experiments/{file}.yaml", "-c", into / "layer.yaml", "--print_config")
+        assert outcome.code == 0, outcome.err
+        shown = yaml.safe_load(outcome.out)["model"]["init_args"]["solvers"]["searched3"]
+        assert shown["class_path"] == "flowlit.solvers.SolverSchedule"
+        assert {**shown["init_args"], "mean": None} == {**content["init_args"], "mean": None}
+
+
+@pytest.mark.parametrize("kept", few([8, 6, 4, 13], 1))
+def test_a_killed_search_ends_as_if_it_had_not_been(searched, model, cli, tmp_path, kept):
+    into, _ = searched
+    state = json.loads((into / "search.json").read_text())
+    state["tried"] = state["tried"][:kept]
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/search.json").write_text(json.dumps(state))
+    outcome = cli("search", model, "--into", tmp_path / "again", *SMALL, "--batch", "1")
+    assert outcome.code == 0, outcome.err
+    for name in RESULTS:
+        assert (tmp_path / "again" / name).read_bytes() == (into / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_keeps_what_it_has_tried(searched, model, cli, tmp_path, monkeypatch):
+    into, _ = searched
+    ticks = []
+    update = Bar.update
+
+    def interrupted(self, n=1):
+        ticks.append(n)
+        if len(ticks) == 9:
+            raise KeyboardInterrupt
+        return update(self, n)
+
+    monkeypatch.setattr(Bar, "update", interrupted)
+    assert cli("search", model, "--into", tmp_path / "s", *SMALL).code == 130
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["search.json"]
+    monkeypatch.undo()
+    cli("search", model, "--into", tmp_path / "s", *SMALL)
+    assert (tmp_path / "s/search.json").read_bytes() == (into / "search.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(searched, model, cli, tmp_path):
+    into, _ = searched
+    shutil.copytree(into, tmp_path / "s")
+    assert cli("search", model, "--into", tmp_path / "s", *SMALL, "--budget", "16").code == 0
+    longer = json.loads((tmp_path / "s/search.json").read_text())["tried"]
+    assert len(longer) == 16
+    assert longer[:14] == json.loads((into / "search.json").read_text())["tried"]
+    refused = cli("search", model, "--into", tmp_path / "s", *SMALL, "--budget", "10").error
+    assert "has 16 schedules; expected --budget 16 at least" in refused
+
+
+START = "class_path: flowlit.solvers.SolverSchedule\ninit_args: {times: [%s], orders: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--budget", "5"], "--budget 5 is less than one generation of 6"),
+        (["--strategy", "DynamicProgramming", "--budget", "15"], "one generation of 16"),
+        (["--nfe", "1"], "one evaluation is Euler's step, and there is nothing to search for"),
+        (["--order", "4"], "the order is 4 at most; expected 1 to 3, since 3 evaluations allow no more"),
+        (["--fine", "5"], "--fine 5 is no exact way for 3 steps; expected 6 or more"),
+        (["--start", "repeated.yaml"], "expected increasing times"),
+        (["--start", "falling.yaml"], "expected increasing times"),
+        (["--start", "high.yaml"], "step 2 has order 3, but there are 2 evaluations by then"),
+        (["--start", "short.yaml"], "has 2 steps of order 1 at most; expected 3 steps"),
+        (["--start", "Heun(steps=2)"], "expected a SolverSchedule"),
+        (["--start", "none.yaml"], "--start none.yaml: there is no such file"),
+        (["--features", "tools.Mean"], "--features without --reference"),
+        (["--reference", "x.npz"], "--reference without --features"),
+        (["--guidance", "2"], "unconditional"),
+        (["--strategy", "Evolution", "--strategy.parents", "0"], "expected a whole number > 0"),
+        (["--into", "repeated.yaml"], "is a file; expected a folder"),
+        (["--into", "."], "and no search.json of a search to go on with"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_any_work(model, tmp_path, monkeypatch, words, expected):
+    from commandline import in_process
+
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "repeated": ("0, 0.5, 0.5, 1", "1"),
+        "falling": ("0, 0.6, 0.5, 1", "1"),
+        "high": ("0, 0.3, 0.6, 1", "[1, 3, 1]"),
+        "short": ("0, 0.5, 1", "1"),
+    }
+    for name, (times, orders) in files.items():
+        (tmp_path / f"{name}.yaml").write_text(START % (times, orders))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(EndpointError, "_followed", None)
+    error = in_process("search", model, "--into", "results", *SMALL, *words).error
+    assert expected in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_state_of_another_search_is_refused(searched, model, cli, tmp_path):
+    into, _ = searched
+    path = write_checkpoint(tmp_path / "other.ckpt", network(5), solver=spec(Euler(1)), codec=None)
+    before = (into / "search.json").read_bytes()
+    assert "is a search for another network" in cli("search", path, "--into", into, *SMALL).error
+    for words, expected in [
+        (["--nfe", "4", "--fine", "8"], "searched with nfe 3, found 4"),
+        (["--seed", "1"], "searched with seed 0, found 1"),
+        (["--strategy", "Staged"], 'searched with strategy {"class": "flowlit.solvers.search.Evolution"'),
+        (["--fine", "9"], "searched with objective"),
+    ]:
+        assert expected in cli("search", model, "--into", into, *SMALL, *words).error
+    assert (into / "search.json").read_bytes() == before
+    state = json.loads(before)
+    for damage, expected in [
+        (lambda s: s["tried"][3]["schedule"]["times"].reverse(), "increasing times"),
+        (lambda s: s["tried"][3]["schedule"]["orders"].pop(), "lists of different lengths"),
+        (lambda s: s["tried"].reverse(), "generations do not follow each other"),
+        (lambda s: s.update(tried=s["tried"][1:12]), "was made by another version of flowlit"),
+        (lambda s: s.pop("settings"), "it lacks settings"),
+        (lambda s: s.update(version=9), "version 9"),
+    ]:
+        changed = json.loads(json.dumps(state))
+        damage(changed)
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d/search.json").write_text(json.dumps(changed))
+        assert expected in cli("search", model, "--into", tmp_path / "d", *SMALL).error
+
+
+@pytest.mark.slow
+def test_other_strategies_start_from_what_was_found_and_count_guidance(searched, cli, tmp_path):
+    into, _ = searched
+    guided = network(2, num_classes=3, label_dropout=0.1)
+    path = write_checkpoint(tmp_path / "net.ckpt", guided, solver=spec(Euler(1)), codec=None)
+    words = ["--num", "2", "--fine", "6", "--weights", "raw", "--guidance", "2", "--order", "2"]
+    words += ["--start", into / "solver.yaml", "--nfe", "6", "--budget", "18", "--into", tmp_path / "s"]
+    for strategy in ("DynamicProgramming", "Staged"):
+        outcome = cli("search", path, *words, "--strategy", strategy, "--population", "9")
+        assert outcome.code == 0, outcome.err
+        state = json.loads((tmp_path / "s/search.json").read_text())
+        assert all(len(each["schedule"]["times"]) == 4 for each in state["tried"])  # two calls a step
+        started_from = yaml.safe_load((into / "solver.yaml").read_text())["init_args"]
+        assert state["tried"][0]["schedule"] == started_from and "start 1" in outcome.out
+        shutil.rmtree(tmp_path / "s")
+    assert "takes 2 evaluations a step" in cli("search", path, *words, "--nfe", "5").error
+
+
+def test_a_frechet_distance_is_that_of_the_images(cli, tmp_path):
+    reference = make_reference(Digits(limit=40), Mean(), str(tmp_path / "reference.npz"))
+    generator = Generator(network(), Euler(1), Pixels())
+    objective = FrechetDistance(generator, 12, 3, 5, Mean(), tmp_path / "reference.npz")
+    candidate = alike([0, 0.4, 1], Choice(2, corrector=True))
+    images = Generator(network(), candidate.schedule(), Pixels()).sample(12, seed=3)
+    rows = Mean()(images).double()
+    moments = covariance(torch.tensor(12.0), rows.sum(0), rows.T @ rows)
+    expected = frechet_distance(*moments, reference.mean, reference.cov)
+    assert objective(candidate) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_frechet_distance_is_searched_for(model, cli, tmp_path):
+    make_reference(Digits(limit=40), Mean(), str(tmp_path / "reference.npz"))
+    words = ["--features", "tools.Mean", "--reference", tmp_path / "reference.npz", "--into", tmp_path / "s"]
+    outcome = cli("search", model, *SMALL, *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("Fréchet distance (mean) of 2 images")
+
+
+def test_scores_are_errors_at_the_end_whatever_the_batch():
+    generator = Generator(network(num_classes=3), Euler(1), Pixels())
+    candidate = known(3, 3)["UniPC on velocity, order 2"]
+    scores = [EndpointError(generator, 3, 2, batch, fine=6)(candidate) for batch in (2, 128)]
+    assert len(set(scores)) == 1
+    x0 = flowlit.couplings.SeededNoise((1, 8, 8), 3, 2, 3).batch(range(3))
+    with torch.no_grad():
+        ends = [
+            Generator(network(num_classes=3), solver, Pixels()).solve(x0.x0, x0.cond).x1
+            for solver in (RK4(6), UniPC(3, order=2, prediction="velocity"))
+        ]
+    assert scores[0] == pytest.approx(float((ends[0] - ends[1]).square().mean().sqrt()), rel=1e-4)
+
+
+def test_a_network_without_finite_images_is_said_to_be_so(cli, tmp_path):
+    broken = network()
+    with torch.no_grad():
+        next(iter(broken.parameters())).fill_(float("nan"))
+    path = write_checkpoint(tmp_path / "net.ckpt", broken, solver=spec(Euler(1)), codec=None)
+    assert "not finite" in cli("search", path, "--into", tmp_path / "s", *SMALL).error
+    assert not (tmp_path / "s").exists()
