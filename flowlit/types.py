@@ -242,9 +242,8 @@ class Distance(OneLine, Checked, nn.Module, ABC):
 class Codec(Checked, ABC):
     """The only border between images outside (uint8) and x1 inside (float32).
 
-    x1 may have another shape than its image, and values outside [-1, 1] (latents). A codec without state, or
-    a dataclass, is described in checkpoints and stores by its class and fields. One with weights holds them
-    in ``Frozen``, and has their hash as ``fingerprint`` and how it is built as ``spec``.
+    x1 may have another shape than its image, and values outside [-1, 1] (latents). Class and fields describe
+    it; one with weights holds them in ``Frozen``, their hash is ``fingerprint``, and ``spec`` builds it.
     """
 
     rounding: str = "as its class does"
@@ -252,6 +251,9 @@ class Codec(Checked, ABC):
 
     pixels: bool = False
     """Whether x1 is the image on another scale, [-1, 1]; only such x1 may be stored as uint8."""
+
+    forgives_noise: bool = False
+    """Whether ``decode`` smooths a little noise in x1 away, so that solvers may stop early."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from .._support.cuda_graphs import CUDAGraphRunner, called, check_device, is_com
 from .._support.modes import evaluating
 from ..data.classes import class_names_of
 from ..errors import FlowlitError
+from ..solvers.base import check_end
 from ..types import Codec, Cond, Observer, Solution, Solver, classes_of, shape_of
 from .inputs import (
     as_device,
@@ -52,6 +53,7 @@ class NoiseToImages:
             (self.blocks, "blocks", bool),
         ):
             check_kind(value, name, kind)
+        check_end(repr(self.solver), self.solver, self.codec)
         if self.shape is None:
             self.shape = shape_of(self.network)
         if self.num_classes is None:

@@ -17,7 +17,7 @@ from ..errors import Diverged, FlowlitError, NotFinite
 from ..networks.checkpoints.fingerprint import fingerprint, identity
 from ..networks.checkpoints.spec import build, spec
 from ..solvers import RK45, Euler
-from ..solvers.base import check_names, unchecked
+from ..solvers.base import check_solvers, unchecked
 from ..types import (
     Codec,
     Noise,
@@ -78,9 +78,9 @@ class FlowModule(CheckpointedModule):
         self.objective = objective
         default: dict[str, Solver] = {"rk45": RK45(), "euler1": Euler(1)}
         self.solvers = self._first_solvers = default if solvers is None else solvers
-        check_names(self.solvers)
         described = codec_of(network)
         self.codec = codec or (build(described, Codec) if described else Pixels())
+        check_solvers(self.solvers, self.codec)
         averages = Averages(network, weights)
         self.ema = averages.ema
         self.averages = averages
@@ -88,7 +88,7 @@ class FlowModule(CheckpointedModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        check_names(self.solvers)
+        check_solvers(self.solvers, self.codec)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             self.averages.check_choice()

@@ -12,9 +12,8 @@ from torch import Tensor
 from ..errors import FlowlitError, NotFinite
 from ..paths.straight import expand
 from ..ranges import NonNegativeFloat
-from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField
-from .base import Counted
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import CheckedSolver, Counted
 
 # Dormand and Prince (1980), RK5(4)7M: nodes, stage weights (the last row is also the fifth-order solution),
 # error weights.
@@ -155,7 +154,7 @@ def _first_step(slope: Slope, x: Tensor, k1: Tensor, rtol: float, atol: float) -
 
 
 @dataclass
-class RK45(Solver):
+class RK45(CheckedSolver):
     """Adaptive Dormand-Prince 5(4), for couplings and evaluation; NFE is measured, per sample.
 
     The papers use rtol = atol = 1e-5 on the flattened batch through SciPy; here every sample has its own
@@ -170,14 +169,7 @@ class RK45(Solver):
         if self.rtol == self.atol == 0:
             raise FlowlitError("RK45: rtol and atol are 0; expected one of them > 0")
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         return rk45(velocity, x0, cond, rtol=self.rtol, atol=self.atol, observe=observe, reverse=reverse)

@@ -11,9 +11,8 @@ from torch import Tensor
 from ..errors import FlowlitError, NotFinite
 from ..paths.straight import expand
 from ..ranges import NonNegativeFloat, PositiveFloat
-from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField
-from .base import Counted
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import CheckedSolver, Counted
 from .exponential import log_snr
 
 FIRST = 0.05
@@ -150,7 +149,7 @@ def _finite(error: Tensor) -> Tensor:
 
 
 @dataclass
-class AdaptiveDPMSolver(Solver):
+class AdaptiveDPMSolver(CheckedSolver):
     """DPM-Solver with a step size for each sample, and Euler's rule at both ends; NFE is measured.
 
     The error is the difference of two orders that share evaluations. ``RK45`` is the better one for
@@ -175,14 +174,7 @@ class AdaptiveDPMSolver(Solver):
         if self.margin >= 0.5:
             raise FlowlitError(f"AdaptiveDPMSolver: margin is {self.margin}; expected one below 0.5")
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         return adaptive(velocity, x0, cond, self, observe, reverse)

@@ -21,7 +21,7 @@ from ..errors import FlowlitError, NotFinite
 from ..ranges import PositiveFloat, PositiveInt
 from ..ranges.reprs import OneLine
 from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField, evaluations_of
+from ..types import Codec, Cond, Observer, Solution, Solver, VelocityField, evaluations_of
 from .grids import TimeGrid, check_grid, check_steps, time_grid
 
 Step = Callable[["Counted", Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -100,25 +100,68 @@ RESERVED = ("sum", "mean", "rms", "per_dimension", "train")
 """Names that end tags already."""
 
 
-def check_names(solvers: Mapping[str, Solver]) -> None:
-    """Refuse names of solvers that could not stand in tags and names of files, and an empty set.
+def check_solvers(solvers: Mapping[str, Solver], codec: Codec) -> None:
+    """Refuse names that could not stand in tags and files, an empty set, and ends that a codec would show.
 
     Raises:
         FlowlitError: naming the first that cannot.
     """
     if not solvers:
         raise FlowlitError("solvers is empty; expected at least one, e.g. {euler1: {class_path: Euler}}")
-    for name in solvers:
+    for name, solver in solvers.items():
         fits = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name)
         if not fits or name in RESERVED:
             raise FlowlitError(
                 f"solver {name!r}: its name becomes part of tags; use letters, digits, _ - and, not first, "
                 "dots (and no word like sum)"
             )
+        check_end(name, solver, codec)
+
+
+def check_end(name: str, solver: Solver, codec: Codec) -> None:
+    """Refuse a solver that stops before t = 1 for a codec that does not forgive the noise left there.
+
+    Raises:
+        FlowlitError: with what fits.
+    """
+    grid = getattr(solver, "grid", None)
+    if isinstance(grid, TimeGrid) and grid.stops_early and not codec.forgives_noise:
+        raise FlowlitError(
+            f"solver {name} stops before t = 1, and {type(codec).__name__} would show the noise left; "
+            "take a grid to 1 (FScheduler: finish: true), or a codec of latents with forgives_noise"
+        )
+
+
+class CheckedSolver(Solver):
+    """Solver whose call refuses arguments of another kind, and to run in reverse where it cannot."""
+
+    one_way: ClassVar[str] = ""
+    """Reason why it cannot run in reverse; empty if it can."""
+
+    def __call__(
+        self,
+        velocity: VelocityField,
+        x0: Tensor,
+        cond: Cond = {},
+        *,
+        observe: Observer | None = None,
+        reverse: bool = False,
+    ) -> Solution:
+        check_start(velocity, x0, cond, observe, reverse)
+        if reverse and self.one_way:
+            name = type(self).__name__
+            raise FlowlitError(f"{name} {self.one_way} and cannot run in reverse; use RK45")
+        return self._integrate(velocity, x0, cond, observe, reverse)
+
+    @abstractmethod
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
+    ) -> Solution:
+        """Integrate from x0 (B, C, H, W), all arguments being sound."""
 
 
 @dataclass
-class GridSolver(Solver):
+class GridSolver(CheckedSolver):
     """Solver on a fixed grid of times.
 
     Args:
@@ -138,38 +181,42 @@ class GridSolver(Solver):
             return
         if self.rho != 1:
             raise FlowlitError(f"time grid: rho={self.rho} is not used with grid={self.grid}; leave one out")
-        check_grid(self.grid(self.steps), self.steps)
+        check_grid(self.grid(self.steps), self.steps, self.grid.stops_early)
 
     def times(self, reverse: bool = False) -> list[float]:
-        """Return steps + 1 times from 0 to 1, or from 1 to 0 in reverse."""
+        """Return steps + 1 times from 0 to 1, or from 1 to 0 in reverse; to below 1 if the grid says so."""
         if self.grid is None:
             return time_grid(self.steps, self.rho, reverse)
         times = self.grid(self.steps)
         return times[::-1] if reverse else times
+
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
+    ) -> Solution:
+        times = self.times(reverse)
+        if self.grid is None or not self.grid.stops_early:
+            return self._follow(velocity, x0, times, cond, observe)
+        if reverse:
+            raise FlowlitError(f"{self.grid} stops before t = 1 and cannot run in reverse; use RK45")
+        solution = self._follow(velocity, x0, times, cond, observe)
+        return solution._replace(x1=solution.x1 / times[-1])  # x1 + σ / α · noise: data, not as faint as x
+
+    @abstractmethod
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
+    ) -> Solution:
+        """Integrate from x0 (B, C, H, W) along times, all arguments being sound."""
 
 
 @dataclass
 class SingleStep(GridSolver):
     """Solver that follows a one-step rule: each step starts from the last state alone."""
 
-    reversible: ClassVar[bool] = True
-
     @abstractmethod
     def rule(self, x0: Tensor) -> Step:
         """Return the one-step rule for a batch that starts from x0 (B, C, H, W)."""
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
-        if reverse and not self.reversible:
-            raise FlowlitError(
-                f"{type(self).__name__} draws noise and cannot run in reverse; use an ODE solver"
-            )
-        return march(self.rule(x0), velocity, x0, self.times(reverse), cond, observe)
+        return march(self.rule(x0), velocity, x0, times, cond, observe)

@@ -9,7 +9,6 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import GridSolver
 from .exponential_multistep import ExponentialMultistep, StepRule
@@ -63,17 +62,9 @@ class RhoRK(GridSolver):
     order: Literal[2, 3, 4] = 3
     prediction: Literal["data", "noise"] = "noise"
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         rule = partial(rho_runge_kutta, prediction=self.prediction)
         orders = [self.order] * self.steps
-        times = self.times(reverse)
         return march_evaluated(velocity, x0, times, orders, cond, rule, self.prediction, observe)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import PositiveFloat, PositiveInt
-from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import CheckedSolver
 from .exponential_multistep import ExponentialMultistep, StepRule
 from .exponential_singlestep import follow
 from .grids import Power, TimeGrid, check_grid, check_steps
@@ -46,7 +46,7 @@ class DPMSolver(ExponentialMultistep):
 
 
 @dataclass
-class SinglestepDPMSolver(Solver):
+class SinglestepDPMSolver(CheckedSolver):
     """DPM-Solver's singlestep form: each step starts from the last state alone, as Runge-Kutta rules do.
 
     A budget of evaluations is divided into a step of Euler's at each end, as many as possible of the order,
@@ -89,16 +89,9 @@ class SinglestepDPMSolver(Solver):
     def _times(self) -> list[float]:
         return (self.grid or Power(self.rho))(len(self.orders()))
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         times = self._times()
         orders = self.orders()
         if reverse:

@@ -6,14 +6,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, GridSolver
 from .model_statistics import Coefficients, ModelStatistics, nearest
@@ -135,6 +134,8 @@ class DPMSolverV3(GridSolver):
     pseudo: bool = False
     corrector: bool = True
 
+    one_way: ClassVar[str] = "has statistics of the way to data alone"
+
     def __post_init__(self) -> None:
         """Refuse to go without statistics."""
         super().__post_init__()
@@ -144,41 +145,32 @@ class DPMSolverV3(GridSolver):
                 "flowlit statistics writes"
             )
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
-        if reverse:
-            raise FlowlitError("DPMSolverV3 has statistics of the way to data alone; use RK45 in reverse")
         assert self.statistics is not None
         coefficients = self.statistics.coefficients(velocity)
         i = integrals(Coefficients(*(_on(value, x0) for value in coefficients)))
-        return _follow(velocity, x0, cond, self._places(coefficients), i, self, observe)
+        return _march(velocity, x0, cond, self._places(times, coefficients), i, self, observe)
 
-    def _places(self, c: Coefficients) -> list[float | int]:
-        """Return the times of the grid, those within the statistics' range as their nearest node."""
-        inside = [t for t in self.times() if c.margin <= t <= 1 - c.margin]
+    def _places(self, times: list[float], c: Coefficients) -> list[float | int]:
+        """Return times, those within the statistics' range as their nearest node."""
+        inside = [t for t in times if c.margin <= t <= 1 - c.margin]
         nodes = [nearest(t, c) for t in inside]
         if len(set(nodes)) < len(nodes):
             raise FlowlitError(
                 f"DPMSolverV3: {self.steps} steps come to the same of {len(c.l)} nodes of the statistics; "
                 "take fewer, or estimate them at more nodes (flowlit statistics --nodes)"
             )
-        before = [t for t in self.times() if t < c.margin]
-        return [*before, *nodes, *[t for t in self.times() if t > 1 - c.margin]]
+        before = [t for t in times if t < c.margin]
+        return [*before, *nodes, *[t for t in times if t > 1 - c.margin]]
 
 
 def _on(value: Any, like: Tensor) -> Any:
     return value.to(like.device) if isinstance(value, Tensor) else value
 
 
-def _follow(
+def _march(
     velocity: VelocityField,
     x0: Tensor,
     cond: Cond,

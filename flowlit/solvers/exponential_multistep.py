@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import Float
-from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, GridSolver
 from .exponential import Form, Prediction, Variable, exponential_weights, linear_part, singular
@@ -138,15 +137,8 @@ class ExponentialMultistep(GridSolver):
     def rule(self) -> StepRule:
         """Return the rule of every interval."""
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         rules = [self.rule()] * self.steps
-        return multistep(velocity, x0, self.times(reverse), rules, cond, mean=self.mean, observe=observe)
+        return multistep(velocity, x0, times, rules, cond, mean=self.mean, observe=observe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from ..errors import FlowlitError
 from ..paths.straight import endpoint, expand, interpolate
 from ..ranges import PositiveInt
-from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField, reads_of
 from .base import Counted, GridSolver
 from .stochastic import noise_stream
@@ -34,23 +34,18 @@ class Jumps(GridSolver):
     steps: PositiveInt = 1
     renoise: bool = False
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    one_way: ClassVar[str] = "goes from noise to data"
+
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
-        self._check(velocity, reverse)
+        self._check(velocity)
         x = x0 if x0.dtype == torch.float64 else x0.float()
         draw = noise_stream(x0) if self.renoise else None
         u = Counted(velocity, cond, x)
-        times = [torch.full((x.shape[0],), t, dtype=torch.float32, device=x.device) for t in self.times()]
-        for t, t_next in itertools.pairwise(times):
-            u.cond = {**cond, "r": times[-1] if self.renoise else t_next}
+        grid = [torch.full((x.shape[0],), t, dtype=torch.float32, device=x.device) for t in times]
+        for t, t_next in itertools.pairwise(grid):
+            u.cond = {**cond, "r": grid[-1] if self.renoise else t_next}
             average = u(x, t)
             if observe is not None:
                 observe(t, x, average)
@@ -58,13 +53,13 @@ class Jumps(GridSolver):
                 x = x + expand(t_next.to(x.dtype) - t.to(x.dtype), x) * average
             else:
                 data = endpoint(x, average, t)
-                x = data if t_next is times[-1] else interpolate(draw(), data, t_next)
+                x = data if t_next is grid[-1] else interpolate(draw(), data, t_next)
         return u.solution(x)
 
-    def _check(self, velocity: VelocityField, reverse: bool) -> None:
-        """Refuse a network of one time, and the way back."""
-        if reverse:
-            raise FlowlitError("Jumps goes from noise to data and cannot run in reverse; use RK45")
+    def _check(self, velocity: VelocityField) -> None:
+        """Refuse a network of one time, and data to jump to that are none."""
+        if self.renoise and self.grid is not None and self.grid.stops_early:
+            raise FlowlitError(f"Jumps: renoise jumps to t = 1, where {self.grid} does not end; take another")
         reads = reads_of(velocity)
         if reads is not None and "r" not in reads:
             name = type(getattr(velocity, "velocity", velocity)).__name__

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..errors import FlowlitError
-from ..ranges.tensors import check_start
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, GridSolver
 
@@ -116,14 +115,7 @@ class Adams(GridSolver):
                 f"Adams: rho={self.rho} makes some of {self.steps} steps empty; take one nearer to 1"
             )
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _follow(
+        self, velocity: VelocityField, x0: Tensor, times: list[float], cond: Cond, observe: Observer | None
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
-        return adams(velocity, x0, self.times(reverse), cond, order=self.order, observe=observe)
+        return adams(velocity, x0, times, cond, order=self.order, observe=observe)

@@ -8,15 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import FlowlitError
 from ..ranges import Probability
-from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField
-from .base import Counted
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import CheckedSolver, Counted
 
 
 @dataclass
-class OneStep(Solver):
+class OneStep(CheckedSolver):
     """x0 + v(x0, t), where the network's v(x0, t) is the average velocity from 0 to t. NFE = 1.
 
     For students of ``flowlit.objectives.TrajectoryDistillation``, whose t is a knob: at 0 the result is the
@@ -29,18 +27,11 @@ class OneStep(Solver):
     takes_average: ClassVar[bool] = True
     """The network is an average velocity for it, and no field; what objectives that train one look for."""
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    one_way: ClassVar[str] = "goes from the start to an image"
+
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
-        if reverse:
-            raise FlowlitError("OneStep goes from the start to an image and cannot run in reverse; use RK45")
         x = x0 if x0.dtype == torch.float64 else x0.float()
         average = Counted(velocity, cond, x)
         v = average(x, torch.full((x.shape[0],), self.t, device=x.device))

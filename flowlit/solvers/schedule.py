@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..ranges import Float, PositiveInt
-from ..ranges.tensors import check_start
-from ..types import Cond, Observer, Solution, Solver, VelocityField
+from ..types import Cond, Observer, Solution, VelocityField
+from .base import CheckedSolver
 from .exponential import Form
 from .exponential_multistep import MOST_NODES, StepRule, multistep
 from .grids import check_grid, check_steps
@@ -21,7 +21,7 @@ Shape = Literal["exact", "midpoint", "b1"]
 
 
 @dataclass
-class SolverSchedule(Solver):
+class SolverSchedule(CheckedSolver):
     """Multistep steps whose times, orders, predictions, forms and correctors differ: what a search returns.
 
     DPM-Solver, UniPC and DEIS's tAB of velocities are schedules whose steps are alike. Each list has an entry
@@ -77,16 +77,9 @@ class SolverSchedule(Solver):
             )
         return values
 
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
+    def _integrate(
+        self, velocity: VelocityField, x0: Tensor, cond: Cond, observe: Observer | None, reverse: bool
     ) -> Solution:
-        check_start(velocity, x0, cond, observe, reverse)
         times = self.times[::-1] if reverse else self.times
         rules = self.rules()
         return multistep(

@@ -43,7 +43,7 @@ class SDE(SingleStep):
     """
 
     sigma: NonNegativeFloat = 1.0
-    reversible: ClassVar[bool] = False
+    one_way: ClassVar[str] = "draws noise"
 
     def rule(self, x0: Tensor) -> Step:
         """Return the rule for x0 (B, C, H, W)."""
@@ -68,7 +68,7 @@ class ReNoise(SingleStep):
     """
 
     fresh: bool = True
-    reversible: ClassVar[bool] = False
+    one_way: ClassVar[str] = "draws noise"
 
     def rule(self, x0: Tensor) -> Step:
         """Return the rule for x0 (B, C, H, W)."""

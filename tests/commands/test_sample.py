@@ -23,7 +23,7 @@ from flowlit.data import ImageZip, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.networks import ConcatenatedImage, UNet
-from flowlit.solvers import RK45, Euler, Heun, OneStep
+from flowlit.solvers import RK45, Euler, Heun, Midpoint, OneStep
 
 NAMES = ("cat", "dog", "7")
 
@@ -182,6 +182,10 @@ REFUSED = {
     ("--solver", "Heun"): "it needs steps; expected Heun(steps=4), or --nfe",
     ("--solver", "Heun(foo=1)"): "Heun has no foo; expected steps, rho",
     ("--solver", "Heun(steps=0)"): "steps is 0",
+    ("--solver", "Heun(-2)"): "steps is -2",
+    ("--solver", "Heun(2, steps=3)"): "1 numbers without a name do not fit; write them as steps=4",
+    ("--solver", "Heun(2, 1, 1, 1)"): "4 numbers without a name do not fit",
+    ("--solver", "mine.Leap(3)"): "3 has no name; write which setting it is, as steps=3",
     ("--solver", "open('x')"): "expected a class, as Heun",
     ("--solver", "eval(x=1)"): "there is none of that name",
     ("--solver", "os.system"): "os.system",
@@ -303,13 +307,18 @@ def test_the_progress_is_shown(cli, model, tmp_path, monkeypatch):
 
 def test_seeds_and_solvers_in_words():
     assert numbers_of(["0", "3-5", "18446744073709551615"], "") == [0, 3, 4, 5, 2**64 - 1]
-    assert parsed("a.b.C(x=1, y='z')") == ("a.b.C", {"x": 1, "y": "z"})
+    assert parsed("a.b.C(x=1, y='z')") == ("a.b.C", [], {"x": 1, "y": "z"})
+    assert parsed("Heun(2, r=0.5)") == ("Heun", [2], {"r": 0.5})
     assert solver_of("rk45(rtol=1e-2)", None) == RK45(rtol=1e-2)
     assert solver_of("heun", 6) == Heun(1) and solver_of("Heun(steps=3)", 6) == Heun(3)
+    assert solver_of("Midpoint(5)", None) == Midpoint(5) and solver_of("Heun(3, 2.0)", None) == Heun(3, 2.0)
+    assert solver_of("RK45(1e-2, atol=0.1)", None) == RK45(1e-2, 0.1) and solver_of("Heun(3)", 6) == Heun(3)
     for text in (
         "",
         "Heun(",
-        "Heun(2)",
+        "Heun('2')",
+        "Heun(True)",
+        "Heun(*[2])",
         "Heun(steps=x)",
         "Heun()()",
         "1",

@@ -200,7 +200,7 @@ def test_nonsense_is_refused():
         FlowlitError, match=r"statistics is None; expected flowlit\.networks\.StoredStatistics"
     ):
         DPMSolverV3(4)
-    with pytest.raises(FlowlitError, match="alone; use RK45 in reverse"):
+    with pytest.raises(FlowlitError, match="to data alone and cannot run in reverse; use RK45"):
         DPMSolverV3(4, statistics=Same())(SMOOTH, X, reverse=True)
     with pytest.raises(FlowlitError, match=r"30 steps come to the same of 9 nodes.*--nodes"):
         DPMSolverV3(30, statistics=Same(nodes=9))(SMOOTH, X)

@@ -1,8 +1,9 @@
-"""Solvers in one word: ``Heun(steps=4)``, as they are printed."""
+"""Solvers in one word: ``Heun(steps=4)``, as they are printed, or ``Heun(4)``."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from ...types import Solver
 
 
-def parsed(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the class and the settings that a text names.
+def parsed(text: str) -> tuple[str, list[float], dict[str, Any]]:
+    """Return the class, the numbers without a name and the settings that a text names.
 
-    >>> parsed("RK45(rtol=1e-3)"), parsed("mine.Leap")
-    (('RK45', {'rtol': 0.001}), ('mine.Leap', {}))
+    >>> parsed("RK45(rtol=1e-3)"), parsed("Heun(4)")
+    (('RK45', [], {'rtol': 0.001}), ('Heun', [4], {}))
 
     Raises:
         FlowlitError: for other texts.
@@ -29,14 +30,19 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
             call = ast.Call(call, [], [])
         name = ast.unparse(call.func)
         settings = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords if each.arg}
+        numbers = [ast.literal_eval(each) for each in call.args]
         plain = all(part.isidentifier() for part in name.split("."))
-        if call.args or not plain or len(settings) < len(call.keywords):
+        if (
+            not plain
+            or len(settings) < len(call.keywords)
+            or any(type(n) not in (int, float) for n in numbers)
+        ):
             raise ValueError
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise FlowlitError(
             f"--solver {text!r:.80}: expected a class, as Heun or RK45(rtol=1e-3); flowlit list solvers"
         ) from None
-    return name, settings
+    return name, numbers, settings
 
 
 def solver_of(text: str, nfe: int | None) -> Solver:
@@ -51,7 +57,7 @@ def solver_of(text: str, nfe: int | None) -> Solver:
     from ...networks.checkpoints.spec import build
     from ...types import Solver
 
-    name, settings = parsed(text)
+    name, numbers, settings = parsed(text)
     kinds = {each: getattr(solvers, each) for each in solvers.__all__}
     known = {
         each.lower(): each
@@ -66,7 +72,9 @@ def solver_of(text: str, nfe: int | None) -> Solver:
     ours = known.get(name.lower())
     try:
         if ours is not None:
-            return _ours(kinds[ours], settings, nfe)
+            return _ours(kinds[ours], _named(kinds[ours], numbers, settings), nfe)
+        if numbers:
+            raise FlowlitError(f"{numbers[0]} has no name; write which setting it is, as steps={numbers[0]}")
         return build({"class_path": name, "init_args": settings}, Solver)
     except FlowlitError as error:
         raise FlowlitError(f"--solver {text}: {error}") from error
@@ -88,6 +96,15 @@ def _of_yaml(path: str) -> Solver:
         return build(content, Solver)
     except FlowlitError as error:
         raise FlowlitError(f"--solver {path}: {error}") from error
+
+
+def _named(kind: Any, numbers: list[float], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those numbers that had no name, by their order in the class."""
+    parameters = inspect.signature(kind).parameters.values()
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][: len(numbers)]
+    if len(names) < len(numbers) or settings.keys() & set(names):
+        raise FlowlitError(f"{len(numbers)} numbers without a name do not fit; write them as steps=4")
+    return {**dict(zip(names, numbers, strict=True)), **settings}
 
 
 def _ours(kind: Any, settings: dict[str, Any], nfe: int | None) -> Solver:
