@@ -17,6 +17,7 @@ from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
+from .wrappers.one_more_step import OneMoreStep
 from .wrappers.preconditioning import EDM
 from .wrappers.residual import ResShiftVelocity
 from .wrappers.router import Router
@@ -32,6 +33,7 @@ __all__ = [
     "Discriminator",
     "EmpiricalFlow",
     "FixedTime",
+    "OneMoreStep",
     "ResShiftVelocity",
     "Router",
     "SmallClassifier",
