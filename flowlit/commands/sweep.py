@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,9 +15,10 @@ from .._support.batch_invariance import BatchInvariant
 from .._support.files import write_atomically
 from .._support.formatting import in_figure
 from .._support.nested import rows_of
-from ..callbacks.evaluation.base import Evaluation, numbers
+from ..callbacks.evaluation.base import Evaluation, numbers, protocols
 from ..callbacks.evaluation.grids import check_noise
 from ..callbacks.evaluation.pictures import file_for, show_figure
+from ..metrics.report import distance_features
 from ..modules import FlowModule
 from ..ranges import PositiveInt
 from ..solvers import RK45
@@ -53,7 +56,7 @@ class Sweep(Evaluation):
     sweep.png at the end.
 
     The error is the root mean square over pixels and samples of x1 - x1*, in units of [-1, 1], where x1* is
-    what the exact solver finds from the same noise.
+    what the exact solver finds from the same noise. Its spread is the standard error over the samples.
 
     Args:
         exact: a solver so fine that its own error does not matter.
@@ -64,6 +67,8 @@ class Sweep(Evaluation):
         self.exact = exact
         self.num = num
         self._squares: dict[str, MeanMetric] = {}
+        self._fourths: dict[str, MeanMetric] = {}
+        self._spread: dict[str, float] = {}
         self._nfe: dict[str, MeanMetric] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
@@ -72,6 +77,7 @@ class Sweep(Evaluation):
 
     def begin(self, trainer: pl.Trainer, module: Any) -> None:
         self._squares = {name: MeanMetric().to(module.device) for name in module.solvers}
+        self._fourths = {name: MeanMetric().to(module.device) for name in module.solvers}
         self._nfe = {name: MeanMetric().to(module.device) for name in module.solvers}
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
@@ -85,66 +91,120 @@ class Sweep(Evaluation):
         target = self.exact(BatchInvariant(module.velocity()), noise.x0, noise.cond).x1
         for name, solution in outputs["solutions"].items():
             error = (solution.x1[mine] - target).flatten(1).double()
-            self._squares[name].update(error.square().mean(1).float())
+            square = error.square().mean(1)
+            self._squares[name].update(square.float())
+            self._fourths[name].update(square.square().float())
 
     def end(self, trainer: pl.Trainer, module: Any) -> None:
         for name, squares in self._squares.items():
-            module.log(f"endpoint_error/{name}", squares.compute().sqrt(), rank_zero_only=True)
+            square = squares.compute()
+            module.log(f"endpoint_error/{name}", square.sqrt(), rank_zero_only=True)
+            variance = float(self._fourths[name].compute().double() - square.double() ** 2)
+            if square > 0 and self.num > 1:
+                error = (max(variance, 0.0) / (self.num - 1)) ** 0.5 / float(2 * square.sqrt())
+                self._spread[f"endpoint_error/{name}"] = error
             if f"nfe/{name}" not in numbers(trainer):  # no callback has counted it from all samples
                 module.log(f"nfe/{name}", self._nfe[name].compute(), rank_zero_only=True)
 
     def protocol(self) -> dict[str, Any]:
-        return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}}
+        return {"endpoint_error": {"exact": repr(self.exact), "samples": self.num}, "spread": self._spread}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         path = file_for(trainer, "sweep.csv")
-        rows = sweep_rows(numbers(trainer), pl_module.solvers)
+        rows = sweep_rows(numbers(trainer), protocols(trainer).get("spread", {}), pl_module.solvers)
         show_figure(trainer, "sweep", lambda: plot(rows))
         if path is not None:
             write_atomically(path, as_csv(rows).encode())
             print(f"\n{path}  {path.with_suffix('.png')}", flush=True)
 
 
-def sweep_rows(metrics: dict[str, float], solvers: dict[str, Solver]) -> list[dict[str, Any]]:
-    """Return a row for each solver, by its NFE, of every number whose tag ends in its name."""
+def sweep_rows(
+    metrics: Mapping[str, float], spread: Mapping[str, float], solvers: Mapping[str, Solver]
+) -> list[dict[str, Any]]:
+    """Return a row for each solver, by its NFE, of each number whose tag ends in its name, and its spread."""
     rows = []
     for name, solver in solvers.items():
         own = {
             tag.removesuffix(f"/{name}"): value for tag, value in metrics.items() if tag.endswith(f"/{name}")
         }
-        rows.append({"solver": name, "family": type(solver).__name__, **dict(sorted(own.items()))})
+        spreads = {f"{key}_spread": spread[f"{key}/{name}"] for key in own if f"{key}/{name}" in spread}
+        numbers_of = dict(sorted({**own, **spreads}.items()))
+        rows.append({"solver": name, "family": family(solver), **numbers_of})
     return sorted(rows, key=lambda row: row.get("nfe", 0.0))
+
+
+COSTS = ("steps", "evaluations", "rtol", "atol", "times")
+"""Settings of a solver by which the members of a family differ in their cost."""
+
+
+NAMED = 16
+"""Solvers at most whose points in the figure have names."""
+
+
+def family(solver: Solver) -> str:
+    """Return the class of a solver with those settings that differ from its defaults, but not the costs.
+
+    >>> from flowlit.solvers import DPMSolver, Heun
+    >>> family(Heun(3)), family(DPMSolver(8, order=2))
+    ('Heun', 'DPMSolver(order=2)')
+    """
+    kind = type(solver).__name__
+    if not is_dataclass(solver):
+        return kind
+    values = {field.name: (getattr(solver, field.name), field.default) for field in fields(solver)}
+    others = [
+        f"{name}={value!r}"
+        for name, (value, default) in values.items()
+        if name not in COSTS and default is not MISSING and value != default
+    ]
+    return f"{kind}({', '.join(others)})" if others else kind
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """Return rows as comma-separated values, with a header."""
     text = io.StringIO()
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:
-    """Draw every distance and error against NFE, one line for each family of solvers."""
+    """Draw every distance and error against NFE with its spread, one line for each family of solvers."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    distances = [key for key in rows[0] if key.startswith(("fid", "frechet_")) and not key.endswith("_half")]
-    names = [*distances, "endpoint_error"]
-    figure = Figure(figsize=(6 * len(names), 4.5), dpi=120, layout="constrained")
+    keys = dict.fromkeys(key for row in rows for key in row if not key.endswith("_spread"))
+    names = [*filter(distance_features, keys), "endpoint_error"]
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure = Figure(figsize=(6 * len(names), 4.5 + 0.12 * len(families)), dpi=120, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for family in dict.fromkeys(row["family"] for row in rows):
-            points = [
-                (row["nfe"], row[name], row["solver"])
-                for row in rows
-                if row["family"] == family and name in row
-            ]
-            axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=in_figure(family))
-            for x, y, label in points:
-                axes.annotate(in_figure(label), (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        for place, each in enumerate(families):
+            points = [row for row in rows if row["family"] == each and name in row and row["nfe"] > 0]
+            axes.errorbar(
+                [row["nfe"] for row in points],
+                [row[name] for row in points],
+                [row.get(f"{name}_spread", 0.0) for row in points],
+                color=f"C{place % 10}",
+                marker="osD^v"[place // 10 % 5],
+                markersize=4,
+                capsize=2,
+                label=in_figure(each),
+            )
+            for row in points if len(rows) <= NAMED else []:
+                axes.annotate(
+                    in_figure(row["solver"]),
+                    (row["nfe"], row[name]),
+                    fontsize=7,
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                )
         shown = in_figure(name)
         axes.set(xscale="log", yscale="log", xlabel="NFE", ylabel=shown, title=f"{shown} against NFE")
+        axes.xaxis.set_major_locator(LogLocator(2))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
-        axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure

@@ -18,6 +18,7 @@ from flowlit.commands.cost.plot import plot
 from flowlit.couplings.store.picture import show
 from flowlit.metrics.cost import Macs
 from flowlit.metrics.report import Estimate, Kind, Record
+from flowlit.solvers import RK45, DPMSolver
 
 NAMES = ["$\\frac{$", "$x$", "$x", "a$b$c", "\\$x$ $", "_mine", "\\{%^#", "\n\udcff\x00", "x" * 300]
 
@@ -32,7 +33,7 @@ def as_bars(name, folder):
 
 
 def as_sweep(name, folder):
-    rows = [{"solver": name, "family": name, "nfe": 2.0, f"fid_{name}": 1.0, "endpoint_error": 0.1}]
+    rows = [{"solver": name, "family": name, "nfe": 2.0, f"frechet_{name}": 1.0, "endpoint_error": 0.1}]
     return sweep.plot([*rows, {**rows[0], "nfe": 3.0}])
 
 
@@ -83,3 +84,24 @@ def test_what_is_drawn_is_the_name_as_it_stands():
 
     for name in ("a$b$c", "$x", "\\$x"):
         assert (pixels(in_figure(name)) == pixels(name, parse_math=False)).all(), name
+
+
+def test_a_sweep_draws_distances_and_errors_with_their_spread_a_line_for_each_family():
+    row = {"nfe": 2.0, "frechet_mine": 1.0, "frechet_mine_spread": 0.2, "endpoint_error": 0.1, "fid": 3.0}
+    others = {"frechet_extrapolated_mine": 5.0, "frechet_mine_half": 4.0, "kid": 0.1, "frechet_b": 2.0}
+    solvers = {"a": DPMSolver(2), "b": DPMSolver(4), "c": DPMSolver(4, order=2), "d": RK45(0.1, 0.1)}
+    rows = [{**row, "solver": name, "family": sweep.family(solver)} for name, solver in solvers.items()]
+    figure = sweep.plot([{**rows[0], **others}, *rows[1:]])
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "frechet_mine",
+        "fid",
+        "frechet_b",
+        "endpoint_error",
+    ]
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == [
+        "DPMSolver",
+        "DPMSolver(order=2)",
+        "RK45",
+    ]
+    bars = figure.axes[0].containers[0].lines[2][0].get_segments()
+    assert [list(bar[:, 1]) for bar in bars] == [[0.8, 1.2]] * 2

@@ -807,8 +807,11 @@ def test_errors_are_of_the_samples_that_were_asked_for_also_when_swept_again(tmp
     noise, module = SeededNoise(tiny.SHAPE, 24).batch(range(15)), flow().eval()
     with torch.no_grad():
         one, exact = (solver(module.network, noise.x0).x1 for solver in (Euler(1), Heun(20)))
-    assert float(first["euler1"]["endpoint_error"]) == pytest.approx(
-        float((one - exact).square().mean().sqrt()), rel=1e-4
+    squares = (one - exact).flatten(1).double().square().mean(1)
+    error = float(squares.mean().sqrt())
+    assert float(first["euler1"]["endpoint_error"]) == pytest.approx(error, rel=1e-4)
+    assert float(first["euler1"]["endpoint_error_spread"]) == pytest.approx(
+        float(squares.std() / 15**0.5 / 2 / error), rel=1e-3
     )
 
 
@@ -825,6 +828,7 @@ def test_a_sweep_by_the_command_line_takes_solvers_from_its_yaml(tmp_path, class
     assert (tmp_path / "run/sweep.png").stat().st_size > 1000 and "sweep.csv" in done.out
     report = json.loads((tmp_path / "run/metrics_sweep.json").read_text())
     assert report["endpoint_error"] == {"exact": repr(Heun(10)), "samples": 16}
+    assert report["spread"]["endpoint_error/euler1"] > 0
     assert report["solvers"]["heun2"]["init_args"]["steps"] == 2
 
 
