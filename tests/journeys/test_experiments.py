@@ -22,7 +22,8 @@ EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
 OWN = sorted((REPOSITORY / "experiments/own").glob("*.yaml"))
 PARTS = sorted((REPOSITORY / "experiments/parts").rglob("*.yaml"))
 RECIPES = sorted((REPOSITORY / "experiments/recipes").glob("*.yaml"))
-EVERY = [*EXPERIMENTS, *OWN, *PARTS, *RECIPES]
+FIRST = sorted((REPOSITORY / "experiments/one_more_step").glob("*.yaml"))
+EVERY = [*EXPERIMENTS, *OWN, *FIRST, *PARTS, *RECIPES]
 
 
 def name(path):
@@ -49,7 +50,7 @@ def test_there_are_experiments():
     assert {path.stem for path in RECIPES} >= {"slimflow_digits", "slimflow_cifar"}
 
 
-@pytest.mark.parametrize("path", [*EXPERIMENTS, *OWN, *RECIPES], ids=name)
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *OWN, *FIRST, *RECIPES], ids=name)
 def test_the_header_tells_what_one_must_know(path):
     words = re.findall(r"^#\s+(run|needs|writes|costs|expect)\s+\S", header(path), re.M)
     assert {"run", "needs", "writes", "costs", "expect"} <= set(words)
