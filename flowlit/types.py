@@ -251,9 +251,7 @@ class Codec(Checked, ABC):
 
     pixels: bool = False
     """Whether x1 is the image on another scale, [-1, 1]; only such x1 may be stored as uint8."""
-
-    forgives_noise: bool = False
-    """Whether ``decode`` smooths a little noise in x1 away, so that solvers may stop early."""
+    forgives_noise: bool = False  # ``decode`` smooths a little noise in x1 away: solvers may stop early
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

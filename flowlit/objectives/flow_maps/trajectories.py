@@ -111,7 +111,7 @@ class OnTrajectories(FlowMapObjective):
                 f"OnTrajectories: {type(solver).__name__} has no grid of times; expected a solver of steps, "
                 "e.g. flowlit.solvers.Heun"
             )
-        if solver.times()[-1] != 1:  # type: ignore[attr-defined]
+        if solver is not None and solver.times()[-1] != 1:  # type: ignore[attr-defined]
             raise FlowlitError(f"OnTrajectories: {solver} stops before t = 1; take a grid that goes there")
         super().__init__(None, distance, guide)
         self.solver = solver
