@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._support.names import renamed
+from .evaluation.conservativity import Conservativity
 from .evaluation.dashboard import Dashboard
 from .evaluation.fid import FID
 from .evaluation.images import ImageWriter
@@ -44,6 +45,7 @@ __all__ = [
     "CUDAGraphs",
     "ChannelsLast",
     "Compile",
+    "Conservativity",
     "Dashboard",
     "ExtraLogger",
     "Gradients",
