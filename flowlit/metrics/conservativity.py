@@ -118,8 +118,8 @@ class Jacobian(NamedTuple):
     """Of the velocity."""
     trace: Tensor
     """t tr(I + (1 - t) J), the dimension by a trace."""
-    count: Tensor
-    """Singular values of t (I + (1 - t) J) above ½, the dimension by a spectrum."""
+    spectrum: Tensor
+    """Number of singular values of t (I + (1 - t) J) above ½, the dimension by a spectrum."""
 
 
 def jacobian(
@@ -152,8 +152,8 @@ class Estimates(NamedTuple):
     share_error: Tensor
     trace: Tensor
     trace_error: Tensor
-    count: Tensor
-    count_error: Tensor
+    spectrum: Tensor
+    spectrum_error: Tensor
 
 
 class MeanJacobian(Sums):
@@ -168,7 +168,7 @@ class MeanJacobian(Sums):
 
     def update(self, place: int, part: Jacobian) -> None:
         """Add samples at one of the times."""
-        rows = torch.stack([part.products.antisymmetric, part.products.both, part.trace, part.count])
+        rows = torch.stack([part.products.antisymmetric, part.products.both, part.trace, part.spectrum])
         self.count[place] += rows.shape[1]
         self.first[:, place] += rows.sum(1)
         self.second[..., place] += rows @ rows.T

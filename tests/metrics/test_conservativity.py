@@ -76,10 +76,10 @@ def test_a_projection_has_its_rank_by_trace_and_by_spectrum(t):
     """x1 is spread without end in a plane: its posterior mean is the projection of x / t."""
     velocity = linear((PROJECTION / t - torch.eye(D, dtype=torch.float64)) / (1 - t))
     found = estimates(velocity, t, probes=100)
-    assert float(found.count) == 2 and float(found.count_error) == 0
+    assert float(found.spectrum) == 2 and float(found.spectrum_error) == 0
     assert float(found.trace) == pytest.approx(2, abs=max(4 * float(found.trace_error), 1e-6))
-    assert float(estimates(velocity, t, most=1).count) == 1, "it stops at most"
-    assert float(estimates(velocity, t, most=3).count) == 2, "at random, too"
+    assert float(estimates(velocity, t, most=1).spectrum) == 1, "it stops at most"
+    assert float(estimates(velocity, t, most=3).spectrum) == 2, "at random, too"
 
 
 def test_a_gaussian_has_the_dimensions_of_its_spectrum():
@@ -90,7 +90,7 @@ def test_a_gaussian_has_the_dimensions_of_its_spectrum():
         shares = t**2 * flow.spectrum / (t**2 * flow.spectrum + (1 - t) ** 2)
         found = estimates(flow, t, x, probes=64)
         assert float(found.share) < 1e-10
-        assert float(found.count) == int((shares > 0.5).sum())
+        assert float(found.spectrum) == int((shares > 0.5).sum())
         assert float(found.trace) == pytest.approx(
             float(shares.sum()), abs=4 * float(found.trace_error) + 1e-5
         )
@@ -119,13 +119,13 @@ def test_products_are_those_of_each_row_s_own_jacobian():
 def test_no_signal_is_no_share_and_sums_add_up():
     still = estimates(lambda x, t, cond={}: torch.zeros_like(x) * x)
     assert float(still.share) == float(still.share_error) == 0
-    assert float(still.trace) == pytest.approx(0.5 * D) and float(still.count) == 0
+    assert float(still.trace) == pytest.approx(0.5 * D) and float(still.spectrum) == 0
     whole, parts = MeanJacobian(1), MeanJacobian(1)
     part = jacobian(linear(DRAW), X, 0.5, generator=torch.Generator().manual_seed(7))
     whole.update(0, part)
     for rows in (slice(0, 5), slice(5, 12)):
         cut = type(part)(
-            type(part.products)(*(v[rows] for v in part.products)), part.trace[rows], part.count[rows]
+            type(part.products)(*(v[rows] for v in part.products)), part.trace[rows], part.spectrum[rows]
         )
         parts.update(0, cut)
     torch.testing.assert_close(torch.stack(parts.compute()), torch.stack(whole.compute()))

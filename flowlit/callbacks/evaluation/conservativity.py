@@ -81,7 +81,7 @@ class Conservativity(Evaluation):
         for name, column in {
             "antisymmetric_share": estimates.share,
             "dimension_trace": estimates.trace,
-            "dimension_spectrum": estimates.count,
+            "dimension_spectrum": estimates.spectrum,
         }.items():
             for t, value in zip(self.times, column, strict=True):
                 module.log(f"{name}/t{t:.3g}", value.float(), rank_zero_only=True)
@@ -132,7 +132,7 @@ def draw(times: list[float], estimates: Estimates) -> Figure:
     left.set_ylim(bottom=0)
     pairs = {
         "t tr(I + (1 - t) J)": (estimates.trace, estimates.trace_error),
-        "singular values above ½": (estimates.count, estimates.count_error),
+        "singular values above ½": (estimates.spectrum, estimates.spectrum_error),
     }
     for name, (values, errors) in pairs.items():
         right.errorbar(times, values.tolist(), errors.tolist(), label=name, **bars)
