@@ -25,7 +25,7 @@ from flowlit.solvers.search.candidate import Choice, alike, known
 from flowlit.types import Solver
 
 SMALL = ["--num", "2", "--fine", "6", "--weights", "raw", "--nfe", "3", "--budget", "14"]
-SMALL += ["--population", "6"]
+SMALL += ["--population", "6", "--strategy", "Evolution"]
 RESULTS = ("search.json", "solver.yaml", "layer.yaml")
 
 

@@ -20,7 +20,7 @@ from flowlit.solvers.search.candidate import FORMS, PREDICTIONS, Candidate, Choi
 from flowlit.solvers.search.dynamic import best_rules, rules, shortest
 from flowlit.solvers.search.evolution import times_of
 from flowlit.solvers.search.paths import Paths, follow
-from flowlit.solvers.search.staged import Predictor
+from flowlit.solvers.search.staged import Predictor, apart
 
 STRATEGIES = [Evolution(), Staged(rounds=2, children=12), DynamicProgramming([0.9, 1.0])]
 
@@ -198,6 +198,15 @@ def test_a_predictor_ranks_what_it_has_not_seen():
     ranks = [np.argsort(np.argsort(each)) for each in (values, [record.score for record in records[100:]])]
     assert np.corrcoef(*ranks)[0, 1] > 0.5
     assert Predictor(records[:3])([records[3].candidate])  # few are enough
+
+
+def test_what_is_tried_together_is_not_alike():
+    times = [[0, 0.5, 1], [0, 0.501, 1], [0, 0.7, 1], [0, 0.502, 1], [0, 0.3, 1]]
+    ranked = [alike(each, Choice(2)) for each in times]
+    assert apart(ranked, 3, 0.5) == [ranked[0], ranked[2], ranked[4]]
+    assert apart(ranked, 4, 0.5) == [ranked[0], ranked[2], ranked[4], ranked[1]]
+    assert apart(ranked, 3, 0.0) == ranked[:3]
+    assert apart(ranked[:1], 3, 0.5) == ranked[:1] and apart([], 3, 0.5) == []
 
 
 def test_spaces_without_anything_to_find_are_refused():

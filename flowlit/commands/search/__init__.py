@@ -41,7 +41,7 @@ def search(
         model: a run's folder, or a checkpoint
         into: a folder for solver.yaml, layer.yaml, search.json (all that was tried) and search.png
         nfe: evaluations of the network for an image
-        strategy: Evolution (default), Staged or DynamicProgramming
+        strategy: Staged (default), Evolution or DynamicProgramming
         budget: schedules that are tried
         population: of a generation
         order: evaluations that a step may use, at most; 3, or as many as there are, by default

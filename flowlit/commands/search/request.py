@@ -17,7 +17,7 @@ from ...networks import ClassifierFreeGuidance
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.statistics import owner
 from ...solvers import SolverSchedule
-from ...solvers.search import Evolution, Strategy
+from ...solvers.search import Staged, Strategy
 from ...solvers.search.base import Problem, best, search
 from ...solvers.search.candidate import Candidate, Space
 from ...types import evaluations_of
@@ -80,7 +80,7 @@ class Request:
         order = min(MOST_ORDER, steps) if self.order is None else self.order
         space = Space(steps, order, tuple(started(text) for text in self.start))
         problem = Problem(space, self.population, self.seed, _no_paths)
-        smallest = (self.strategy or Evolution()).smallest(problem)
+        smallest = (self.strategy or Staged()).smallest(problem)
         if self.budget < smallest:
             raise FlowlitError(
                 f"--budget {self.budget} is less than one generation of {smallest}; expected {smallest} at "
@@ -94,7 +94,7 @@ class Request:
             "network": owner(generator.network)[0],
             "guidance": self.guidance,
             "nfe": self.nfe,
-            "strategy": identity(self.strategy or Evolution()),
+            "strategy": identity(self.strategy or Staged()),
             "population": self.population,
             "order": problem.space.most,
             "start": [each.lists() for each in problem.space.start],
@@ -151,7 +151,7 @@ class Request:
         yield from write_results(into, result, objective, apart)
 
     def _try(self, problem: Problem, objective: Objective, state: State) -> None:
-        strategy = self.strategy or Evolution()
+        strategy = self.strategy or Staged()
         done = len(state.records)
         with Bar(total=self.budget, initial=done, desc="Search", unit=" schedules", leave=False) as bar:
 

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ranges import PositiveInt, Share
+from ...ranges import NonNegativeFloat, PositiveInt, Share
 from .base import Problem, Record, Strategy, best
 from .candidate import PREDICTIONS, Candidate, intervals
 from .evolution import Evolution
 
 WORST = math.log(3)
 """Scores beyond three times the best are all the same to the predictor: bad."""
+
+
+MOST = 1000
+"""Records that a predictor is fitted to, the best, at most: its cost grows with the cube of their number."""
 
 
 @dataclass
@@ -30,12 +34,15 @@ class Staged(Strategy):
         rounds: of evolution on the predictor, for each generation.
         children: of each round.
         explore: share of a generation that evolution proposes without it.
+        distance: of those that are tried together, as a share of their usual one; alike ones say little more
+            than one of them.
         evolution: how children are made.
     """
 
     rounds: PositiveInt = 8
     children: PositiveInt = 100
     explore: Share = 0.25
+    distance: NonNegativeFloat = 0.5
     evolution: Evolution = field(default_factory=Evolution)
 
     def propose(self, problem: Problem, records: Sequence[Record], generation: int) -> list[Candidate]:
@@ -44,7 +51,7 @@ class Staged(Strategy):
             return self.evolution.propose(problem, records, generation)
         draws = problem.draws(generation)
         tried = {record.candidate for record in records}
-        predictor = Predictor(scored)
+        predictor = Predictor(best(scored, MOST))
         pool = [record.candidate for record in best(scored, self.evolution.parents)]
         ideas: dict[Candidate, float] = {}
         for _ in range(self.rounds):
@@ -53,9 +60,30 @@ class Staged(Strategy):
             ideas.update(zip(children, values, strict=True))
             ranked = sorted(ideas, key=lambda each: (ideas[each], each.times))
             pool = [*pool[:3], *ranked[: self.evolution.parents]]
-        promising = ranked[: problem.size - int(self.explore * problem.size)]
+        promising = apart(ranked, problem.size - int(self.explore * problem.size), self.distance)
         parents = [record.candidate for record in best(scored, self.evolution.parents)]
         return self.evolution.children(problem.space, parents, tried, promising, problem.size, draws)
+
+
+def apart(ranked: Sequence[Candidate], number: int, share: float) -> list[Candidate]:
+    """Return the first candidates with a distance from each other; then others, in their order.
+
+    Args:
+        ranked: the best first.
+        number: of the result, at most.
+        share: distance at least, relative to the median one.
+    """
+    if not ranked:
+        return []
+    points = features(ranked)
+    distances = _distances(points, points)
+    least = share * float(np.median(distances))
+    picked: list[int] = []
+    for i in range(len(ranked)):
+        if len(picked) < number and all(distances[i, j] >= least for j in picked):
+            picked.append(i)
+    others = [i for i in range(len(ranked)) if i not in picked][: number - len(picked)]
+    return [ranked[i] for i in [*picked, *others]]
 
 
 class Predictor:
