@@ -11,6 +11,7 @@ from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
+from .pruning import pruned
 from .statistics import StoredStatistics
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
@@ -19,6 +20,7 @@ from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.one_more_step import OneMoreStep
 from .wrappers.preconditioning import EDM
+from .wrappers.pruned import Pruned
 from .wrappers.residual import ResShiftVelocity
 from .wrappers.router import Router
 
@@ -34,6 +36,7 @@ __all__ = [
     "EmpiricalFlow",
     "FixedTime",
     "OneMoreStep",
+    "Pruned",
     "ResShiftVelocity",
     "Router",
     "SmallClassifier",
@@ -43,6 +46,7 @@ __all__ = [
     "efficientnet_lite0",
     "fingerprint",
     "pretrained",
+    "pruned",
 ]
 
 
