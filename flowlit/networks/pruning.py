@@ -8,7 +8,6 @@ which is often taken, does not rank the blocks of U-Nets.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,9 +42,9 @@ def pruned(
 ) -> nn.Module:
     """Take the network of a checkpoint without the blocks that matter least, to begin a slim student.
 
-    It is measured how far the velocity is from the teacher's without each block, on the teacher's way from
-    noise; the chosen names and the distances are logged. Like ``pretrained``, it initialises a training. Train
-    it: with the blocks of a U-Net its images go.
+    Which these are is measured by ``least_important``. Like ``pretrained``, it initialises a training, and is
+    of little use without: the velocity is no longer the teacher's. ``Pruned`` is the same architecture with
+    fresh weights.
 
     Args:
         checkpoint: of the teacher, as ``pretrained`` reads it.
@@ -69,14 +68,7 @@ def pruned(
             f"{', '.join(known)}"
         )
     states = states_of(network, num, steps, seed)
-    chosen = dict(least_important(network, states, drop))
-    logging.getLogger("flowlit").info(
-        "pruned %s: without %s (distance of the velocity from the teacher's: %s)",
-        checkpoint,
-        ", ".join(chosen),
-        ", ".join(f"{distance:.3g}" for distance in chosen.values()),
-    )
-    return Pruned(network, list(chosen))
+    return Pruned(network, [name for name, _ in least_important(network, states, drop)])
 
 
 @torch.no_grad()

@@ -37,5 +37,7 @@ def summary(module: Any) -> str:
 def _size(network: nn.Module) -> str:
     """Return the class of a network, its parameters, and how many of them are not trained."""
     fixed = sum(p.numel() for p in network.parameters() if not p.requires_grad)
-    total = f"{type(network).__name__}, {count_parameters(network):,} parameters"
+    without = getattr(network, "without", ())
+    name = type(network).__name__ + (f" without {', '.join(without)}" if without else "")
+    total = f"{name}, {count_parameters(network):,} parameters"
     return f"{total}, {fixed:,} of them frozen" if fixed else total

@@ -34,8 +34,8 @@ class Pruned(VelocityWrapper):
 
     Args:
         network: ``UNet``, ``ADM`` or ``DiT``, or a wrapper around one; changed in place.
-        without: names of parts in it, as ``bottleneck.0`` or ``blocks.3``: those that return what has the shape
-            of their input (``removable``).
+        without: names of parts in it, as ``bottleneck.0`` or ``blocks.3``, each of which returns what has the
+            shape of its input (``removable``).
 
     Raises:
         FlowlitError: for other names.
@@ -48,6 +48,7 @@ class Pruned(VelocityWrapper):
             found = f"{other!r} cannot be left out" if other else f"without names a part twice: {[*without]}"
             raise FlowlitError(f"Pruned: {found}; expected some of {', '.join(known) or 'no part'}")
         super().__init__(network, without=list(without))
+        self.without = tuple(without)
         for name in without:
             _put(network, name, Skipped())
 
