@@ -13,7 +13,7 @@ from ..ranges import PositiveInt, Seed
 def export(
     checkpoint: str,
     *,
-    to: Literal["safetensors", "torch", "onnx", "web"],
+    to: Literal["safetensors", "torch", "compiled", "onnx", "web"],
     into: Path,
     weights: str = "ema",
     solver: str | None = None,
@@ -32,8 +32,9 @@ def export(
 
     Args:
         checkpoint: a run's folder, or a file of weights
-        to: safetensors (for flowlit.load), torch (.pt2, torch.export), onnx, or web: a folder with a page
-            that runs it in a browser, for any host of files
+        to: safetensors (for flowlit.load), torch (.pt2, torch.export), compiled (.pt2, a library of
+            AOTInductor for processors like this one), onnx, or web: a folder with a page that runs it in a
+            browser, for any host of files
         into: the file, or the folder, to write
         weights: ema, raw, or the name of another average
         solver: as Heun or Adams(order=2); that of the checkpoint by default
@@ -57,9 +58,12 @@ def export(
     if runtime is not None and to != "web":
         raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
     check_target(into, to)
+    extractor = _extractor(features)
+    if to == "compiled":
+        yield "C++ is written and compiled, which takes minutes"
     generator = load_with(checkpoint, weights, solver, nfe)
     options: dict[str, Any] = {"licence": licence, "num": num, "seed": seed, "runtime": runtime}
-    yield from lines(write(generator, to, into, features=_extractor(features), **options))
+    yield from lines(write(generator, to, into, features=extractor, **options))
 
 
 def lines(done: Any) -> Iterator[str]:
@@ -84,9 +88,14 @@ def lines(done: Any) -> Iterator[str]:
 
 
 def _extractor(features: str | None) -> Any:
-    """Return an extractor by the name of its class, or as a YAML describes it; None without."""
+    """Return an extractor by the name of its class, or as a YAML describes it; None without.
+
+    Raises:
+        FlowlitError: naming the option, if there is none of that name, or its weights are not there.
+    """
     if features is None:
         return None
+    from .._support.suggestions import did_you_mean
     from ..metrics import FeatureExtractor
     from ..networks.checkpoints.spec import build
     from ._yaml import read_yaml
@@ -94,5 +103,34 @@ def _extractor(features: str | None) -> Any:
     if features.endswith((".yaml", ".yml")):
         described = read_yaml(Path(features))
     else:
+        known = _extractors()
+        if "." not in features and features not in known:
+            raise FlowlitError(
+                f"--features {features}: there is none of that name{did_you_mean(features, known)}; expected "
+                f"{', '.join(known)}, or a YAML with class_path and init_args"
+            )
         described = {"class_path": features if "." in features else f"flowlit.metrics.{features}"}
-    return build(described, FeatureExtractor)
+    try:
+        extractor = build(described, FeatureExtractor)
+    except FlowlitError as error:
+        raise FlowlitError(f"--features {features}: {error}") from error
+    if lacking := extractor.missing():
+        raise FlowlitError(f"--features {features}: {lacking}")
+    return extractor
+
+
+def _extractors() -> list[str]:
+    """Return the names of the extractors of ``flowlit.metrics`` that need no arguments."""
+    from inspect import Parameter, isabstract, signature
+
+    from .. import metrics
+
+    kinds = {name: getattr(metrics, name) for name in metrics.__all__}
+    return [
+        name
+        for name, kind in kinds.items()
+        if isinstance(kind, type)
+        and issubclass(kind, metrics.FeatureExtractor)
+        and not isabstract(kind)
+        and all(each.default is not Parameter.empty for each in signature(kind).parameters.values())
+    ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from .._support.schema import Count, Format
+from ..errors import FlowlitError
 
 FORMAT = "flowlit-metrics"
 VERSION = 2
@@ -75,6 +79,27 @@ def distance_features(name: str) -> str | None:
 
 
 REPORT = Format(Measurements, "report of metrics", "run the evaluation again", FORMAT, (1, VERSION))
+
+
+MOST = 200
+"""Reports in and beside a run's folder that are looked at, at most."""
+
+
+def reports_of(run: Path, weights: str) -> dict[Path, dict[str, Any]]:
+    """Return the reports of weights in a run's folder and in those beside it, by file, but damaged ones.
+
+    Args:
+        run: the folder, which need not exist.
+        weights: their hash.
+    """
+    places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), MOST)
+    found = {}
+    for path in sorted(set(places)):
+        with suppress(FlowlitError):
+            report = REPORT.read(path)
+            if report.get("sha256") == weights:
+                found[path] = report
+    return found
 
 
 class Kind(NamedTuple):

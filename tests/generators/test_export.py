@@ -14,7 +14,7 @@ import flowlit
 from flowlit.data import Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
-from flowlit.generators.export import export
+from flowlit.generators.export import export, torch_file
 from flowlit.generators.export import extra as packages
 from flowlit.generators.export import write as writing
 from flowlit.generators.export.facts import licence_beside, recorded
@@ -312,6 +312,46 @@ def test_a_program_of_torch_export_takes_any_batch(tmp_path):
         assert (images.int() - generator(generator.noise(list(range(rows)))).int()).abs().max() <= 1
     with pytest.raises(FlowlitError, match="may hold code"):
         flowlit.load(done.into)
+
+
+class Small(torch.nn.Module):
+    """A network that is compiled soon."""
+
+    shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, t, cond={}):
+        return self.layer(x).tanh()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_a_compiled_package_takes_any_batch_and_says_what_it_is(cli, tmp_path):
+    generator = Generator(Small(), Euler(2), Pixels())
+    done = export(generator, "compiled", tmp_path / "g.pt2", num=8)
+    assert left(tmp_path) == ["g.pt2", "g.pt2.json"]
+    package = torch._inductor.aoti_load_package(str(done.into))
+    for rows in (1, 5):
+        images, x1 = package(generator.noise(list(range(rows))))
+        assert (images.int() - generator(generator.noise(list(range(rows)))).int()).abs().max() <= 1
+        assert x1.dtype == torch.float32
+    facts = json.loads(package.get_metadata()["flowlit"])
+    assert facts == json.loads(json.dumps(done.report["facts"])) and facts["nfe"] == 2
+    with pytest.raises(FlowlitError, match="may hold code"):
+        flowlit.load(done.into)
+
+
+def test_without_a_compiler_nothing_is_compiled_and_a_torn_package_is_one_error(tmp_path, monkeypatch):
+    (tmp_path / "torn.pt2").write_bytes(b"PK")
+    with pytest.raises(FlowlitError, match=r"torn\.pt2 is torn, or no package of AOTInductor"):
+        torch_file.open_package(tmp_path / "torn.pt2")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(FlowlitError, match=r"there is no no-such-compiler .*use --to torch"):
+        export(Generator(Small(), Euler(1), Pixels()), "compiled", tmp_path / "g.pt2")
+    assert left(tmp_path) == ["torn.pt2"]
 
 
 def test_the_command_prints_what_was_folded_and_compared(cli, checkpoint, tmp_path):

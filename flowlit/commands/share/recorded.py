@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ...generators.files import run_of
+from ...metrics.report import reports_of
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...types import loaded_of
 from ..report.find import Group, group_of
@@ -31,20 +32,17 @@ class Records:
 def recorded(network: nn.Module, checkpoint: str) -> Records:
     """Return the records of a network that was read from a run; nothing where there is no run."""
     file = (loaded_of(network) or {}).get("file")
-    folder = run_of(Path(str(file)) if file else Path(checkpoint))
-    group = group_of(folder.absolute().parent)
-    sha = fingerprint(network)
-    measured = [stage for stage in (_of(stage, sha) for stage in group.stages) if stage.reports]
-    return Records(_ancestors(group, folder.absolute().name), measured)
+    folder = run_of(Path(str(file)) if file else Path(checkpoint)).absolute()
+    group = group_of(folder.parent)
+    reports = reports_of(folder, fingerprint(network))
+    measured = [_with(stage, reports) for stage in group.stages]
+    return Records(_ancestors(group, folder.name), [stage for stage in measured if stage.reports])
 
 
-def _of(stage: Stage, sha: str) -> Stage:
-    """Return a run with those of its reports that are of these weights."""
-    reports = {name: report for name, report in stage.reports.items() if report.get("sha256") == sha}
-    own = Stage(stage.name, stage.folder, stage.command, stage.done, stage.seconds, stage.content)
-    own.reports = reports
-    own.commands = stage.commands
-    return own
+def _with(stage: Stage, reports: dict[Path, dict[str, Any]]) -> Stage:
+    """Return a run with those of the reports that are in its folder, and no others."""
+    own = {path.name: report for path, report in reports.items() if path.parent == stage.folder}
+    return replace(stage, reports=own)
 
 
 def _ancestors(group: Group, name: str) -> list[Stage]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
 from ...couplings.noise import GENERATOR
 from ...data.provenance import trained_on
-from ...errors import FlowlitError
-from ...metrics.report import REPORT
+from ...metrics.report import reports_of
 from ...networks.checkpoints.fingerprint import fingerprint
 from ...networks.checkpoints.spec import spec, summarise
 from ...types import evaluations_of, label_dropout_of, loaded_of
@@ -21,9 +19,6 @@ from .fold import Folded, times_of
 
 FORMAT = "flowlit-export"
 VERSION = 1
-
-REPORTS = 200
-"""Reports in and beside a run's folder that are looked at, at most."""
 
 
 def facts_of(generator: NoiseToImages, fold: Folded, licence: str | None) -> dict[str, Any]:
@@ -95,6 +90,10 @@ def licence_beside(file: Path) -> str | None:
     return None
 
 
+PROTOCOL = ("command", "date", "images", "precision", "noise", "features", "rounding", "hardware")
+"""Of a report, beside its numbers."""
+
+
 def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
     """Return the measurements of these weights in reports in the run's folder and in those beside it.
 
@@ -102,23 +101,12 @@ def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
         file: that the weights were read from.
         weights: their hash.
     """
-    run = run_of(file)
-    places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), REPORTS)
-    measured = [_measured(path, weights) for path in sorted(set(places))]
-    return [facts for facts in measured if facts is not None]
-
-
-def _measured(path: Path, weights: str) -> dict[str, Any] | None:
-    try:
-        report = REPORT.read(path)
-    except FlowlitError:
-        return None
-    if report.get("sha256") != weights:
-        return None
-    protocol = {
-        name: report[name]
-        for name in ("command", "date", "images", "precision", "noise", "features", "rounding", "hardware")
-        if report.get(name) is not None
-    }
-    name = f"{path.parent.name}/{path.name}"
-    return {"report": name, "metrics": report["metrics"], "spread": report.get("spread"), **protocol}
+    return [
+        {
+            "report": f"{path.parent.name}/{path.name}",
+            "metrics": report["metrics"],
+            "spread": report.get("spread"),
+            **{name: report[name] for name in PROTOCOL if report.get(name) is not None},
+        }
+        for path, report in reports_of(run_of(file), weights).items()
+    ]

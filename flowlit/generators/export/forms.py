@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import FlowlitError
 
-Name = Literal["safetensors", "torch", "onnx", "web"]
+Name = Literal["safetensors", "torch", "compiled", "onnx", "web"]
 """What ``--to`` takes."""
 
 
@@ -23,6 +23,7 @@ class Form(NamedTuple):
 FORMS: dict[str, Form] = {
     "safetensors": Form(".safetensors", "weights and their description, for flowlit.load"),
     "torch": Form(".pt2", "a program of torch.export"),
+    "compiled": Form(".pt2", "a library of AOTInductor for processors like this one"),
     "onnx": Form(".onnx", "a graph for onnxruntime and others"),
     "web": Form("", "a folder with a page that runs it in a browser"),
 }

@@ -30,6 +30,10 @@ CALLS = 5
 """Timed calls of each kind, of which the median counts."""
 
 
+BATCH = 64
+"""Images at a time."""
+
+
 class Images(NamedTuple):
     """Images, and x1 before they were rounded."""
 
@@ -61,7 +65,7 @@ def original(generator: NoiseToImages) -> Run:
     return torch.no_grad()(run)
 
 
-def sampled(generator: NoiseToImages, run: Run, num: int, seed: int, batch: int = 64) -> Sample:
+def sampled(generator: NoiseToImages, run: Run, num: int, seed: int, batch: int = BATCH) -> Sample:
     """Return images of both for noise 0 … num - 1 of a seed, with balanced labels.
 
     Raises:
@@ -129,8 +133,10 @@ def latencies(generator: NoiseToImages, run: Run, sample: Sample) -> dict[str, d
 
 def feature_distance(extractor: FeatureExtractor, sample: Sample) -> dict[str, Any]:
     """Return the Fréchet distance of both sets in some features, and how far an image's features moved."""
-    before = extractor(sample.before.images)
-    after = extractor(sample.after.images)
+    before, after = (
+        torch.cat([extractor(part) for part in images.split(BATCH)])
+        for images in (sample.before.images, sample.after.images)
+    )
     moments = []
     for features in (before, after):
         one = Moments(features.shape[1])
@@ -140,7 +146,7 @@ def feature_distance(extractor: FeatureExtractor, sample: Sample) -> dict[str, A
     return {
         "name": extractor.name,
         "sha256": extractor.fingerprint(),
-        "frechet": frechet_distance(*moments[0], *moments[1]),
+        "frechet": max(0.0, frechet_distance(*moments[0], *moments[1])),  # rounding may bring it below 0
         "moved": float(moved),
     }
 

@@ -1,9 +1,11 @@
-"""Programs of ``torch.export`` in files."""
+"""Programs of ``torch.export`` in files, as graphs, or compiled by AOTInductor."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from .program import quiet, traced
 
 ENTRY = "flowlit.json"
 """Of the archive, beside the program."""
+
+KEY = "flowlit"
+"""Of a package's metadata."""
 
 
 def torch_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> bytes:
@@ -45,3 +50,60 @@ def open_program(path: Path) -> tuple[Any, str]:
             f"{path} is torn, or no program of torch.export ({why}); export or fetch it again"
         ) from error
     return module, extra[ENTRY] or ""
+
+
+def check_compiler() -> None:
+    """Refuse to compile where there is no compiler, before any work.
+
+    Raises:
+        FlowlitError: naming the one that is looked for.
+    """
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        raise FlowlitError(
+            f"--to compiled needs a C++ compiler, and there is no {compiler} (apt install g++, or CXX=…); "
+            "use --to torch, which needs none"
+        )
+
+
+def compile_into(file: Path, generator: NoiseToImages, facts: dict[str, Any]) -> None:
+    """Write a generator as a package of AOTInductor: a library for processors like this one.
+
+    Args:
+        file: ends in .pt2.
+        generator: on the CPU.
+        facts: for the package's metadata.
+
+    Raises:
+        FlowlitError: if it cannot be followed, naming the layer, or not be compiled.
+    """
+    program = traced(generator)
+    settings = {"aot_inductor.metadata": {KEY: json.dumps(facts, sort_keys=True)}}
+    try:
+        with quiet():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(file), inductor_configs=settings
+            )
+    except OSError:
+        raise
+    except Exception as error:  # of a compiler of anyone's
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FlowlitError(f"the program cannot be compiled ({why}); export --to torch") from error
+
+
+def open_package(file: Path) -> tuple[Any, str]:
+    """Return the library of a package as a function, and the text of flowlit's facts in it, '' without.
+
+    Raises:
+        FlowlitError: if the file is torn, no package, or one for another kind of machine.
+    """
+    try:
+        with quiet():
+            package: Any = torch._inductor.aoti_load_package(str(file))
+            facts = package.get_metadata().get(KEY, "")
+    except Exception as error:  # whatever a loader makes of bytes that are no library
+        why = str(error).strip().partition("\n")[0][:160] or type(error).__name__
+        raise FlowlitError(
+            f"{file} is torn, or no package of AOTInductor for this machine ({why}); export it again"
+        ) from error
+    return package, facts

@@ -22,7 +22,7 @@ from .forms import Name, beside, form_of
 from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .program import INPUTS, OUTPUTS, check_exportable
-from .torch_file import open_program, torch_bytes
+from .torch_file import check_compiler, compile_into, open_package, open_program, torch_bytes
 from .web import MODEL, REPORT, check_visible, runtime_in, write_page
 
 NUM = 64
@@ -38,12 +38,15 @@ class Exported(NamedTuple):
 
 
 def check_target(into: Path, to: str) -> None:
-    """Refuse a name that does not fit a form, and an export, or a report beside it, that exists.
+    """Refuse a name that does not fit a form, an export, or a report beside it, that exists, and to compile
+    without a compiler.
 
     Raises:
-        FlowlitError: naming the file.
+        FlowlitError: naming the file, or the compiler.
     """
     form_of(to, into)
+    if to == "compiled":
+        check_compiler()
     for path in (into, beside(into)):
         if path.exists():
             raise FlowlitError(f"{path} exists; remove it, or choose another --into")
@@ -128,6 +131,11 @@ def _write_program(generator: NoiseToImages, facts: dict[str, Any], file: Path) 
     return {}
 
 
+def _write_package(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
+    compile_into(file, generator, facts)
+    return {}
+
+
 def _write_onnx(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
     content, versions = onnx_bytes(generator, facts)
     file.write_bytes(content)
@@ -140,8 +148,8 @@ def _run_weights(file: Path) -> Run:
     return original(load(file))
 
 
-def _run_program(file: Path) -> Run:
-    module, _ = open_program(file)
+def _run_program(file: Path, opened: Callable[[Path], tuple[Any, str]] = open_program) -> Run:
+    module, _ = opened(file)
 
     def run(noise: Tensor, label: Tensor | None) -> Images:
         with torch.no_grad():
@@ -168,12 +176,14 @@ def run_onnx(file: Path) -> Run:
 WRITERS: dict[str, Callable[[NoiseToImages, dict[str, Any], Path], dict[str, Any]]] = {
     "safetensors": _write_weights,
     "torch": _write_program,
+    "compiled": _write_package,
     "onnx": _write_onnx,
     "web": _write_onnx,
 }
 RUNNERS: dict[str, Callable[[Path], Run]] = {
     "safetensors": _run_weights,
     "torch": _run_program,
+    "compiled": lambda file: _run_program(file, open_package),
     "onnx": run_onnx,
     "web": run_onnx,
 }
