@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-slow test-all bench bench-all lint types docs help-texts clean
+.PHONY: help setup demo runtime test test-slow test-all bench bench-all lint types docs help-texts clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,21 @@ $(READY): setup.cfg pyproject.toml
 
 demo: $(READY)  ## the whole recipe on handwritten digits, under 10 minutes on two cores
 	$(BIN)/flowlit pipeline -c experiments/recipes/slimflow_digits.yaml
+
+# What runs a generator in a browser; a page fetches it from a CDN otherwise, and its test is skipped.
+RUNTIME := build/onnxruntime-web
+WEB := onnxruntime-web@1.30.0
+FILES := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm \
+         ort.webgpu.min.mjs ort-wasm-simd-threaded.asyncify.mjs ort-wasm-simd-threaded.asyncify.wasm
+runtime: $(RUNTIME)/.ready  ## onnxruntime-web from npm into build/onnxruntime-web, for --runtime and for tests in a browser
+
+$(RUNTIME)/.ready:
+	rm -rf $(RUNTIME)
+	mkdir -p $(RUNTIME)/npm
+	npm pack --silent --pack-destination $(RUNTIME)/npm $(WEB)
+	tar -xzf $(RUNTIME)/npm/*.tgz -C $(RUNTIME) --strip-components 1 $(addprefix package/dist/,$(FILES))
+	rm -r $(RUNTIME)/npm
+	touch $@
 
 # Without reordering the small files come last, so that no core waits long for another.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -26,26 +26,22 @@ def export(
 ) -> Iterator[str]:
     """Write a generator for other programs: noise and labels go in, images come out, in any batch.
 
-    All steps of the solver and the codec are inside. Where the network is called at one time only, its time
-    path is folded into biases. Each export is run, compared with the checkpoint, and kept if the images are
-    the same; the comparison is written beside it, as <into>.json.
+    All steps of the solver and the codec are inside; a network that is called at one time loses its time
+    path. Each export is run, and kept if its images are the checkpoint's; see <into>.json beside it.
 
     Args:
         checkpoint: a run's folder, or a file of weights
         to: safetensors (for flowlit.load), torch (.pt2, torch.export), compiled (.pt2, a library of
-            AOTInductor for processors like this one), onnx, or web: a folder with a page that runs it in a
-            browser, for any host of files
+            AOTInductor for this kind of processor), onnx, or web: a folder with a page that runs it
         into: the file, or the folder, to write
         weights: ema, raw, or the name of another average
         solver: as Heun or Adams(order=2); that of the checkpoint by default
         nfe: evaluations of the network for an image, from which steps follow
         licence: of the weights, for the metadata; by default that of the card beside the checkpoint
-        features: a class of flowlit.metrics, or a YAML with its class_path and init_args, in whose features
-            both sets of images are compared, too
+        features: in which both sets of images are compared, too: EfficientNetLite0, or a YAML with class_path
         num: images to compare
         seed: of their noise
-        runtime: of a page: folder dist of the npm package onnxruntime-web, which is copied; otherwise
-            the page fetches it from a CDN
+        runtime: of a page: folder of the npm package onnxruntime-web; otherwise the page has it from a CDN
 
     Raises:
         FlowlitError: for files that exist, solvers that choose their steps, layers and operators that the

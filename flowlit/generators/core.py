@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -16,6 +17,7 @@ from ..data.classes import class_names_of
 from ..errors import FlowlitError
 from ..solvers.base import check_end
 from ..types import Codec, Cond, Observer, Solution, Solver, classes_of, shape_of
+from .files import save
 from .inputs import (
     as_device,
     check_kind,
@@ -128,6 +130,21 @@ class NoiseToImages:
         """
         self.network.to(as_device(device))
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights with their description as safetensors, from which ``flowlit.load`` makes the same
+        generator.
+
+        The file has the network, solver, codec, shape and names of classes; ``precision`` and ``blocks`` are
+        chosen anew. An earlier file of that name is replaced.
+
+        Args:
+            path: ends in .safetensors.
+
+        Raises:
+            FlowlitError: if a part cannot be described, or built again from its description.
+        """
+        save(self, path)
 
 
 def faster(network: nn.Module, channels_last: bool, compile: bool, graphs: bool) -> nn.Module:

@@ -14,10 +14,11 @@ from ..networks.checkpoints.contents import Weights
 from ..types import Solver, Source
 from . import pictures
 from .core import NoiseToImages, Precision, faster
-from .files import parts_of, save
+from .files import parts_of
 from .inputs import whole_number
 from .labels import one_of
 from .sampling import generated, noise_of, rows_between, rows_to_sample
+from .trajectories import trajectories
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,6 +132,19 @@ class Generator(NoiseToImages):
         """
         return generated(self, rows_between(self, seeds, whole_number(steps, "steps", 2), labels))
 
+    def trajectory(self, seeds: int | Sequence[int], steps: int = 9, labels: Any = None) -> Tensor:
+        """Generate states on the way from the noise of seeds to their images, uint8 (N, steps, C, H, W).
+
+        They are at equal times from 0 to 1; between the solver's own states the way is straight.
+
+        Args:
+            seeds: one way each.
+            steps: states of a way, noise and image among them; at least 2.
+            labels: as in ``sample``.
+        """
+        rows = rows_to_sample(self, None, 0, None, labels, seeds)
+        return trajectories(self, rows, whole_number(steps, "steps", 2))
+
     def faster(
         self,
         precision: Precision | None = None,
@@ -158,21 +172,6 @@ class Generator(NoiseToImages):
         blocks = self.blocks if blocks is None else blocks
         precision = self.precision if precision is None else precision
         return replace(self, network=network, precision=precision, blocks=blocks)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights with their description as safetensors, from which ``flowlit.load`` makes the same
-        generator.
-
-        The file has the network, solver, codec, shape and names of classes; ``precision`` and ``blocks`` are
-        chosen anew. An earlier file of that name is replaced.
-
-        Args:
-            path: ends in .safetensors.
-
-        Raises:
-            FlowlitError: if a part cannot be described, or built again from its description.
-        """
-        save(self, path)
 
 
 def load(

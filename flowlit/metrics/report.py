@@ -93,13 +93,13 @@ def reports_of(run: Path, weights: str) -> dict[Path, dict[str, Any]]:
         weights: their hash.
     """
     places = islice((*run.glob("metrics*.json"), *run.parent.glob("*/metrics*.json")), MOST)
-    found = {}
+    reports = {}
     for path in sorted(set(places)):
         with suppress(FlowlitError):
             report = REPORT.read(path)
             if report.get("sha256") == weights:
-                found[path] = report
-    return found
+                reports[path] = report
+    return reports
 
 
 class Kind(NamedTuple):

@@ -19,13 +19,15 @@ from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.export import export, web
+from flowlit.generators.export import write as writing
 from flowlit.solvers import Euler
 
 PAGE = Path(web.__file__).parent / "page"
 NODE = shutil.which("node")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-RUNTIME = os.environ.get("ONNXRUNTIME_WEB", "")
-"""Folder dist of the npm package onnxruntime-web, for the test in a browser."""
+FETCHED = Path(__file__).parents[2] / "build/onnxruntime-web"
+RUNTIME = os.environ.get("ONNXRUNTIME_WEB") or (str(FETCHED) if (FETCHED / ".ready").is_file() else "")
+"""Folder of the npm package onnxruntime-web, for the test in a browser: `make runtime` fetches it."""
 
 REPORT = {
     "facts": {"inputs": {}},
@@ -57,6 +59,13 @@ def test_a_page_is_whole_and_fetches_the_runtime_from_where_it_is(tmp_path):
     assert {path.name for path in (other / "runtime").iterdir()} == set(web.RUNTIME)
 
 
+def test_what_make_fetches_is_what_a_page_needs():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    words = makefile.replace("\\\n", " ").partition("\nFILES := ")[2].partition("\n")[0].split()
+    assert tuple(words) == web.RUNTIME
+    assert makefile.partition("\nWEB := ")[2].partition("\n")[0] in web.CDN
+
+
 def test_a_runtime_without_its_files_a_site_that_exists_and_colours_that_none_can_see(tmp_path):
     generator = Generator(tiny_unet(in_channels=2), Euler(1), Pixels())
     with pytest.raises(FlowlitError, match="2 channels; a page shows 1"):
@@ -67,6 +76,21 @@ def test_a_runtime_without_its_files_a_site_that_exists_and_colours_that_none_ca
     with pytest.raises(FlowlitError, match="site exists"):
         export(generator, "web", tmp_path / "site")
     assert not any((tmp_path / "site").iterdir())
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_page_leaves_nothing(tmp_path, monkeypatch):
+    generator = Generator(randomise(tiny_unet(), 1), Euler(1), Pixels())
+
+    def full(folder, report, runtime):
+        (folder / "index.html").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(writing.WRITERS, "web", lambda generator, facts, file: {"x": file.write_bytes(b"1")})
+    monkeypatch.setitem(writing.RUNNERS, "web", lambda file: writing.original(generator))
+    monkeypatch.setattr(writing, "write_page", full)
+    with pytest.raises(FlowlitError, match="No space left on device"):
+        export(generator, "web", tmp_path / "site", num=1)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_runtime_is_for_pages(cli, tmp_path):
@@ -99,6 +123,55 @@ def test_the_noise_of_a_page_is_that_of_python(seed):
     expected = seeded_normals([seed], [0], (size,))[0].numpy()
     assert (found != expected).mean() < 1e-4
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
+
+
+def answers(code):
+    """Return what a module prints as JSON that imports what decides where a generator runs."""
+    head = f"import {{ backends, first, missing }} from {json.dumps(str(PAGE / 'generator.js'))};"
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", head + code], capture_output=True, check=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_a_page_takes_the_graphics_processor_where_it_can_and_says_what_a_browser_lacks():
+    code = """
+    const gpu = (requestAdapter) => {
+      const value = requestAdapter ? { gpu: { requestAdapter } } : {};
+      Object.defineProperty(globalThis, "navigator", { value, configurable: true });
+    };
+    const make = (bad) => async (backend) => {
+      const run = async () => { if (bad.includes(backend)) throw new Error(`no ${backend}`); };
+      return { noise: (seed) => [seed], run };
+    };
+    const pick = async (...bad) => {
+      const { backend, failed } = await first(["webgpu", "wasm"], make(bad));
+      return [backend, failed];
+    };
+    const found = {};
+    gpu(); found.none = await backends();
+    gpu(async () => null); found.noAdapter = await backends();
+    gpu(async () => { throw new Error("off"); }); found.off = await backends();
+    gpu(async () => ({})); found.adapter = await backends();
+    found.best = await pick();
+    found.second = await pick("webgpu");
+    found.neither = await pick("webgpu", "wasm").catch((error) => error.message);
+    found.here = missing();
+    globalThis.WebAssembly = { validate: () => false }; found.noSIMD = missing();
+    globalThis.WebAssembly = undefined; found.noWASM = missing();
+    console.log(JSON.stringify(found));
+    """
+    found = answers(code)
+    assert found["none"] == found["noAdapter"] == found["off"] == ["wasm"]
+    assert found["adapter"] == ["webgpu", "wasm"] and found["best"] == ["webgpu", ""]
+    assert found["second"] == ["wasm", "webgpu: no webgpu"]
+    assert found["neither"] == "webgpu: no webgpu; wasm: no wasm"
+    assert found["here"] == ""
+    assert found["noWASM"] == "This browser has no WebAssembly, which runs the generator."
+    assert (
+        "has no SIMD, which the generator needs. Chrome and Edge have it from version 91" in found["noSIMD"]
+    )
 
 
 PROBE = """<!doctype html><script type="module">
@@ -144,7 +217,7 @@ class Listening(demo.Handler):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
-@pytest.mark.skipif(not RUNTIME, reason="ONNXRUNTIME_WEB does not name the folder of onnxruntime-web")
+@pytest.mark.skipif(not RUNTIME, reason="onnxruntime-web is not there: make runtime, or ONNXRUNTIME_WEB=…")
 def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
     pytest.importorskip("onnxscript", reason="flowlit[export] is not installed")
     network = randomise(tiny_unet(multipliers=(1,), attention_resolutions=(), num_classes=3), 1)

@@ -6,6 +6,7 @@ from matrix import few
 from tools import LinearField, randomise, tiny_unet
 
 from flowlit.data import Pixels
+from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.sampling import rows_to_sample
 from flowlit.generators.trajectories import StatesOverTime, trajectories
@@ -36,6 +37,17 @@ def test_a_way_begins_at_noise_and_ends_at_the_image(solver):
     assert states.shape == (2, 4, 1, 8, 8) and states.dtype == torch.uint8
     assert torch.equal(states[:, -1], generator.sample(seeds=[4, 5]))
     assert torch.equal(states[:, 0], Pixels().decode(generator.noise([4, 5])))
+
+
+def test_a_generator_has_the_ways_of_seeds():
+    generator = of(Heun(2))
+    ways = generator.trajectory([4, 5], steps=3, labels=[2, 0])
+    assert ways.shape == (2, 3, 1, 8, 8)
+    assert torch.equal(ways[:, -1], generator.sample(seeds=[4, 5], labels=[2, 0]))
+    assert torch.equal(ways[:, 0], Pixels().decode(generator.noise([4, 5])))
+    assert torch.equal(generator.trajectory(5, 3, 0), ways[1:])
+    with pytest.raises(FlowlitError, match="steps is 1"):
+        generator.trajectory([4], steps=1)
 
 
 def test_states_are_those_of_the_solver_and_straight_between():

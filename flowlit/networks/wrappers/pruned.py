@@ -45,8 +45,10 @@ class Pruned(VelocityWrapper):
         known = removable(network)
         other = next((name for name in without if name not in known), None)
         if other is not None or len(set(without)) < len(without):
-            found = f"{other!r} cannot be left out" if other else f"without names a part twice: {[*without]}"
-            raise FlowlitError(f"Pruned: {found}; expected some of {', '.join(known) or 'no part'}")
+            problem = (
+                f"{other!r} cannot be left out" if other else f"without names a part twice: {[*without]}"
+            )
+            raise FlowlitError(f"Pruned: {problem}; expected some of {', '.join(known) or 'no part'}")
         super().__init__(network, without=list(without))
         self.without = tuple(without)
         for name in without:

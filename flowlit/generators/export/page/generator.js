@@ -21,13 +21,30 @@ async function fetched(path) {
   return answer;
 }
 
-// Whether this browser has a graphics processor for pages.
-export async function hasWebGPU() {
+// What can run the generator here, the best first: the graphics processor where pages may use it, then the processor.
+export async function backends() {
+  let adapter = null;
   try {
-    return Boolean(navigator.gpu && (await navigator.gpu.requestAdapter()));
+    adapter = navigator.gpu ? await navigator.gpu.requestAdapter() : null;
   } catch {
-    return false;
+    // a browser that knows WebGPU, and has it switched off
   }
+  return adapter ? ["webgpu", "wasm"] : ["wasm"];
+}
+
+// The first of several backends that makes an image here, and in words why those before it did not.
+export async function first(choices, make = load) {
+  const failed = [];
+  for (const backend of choices) {
+    try {
+      const generator = await make(backend);
+      await generator.run([generator.noise(0)], [0]);
+      return { generator, backend, failed: failed.join("; ") };
+    } catch (error) {
+      failed.push(`${backend}: ${error.message ?? error}`);
+    }
+  }
+  throw new Error(failed.join("; "));
 }
 
 export async function load(backend = "wasm") {

@@ -1,7 +1,7 @@
 // The page: its controls, the grid of seeds, the way between two of them, and the model's card.
 
 import { between } from "./noise.js";
-import { draw, hasWebGPU, load, missing } from "./generator.js";
+import { backends, draw, first, missing } from "./generator.js";
 
 const $ = (id) => document.getElementById(id);
 let generator = null;
@@ -17,21 +17,23 @@ function enable(on) {
   for (const control of document.querySelectorAll("input, select, button")) control.disabled = !on;
 }
 
-async function start(backend) {
+async function start(choices) {
   enable(false);
   const why = missing();
   if (why) return say(why, true);
   try {
     say("The generator is being fetched …");
-    generator = await load(backend);
+    const found = await first(choices);
+    generator = found.generator;
+    $("backend").value = found.backend;
     show(generator.card);
     enable(true);
-    say("Ready.");
+    say(found.failed ? `Ready, on the processor, since graphics failed (${found.failed}).` : "Ready.");
     await grid();
     await way();
   } catch (error) {
-    const other = backend === "webgpu" ? " Choose the processor instead." : "";
-    say(`The generator cannot run here: ${error.message ?? error}.${other}`, true);
+    const other = choices[0] === "webgpu" ? " Choose the processor instead." : "";
+    say(`The generator cannot run here (${error.message ?? error}).${other}`, true);
     $("backend").disabled = false;
   }
 }
@@ -65,7 +67,7 @@ async function grid() {
     if (mine !== turn) return;
     part.forEach((_, i) => draw(cells[at + i].canvas, images.subarray(i * size, (i + 1) * size), generator.imageShape));
     total += milliseconds * part.length;
-    $("speed").textContent = `${(total / (at + part.length)).toPrecision(3)} milliseconds an image, in batches of 4`;
+    $("speed").textContent = `${(total / (at + part.length)).toPrecision(3)} milliseconds an image, in batches of 4, on the ${$("backend").selectedOptions[0].textContent}`;
   }
   document.body.dataset.done = String(mine);
 }
@@ -141,6 +143,8 @@ for (const id of ["count", "label"]) $(id).addEventListener("change", () => grid
 $("label").addEventListener("change", () => way());
 for (const id of ["from", "to", "place"]) $(id).addEventListener("input", () => way());
 $("way").addEventListener("submit", (event) => event.preventDefault());
-$("backend").addEventListener("change", () => start($("backend").value));
-hasWebGPU().then((has) => ($("backends").hidden = !has));
-start("wasm");
+$("backend").addEventListener("change", () => start([$("backend").value]));
+backends().then((choices) => {
+  $("backends").hidden = choices.length === 1;
+  start(choices);
+});
