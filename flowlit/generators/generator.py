@@ -138,9 +138,11 @@ class Generator(NoiseToImages):
         They are at equal times from 0 to 1; between the solver's own states the way is straight.
 
         Args:
-            seeds: one way each.
+            seeds, labels: as in ``sample``; one way each.
             steps: states of a way, noise and image among them; at least 2.
-            labels: as in ``sample``.
+
+        Examples:
+            >>> flowlit.grid(generator.trajectory([7])[0], columns=9)  # doctest: +SKIP
         """
         rows = rows_to_sample(self, None, 0, None, labels, seeds)
         return trajectories(self, rows, whole_number(steps, "steps", 2))
