@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+from base64 import b64decode
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_runtime_without_its_files_a_site_that_exists_and_colours_that_none_ca
 def test_a_disk_that_is_full_in_the_middle_of_a_page_leaves_nothing(tmp_path, monkeypatch):
     generator = Generator(randomise(tiny_unet(), 1), Euler(1), Pixels())
 
-    def full(folder, report, runtime):
+    def full(folder, report, runtime, first):
         (folder / "index.html").write_text("half")
         raise OSError(28, "No space left on device")
 
@@ -142,7 +143,7 @@ def test_a_page_takes_the_graphics_processor_where_it_can_and_says_what_a_browse
       Object.defineProperty(globalThis, "navigator", { value, configurable: true });
     };
     const make = (bad) => async (backend) => {
-      const run = async () => { if (bad.includes(backend)) throw new Error(`no ${backend}`); };
+      const run = async () => { if (bad.includes(backend)) throw new Error(`no ${backend}`); return {}; };
       return { noise: (seed) => [seed], run };
     };
     const pick = async (...bad) => {
@@ -153,17 +154,40 @@ def test_a_page_takes_the_graphics_processor_where_it_can_and_says_what_a_browse
     gpu(); found.none = await backends();
     gpu(async () => null); found.noAdapter = await backends();
     gpu(async () => { throw new Error("off"); }); found.off = await backends();
+    gpu(() => new Promise(() => {})); found.silent = await backends(0.05);
+    gpu(async () => ({ info: { isFallbackAdapter: true } })); found.imitated = await backends();
     gpu(async () => ({})); found.adapter = await backends();
     found.best = await pick();
     found.second = await pick("webgpu");
     found.neither = await pick("webgpu", "wasm").catch((error) => error.message);
+    const stuck = async (backend) => {
+      const run = () => new Promise((go) => { if (backend === "wasm") go({}); });
+      return { noise: (seed) => [seed], run };
+    };
+    const { backend, failed } = await first(["webgpu", "wasm"], stuck, 0.05);
+    found.stuck = [backend, failed];
+    const right = (levels) => async (backend) => ({
+      noise: (seed) => [seed],
+      run: async () => ({ images: new Uint8Array([7, 9 + (backend === "webgpu" ? levels : 0)]) }),
+      card: { first: btoa(String.fromCharCode(7, 9)) },
+    });
+    const chosen = async (levels) => {
+      const { backend, failed } = await first(["webgpu", "wasm"], right(levels));
+      return [backend, failed];
+    };
+    found.rounded = await chosen(1);
+    found.wrong = await chosen(9);
     found.here = missing();
     globalThis.WebAssembly = { validate: () => false }; found.noSIMD = missing();
     globalThis.WebAssembly = undefined; found.noWASM = missing();
     console.log(JSON.stringify(found));
     """
     found = answers(code)
-    assert found["none"] == found["noAdapter"] == found["off"] == ["wasm"]
+    for without in ("none", "noAdapter", "off", "silent", "imitated"):
+        assert found[without] == ["wasm"], without
+    assert found["rounded"] == ["webgpu", ""]
+    assert found["wrong"] == ["wasm", "webgpu: it makes other images, 4.5 levels away"]
+    assert found["stuck"] == ["wasm", "webgpu: no answer in 0.05 seconds"]
     assert found["adapter"] == ["webgpu", "wasm"] and found["best"] == ["webgpu", ""]
     assert found["second"] == ["wasm", "webgpu: no webgpu"]
     assert found["neither"] == "webgpu: no webgpu; wasm: no wasm"
@@ -242,6 +266,8 @@ def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
     assert "error" not in answer, answer
     assert answer["missing"] == "" and answer["status"] == "Ready."
     expected = generator.sample(seeds=[0, 1, 7, 2**32 + 7], labels=[0, 1, 2, 0])
+    first = b64decode(json.loads((site / "card.json").read_text())["first"])
+    assert first == expected[0].numpy().tobytes()
     found = torch.tensor(answer["images"]).reshape(expected.shape)
     assert (found - expected.int()).abs().max() <= 1
     assert (found != expected.int()).float().mean() < 0.01

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from base64 import b64encode
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ...errors import FlowlitError
 from ..core import NoiseToImages
-from ..sampling import noise_shape
+from ..sampling import noise_of, noise_shape
 
 MODEL = "model.onnx"
 CARD = "card.json"
@@ -65,13 +66,25 @@ def check_visible(generator: NoiseToImages) -> None:
         raise FlowlitError(f"images have {channels} channels; a page shows 1 (grey) or 3 (RGB)")
 
 
-def write_page(folder: Path, report: dict[str, Any], runtime: Path | None) -> None:
+LARGEST = 100_000
+"""Bytes of the image in a card that a browser's first one is compared with, at most."""
+
+
+def first_image(generator: NoiseToImages) -> str | None:
+    """Return the bytes of the image of seed 0, and of class 0, as base64; None if they are too many."""
+    noise = noise_of(generator, [0]).to(generator.device)
+    image = generator(noise, labels=0 if generator.num_classes else None)[0]
+    return b64encode(image.cpu().numpy().tobytes()).decode() if image.numel() <= LARGEST else None
+
+
+def write_page(folder: Path, report: dict[str, Any], runtime: Path | None, first: str | None = None) -> None:
     """Write a page into a folder that has the ONNX file already.
 
     Args:
         folder: to be served by any host of files.
         report: of the comparison.
         runtime: folder of onnxruntime-web's files; None lets the page fetch them from ``CDN``.
+        first: see ``first_image``.
     """
     for name in PAGE:
         content = files(__package__).joinpath("page", name).read_bytes()
@@ -85,6 +98,7 @@ def write_page(folder: Path, report: dict[str, Any], runtime: Path | None) -> No
         **parts,
         "bytes": report["bytes"]["export"],
         "file": MODEL,
+        "first": first,
         "runtime": CDN if runtime is None else f"./{FOLDER}/",
     }
     (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")

@@ -23,7 +23,7 @@ from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .program import INPUTS, OUTPUTS, check_exportable
 from .torch_file import check_compiler, compile_into, open_package, open_program, torch_bytes
-from .web import MODEL, REPORT, check_visible, runtime_in, write_page
+from .web import MODEL, REPORT, check_visible, first_image, runtime_in, write_page
 
 NUM = 64
 """Images of a comparison."""
@@ -95,7 +95,7 @@ def export(
         report |= {"form": to, "file": name, "sha256": file_hash(file), "bytes": _sizes(generator, file)}
         text = json.dumps(report, indent=1, allow_nan=False)
         if to == "web":
-            write_page(folder, report, place)
+            write_page(folder, report, place, first_image(generator))
             (folder / REPORT).write_text(text, encoding="utf-8")
         else:
             _write_beside(into, text)
