@@ -169,7 +169,7 @@ def test_what_cannot_be_searched_is_refused_before_any_work(model, tmp_path, mon
     for name, (times, orders) in files.items():
         (tmp_path / f"{name}.yaml").write_text(START % (times, orders))
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(EndpointError, "_followed", None)
+    monkeypatch.setattr(EndpointError, "_exact", None)
     error = in_process("search", model, "--into", "results", *SMALL, *words).error
     assert expected in error
     assert sorted(tmp_path.iterdir()) == before
@@ -247,7 +247,9 @@ def test_scores_are_errors_at_the_end_whatever_the_batch():
     generator = Generator(network(num_classes=3), Euler(1), Pixels())
     candidate = known(3, 3)["UniPC on velocity, order 2"]
     scores = [EndpointError(generator, 3, 2, batch, fine=6)(candidate) for batch in (2, 128)]
-    assert len(set(scores)) == 1
+    followed = EndpointError(generator, 3, 2, 2, fine=6)
+    assert followed.paths().numbers == 3 * 64
+    assert {*scores, followed(candidate)} == {scores[0]}
     x0 = flowlit.couplings.SeededNoise((1, 8, 8), 3, 2, 3).batch(range(3))
     with torch.no_grad():
         ends = [

@@ -80,17 +80,28 @@ class EndpointError(Objective):
         return {"endpoint_error": {"exact": repr(self.exact)}}
 
     @cached_property
-    def _followed(self) -> tuple[Paths, list[Tensor]]:
-        """Exact ways, and their ends."""
+    def _paths(self) -> tuple[Paths, list[Tensor]]:
+        """Exact ways, and their ends (B, …)."""
         paths = Paths(self.exact.times())
         ends = []
-        steps = paths.intervals * math.ceil(self.rows.num / self.batch)
-        with Bar(total=steps, desc="Exact ends", unit=" steps", leave=False) as bar:
+        with self._bar() as bar:
             for noise in self.batches():
                 x, v = follow(partial(self._exact, noise, bar))
                 paths.add(x, v)
                 ends.append(x[-1])
         return paths, ends
+
+    @cached_property
+    def _ends(self) -> list[Tensor]:
+        """Exact ends (B, …) of each batch; without their ways, which need memory."""
+        if "_paths" in vars(self):
+            return self._paths[1]
+        with self._bar() as bar:
+            return [self._exact(noise, bar, lambda t, x, v: None) for noise in self.batches()]
+
+    def _bar(self) -> Bar:
+        steps = self.exact.steps * math.ceil(self.rows.num / self.batch)
+        return Bar(total=steps, desc="Exact ends", unit=" steps", leave=False)
 
     @torch.no_grad()
     def _exact(self, noise: Noise, bar: Bar, observe: Observer) -> Tensor:
@@ -103,12 +114,12 @@ class EndpointError(Objective):
 
     def paths(self) -> Paths:
         """Return the exact ways."""
-        return self._followed[0]
+        return self._paths[0]
 
     def score(self, generator: Generator) -> float:
         squares = [
             (generator.solve(noise.x0, noise.cond).x1 - end).double().flatten(1).square().mean(1)
-            for noise, end in zip(self.batches(), self._followed[1], strict=True)
+            for noise, end in zip(self.batches(), self._ends, strict=True)
         ]
         return float(torch.cat(squares).cpu().mean().sqrt())
 

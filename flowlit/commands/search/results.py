@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..._support.files import write_atomically, write_figure
 from ..._support.formatting import aligned, number_or_dash
 from ..._support.progress import Bar
+from ...solvers.exponential_multistep import MOST_NODES
 from ...solvers.search.base import Record
 from ...solvers.search.candidate import Candidate, Space, known
 from .objective import Objective
@@ -43,7 +44,7 @@ def write_results(into: Path, result: Result, objective: Objective, apart: Objec
     """Score the best and known solvers on other noise, write the files, and yield lines on them."""
     names = {f"searched, {i + 1}": record.candidate for i, record in enumerate(result.best)}
     names |= {f"start {i + 1}": each for i, each in enumerate(result.space.start)}
-    names |= known(result.space.steps, result.space.most)
+    names |= known(result.space.steps, MOST_NODES)
     tried = {record.candidate: record.score for record in result.state.records}
     scores = []
     for name, candidate in Bar(names.items(), desc="Held out", unit=" schedules", leave=False):
