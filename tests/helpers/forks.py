@@ -82,6 +82,13 @@ def apart(function: Callable[..., None], *arguments: Any) -> None:
     assert child.exitcode == 0, "see its traceback in the captured output"
 
 
+def dead(function: Callable[..., None], *arguments: Any) -> int | None:
+    """Call a function of a module so, which may be killed; its exit code, negative for the signal."""
+    child = _started(_call, function.__code__.co_filename, function.__name__, *arguments)
+    child.join()
+    return child.exitcode
+
+
 def forked(*words: object) -> multiprocessing.process.BaseProcess:
     """Start flowlit in such a fork."""
     return _started(_flowlit, *words)

@@ -5,8 +5,9 @@ import logging
 import pytest
 import tiny
 import torch
+from flow_maps import GUIDE, OBJECTIVES, student
 from gaussian_map import GaussianMap
-from tools import randomise, tiny_unet
+from tools import tiny_unet
 from torch import nn
 
 from flowlit import rng
@@ -20,35 +21,13 @@ from flowlit.objectives.flow_maps import (
     Lagrangian,
     MeanFlow,
     Splitting,
-    VelocityDistillation,
     guided_target,
 )
-from flowlit.objectives.intervals import Dyadic, FromNoise, Ordered, ToData
+from flowlit.objectives.intervals import FromNoise, Ordered, ToData
 from flowlit.objectives.times import Fixed, Uniform
 from flowlit.schedules import Geometric, Sigmoid
 from flowlit.solvers import Euler, Jumps
 from flowlit.types import Pair
-
-GUIDE = tiny_unet(multipliers=(1,), attention_resolutions=())
-
-OBJECTIVES = {
-    "mean flow": lambda: MeanFlow(p=0.75),
-    "mean flow, own tangent, central": lambda: MeanFlow(tangent="self", derivative="central"),
-    "mean flow, guide": lambda: MeanFlow(guide=GUIDE, derivative="forward"),
-    "splitting": lambda: Splitting(Dyadic(equal=0.5), shortest=2**-7, clip=4.0),
-    "splitting, data": lambda: Splitting(first="data", split=0.5, p=1.0),
-    "splitting, guide": lambda: Splitting(Ordered(Uniform()), guide=GUIDE, second="guide", split=None),
-    "lagrangian": lambda: Lagrangian(derivative="forward"),
-    "lagrangian, guide": lambda: Lagrangian(FromNoise(), guide=GUIDE),
-    "consistency": lambda: Consistency(),
-    "consistency, guide": lambda: Consistency(guide=GUIDE),
-    "velocity distillation": lambda: VelocityDistillation(GUIDE),
-}
-
-
-def student(**changes):
-    settings = {"multipliers": (1,), "attention_resolutions": (), "second_time": True, "time_scale": 1.0}
-    return randomise(tiny_unet(**{**settings, **changes}), scale=0.1)
 
 
 def pair(rows=6, **cond):
