@@ -137,6 +137,9 @@ COSTS = ("steps", "evaluations", "rtol", "atol", "times")
 """Settings of a solver by which the members of a family differ in their cost."""
 
 
+LONG = 40
+"""Signs of a setting from which on its class stands for it."""
+
 NAMED = 16
 """Solvers at most whose points in the figure have names."""
 
@@ -153,7 +156,7 @@ def family(solver: Solver) -> str:
         return kind
     values = {field.name: (getattr(solver, field.name), field.default) for field in fields(solver)}
     others = [
-        f"{name}={value!r}"
+        f"{name}={repr(value) if len(repr(value)) < LONG else type(value).__name__}"
         for name, (value, default) in values.items()
         if name not in COSTS and default is not MISSING and value != default
     ]
@@ -178,7 +181,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
     keys = dict.fromkeys(key for row in rows for key in row if not key.endswith("_spread"))
     names = [*filter(distance_features, keys), "endpoint_error"]
     families = list(dict.fromkeys(row["family"] for row in rows))
-    figure = Figure(figsize=(6 * len(names), 4.5 + 0.12 * len(families)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6 * len(names) + 3, 4.5 + 0.12 * len(families)), dpi=120, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for place, each in enumerate(families):
             points = [row for row in rows if row["family"] == each and name in row and row["nfe"] > 0]

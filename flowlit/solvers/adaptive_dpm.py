@@ -106,7 +106,7 @@ def adaptive(
     level = torch.full((len(x),), log_snr(first), dtype=torch.float64, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     h = torch.full_like(level, sign * FIRST)
-    slopes = v(x, torch.sigmoid(level))
+    slopes = v(x, torch.sigmoid(level)).clone()  # rows of it are replaced, and it is the velocity's own
     previous = x.clone()
     step = second if solver.order == 2 else third
     for _ in range(MOST):

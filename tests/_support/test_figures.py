@@ -19,6 +19,7 @@ from flowlit.couplings.store.picture import show
 from flowlit.metrics.cost import Macs
 from flowlit.metrics.report import Estimate, Kind, Record
 from flowlit.solvers import RK45, DPMSolver
+from flowlit.solvers.grids import Given
 
 NAMES = ["$\\frac{$", "$x$", "$x", "a$b$c", "\\$x$ $", "_mine", "\\{%^#", "\n\udcff\x00", "x" * 300]
 
@@ -103,5 +104,7 @@ def test_a_sweep_draws_distances_and_errors_with_their_spread_a_line_for_each_fa
         "DPMSolver(order=2)",
         "RK45",
     ]
+    listed = Given([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1])
+    assert sweep.family(DPMSolver(7, grid=listed)) == "DPMSolver(grid=Given)"
     bars = figure.axes[0].containers[0].lines[2][0].get_segments()
     assert [list(bar[:, 1]) for bar in bars] == [[0.8, 1.2]] * 2

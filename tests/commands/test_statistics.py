@@ -16,7 +16,7 @@ from flowlit.networks.statistics import read
 from flowlit.solvers import DPMSolverV3, Euler
 from flowlit.types import Solver
 
-SMALL = ["--num", "8", "--nodes", "9", "--batch", "4"]
+SMALL = ["--num", "32", "--nodes", "9", "--batch", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def made(network, cli, tmp_path):
     into = tmp_path / "statistics.safetensors"
     outcome = cli("statistics", path, "--into", str(into), "--weights", "raw", *SMALL)
     assert outcome.code == 0, outcome.err
-    assert "8 images at 9 nodes" in outcome.out and "StoredStatistics" in outcome.out
+    assert "32 images at 9 nodes" in outcome.out and "StoredStatistics" in outcome.out
     return path, into
 
 
 def test_they_are_read_by_the_solver_of_their_network_alone(made, network, cli, tmp_path):
     path, into = made
     coefficients, facts = read(into)
-    assert coefficients.l.shape == (9, 1, 8, 8) and facts["num"] == 8 and facts["guidance"] is None
+    assert coefficients.l.shape == (9, 1, 8, 8) and facts["num"] == 32 and facts["guidance"] is None
     solver = DPMSolverV3(4, statistics=StoredStatistics(str(into)))
     x0, cond = seeded_normals([1], range(4), (1, 8, 8)), {"label": torch.tensor([0, 1, 2, 0])}
     with torch.no_grad():
@@ -70,6 +70,7 @@ def test_what_is_no_such_file_is_refused(made, cli, tmp_path):
         (["--nodes", "4"], "expected --nodes >= 8"),
         (["--margin", "0.5"], "--margin < 0.5"),
         (["--num", "0"], "expected a whole number > 0"),
+        (["--num", "31"], "--num is 31; expected 32 images at least"),
     ]:
         outcome = cli("statistics", path, "--into", str(tmp_path / "n.safetensors"), *words)
         assert outcome.code != 0 and message in outcome.err

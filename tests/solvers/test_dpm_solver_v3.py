@@ -187,6 +187,41 @@ def test_orders_of_convergence():
     assert order(solve, 0.02, 0.98, (16, 24, 36)) > 2.3
 
 
+def test_the_corrector_changes_the_state_and_leaves_the_evaluation_as_it_is():
+    statistics = Same("noise")
+    times = on_nodes(statistics, 20)
+    shown = []
+    solver = DPMSolverV3(len(times) - 1, grid=Given(times), statistics=statistics)
+    solver(SMOOTH, X, observe=lambda t, x, v: shown.append(x))
+    i = integrals(statistics.coefficients(None))
+
+    def f_of(s, x, v):
+        t = torch.sigmoid(i.levels[s]).item()
+        return Evaluated(s, (1 - t - i.l[s]) / t * x - (1 - t) * v)
+
+    def predictions(keeps):
+        x = shown[1]
+        known = [f_of(0, x, SMOOTH(x, torch.full((len(x),), times[1])))]
+        for s in range(20, 121, 20):
+            predicted = advance(x, i, s, known[:2])
+            v = SMOOTH(predicted, torch.full((len(x),), torch.sigmoid(i.levels[s]).item()))
+            x = advance(x, i, s, [known[0], f_of(s, predicted, v), *known[1:2]])
+            known = [f_of(s, predicted if keeps else x, v), *known]
+            yield predicted
+
+    kept = list(predictions(True))
+    assert all(rmse(a, b) < 1e-12 for a, b in zip(kept, shown[2:], strict=True))
+    assert rmse(list(predictions(False))[-1], shown[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["data", "noise", "velocity"])
+def test_a_velocity_that_does_not_change_is_followed_exactly_from_statistics_of_the_velocity(kind):
+    v = torch.randn(X.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for steps in (1, 2, 3, 6):
+        end = DPMSolverV3(steps, statistics=Same(kind, nodes=481))(lambda x, t, cond: v, X).x1
+        assert rmse(end, X + v) < 1e-4, "their quadrature"
+
+
 def test_pseudo_order_takes_as_few_evaluations_as_each_derivative_needs():
     distances = [0.0, -0.5, -1.2]
     exact, pseudo = derivative_weights(distances, False), derivative_weights(distances, True)

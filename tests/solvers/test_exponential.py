@@ -162,6 +162,16 @@ def test_a_velocity_that_does_not_change_is_followed_exactly(make):
             assert torch.allclose(end, start(4) + (-v if reverse else v), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_adaptive_one_follows_it_exactly_too(reverse):
+    v = start(1, seed=3)
+    kept = v.clone()
+    for order in (2, 3):
+        end = AdaptiveDPMSolver(order)(lambda x, t, cond: v.expand_as(x), start(4), reverse=reverse).x1
+        assert torch.allclose(end, start(4) + (-v if reverse else v), rtol=0, atol=1e-12)
+    assert torch.equal(v, kept), "what a velocity returns is its own"
+
+
 @pytest.mark.parametrize("prediction", ["data", "noise"])
 def test_unipc_without_corrector_is_dpm_solver(prediction):
     for order, b, kind in [(2, "2", "midpoint"), (2, "exact", "taylor"), (3, "2", "midpoint")]:
