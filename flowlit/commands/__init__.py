@@ -90,6 +90,11 @@ COMMANDS = {
         "runs/slimflow_digits/distill --to web --into site",
         "export:export",
     ),
+    "quantise": Command(
+        "a generator in 8 or 4 bits, by a size",
+        "runs/slimflow_digits/distill --budget 150kB --into digits.onnx",
+        "quantise:quantise",
+    ),
     "demo": Command("a generator in your browser", "runs/slimflow_digits/distill", "demo:demo"),
     "couplings": Command(
         "info, verify, merge, import, export, show",

@@ -54,7 +54,7 @@ def export(
     if runtime is not None and to != "web":
         raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
     check_target(into, to)
-    extractor = _extractor(features)
+    extractor = extractor_of(features)
     if to == "compiled":
         yield "C++ is written and compiled, which takes minutes"
     generator = load_with(checkpoint, weights, solver, nfe)
@@ -83,7 +83,7 @@ def lines(done: Any) -> Iterator[str]:
         yield f"{beside(done.into)}: the comparison"
 
 
-def _extractor(features: str | None) -> Any:
+def extractor_of(features: str | None) -> Any:
     """Return an extractor by the name of its class, or as a YAML describes it; None without.
 
     Raises:

@@ -24,8 +24,15 @@ KEY = "flowlit"
 """Of the metadata, which is JSON."""
 
 
-def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
+def onnx_bytes(
+    generator: NoiseToImages, facts: dict[str, Any], opset: int = OPSET
+) -> tuple[bytes, dict[str, int]]:
     """Return a generator as an ONNX file, which has passed ONNX's own checker, and the versions that it has.
+
+    Args:
+        generator: whose steps and codec are inside.
+        facts: for its metadata.
+        opset: of the operators.
 
     Raises:
         FlowlitError: for a missing package, an operator that ONNX lacks, and a network that is too large.
@@ -42,7 +49,7 @@ def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, 
                 dynamo=True,
                 input_names=list(inputs),
                 output_names=list(OUTPUTS),
-                opset_version=OPSET,
+                opset_version=opset,
                 external_data=False,
             )
         assert written is not None
@@ -51,7 +58,7 @@ def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, 
     except Exception as error:  # of operators of anyone's
         raise _unknown_operator(error, program) from error
     _name_batches(model)
-    versions = {"opset": OPSET, "ir": model.ir_version}
+    versions = {"opset": opset, "ir": model.ir_version}
     model.doc_string = "noise to images, written by flowlit"
     onnx.helper.set_model_props(model, {KEY: json.dumps({**facts, "onnx": versions}, sort_keys=True)})
     if model.ByteSize() > LARGEST:
@@ -70,10 +77,11 @@ def _strip(model: Any) -> None:
 
 
 def _name_batches(model: Any) -> None:
-    """Call the first size of inputs and outputs "batch"."""
+    """Call the first size of inputs and outputs "batch", and drop what else the exporter notes."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
 
 
 def _unknown_operator(error: Exception, program: Any) -> FlowlitError:

@@ -15,10 +15,11 @@ from torch import Tensor
 from ..._support.batch_invariance import BLOCK
 from ..._support.formatting import aligned, duration, size
 from ..._support.machine import hardware, versions
+from ..._support.progress import Bar
 from ...couplings import SeededNoise
 from ...errors import FlowlitError
-from ...metrics.base import FeatureExtractor
-from ...metrics.frechet import Moments, frechet_distance
+from ...metrics.base import FeatureExtractor, Reference
+from ...metrics.frechet import Moments, few_images, frechet_distance
 from ...metrics.speed import timed
 from ..core import NoiseToImages
 from ..sampling import noise_shape
@@ -74,7 +75,8 @@ def sampled(generator: NoiseToImages, run: Run, num: int, seed: int, batch: int 
     source = SeededNoise(noise_shape(generator), num, seed, generator.num_classes or 0)
     functions = (original(generator), run)
     noises = [source.batch(range(first, min(num, first + batch))) for first in range(0, num, batch)]
-    pairs = [[function(noise.x0, noise.cond.get("label")) for function in functions] for noise in noises]
+    bar = Bar(noises, desc="Images of both", unit=" batches", leave=False)
+    pairs = [[function(noise.x0, noise.cond.get("label")) for function in functions] for noise in bar]
     for before, after in pairs:
         _check_alike(before, after)
     labels = [noise.cond["label"] for noise in noises if noise.cond]
@@ -95,15 +97,19 @@ def _check_alike(before: Images, after: Images) -> None:
             )
 
 
-def differences(sample: Sample) -> dict[str, Any]:
+def differences(sample: Sample, far: float = FAR) -> dict[str, Any]:
     """Return how far the results are from each other: x1, and levels of 255.
+
+    Args:
+        sample: of both.
+        far: the difference of x1 from which an export is refused.
 
     Raises:
         FlowlitError: if they are others, and no matter of rounding.
     """
     x1 = (sample.before.x1.double() - sample.after.x1.double()).abs()
     levels = (sample.before.images.int() - sample.after.images.int()).abs()
-    if not bool(x1.max() <= FAR):
+    if not bool(x1.max() <= far):
         raise FlowlitError(
             f"the export makes other images: x1 differs by up to {float(x1.max()):.3g}; it was not kept; "
             "report this, please"
@@ -115,6 +121,7 @@ def differences(sample: Sample) -> dict[str, Any]:
             "mean": float(levels.double().mean()),
             "different": float((levels > 0).double().mean()),
         },
+        "noise_power": float(x1.square().sum() / sample.before.x1.double().square().sum().clamp_min(1e-300)),
     }
 
 
@@ -131,23 +138,52 @@ def latencies(generator: NoiseToImages, run: Run, sample: Sample) -> dict[str, d
     return result
 
 
-def feature_distance(extractor: FeatureExtractor, sample: Sample) -> dict[str, Any]:
-    """Return the Fréchet distance of both sets in some features, and how far an image's features moved."""
-    before, after = (
-        torch.cat([extractor(part) for part in images.split(BATCH)])
-        for images in (sample.before.images, sample.after.images)
-    )
+def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
+    """Return the features (N, d) of images (N, C, H, W), uint8."""
+    parts = images.split(BATCH)
+    few = {"disable": True} if len(parts) < 5 else {}
+    with torch.no_grad():
+        bar = Bar(parts, desc=f"{extractor.name} features", unit=" batches", leave=False, **few)
+        return torch.cat([extractor(part).float().cpu() for part in bar])
+
+
+def feature_distance(
+    extractor: FeatureExtractor, sample: Sample, reference: Reference | None = None
+) -> dict[str, Any]:
+    """Return the Fréchet distance of both sets in some features, and how far an image's features moved.
+
+    Args:
+        extractor: of the features.
+        sample: of both.
+        reference: real images, from which both sets have a distance, too.
+    """
+    before = features_of(extractor, sample.before.images)
+    after = features_of(extractor, sample.after.images)
     moments = []
     for features in (before, after):
         one = Moments(features.shape[1])
         one.update(features)
         moments.append(one.compute())
     moved = (before - after).norm(dim=1).mean() / before.norm(dim=1).mean()
+    real = {} if reference is None else {"reference": _from_reference(reference, moments, len(before))}
     return {
         "name": extractor.name,
         "sha256": extractor.fingerprint(),
         "frechet": max(0.0, frechet_distance(*moments[0], *moments[1])),  # rounding may bring it below 0
         "moved": float(moved),
+        **real,
+    }
+
+
+def _from_reference(reference: Reference, moments: list[Any], num: int) -> dict[str, Any]:
+    before, after = (frechet_distance(mean, cov, reference.mean, reference.cov) for mean, cov in moments)
+    few = few_images(len(reference.mean), generated=num)
+    return {
+        "file": reference.path.name,
+        "sha256": reference.sha256(),
+        "before": before,
+        "after": after,
+        "warning": few or None,
     }
 
 
@@ -169,13 +205,14 @@ def report_of(
         "parity": {**parity, **extra},
         "latency": latencies(generator, run, sample),
         "hardware": hardware(1, torch.device("cpu")),
-        "versions": {**versions(), **_extras()},
+        "versions": all_versions(),
         "facts": facts,
     }
 
 
-def _extras() -> dict[str, str]:
-    installed = {}
+def all_versions() -> dict[str, str]:
+    """Return the versions of what an export is made with."""
+    installed = versions()
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             installed[name] = version(name)

@@ -112,13 +112,15 @@ def _write_beside(into: Path, text: str) -> None:
         raise
 
 
-def _sizes(generator: NoiseToImages, file: Path) -> dict[str, int | None]:
+def checkpoint_size(generator: NoiseToImages) -> int | None:
+    """Return the bytes of the file that a generator was loaded from; None where it is not there."""
     source = (loaded_of(generator.network) or {}).get("file")
     known = source is not None and Path(source).is_file()
-    return {
-        "checkpoint": Path(str(source)).stat().st_size if known else None,
-        "export": file.stat().st_size,
-    }
+    return Path(str(source)).stat().st_size if known else None
+
+
+def _sizes(generator: NoiseToImages, file: Path) -> dict[str, int | None]:
+    return {"checkpoint": checkpoint_size(generator), "export": file.stat().st_size}
 
 
 def _write_weights(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:

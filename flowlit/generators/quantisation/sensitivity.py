@@ -1,0 +1,102 @@
+"""Harm of each layer to the images when it alone is rounded: at the pixels, and in features, apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..._support.progress import Bar
+from .allocation import Table
+from .integers import FLOAT
+from .layers import Layers, Ranges, rounding
+
+
+class Result(NamedTuple):
+    """Ends of some noise, and the features of their images."""
+
+    x1: Tensor  # (N, c, h, w) float32
+    features: Tensor | None  # (N, d)
+
+
+class Harm(NamedTuple):
+    """Power of the change that rounding one layer alone makes, relative to the power of the signal."""
+
+    pixels: float
+    features: float | None
+
+
+Sensitivity = dict[str, dict[int, Harm]]
+"""By layer and bits."""
+
+
+def noise_power(changed: Tensor, original: Tensor, centre: bool = False) -> float:
+    """Return Σ(changed - original)² / Σ original², (N, …), of which 10^(-dB / 10) is another name.
+
+    Args:
+        changed: of the rounded network.
+        original: of the other.
+        centre: take the mean of all rows from the original first, for features, whose mean says nothing.
+    """
+    before = original.double()
+    signal = before - before.mean(0) if centre else before
+    return float((changed.double() - before).square().sum() / signal.square().sum().clamp_min(1e-300))
+
+
+def harm_of(changed: Result, original: Result) -> Harm:
+    """Return how far a result is from the original."""
+    features = None
+    if changed.features is not None and original.features is not None:
+        features = noise_power(changed.features, original.features, centre=True)
+    return Harm(noise_power(changed.x1, original.x1), features)
+
+
+def sensitivity(
+    layers: Layers,
+    run: Callable[[], Result],
+    ranges: Mapping[str, Ranges],
+    widths: Sequence[int],
+) -> Sensitivity:
+    """Return the harm of each layer alone at each number of bits.
+
+    Args:
+        layers: of the network.
+        run: the network on the same noise each time.
+        ranges: of activations; empty leaves them as they are.
+        widths: numbers of bits, of which 32 is no harm.
+    """
+    original = run()
+    table: Sensitivity = {name: {} for name in layers}
+    tasks = [(name, bits) for name in layers for bits in widths]
+    for name, bits in Bar(tasks, desc="Sensitivity of layers", unit=" widths", leave=False):
+        if bits == FLOAT:
+            table[name][bits] = Harm(0.0, None if original.features is None else 0.0)
+            continue
+        with rounding(layers, {name: bits}, ranges):
+            table[name][bits] = harm_of(run(), original)
+    return table
+
+
+def weighed(table: Sensitivity, by: str) -> Table:
+    """Return one number of harm for each layer and width.
+
+    Args:
+        table: of both kinds of harm.
+        by: "pixels", "features", or "both": the shares that a layer has in the sum of each kind.
+    """
+    if by == "pixels":
+        return {name: {bits: harm.pixels for bits, harm in row.items()} for name, row in table.items()}
+    if by == "features":
+        return {
+            name: {bits: harm.features or 0.0 for bits, harm in row.items()} for name, row in table.items()
+        }
+    parts = [weighed(table, kind) for kind in ("pixels", "features")]
+    totals = [sum(max(row.values()) for row in part.values()) or 1.0 for part in parts]
+    return {
+        name: {
+            bits: sum(part[name][bits] / total for part, total in zip(parts, totals, strict=True))
+            for bits in row
+        }
+        for name, row in table.items()
+    }

@@ -1,0 +1,117 @@
+"""Decisions about a generator, in their order: ranges, harm, bits, coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...networks.checkpoints.spec import spec
+from ..core import NoiseToImages
+from ..export.onnx_file import onnx_bytes
+from . import coefficients
+from .choice import WIDTHS, sizes_text, within
+from .coefficients import Fitting, Scales
+from .graph import OPSET, Graph
+from .sensitivity import sensitivity, weighed
+from .settings import Settings
+from .subject import Subject
+
+PLACES = [0.8125 + (2 * i + 1) / 2**20 for i in range(128)]
+"""Numbers that stand in a graph for coefficients that are not known yet."""
+
+DIGITS = 6
+"""Decimals of coefficients."""
+
+
+class Work:
+    """A generator on its way to integers.
+
+    Args:
+        subject: the generator.
+        settings: how it is rounded.
+        facts: that its file will have.
+    """
+
+    def __init__(self, subject: Subject, settings: Settings, facts: Mapping[str, Any]):
+        self.subject = subject
+        self.settings = settings
+        self.facts = facts
+        self.ranges = subject.ranges()
+        steps = subject.steps()
+        searched = subject.features is not None and steps == 1
+        self.fit = settings.fit or ("features" if searched else "none")
+        self.steps = 0 if self.fit == "none" else steps
+        self.graph = self._graph()
+        subject.layers = {name: subject.layers[name] for name in self.graph.found}
+        self.used = self.ranges if settings.activations == 8 else {}
+        widths = WIDTHS if settings.budget is not None else WIDTHS[:2]
+        self.table = sensitivity(subject.layers, subject.run, self.used, widths)
+        self.by = settings.by or ("pixels" if subject.features is None else "both")
+        self.bits = self._bits()
+        self.scales = self._scales()
+
+    def _graph(self) -> Graph:
+        """Return the graph, with places for the coefficients."""
+        generator: NoiseToImages = self.subject.generator
+        if self.steps:
+            generator = self.subject.scaled([(PLACES[2 * k], PLACES[2 * k + 1]) for k in range(self.steps)])
+        content, _ = onnx_bytes(generator, {}, OPSET)
+        return Graph(content, self.subject.layers)
+
+    def _bits(self) -> dict[str, int]:
+        layers = self.subject.layers
+        if self.settings.budget is None:
+            return dict.fromkeys(layers, self.settings.bits)
+        longest = [(1 + 10**-DIGITS, 1 + 10**-DIGITS)] * self.steps
+
+        def length(bits: Mapping[str, int]) -> int:
+            return len(self.graph.integers(bits, self.used, self.described(bits, longest)))
+
+        return within(self.settings.budget, weighed(self.table, self.by), layers, length)
+
+    def _scales(self) -> list[Scales]:
+        if not self.steps:
+            return []
+        fitted = self.subject.fitted(self._fitting(), self.bits, self.used)
+        scales = [(round(a, DIGITS), round(b, DIGITS)) for a, b in fitted]
+        numbers = [number for pair in scales for number in pair]
+        self.graph.replace_numbers(dict(zip(PLACES, numbers, strict=False)))
+        return scales
+
+    def _fitting(self) -> Fitting:
+        if self.fit == "features":
+            return coefficients.in_features(self.subject.features_of_states)
+        return coefficients.paired if self.fit == "paired" else coefficients.moments
+
+    def described(self, bits: Mapping[str, int], scales: list[Scales]) -> dict[str, Any]:
+        """Return the facts of a file with these bits."""
+        solver = self.subject.scaled(scales).solver if scales else self.subject.generator.solver
+        return {
+            **self.facts,
+            "solver": spec(solver),
+            "quantisation": {
+                "weights": sizes_text(bits, self.subject.layers),
+                "activations": self.settings.activations,
+                "calibrated_on": {"images": self.settings.calibrate, "seed": self.settings.seed + 1},
+            },
+        }
+
+    def file(self) -> bytes:
+        """Return the file with integers."""
+        return self.graph.integers(self.bits, self.used, self.described(self.bits, self.scales))
+
+    def floats(self) -> bytes:
+        """Return the same without any."""
+        return self.graph.integers({}, {}, self.facts)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what was measured and decided of each layer, as plain data."""
+        return [
+            {
+                "name": name,
+                "weights": self.subject.layers[name].weight.numel(),
+                "harm": {str(bits): harm._asdict() for bits, harm in row.items()},
+                "bits": self.bits[name],
+            }
+            for name, row in self.table.items()
+        ]

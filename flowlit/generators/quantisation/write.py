@@ -1,0 +1,179 @@
+"""A generator with integers in a file: chosen, written, run, compared, and only then kept."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..._support.files import building, file_hash, write_atomically, write_figure
+from ..._support.machine import hardware
+from ...errors import FlowlitError
+from ...metrics.base import FeatureExtractor, Reference
+from ...metrics.protocol import check_dimension, check_reference
+from ..core import NoiseToImages
+from ..export.facts import facts_of
+from ..export.fold import Folded, folded
+from ..export.forms import beside
+from ..export.parity import all_versions, differences, feature_distance, latencies, sampled
+from ..export.program import check_exportable
+from ..export.write import checkpoint_size, run_onnx
+from ..sampling import noise_shape
+from .picture import picture
+from .settings import Settings
+from .subject import Subject
+from .work import Work
+
+
+class Quantised(NamedTuple):
+    """A rounded generator that was written."""
+
+    into: Path
+    report: dict[str, Any]
+    fold: Folded
+
+
+def check_target(into: Path) -> None:
+    """Refuse another ending than .onnx, and files that exist.
+
+    Raises:
+        FlowlitError: naming the file.
+    """
+    if into.suffix != ".onnx":
+        raise FlowlitError(f"--into {into}: a quantised generator is an ONNX file, and ends in .onnx")
+    for path in (into, beside(into), drawn(into)):
+        if path.exists():
+            raise FlowlitError(f"{path} exists; remove it, or choose another --into")
+
+
+def check_steps(subject: Subject, settings: Settings) -> None:
+    """Refuse coefficients that the steps of a solver cannot have.
+
+    Raises:
+        FlowlitError: naming the solver.
+    """
+    steps = subject.steps()
+    if settings.fit in ("paired", "moments", "features") and not steps:
+        solver = subject.generator.solver
+        raise FlowlitError(
+            f"--coefficients are those of Euler's steps, and the solver is {solver}; give none"
+        )
+    if settings.fit == "features" and steps > 1:
+        raise FlowlitError(f"--coefficients features are for one step, and there are {steps}; give paired")
+
+
+def drawn(into: Path) -> Path:
+    """Return the file of the picture beside a quantised generator."""
+    return into.with_name(f"{into.name}.png")
+
+
+def quantise(
+    generator: NoiseToImages,
+    into: Path,
+    settings: Settings,
+    *,
+    licence: str | None = None,
+    features: FeatureExtractor | None = None,
+    reference: Reference | None = None,
+) -> Quantised:
+    """Write a generator with integers as an ONNX file, with a report and a picture beside it.
+
+    Args:
+        generator: as ``flowlit.load`` returns it, on the CPU.
+        into: the file, which ends in .onnx.
+        settings: how it is rounded.
+        licence: of the weights; None takes that of the card beside the checkpoint.
+        features: an extractor in which harm and distances are measured, too.
+        reference: real images in these features, from which both sets have a distance.
+
+    Raises:
+        FlowlitError: if a file exists, the generator has no graph, the budget is below the least, or the
+            disk is full. Nothing is left then.
+    """
+    check_target(into)
+    check_exportable(generator)
+    wants = settings.by in ("features", "both") or settings.fit == "features" or reference is not None
+    if features is None and wants:
+        raise FlowlitError("harm, coefficients and distances in features need --features; or leave these out")
+    if features is not None and reference is not None:
+        check_reference(reference, features, generator.codec.decoded_shape(noise_shape(generator)))
+        check_dimension(reference, _dimension(generator, features))
+    fold = folded(generator)
+    subject = Subject(fold.generator, settings.calibrate, settings.seed + 1, features)
+    check_steps(subject, settings)
+    work = Work(subject, settings, facts_of(generator, fold, licence))
+    with building(into, into.name) as folder:
+        file = folder / into.name
+        file.write_bytes(work.file())
+        floats = folder / "float32.onnx"
+        floats.write_bytes(work.floats())
+        report = _report(generator, file, floats, settings, features, reference)
+        report |= {"file": into.name, **_decided(work)}
+        _write_beside(into, report)
+    return Quantised(into, report, fold)
+
+
+def _dimension(generator: NoiseToImages, features: FeatureExtractor) -> int:
+    shape = generator.codec.decoded_shape(noise_shape(generator))
+    return features(torch.zeros(1, *shape, dtype=torch.uint8)).shape[1]
+
+
+def _decided(work: Work) -> dict[str, Any]:
+    return {
+        "facts": work.described(work.bits, work.scales),
+        "budget": work.settings.budget,
+        "by": work.by,
+        "coefficients": {"fit": work.fit if work.scales else "none", "scales": work.scales},
+        "layers": work.rows(),
+    }
+
+
+def _report(
+    generator: NoiseToImages,
+    file: Path,
+    floats: Path,
+    settings: Settings,
+    features: FeatureExtractor | None,
+    reference: Reference | None,
+) -> dict[str, Any]:
+    """Return what the file is compared with: the checkpoint, and the same file of floats."""
+    run = run_onnx(file)
+    sample = sampled(generator, run, settings.num, settings.seed)
+    parity = {"images": settings.num, "seed": settings.seed, **differences(sample, inf)}
+    if features is not None:
+        parity["features"] = feature_distance(features, sample, reference)
+    times = latencies(generator, run, sample)
+    before = latencies(generator, run_onnx(floats), sample)
+    return {
+        "format": "flowlit-quantisation-report",
+        "version": 1,
+        "form": "onnx",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "parity": parity,
+        "latency": {n: {**one, "float32": before[n]["export"]} for n, one in times.items()},
+        "bytes": {
+            "checkpoint": checkpoint_size(generator),
+            "float32": floats.stat().st_size,
+            "export": file.stat().st_size,
+        },
+        "sha256": file_hash(file),
+        "hardware": hardware(1, torch.device("cpu")),
+        "versions": all_versions(),
+    }
+
+
+def _write_beside(into: Path, report: dict[str, Any]) -> None:
+    """Write report and picture of a file, or leave nothing of them."""
+    try:
+        write_atomically(beside(into), json.dumps(report, indent=1, allow_nan=False).encode())
+        write_figure(drawn(into), picture(report))
+    except BaseException:
+        for path in (beside(into), drawn(into)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
