@@ -187,6 +187,14 @@ def test_what_cannot_be_is_refused(make, name, changes, expected, fast, tmp_path
         quantise(small(), tmp_path / "g.onnx", settings())
 
 
+def test_a_graph_without_the_weights_is_refused(fast, tmp_path, monkeypatch):
+    other = replaced(randomise(Small(), 5))
+    monkeypatch.setattr(work, "onnx_bytes", lambda generator, *rest: by_hand(other, *rest))
+    with pytest.raises(FlowlitError, match="no layer of the network stands in its graph"):
+        quantise(small(), tmp_path / "g.onnx", settings(fit="none"))
+    assert left(tmp_path) == []
+
+
 WRONG = [
     (("--into", "a.onnx", "--budget", "four"), "expected a size, as 4MB"),
     (("--into", "a.onnx", "--budget", "4MB", "--bits", "4"), "leave one out"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import FlowlitError
 from ...networks.checkpoints.spec import spec
 from ..core import NoiseToImages
 from ..export.onnx_file import onnx_bytes
@@ -42,6 +43,10 @@ class Work:
         self.fit = settings.fit or ("features" if searched else "none")
         self.steps = 0 if self.fit == "none" else steps
         self.graph = self._graph()
+        if not self.graph.found:
+            raise FlowlitError(
+                "no layer of the network stands in its graph with its weights; use flowlit export"
+            )
         subject.layers = {name: subject.layers[name] for name in self.graph.found}
         self.used = self.ranges if settings.activations == 8 else {}
         widths = WIDTHS if settings.budget is not None else WIDTHS[:2]
@@ -62,7 +67,7 @@ class Work:
         layers = self.subject.layers
         if self.settings.budget is None:
             return dict.fromkeys(layers, self.settings.bits)
-        longest = [(1 + 10**-DIGITS, 1 + 10**-DIGITS)] * self.steps
+        longest = [(-1 - 10**-DIGITS, -1 - 10**-DIGITS)] * self.steps
 
         def length(bits: Mapping[str, int]) -> int:
             return len(self.graph.integers(bits, self.used, self.described(bits, longest)))
