@@ -13,7 +13,10 @@ from torch import nn
 
 import flowlit
 from flowlit._support.batch_invariance import BatchInvariant
+from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
+from flowlit.generators import Generator
+from flowlit.generators.export.program import traced
 from flowlit.networks import ClassifierFreeGuidance, DiffusionVelocity, OneMoreStep
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.objectives import Distillation, RectifiedFlow
@@ -171,6 +174,18 @@ def test_a_checkpoint_describes_both(tmp_path):
         assert torch.equal(again.eval()(x, torch.zeros(2)), both(x, torch.zeros(2)))
         assert torch.equal(flowlit.load(path, "raw").network(x, torch.zeros(2)), both(x, torch.zeros(2)))
     assert spec(OneMoreStep(tiny_unet(), Wrong(), until=0.1)) is None
+
+
+@pytest.mark.slow
+def test_a_graph_of_it_makes_the_same_images():
+    both = OneMoreStep(randomise(tiny_unet()), randomise(tiny_unet(), 1), until=0.1).eval()
+    generator = Generator(both, Euler(3), Pixels())
+    x0 = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found, *_ = traced(generator).module()(x0)
+    expected = generator(x0)
+    assert (found.int() - expected.int()).abs().max() <= 1
+    plain = Generator(both.network, Euler(3), Pixels())(x0)
+    assert (plain.int() - expected.int()).abs().max() > 10
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ class OneMoreStep(VelocityWrapper):
     saw pure noise, it is a learned analytic first step, and spares an evaluation of the large network; wrong
     for reflowed and distilled ones.
 
-    Not for CUDA graphs, as its way depends on t. In NFE an evaluation of ``first`` counts as one of the
-    network.
+    Not for CUDA graphs, as its way depends on t; compiled or exported, both are computed in each call. In
+    NFE an evaluation of ``first`` counts as one of the network.
 
     Args:
         network: the velocity from ``until`` on.
@@ -81,6 +81,9 @@ class OneMoreStep(VelocityWrapper):
         self, x: Tensor, t: Tensor, cond: Cond = {}, through: Through = lambda network: network
     ) -> Tensor:
         """Return the velocity (B, C, H, W) likewise, of networks that are called through something else."""
+        if torch.compiler.is_compiling():  # a graph chooses no way: it has both
+            both = self._towards_data(through, x, t, cond), evaluate(through(self.network), x, t, cond)
+            return torch.where(expand(t < self.until, x), *both)
         if isinstance(t, FakeTensor) or t.is_meta:  # shapes alone are followed
             return evaluate(through(self.network), x, t, cond)
         early = t < self.until
