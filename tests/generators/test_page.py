@@ -208,6 +208,7 @@ try {
   const noises = seeds.map((seed) => generator.noise(seed));
   const { images } = await generator.run(noises, [0, 1, 2, 0]);
   const frame = document.createElement("iframe");
+  frame.style.width = "900px";
   frame.src = "index.html";
   document.body.append(frame);
   const inside = () => frame.contentDocument;
@@ -215,7 +216,11 @@ try {
   for (let i = 0; i < 600 && !inside()?.body?.dataset.done; i++) await pause();
   const canvases = [...inside().querySelectorAll("#grid canvas")];
   const pixels = canvases.map((each) => [...each.getContext("2d").getImageData(0, 0, 8, 8).data]);
+  const card = inside().querySelector("#card");
+  card.append(...Array.from({ length: 2 }, () => card.querySelector("dd").cloneNode(true)));
+  const lefts = [...card.querySelectorAll("dd")].map((each) => each.getBoundingClientRect().left);
   await send({
+    columns: new Set(lefts).size,
     missing: missing(), images: [...images], pixels,
     names: canvases.map((each) => each.getAttribute("aria-label")),
     status: inside().querySelector("#status").textContent,
@@ -274,5 +279,6 @@ def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
     shown = torch.tensor(answer["pixels"]).reshape(16, 64, 4)[:, :, 0].reshape(16, 1, 8, 8)
     assert (shown - generator.sample(seeds=list(range(16))).int()).abs().max() <= 1
     assert answer["names"][4] == "Image of seed 4, dog"
+    assert answer["columns"] == 1
     assert answer["options"] == ["each in turn", "cat", "dog", "emu"]
     assert "Apache-2.0" in answer["card"]

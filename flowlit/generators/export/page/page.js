@@ -99,6 +99,11 @@ async function way() {
   if (again) await way();
 }
 
+// Four digits that count, without powers of ten.
+function number(value) {
+  return Number(Number(value).toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+}
+
 function show({ facts, parity, bytes, sha256 }) {
   const [channels, height, width] = generator.imageShape;
   const chosen = $("label").value;
@@ -109,7 +114,7 @@ function show({ facts, parity, bytes, sha256 }) {
   $("title").textContent = `${facts.source?.file ?? "A generator"} in your browser`;
   const metrics = facts.metrics.flatMap((report) =>
     Object.entries(report.metrics).map(
-      ([name, value]) => `${name} ${Number(value).toPrecision(4)} (${report.images?.toLocaleString("en") ?? "?"} images, ${report.report})`,
+      ([name, value]) => `${name} ${value === null ? "not finite" : number(value)} (${report.images?.toLocaleString("en") ?? "?"} images, ${report.report})`,
     ),
   );
   const rows = {
