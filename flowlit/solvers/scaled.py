@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import FlowlitError
 from ..paths.straight import expand
-from ..ranges import PositiveInt
+from ..ranges import Float, PositiveInt
 from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, SingleStep, Step
 
@@ -27,7 +27,7 @@ class ScaledEuler(SingleStep):
     """
 
     steps: PositiveInt = 1
-    scales: list[list[float]] = field(default_factory=list)
+    scales: list[list[Float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

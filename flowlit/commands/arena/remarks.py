@@ -129,5 +129,6 @@ def agreement(groups: Mapping[tuple[str, str, str], Sequence[Measured]], feature
 
 
 def _mean(group: Sequence[Measured], tag: str) -> float | None:
-    values = [value for each in group if (value := number(each.report, tag)) is not None]
-    return fmean(values) if len(values) == len(group) else None
+    values = [number(each.report, tag) for each in group]
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

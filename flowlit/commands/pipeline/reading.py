@@ -68,5 +68,5 @@ def read_table(path: str, table: Any, evaluations: Sequence[str]) -> list[dict[s
 def stated_needs(path: str) -> str:
     """Return what a recipe's head says that it needs, as the end of an error; "" if it says nothing."""
     head = Path(path).read_text(encoding="utf-8", errors="replace") if path else ""
-    found = re.search(r"^# +needs +(.+)$", head, re.MULTILINE)
-    return f" (needs, says {path}: {found[1].strip()})" if found else ""
+    stated = re.search(r"^# +needs +(.+)$", head, re.MULTILINE)
+    return f" (needs, says {path}: {stated[1].strip()})" if stated else ""

@@ -137,10 +137,8 @@ class Recipe:
             if plan.missing and plan.action != "done"
         ]
         if missing:
-            needs = stated_needs(self.files[0])
-            raise FlowlitError(
-                f"{'; '.join(missing)}: no such file or folder; put it there, or name another{needs}"
-            )
+            mend = f"put it there, or name another{stated_needs(self.files[0])}"
+            raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; {mend}")
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
