@@ -33,6 +33,7 @@ from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.rewards import Brightness
 from flowlit.objectives.score_distillation import DMD
+from flowlit.paths import DiscreteVP
 from flowlit.ranges.kinds import EXPECTED
 from flowlit.solvers import Euler
 
@@ -76,6 +77,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ConcatenatedImage": {"network": tiny_unet()},
     "AveragePool": {"scale": 2},
     "Bicubic": {"scale": 2},
+    "OneMoreStep": {"until": 0.5},
     "Chain": {"steps": [AveragePool(2)]},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""
@@ -118,6 +120,9 @@ EXAMPLES: dict[str, Any] = {
     "sigma": 0.2,
     "degradation": AveragePool(2),
     "start": NoisedImage(0.2),
+    "end": 0.5,
+    "first": tiny_unet(),
+    "diffusion": DiscreteVP(),
     "parts": [Cached("x")],
     "shares": [1.0],
     "store": "x",
