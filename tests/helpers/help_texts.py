@@ -19,19 +19,20 @@ WIDTH = "100"
 
 def names() -> list[str]:
     """Return the commands whose help is packaged."""
-    slow = (":main", ":reference")
+    slow = (":main", ":reference", ":search")
     return [name for name, command in commands.COMMANDS.items() if command.run.endswith(slow)]
 
 
 def help_of(name: str) -> str:
     """Return the help that the parser of a command prints, with one line of usage."""
+    usage = "MODEL --into INTO --nfe NFE [options]" if name == "search" else "-c CONFIG [options]"
     os.environ["COLUMNS"] = WIDTH
     shown = StringIO()
     with redirect_stdout(shown), suppress(SystemExit):
         commands.run(name, ["--help"])
     _, _, text = shown.getvalue().partition("\n\n")
     lines = [line.rstrip() for line in text.splitlines()]
-    return "\n".join([f"usage: flowlit {name} -c CONFIG [options]", "", *lines, ""])
+    return "\n".join([f"usage: flowlit {name} {usage}", "", *lines, ""])
 
 
 def write(folder: Path) -> None:
