@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...ranges import PositiveInt
 
-def arena(folder: str, *, into: str = "", features: str = "", markdown: bool = False) -> Iterator[str]:
+
+def arena(
+    folder: str, *, into: str = "", features: str = "", nfe: PositiveInt | None = None, markdown: bool = False
+) -> Iterator[str]:
     """Gather the runs of several methods and seeds into one table, one plot and one sheet of samples.
 
     Each run is the root of a pipeline: FOLDER/<method>/<seed>. What a method took is counted where its
@@ -16,6 +20,7 @@ def arena(folder: str, *, into: str = "", features: str = "", markdown: bool = F
         folder: of the runs, <method>/<seed> in it
         into: folder for the results; that of the runs by default
         features: whose distance counts, where reports have several
+        nfe: evaluations for an image of the rows that are printed; all by default
         markdown: print the table for a document
     """
     from pathlib import Path
@@ -30,7 +35,7 @@ def arena(folder: str, *, into: str = "", features: str = "", markdown: bool = F
 
     target = Path(into or folder)
     arena = compare(find_runs(Path(folder)), features)
-    yield format_table(arena, markdown)
+    yield format_table(arena, markdown, nfe)
     yield from arena.notes
     write_atomically(target / "arena.json", encode(arena))
     write_figure(target / "arena.png", plot(arena))

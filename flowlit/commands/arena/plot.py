@@ -54,7 +54,7 @@ def _trained(row: Row) -> float | None:
 
 def _draw(axes: Axes, rows: list[Row], place: Place, colour: str, form: str) -> None:
     """Draw the points of a method, and a line along each of its models."""
-    label = in_figure(rows[0].method)
+    label = in_figure(rows[0].method if any(rows[0].seeds) else rows[0].name)
     for stage in dict.fromkeys(row.stage for row in rows):
         points = [(place(row), row) for row in rows if row.stage == stage]
         known = sorted((x, row.distance, row.spread or 0.0) for x, row in points if x is not None)

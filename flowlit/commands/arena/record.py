@@ -47,7 +47,7 @@ class Row(Struct):
     """By the clock, of all trainings and couplings with their start and validation."""
     images_per_s: float | None
     off_budget: bool = False
-    """Evaluations differ from the median of all methods."""
+    """Evaluations with gradient differ from the median of all methods."""
 
 
 class Arena(Struct):

@@ -14,7 +14,7 @@ SHARE = 0.02
 
 
 def mark_off_budget(rows: Sequence[Row], runs: Sequence[Run]) -> list[str]:
-    """Mark rows of methods whose counted evaluations are not those of most; return a line for each method.
+    """Mark rows of methods whose evaluations with gradient are not those of most; return a line for each.
 
     Roots without seeds, which make what all methods share, have no budget.
     """
@@ -22,18 +22,16 @@ def mark_off_budget(rows: Sequence[Row], runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.seed and run.cost.complete:
             costs.setdefault(run.method, []).append(run.cost)
-    words: dict[str, list[str]] = {}
-    for kind in ("with_gradient", "without_gradient"):
-        means = {method: fmean(getattr(cost, kind) for cost in own) for method, own in costs.items()}
-        usual = median(means.values()) if means else 0.0
-        for method, mean in means.items():
-            if abs(mean - usual) > SHARE * usual:
-                share = f" ({mean / usual - 1:+.0%})" if usual else ""
-                line = f"{mean:,.0f} {kind.replace('_', ' ')}, the median is {usual:,.0f}{share}"
-                words.setdefault(method, []).append(line)
+    means = {method: fmean(cost.with_gradient for cost in own) for method, own in costs.items()}
+    usual = median(means.values()) if means else 0.0
+    lines = {}
+    for method, mean in means.items():
+        if abs(mean - usual) > SHARE * usual:
+            share = f" ({mean / usual - 1:+.0%})" if usual else ""
+            lines[method] = f"* {method}: {mean:,.0f} with gradient, the median is {usual:,.0f}{share}"
     for row in rows:
-        row.off_budget = row.method in words
-    return [f"* {method}: evaluations in training: {'; '.join(lines)}" for method, lines in words.items()]
+        row.off_budget = row.method in lines
+    return list(lines.values())
 
 
 def left_out(runs: Runs) -> list[str]:

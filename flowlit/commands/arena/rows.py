@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ...errors import FlowlitError
+from .copies import Groups, drop_copies
 from .protocol import Measured, features_of, protocol_of, tags
 from .record import Arena, Row
 from .remarks import agreement, different, left_out, mark_off_budget, other_inputs, other_machines, uncounted
@@ -36,10 +37,11 @@ def compare(runs: Runs, features: str = "") -> Arena:
     reports = [each for each in reports if each.run in runs.finished]
     if not reports:
         raise FlowlitError(f"{runs.folder} has no run with finite distances; run the evaluations again")
-    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    groups: Groups = {}
     for each in reports:
         for solver in solvers_of(each.report):
             groups.setdefault((each.run.method, each.stage, solver), []).append(each)
+    copies = drop_copies(groups)
     rows = sorted(
         (_row(*key, group, features) for key, group in groups.items()), key=lambda row: row.distance
     )
@@ -47,7 +49,7 @@ def compare(runs: Runs, features: str = "") -> Arena:
     notes = [*mark_off_budget(rows, runs.finished), *left_out(runs)]
     notes += [*uncounted(runs.finished), *different(runs.finished)]
     notes += [*other_inputs(runs.finished), *other_machines(reports)]
-    notes += agreement(groups, features)
+    notes += [*copies, *agreement(groups, features)]
     samples, others = _samples(rows, reports)
     return Arena(protocol, rows, runs.incomplete, [*notes, *others], samples)
 
@@ -62,9 +64,14 @@ def lacks(report: dict[str, Any], features: str) -> list[str]:
 
 
 def _name(rows: Sequence[Row]) -> None:
-    """Name rows by their method, and by the stage, too, where a method has several that measure."""
+    """Name rows by their method, and by the stage, too, where a method has several that measure.
+
+    What all methods share is named by the stage alone.
+    """
     for row in rows:
-        if len({other.stage for other in rows if other.method == row.method}) > 1:
+        if row.seeds == [""]:
+            row.name = row.stage.removeprefix("evaluate_")
+        elif len({other.stage for other in rows if other.method == row.method}) > 1:
             row.name = f"{row.method}: {row.stage.removeprefix('evaluate_')}"
 
 

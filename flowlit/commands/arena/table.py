@@ -10,18 +10,24 @@ LEFT = 2
 COST = ("with gradient", "without", "hours", "processor h", "images/s")
 
 
-def format_table(arena: Arena, markdown: bool = False) -> str:
-    """Return the table, with the protocol of the distances above it; for a document in Markdown."""
-    rows = cells(arena)
+def format_table(arena: Arena, markdown: bool = False, nfe: int | None = None) -> str:
+    """Return the table, with the protocol of the distances above it; for a document in Markdown.
+
+    Args:
+        arena: the comparison.
+        markdown: as in a document.
+        nfe: of the rows; None is all.
+    """
+    rows = cells(arena, nfe)
     lines = _markdown(rows) if markdown else aligned(rows, LEFT)
     return "\n".join([caption(arena), "", *lines])
 
 
-def cells(arena: Arena) -> list[list[str]]:
-    """Return the table as text, its header first; the first ``LEFT`` columns are words."""
+def cells(arena: Arena, nfe: int | None = None) -> list[list[str]]:
+    """Return the rows of an NFE, or all, as text, the header first; the first ``LEFT`` columns are words."""
     optional = ("extrapolated", "kernel")
     extra = [name for name in optional if any(getattr(row, name) is not None for row in arena.rows)]
-    return [[*HEADER, *extra, *COST], *(_cells(row, extra) for row in arena.rows)]
+    return [[*HEADER, *extra, *COST], *(_cells(row, extra) for row in arena.rows if nfe in (None, row.nfe))]
 
 
 def _cells(row: Row, extra: list[str]) -> list[str]:
