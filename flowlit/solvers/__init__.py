@@ -12,6 +12,7 @@ from .grids import sigma_grid, time_grid
 from .multistep import Adams
 from .one_step import OneStep
 from .runge_kutta import RK2, RK4, Euler, Heun, Midpoint, Ralston
+from .scaled import ScaledEuler
 from .schedule import SolverSchedule
 from .stochastic import SDE, ReNoise
 from .unipc import UniPC
@@ -36,6 +37,7 @@ __all__ = [
     "Ralston",
     "ReNoise",
     "RhoRK",
+    "ScaledEuler",
     "SinglestepDPMSolver",
     "SolverSchedule",
     "UniPC",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -32,8 +31,7 @@ class ScaledEuler(SingleStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         pairs = [list(pair) for pair in self.scales]
-        fit = all(len(pair) == 2 and all(map(math.isfinite, pair)) for pair in pairs)
-        if not fit or len(pairs) not in (0, self.steps):
+        if any(len(pair) != 2 for pair in pairs) or len(pairs) not in (0, self.steps):
             raise FlowlitError(
                 f"ScaledEuler: scales are {self.scales!r:.80}; expected [a, b] for each of {self.steps} steps"
             )

@@ -5,8 +5,7 @@ import torch
 from tools import LinearField
 
 from flowlit.errors import FlowlitError
-from flowlit.solvers import Euler
-from flowlit.solvers.scaled import ScaledEuler
+from flowlit.solvers import Euler, ScaledEuler
 
 
 def test_without_numbers_it_is_euler():
@@ -32,7 +31,13 @@ def test_each_step_has_its_own_numbers():
         solver(field, x0, reverse=True)
 
 
-@pytest.mark.parametrize("scales", [[[1, 1]], [[1], [1]], [[1, 1], [1, float("nan")]], [[1, 1], [1, 1, 1]]])
+@pytest.mark.parametrize("scales", [[[1, 1]], [[1], [1]], [[1, 1], [1, 1, 1]]])
 def test_numbers_that_fit_no_step_are_refused(scales):
     with pytest.raises(FlowlitError, match=r"expected \[a, b\] for each of 2 steps"):
         ScaledEuler(2, scales=scales)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(FlowlitError, match="each a finite number"):
+        ScaledEuler(2, scales=[[1, 1], [1, value]])
