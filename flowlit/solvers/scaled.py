@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from ..errors import FlowlitError
 from ..paths.straight import expand
 from ..ranges import Float, PositiveInt
-from ..types import Cond, Observer, Solution, VelocityField
 from .base import Counted, SingleStep, Step
 
 
@@ -25,6 +25,8 @@ class ScaledEuler(SingleStep):
         scales: [a, b] of each step; empty is 1 for all, which is ``Euler``.
     """
 
+    one_way: ClassVar[str] = "goes from noise to images alone"
+
     steps: PositiveInt = 1
     scales: list[list[Float]] = field(default_factory=list)
 
@@ -35,19 +37,6 @@ class ScaledEuler(SingleStep):
             raise FlowlitError(
                 f"ScaledEuler: scales are {self.scales!r:.80}; expected [a, b] for each of {self.steps} steps"
             )
-
-    def __call__(
-        self,
-        velocity: VelocityField,
-        x0: Tensor,
-        cond: Cond = {},
-        *,
-        observe: Observer | None = None,
-        reverse: bool = False,
-    ) -> Solution:
-        if reverse:
-            raise FlowlitError("ScaledEuler goes from noise to images alone; use Euler")
-        return super().__call__(velocity, x0, cond, observe=observe)
 
     def rule(self, x0: Tensor) -> Step:
         """Return the rule for x0 (B, C, H, W), whose n-th call is the n-th step."""
