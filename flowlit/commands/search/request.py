@@ -45,6 +45,11 @@ class Request:
     guidance: float | None
     seed: int
 
+    @property
+    def chosen(self) -> Strategy:
+        """Strategy of the search."""
+        return self.strategy or Staged()
+
     def check(self, into: Path, features: FeatureExtractor | None, reference: Path | None) -> None:
         """Refuse options that contradict each other, and a folder with files of others."""
         if (features is None) != (reference is None):
@@ -80,7 +85,7 @@ class Request:
         order = min(MOST_ORDER, steps) if self.order is None else self.order
         space = Space(steps, order, tuple(started(text) for text in self.start))
         problem = Problem(space, self.population, self.seed, _no_paths)
-        smallest = (self.strategy or Staged()).smallest(problem)
+        smallest = self.chosen.smallest(problem)
         if self.budget < smallest:
             raise FlowlitError(
                 f"--budget {self.budget} is less than one generation of {smallest}; expected {smallest} at "
@@ -94,7 +99,7 @@ class Request:
             "network": owner(generator.network)[0],
             "guidance": self.guidance,
             "nfe": self.nfe,
-            "strategy": identity(self.strategy or Staged()),
+            "strategy": identity(self.chosen),
             "population": self.population,
             "order": problem.space.most,
             "start": [each.lists() for each in problem.space.start],
@@ -119,39 +124,29 @@ class Request:
             FlowlitError: as ``flowlit search``.
         """
         self.check(into, features, reference)
-        with locked_folder(into, "search", "choose another --into"):
-            yield from self._run(model, into, features, reference, weights, device, batch)
-
-    def _run(
-        self,
-        model: str,
-        into: Path,
-        features: FeatureExtractor | None,
-        reference: Path | None,
-        weights: str,
-        device: str | None,
-        batch: int,
-    ) -> Iterator[str]:
-        generator = load(model, weights, device=device)
-        if self.guidance is not None:
-            generator = replace(generator, network=ClassifierFreeGuidance(generator.network, self.guidance))
-        problem = self.problem(generator)
-        make: Callable[..., Objective] = partial(EndpointError, fine=self.fine)
+        exact = partial(EndpointError, fine=self.fine)
+        make: Callable[..., Objective] = exact
         if features is not None and reference is not None:
             make = partial(FrechetDistance, features=features, reference=reference)
-        objective = make(generator, self.num, self.seed, batch)
-        state = State.opened(into / STATE, self.settings(generator, problem, objective), self.budget)
-        paths = EndpointError(generator, self.num, self.seed, batch, fine=self.fine).paths
-        problem = replace(problem, paths=objective.paths if isinstance(objective, EndpointError) else paths)
-        self._try(problem, objective, state)
-        state.check_result()
-        other = self.seed + 1 if self.seed < 2**64 - 1 else 0
-        apart = make(generator, self.num, other, batch)
-        result = Result(model, self.nfe, objective.name, problem.space, best(state.records, 4), state)
-        yield from write_results(into, result, objective, apart)
+        with locked_folder(into, "search", "choose another --into"):
+            generator = load(model, weights, device=device)
+            if self.guidance is not None:
+                guided = ClassifierFreeGuidance(generator.network, self.guidance)
+                generator = replace(generator, network=guided)
+            problem = self.problem(generator)
+            objective = make(generator, self.num, self.seed, batch)
+            state = State.opened(into / STATE, self.settings(generator, problem, objective), self.budget)
+            followed = exact(generator, self.num, self.seed, batch)
+            followed = objective if isinstance(objective, EndpointError) else followed
+            problem = replace(problem, paths=followed.paths)
+            self._try(problem, objective, state)
+            state.check_result()
+            other = self.seed + 1 if self.seed < 2**64 - 1 else 0
+            apart = make(generator, self.num, other, batch)
+            result = Result(model, self.nfe, objective.name, problem.space, best(state.records, 4), state)
+            yield from write_results(into, result, objective, apart)
 
     def _try(self, problem: Problem, objective: Objective, state: State) -> None:
-        strategy = self.strategy or Staged()
         done = len(state.records)
         with Bar(total=self.budget, initial=done, desc="Search", unit=" schedules", leave=False) as bar:
 
@@ -161,7 +156,7 @@ class Request:
                 bar.update()
 
             try:
-                search(strategy, problem, objective, self.budget, state.records, note)
+                search(self.chosen, problem, objective, self.budget, state.records, note)
             except ValueError as error:
                 raise FlowlitError(
                     f"{state.path} was made by another version of flowlit ({error}); choose another --into"
