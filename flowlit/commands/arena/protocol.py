@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from ...errors import FlowlitError
 from ...metrics.report import distance_features
 from .record import Protocol
-from .runs import Run
+from .runs import Run, number
 
 
 class Measured(NamedTuple):
@@ -32,6 +33,13 @@ def tags(features: str) -> tuple[str, str, str]:
     if features == "inception":
         return "fid", "fid_extrapolated", "kid"
     return f"frechet_{features}", f"frechet_extrapolated_{features}", f"kernel_distance_{features}"
+
+
+def mean_of(group: Sequence[Measured], tag: str) -> float | None:
+    """Return the mean of a number over reports; None where one of them lacks it."""
+    values = [number(each.report, tag) for each in group]
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def features_of(reports: Sequence[Measured], given: str) -> str:

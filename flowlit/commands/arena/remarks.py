@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
-from .protocol import Measured, spaces, tags
+from .protocol import Measured, mean_of, spaces, tags
 from .record import Row
-from .runs import Cost, Run, Runs, number
+from .runs import Cost, Run, Runs
 
 SHARE = 0.02
 """Of the median, by which the counted evaluations of a method may differ from it."""
@@ -116,7 +116,7 @@ def agreement(groups: Mapping[tuple[str, str, str], Sequence[Measured]], feature
     lines = []
     for other in sorted(common - {features}):
         means = [
-            [_mean(group, f"{tags(space)[0]}/{solver}") for space in (features, other)]
+            [mean_of(group, f"{tags(space)[0]}/{solver}") for space in (features, other)]
             for (_, _, solver), group in groups.items()
         ]
         known = [pair for pair in means if None not in pair]
@@ -124,9 +124,3 @@ def agreement(groups: Mapping[tuple[str, str, str], Sequence[Measured]], feature
             rank = spearmanr(known).statistic
             lines.append(f"ranks in {other} features: Spearman's correlation {rank:.2f}, {len(known)} rows")
     return lines
-
-
-def _mean(group: Sequence[Measured], tag: str) -> float | None:
-    values = [number(each.report, tag) for each in group]
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...errors import FlowlitError
 from .copies import Groups, drop_copies
-from .protocol import Measured, features_of, protocol_of, tags
+from .protocol import Measured, features_of, mean_of, protocol_of, tags
 from .record import Arena, Row
 from .remarks import agreement, different, left_out, mark_off_budget, other_inputs, other_machines, uncounted
 from .runs import Runs, number, solvers_of
@@ -76,11 +76,6 @@ def _name(rows: Sequence[Row]) -> None:
 
 
 def _row(method: str, stage: str, solver: str, group: Sequence[Measured], features: str) -> Row:
-    def mean(name: str) -> float | None:
-        values = [number(each.report, f"{name}/{solver}") for each in group]
-        known = [value for value in values if value is not None]
-        return fmean(known) if len(known) == len(group) else None
-
     tag, extrapolated, kernel = tags(features)
     distances = [each.report["metrics"][f"{tag}/{solver}"] for each in group]
     costs = [each.run.cost for each in group]
@@ -95,13 +90,13 @@ def _row(method: str, stage: str, solver: str, group: Sequence[Measured], featur
         nfe=fmean(each.report["metrics"][f"nfe/{solver}"] for each in group),
         distance=fmean(distances),
         spread=stdev(distances) if len(distances) > 1 else None,
-        extrapolated=mean(extrapolated),
-        kernel=mean(kernel),
+        extrapolated=mean_of(group, f"{extrapolated}/{solver}"),
+        kernel=mean_of(group, f"{kernel}/{solver}"),
         with_gradient=fmean(cost.with_gradient for cost in costs) if trained else None,
         without_gradient=fmean(cost.without_gradient for cost in costs) if trained else None,
         processor_hours=fmean(cost.processor_seconds for cost in costs) / 3600 if trained else None,
         hours=fmean(cost.seconds for cost in costs) / 3600,
-        images_per_s=mean("images_per_s"),
+        images_per_s=mean_of(group, f"images_per_s/{solver}"),
     )
 
 
