@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 from ...couplings.origins import Origin, make_origin
@@ -14,10 +16,10 @@ from ...modules.flow import check_rows
 from ...networks.checkpoints.read import read_checkpoint
 from .options import CoupleOptions
 from .predict import PairPredictor, PartData, without_gradients
-from .trajectory import stops_of
+from .trajectory import Stops, stops_of
 from .writer import PairWriter
 
-__all__ = ["CoupleOptions", "couple", "origin_of", "stops_of"]
+__all__ = ["CoupleOptions", "couple", "identity_of", "origin_of", "stops_of"]
 
 
 def couple(
@@ -40,18 +42,13 @@ def couple(
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
     origin = origin_of(model, datamodule, options)
-    facts = model.provenance()
-    facts["solver"]["precision"] = str(trainer.precision)
     stops = stops_of(model, options)
-    if stops is not None:
-        facts["times"] = stops.times
-    names = class_names_of(model.network)
-    if names and origin.name == "noise":
-        facts["classes"] = list(names)
+    facts = identity_of(model, origin, options, stops)
+    if facts["solver"] is not None:
+        facts["solver"]["precision"] = str(trainer.precision)
     remarks = {"checkpoint": model.loaded_from(ckpt_path), "batch_size": options.batch_size}
     images = trained_on(model.network)
     if options.origin == "random":
-        facts = {"teacher": None, "solver": None}
         remarks = {}
         images = described(origin.images)  # type: ignore[attr-defined]
     if images is not None:
@@ -65,6 +62,21 @@ def couple(
             trainer.predict(PairPredictor(model, stops), datamodule=data, return_predictions=False)
     finally:
         trainer.callbacks.remove(writer)  # type: ignore[attr-defined]
+
+
+def identity_of(
+    model: FlowModule, origin: Origin, options: CoupleOptions, stops: Stops | None
+) -> dict[str, Any]:
+    """Return the facts of a store that a model decides, but for its precision."""
+    if options.origin == "random":
+        return {"teacher": None, "solver": None}
+    facts = model.provenance()
+    if stops is not None:
+        facts["times"] = stops.times
+    names = class_names_of(model.network)
+    if names and origin.name == "noise":
+        facts["classes"] = list(names)
+    return facts
 
 
 def origin_of(model: FlowModule, datamodule: pl.LightningDataModule | None, options: CoupleOptions) -> Origin:

@@ -16,9 +16,8 @@ from ..._support.files import write_atomically
 from ..._version import __version__
 from ...couplings.store.encoding import pack
 from ...couplings.store.writer import Store
-from ...data.classes import class_names_of
 from ...types import Pair
-from ..couple import origin_of, stops_of
+from ..couple import identity_of, origin_of, stops_of
 from .subject import PLANNED, Subject
 
 PAIRS = 2048
@@ -48,13 +47,7 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
     assert given is not None
     options = replace(given, store=str(folder), num=min(given.num, PAIRS))
     origin = origin_of(patient, subject.data, options)
-    facts = {"teacher": None, "solver": None} if options.origin == "random" else patient.provenance()
-    names = class_names_of(patient.network)
-    if names and origin.name == "noise":
-        facts["classes"] = list(names)
     stops = stops_of(patient, options)
-    if stops is not None:
-        facts["times"] = stops.times
     counts = [options.num]
     identity = {
         "origin": origin.name,
@@ -64,7 +57,7 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
         "seeds": [origin.seed],
         "shard_size": options.shard_size,
         **origin.facts(counts),
-        **facts,
+        **identity_of(patient, origin, options, stops),
     }
     store = Store(folder)
     with store.writing():
