@@ -10,7 +10,8 @@ from tools import randomise, tiny_unet
 
 from flowlit.data import Pixels
 from flowlit.generators import Generator
-from flowlit.generators.export.parity import Images, Sample, feature_distance
+from flowlit.generators.export.features import feature_distance
+from flowlit.generators.export.parity import Images, Sample
 from flowlit.metrics import EfficientNetLite0, FeatureExtractor
 from flowlit.solvers import Euler
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -39,6 +41,29 @@ def form_of(to: str, into: Path) -> Form:
     if form.ending and into.suffix != form.ending:
         raise FlowlitError(f"--into {into}: an export --to {to} ends in {form.ending}")
     return form
+
+
+def check_free(paths: Iterable[Path]) -> None:
+    """Refuse files that exist.
+
+    Raises:
+        FlowlitError: naming the first.
+    """
+    for path in paths:
+        if path.exists():
+            raise FlowlitError(f"{path} exists; remove it, or choose another --into")
+
+
+@contextmanager
+def all_or_none(*paths: Path) -> Iterator[None]:
+    """Have all of these files be written inside, or leave none of them."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def beside(into: Path) -> Path:

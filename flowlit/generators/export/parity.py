@@ -19,10 +19,10 @@ from ..._support.progress import Bar
 from ...couplings import SeededNoise
 from ...errors import FlowlitError
 from ...metrics.base import FeatureExtractor, Reference
-from ...metrics.frechet import Moments, few_images, frechet_distance
 from ...metrics.speed import timed
 from ..core import NoiseToImages
 from ..sampling import noise_shape
+from .features import feature_distance
 
 FAR = 0.05
 """Difference of x1 from which an export is refused: six levels of 255."""
@@ -138,55 +138,6 @@ def latencies(generator: NoiseToImages, run: Run, sample: Sample) -> dict[str, d
     return result
 
 
-def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """Return the features (N, d) of images (N, C, H, W), uint8."""
-    parts = images.split(BATCH)
-    few = {"disable": True} if len(parts) < 5 else {}
-    with torch.no_grad():
-        bar = Bar(parts, desc=f"{extractor.name} features", unit=" batches", leave=False, **few)
-        return torch.cat([extractor(part).float().cpu() for part in bar])
-
-
-def feature_distance(
-    extractor: FeatureExtractor, sample: Sample, reference: Reference | None = None
-) -> dict[str, Any]:
-    """Return the Fréchet distance of both sets in some features, and how far an image's features moved.
-
-    Args:
-        extractor: of the features.
-        sample: of both.
-        reference: real images, from which both sets have a distance, too.
-    """
-    before = features_of(extractor, sample.before.images)
-    after = features_of(extractor, sample.after.images)
-    moments = []
-    for features in (before, after):
-        one = Moments(features.shape[1])
-        one.update(features)
-        moments.append(one.compute())
-    moved = (before - after).norm(dim=1).mean() / before.norm(dim=1).mean()
-    real = {} if reference is None else {"reference": _from_reference(reference, moments, len(before))}
-    return {
-        "name": extractor.name,
-        "sha256": extractor.fingerprint(),
-        "frechet": max(0.0, frechet_distance(*moments[0], *moments[1])),  # rounding may bring it below 0
-        "moved": float(moved),
-        **real,
-    }
-
-
-def _from_reference(reference: Reference, moments: list[Any], num: int) -> dict[str, Any]:
-    before, after = (frechet_distance(mean, cov, reference.mean, reference.cov) for mean, cov in moments)
-    few = few_images(len(reference.mean), generated=num)
-    return {
-        "file": reference.path.name,
-        "sha256": reference.sha256(),
-        "before": before,
-        "after": after,
-        "warning": few or None,
-    }
-
-
 def report_of(
     generator: NoiseToImages, run: Run, facts: dict[str, Any], num: int, seed: int, extractor: Any
 ) -> dict[str, Any]:
@@ -196,17 +147,41 @@ def report_of(
         FlowlitError: if it makes other images.
     """
     sample = sampled(generator, run, num, seed)
-    parity = {"images": num, "seed": seed, **differences(sample)}
-    extra = {} if extractor is None else {"features": feature_distance(extractor, sample)}
+    compared = comparison(generator, run, sample, seed, extractor)
+    return {"format": "flowlit-export-report", "version": 1, **compared, "facts": facts}
+
+
+def comparison(
+    generator: NoiseToImages,
+    run: Run,
+    sample: Sample,
+    seed: int,
+    extractor: FeatureExtractor | None = None,
+    reference: Reference | None = None,
+    far: float = FAR,
+) -> dict[str, Any]:
+    """Return how far a file's images are from its checkpoint's, and what both cost, as plain data.
+
+    Args:
+        generator: as it was loaded.
+        run: the file.
+        sample: of both, of noise of this seed.
+        seed: of the noise.
+        extractor: of features in which they are compared, too.
+        reference: real images, from which both have a distance in these.
+        far: see ``differences``.
+
+    Raises:
+        FlowlitError: if it makes other images.
+    """
+    parity = {"images": len(sample.noise), "seed": seed, **differences(sample, far)}
+    extra = {} if extractor is None else {"features": feature_distance(extractor, sample, reference)}
     return {
-        "format": "flowlit-export-report",
-        "version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "parity": {**parity, **extra},
         "latency": latencies(generator, run, sample),
         "hardware": hardware(1, torch.device("cpu")),
         "versions": all_versions(),
-        "facts": facts,
     }
 
 

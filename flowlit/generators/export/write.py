@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from ..._support.files import building, file_hash, write_atomically
-from ...errors import FlowlitError
 from ...types import loaded_of
 from ..core import NoiseToImages
 from ..files import save
 from .facts import facts_of
 from .fold import Folded, folded
-from .forms import Name, beside, form_of
+from .forms import Name, all_or_none, beside, check_free, form_of
 from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .program import INPUTS, OUTPUTS, check_exportable
@@ -47,9 +45,7 @@ def check_target(into: Path, to: str) -> None:
     form_of(to, into)
     if to == "compiled":
         check_compiler()
-    for path in (into, beside(into)):
-        if path.exists():
-            raise FlowlitError(f"{path} exists; remove it, or choose another --into")
+    check_free((into, beside(into)))
 
 
 def export(
@@ -98,18 +94,9 @@ def export(
             write_page(folder, report, place, first_image(generator))
             (folder / REPORT).write_text(text, encoding="utf-8")
         else:
-            _write_beside(into, text)
+            with all_or_none(beside(into)):
+                write_atomically(beside(into), text.encode())
     return Exported(into, report, fold)
-
-
-def _write_beside(into: Path, text: str) -> None:
-    """Write the report of a file, or leave nothing of it."""
-    try:
-        write_atomically(beside(into), text.encode())
-    except BaseException:
-        with suppress(OSError):
-            beside(into).unlink(missing_ok=True)
-        raise
 
 
 def checkpoint_size(generator: NoiseToImages) -> int | None:

@@ -17,7 +17,7 @@ from ...solvers import Euler
 from ...solvers.scaled import ScaledEuler
 from ...types import Cond
 from ..core import NoiseToImages
-from ..export.parity import features_of
+from ..export.features import features_of
 from ..sampling import noise_shape
 from .coefficients import Fitting, Scales
 from .layers import Ranges, layers_of, measuring, rounding

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +10,14 @@ from typing import Any, NamedTuple
 import torch
 
 from ..._support.files import building, file_hash, write_atomically, write_figure
-from ..._support.machine import hardware
 from ...errors import FlowlitError
 from ...metrics.base import FeatureExtractor, Reference
 from ...metrics.protocol import check_dimension, check_reference
 from ..core import NoiseToImages
 from ..export.facts import facts_of
 from ..export.fold import Folded, folded
-from ..export.forms import beside
-from ..export.parity import all_versions, differences, feature_distance, latencies, sampled
+from ..export.forms import all_or_none, beside, check_free
+from ..export.parity import comparison, latencies, sampled
 from ..export.program import check_exportable
 from ..export.write import checkpoint_size, run_onnx
 from ..sampling import noise_shape
@@ -46,9 +43,7 @@ def check_target(into: Path) -> None:
     """
     if into.suffix != ".onnx":
         raise FlowlitError(f"--into {into}: a quantised generator is an ONNX file, and ends in .onnx")
-    for path in (into, beside(into), drawn(into)):
-        if path.exists():
-            raise FlowlitError(f"{path} exists; remove it, or choose another --into")
+    check_free((into, beside(into), drawn(into)))
 
 
 def check_steps(subject: Subject, settings: Settings) -> None:
@@ -114,7 +109,9 @@ def quantise(
         floats.write_bytes(work.floats())
         report = _report(generator, file, floats, settings, features, reference)
         report |= {"file": into.name, **_decided(work)}
-        _write_beside(into, report)
+        with all_or_none(beside(into), drawn(into)):
+            write_atomically(beside(into), json.dumps(report, indent=1, allow_nan=False).encode())
+            write_figure(drawn(into), picture(report))
     return Quantised(into, report, fold)
 
 
@@ -144,36 +141,18 @@ def _report(
     """Return what the file is compared with: the checkpoint, and the same file of floats."""
     run = run_onnx(file)
     sample = sampled(generator, run, settings.num, settings.seed)
-    parity = {"images": settings.num, "seed": settings.seed, **differences(sample, inf)}
-    if features is not None:
-        parity["features"] = feature_distance(features, sample, reference)
-    times = latencies(generator, run, sample)
-    before = latencies(generator, run_onnx(floats), sample)
+    compared = comparison(generator, run, sample, settings.seed, features, reference, inf)
+    for number, times in latencies(generator, run_onnx(floats), sample).items():
+        compared["latency"][number]["float32"] = times["export"]
     return {
         "format": "flowlit-quantisation-report",
         "version": 1,
         "form": "onnx",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "parity": parity,
-        "latency": {n: {**one, "float32": before[n]["export"]} for n, one in times.items()},
+        **compared,
         "bytes": {
             "checkpoint": checkpoint_size(generator),
             "float32": floats.stat().st_size,
             "export": file.stat().st_size,
         },
         "sha256": file_hash(file),
-        "hardware": hardware(1, torch.device("cpu")),
-        "versions": all_versions(),
     }
-
-
-def _write_beside(into: Path, report: dict[str, Any]) -> None:
-    """Write report and picture of a file, or leave nothing of them."""
-    try:
-        write_atomically(beside(into), json.dumps(report, indent=1, allow_nan=False).encode())
-        write_figure(drawn(into), picture(report))
-    except BaseException:
-        for path in (beside(into), drawn(into)):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        raise
