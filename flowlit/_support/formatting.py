@@ -74,15 +74,13 @@ def in_figure(name: str) -> str:
 
 
 def number_axes(axes: Axes) -> None:
-    """Write decimals at the ticks of both logarithmic axes, also between powers of ten where there are few of
-    these.
-    """
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Write decimals at the ticks of logarithmic axes: between powers of ten, too, where these are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    decimal = FuncFormatter(lambda value, _: f"{float(f'{value:.3g}'):g}")
     for axis in (axes.xaxis, axes.yaxis):
         low, high = sorted(axis.get_view_interval())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:.3g}") if high < 12 * low else NullFormatter()
-        )
+        axis.set_minor_locator(LogLocator(subs=range(2, 10) if high < 4 * low else (2, 3, 5)))
+        axis.set_minor_formatter(decimal if high < 30 * low else NullFormatter())
     axes.grid(alpha=0.3)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import stores
 import torch
+from matplotlib.figure import Figure
 from matrix import few
 from torch import nn
 
-from flowlit._support.formatting import in_figure
+from flowlit._support.formatting import in_figure, number_axes
 from flowlit.callbacks.evaluation import bars
 from flowlit.callbacks.training import heat_map
 from flowlit.commands import sweep
@@ -108,3 +109,24 @@ def test_a_sweep_draws_distances_and_errors_with_their_spread_a_line_for_each_fa
     assert sweep.family(DPMSolver(7, grid=listed)) == "DPMSolver(grid=Given)"
     bars = figure.axes[0].containers[0].lines[2][0].get_segments()
     assert [list(bar[:, 1]) for bar in bars] == [[0.8, 1.2]] * 2
+
+
+@pytest.mark.parametrize(
+    "low, high, numbers",
+    [
+        (450, 800, ["500", "600", "700", "800"]),
+        (300, 1800, ["300", "500", "1000"]),
+        (200, 2500, ["200", "300", "500", "1000", "2000"]),
+        (1, 1e4, ["1", "10", "100", "1000", "10000"]),
+    ],
+)
+def test_logarithmic_axes_have_decimals_that_do_not_collide(low, high, numbers):
+    axes = Figure().add_subplot()
+    axes.set(xscale="log", yscale="log", xlim=(low, high))
+    number_axes(axes)
+    axes.figure.canvas.draw()
+    ticks = [*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]
+    words = {
+        tick.get_position()[0]: tick.get_text() for tick in ticks if low <= tick.get_position()[0] <= high
+    }
+    assert [words[place] for place in sorted(words) if words[place]] == numbers

@@ -130,9 +130,16 @@ def test_a_plot_and_a_sheet_of_one_grid_a_method_are_written(runs, tmp_path):
 def test_methods_beyond_the_number_of_colours_have_other_markers(tmp_path):
     for number in range(23):
         measure(tmp_path / f"method{number}/1", report([10.0 + number, 5.0]))
-    handles, names = plot(arena(tmp_path)[0]).axes[1].get_legend_handles_labels()
+    handles, names = plot(arena(tmp_path)[0]).axes[2].get_legend_handles_labels()
     lines = [handle[0] for handle in handles]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names) == 23
+
+
+def test_the_first_panel_names_each_model_once_in_the_order_of_its_distance_in_fewest_evaluations(tmp_path):
+    for method, distances in {"far": [30.0, 2.0], "near": [10.0, 5.0], "between": [20.0, 1.0]}.items():
+        measure(tmp_path / method / "1", report(distances))
+    ranked = plot(arena(tmp_path)[0]).axes[0]
+    assert [label.get_text() for label in ranked.get_yticklabels()] == ["far (1)", "between (1)", "near (1)"]
 
 
 def test_pairs_that_a_run_made_are_evaluations_without_gradient(runs):
