@@ -11,11 +11,11 @@ from matrix import few
 from tools import randomise, tiny_unet
 
 import flowlit
+from flowlit._support import extras as packages
 from flowlit.data import Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.export import export, torch_file
-from flowlit.generators.export import extra as packages
 from flowlit.generators.export import write as writing
 from flowlit.generators.export.facts import licence_beside, recorded
 from flowlit.generators.export.fold import folded, times_of

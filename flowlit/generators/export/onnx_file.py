@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from ..._support.extras import needed
 from ...errors import FlowlitError
 from ..core import NoiseToImages
-from .extra import needed
 from .program import INPUTS, OUTPUTS, is_labelled, quiet, traced
 
 OPSET = 18

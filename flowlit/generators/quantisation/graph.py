@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..._support.extras import needed
 from ...errors import FlowlitError
-from ..export.extra import needed
 from ..export.onnx_file import KEY, LARGEST
 from .integers import FLOAT, Range, weight_integers, weight_scales
 from .layers import Layers, Ranges, rounds_output
