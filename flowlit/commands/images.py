@@ -18,7 +18,7 @@ def images(
     *,
     resolution: int,
     into: str,
-    fit: Literal["crop", "pad"] = "crop",
+    fit: Literal["crop", "pad", "patches"] = "crop",
     background: str = "white",
     filter: Literal["lanczos", "box"] = "lanczos",
 ) -> Iterator[str]:
@@ -34,7 +34,8 @@ def images(
             "train-*.zip"; a folder with torchvision's CIFAR-10 stands for its training images.
         resolution: width and height of the images in the zip, in pixels.
         into: the zip to write; it must not exist, unless it has the same bytes already.
-        fit: "crop" keeps the square in the middle; "pad" keeps all of an image, with bars beside it.
+        fit: "crop" keeps the square in the middle; "pad" keeps all of an image, with bars beside it;
+            "patches" cuts all squares of that size that an image has, without resizing.
         background: colour behind transparent pixels and of bars, by its name or as "#rrggbb".
         filter: "lanczos" is sharp; "box" takes the mean over each new pixel's area.
 

@@ -31,6 +31,7 @@ def upscale(
     t: Probability | None = None,
     scale: PositiveInt | None = None,
     seed: Seed = 0,
+    tile: PositiveInt | None = None,
     overlap: NonNegativeInt | None = None,
     batch: PositiveInt = 16,
     colour: Literal["none", "adain", "wavelet", "chroma"] = "none",
@@ -50,6 +51,7 @@ def upscale(
         t: from fidelity (0) to realism (1), for students of TrajectoryDistillation; their own by default
         scale: expected factor; another one than the model's is refused
         seed: of the noise; another one gives another answer to the same image
+        tile: side of the tiles, in pixels of the result; that of the images of training by default
         overlap: of tiles, in pixels of the result; a quarter of a tile by default
         batch: tiles at a time; no result depends on it
         colour: take mean and spread (adain), low frequencies (wavelet) or chroma of colours from the input
@@ -64,7 +66,7 @@ def upscale(
     targets = _targets(_files(images), into)
     options: dict[str, Any] = {"seed": seed, "overlap": overlap, "batch": batch, "colour": colour}
     options["back_projection"] = back_projection
-    upscaler = _upscaler(model, weights, device, t, scale, **options)
+    upscaler = _upscaler(model, weights, device, t, scale, tile=tile, **options)
     facts = {"flowlit": json.dumps(_facts(upscaler, model, weights))}
     yield from _each(targets, upscaler, facts)
 

@@ -29,6 +29,7 @@ class DegradedImages(Source):
 
     Args:
         images: N of them, of one size; held out for validation, those of training for ``couple``.
+            ``PairedImages`` have their degraded copies with them.
         degradation: the same as in training.
         start: likewise.
         num: how many rows.
@@ -106,7 +107,10 @@ class DegradedImages(Source):
         items = [self._item(i) for i in indices]
         images = torch.stack([item["x1"] for item in items])
         numbers = [i % len(self.images) for i in indices]
-        low = self.degradation(images.float() / 255, seeded([self.seed] * len(numbers), numbers))
+        if "small" in items[0]:
+            low = torch.stack([item["small"] for item in items]).float() / 255
+        else:
+            low = self.degradation(images.float() / 255, seeded([self.seed] * len(numbers), numbers))
         image = image_condition(low, self.degradation, self.codec)
         noise = seeded_normals([self.seed], indices, image.shape[1:])
         labels = {key: torch.stack([item["cond"][key] for item in items]) for key in items[0]["cond"]}
@@ -116,8 +120,18 @@ class DegradedImages(Source):
         item = self.images[index % len(self.images)]
         if self.crop is None:
             return item
-        top, left = ((side - self.crop) // 2 for side in item["x1"].shape[-2:])
-        return {**item, "x1": item["x1"][:, top : top + self.crop, left : left + self.crop]}
+        scale = self.degradation.scale if "small" in item else 1
+        middle = [(side - self.crop) // 2 // scale for side in item["x1"].shape[-2:]]
+        squares = {"x1": square(item["x1"], [scale * place for place in middle], self.crop)}
+        if "small" in item:
+            squares["small"] = square(item["small"], middle, self.crop // scale)
+        return {**item, **squares}
+
+
+def square(image: Tensor, corner: Sequence[int], side: int) -> Tensor:
+    """Return the square (C, side, side) of an image (C, H, W) from a corner, its row and column."""
+    top, left = corner
+    return image[:, top : top + side, left : left + side]
 
 
 def task_of(degradation: Degradation, start: NoisedImage) -> dict[str, Any]:
@@ -132,7 +146,8 @@ def check_size(images: ImageDataset, crop: int | None, degradation: Degradation,
         FlowlitError: with both sizes.
     """
     len(images)  # so that a missing file is found here
-    height, width = images[0]["x1"].shape[-2:]
+    first = images[0]
+    height, width = first["x1"].shape[-2:]
     if crop is not None and crop > min(height, width):
         raise FlowlitError(f"crop is {crop}, but {name} have {height}×{width} pixels; make it smaller")
     scale = degradation.scale
@@ -141,4 +156,10 @@ def check_size(images: ImageDataset, crop: int | None, degradation: Degradation,
         what = f"{name} have {height}×{width} pixels" if crop is None else f"crop is {crop}"
         raise FlowlitError(
             f"{what}, no multiple of the degradation's scale {scale}; set crop: to a multiple of {scale}"
+        )
+    small = first["small"].shape[-2:] if "small" in first else (height // scale, width // scale)
+    if (small[0] * scale, small[1] * scale) != (height, width):
+        raise FlowlitError(
+            f"{name} have {height}×{width} pixels, and small ones {small[0]}×{small[1]}; expected "
+            f"1 / {scale} of them, the degradation's scale"
         )

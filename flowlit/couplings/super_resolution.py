@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .. import rng
-from ..data import Pixels
+from ..data import PairedImages, Pixels
 from ..data.degradations import Chain, Degradation, image_condition, seeded
 from ..errors import FlowlitError
 from ..paths import NoisedImage
 from ..ranges import PositiveInt, Probability
 from ..types import Codec, Cond, Coupling, ImageDataset, Pair
-from .degraded import check_size, task_of
+from .degraded import check_size, square, task_of
 from .flip import mirrored
 from .store.encoding import check_codec, codec_facts
 
@@ -29,7 +29,7 @@ class SuperResolution(Coupling):
     ``flowlit.networks.ConcatenatedImage``. OFTSR (2412.09465), ResShift (2307.12348).
 
     Args:
-        images: high-resolution ones, of one size.
+        images: high-resolution ones, of one size. ``PairedImages`` have their low-resolution ones with them.
         degradation: of high-resolution to low-resolution images.
         start: x0 of c and noise.
         crop: side of the square in pixels; None takes whole images.
@@ -68,6 +68,11 @@ class SuperResolution(Coupling):
         return task_of(self.degradation, self.start)
 
     def dataset(self) -> Dataset:
+        if self.guide_steps is not None and isinstance(self.images, PairedImages):
+            raise FlowlitError(
+                "SuperResolution: guide_steps is given, but the small images are files, which have no milder "
+                "ones; take images without small ones"
+            )
         check_size(self.images, self.crop, self.degradation, self.source)
         return self.images
 
@@ -82,9 +87,12 @@ class SuperResolution(Coupling):
         return cut, {**cond, **dict.fromkeys(names, blank)}
 
     def complete(self, batch: Any, device: torch.device) -> Pair:
-        images = self._augmented(batch["x1"])
+        images, small = self._augmented(batch["x1"], batch.get("small"))
         x1 = self.codec.encode(images)
-        cond = self._degraded(images.float() / 255)
+        if small is None:
+            cond = self._degraded(images.float() / 255)
+        else:
+            cond = {"image": image_condition(small.float() / 255, self.degradation, self.codec)}
         return Pair(self.start(cond["image"], rng.randn_like(x1)), x1, {**batch["cond"], **cond})
 
     def _degraded(self, images: Tensor) -> dict[str, Tensor]:
@@ -101,24 +109,30 @@ class SuperResolution(Coupling):
             "guide_image": image_condition(middle, first, self.codec),
         }
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        """Return images (B, C, H, W) cut at random, (B, C, crop, crop), and mirrored."""
+    def _augmented(self, images: Tensor, small: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return images (B, C, H, W) cut at random, (B, C, crop, crop), and mirrored; small ones alike."""
         count, _, height, width = images.shape
+        both = {1: images} if small is None else {1: images, self.degradation.scale: small}
         if self.crop is not None:
-            tops = rng.randint(height - self.crop + 1, count).tolist()
-            lefts = rng.randint(width - self.crop + 1, count).tolist()
-            corners = zip(images, tops, lefts, strict=True)
-            cut = [image[:, top : top + self.crop, left : left + self.crop] for image, top, left in corners]
-            images = torch.stack(cut)
-        if self.flip:
-            images = mirrored(images, rng.rand(count, images.device) < 0.5)
-        if self.vertical_flip:
-            images = mirrored(images, rng.rand(count, images.device) < self.vertical_flip, dim=-2)
-        return images
+            unit = max(both)  # cuts begin at pixels of the small images
+            tops = unit * rng.randint((height - self.crop) // unit + 1, count)
+            lefts = unit * rng.randint((width - self.crop) // unit + 1, count)
+            corners = torch.stack([tops, lefts], 1)
+            both = {scale: cut(each, corners // scale, self.crop // scale) for scale, each in both.items()}
+        for dim, share in ((-1, 0.5 * self.flip), (-2, self.vertical_flip)):
+            if share:
+                chosen = rng.rand(count, images.device) < share
+                both = {scale: mirrored(each, chosen, dim=dim) for scale, each in both.items()}
+        return both[1], None if small is None else both[self.degradation.scale]
 
     @property
     def source(self) -> str:
         return f"images of {type(self.images).__name__}"
+
+
+def cut(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Return the squares (B, C, side, side) of images (B, C, H, W) from corners (B, 2), row and column."""
+    return torch.stack([square(*place, side) for place in zip(images, corners.tolist(), strict=True)])
 
 
 def check_chain(degradation: Degradation, guide_steps: int) -> None:

@@ -161,6 +161,10 @@ class ImageFolder(ImageFiles):
     def _key(self) -> str:
         return hashlib.sha256(self.files.digest() + self._listed.stats.tobytes()).hexdigest()[:32]
 
+    def name(self, index: int) -> str:
+        """Return the path of an image in the folder."""
+        return self.files.name(index).encode(errors="backslashreplace").decode()
+
     def where(self, index: int) -> str:
         return str(self.files[index]).encode(errors="backslashreplace").decode()  # not all names are UTF-8
 

@@ -71,6 +71,10 @@ class _InMemory(ImageDataset):
         image = Image.fromarray(pixels)
         return Decoded(image, type(self).__name__, image.mode, ())
 
+    def name(self, index: int) -> str:
+        """Return a name for a file of an image."""
+        return f"{index:08d}"
+
     def where(self, index: int) -> str:
         return f"image {index} of {type(self).__name__}"
 

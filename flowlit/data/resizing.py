@@ -8,10 +8,11 @@ import json
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 from PIL import __version__ as pillow
 
 from .._support.files import building, check_room
@@ -53,6 +54,8 @@ class Resizable(Protocol):
     def load(self, index: int) -> Decoded: ...
 
     def where(self, index: int) -> str: ...
+
+    def name(self, index: int) -> str: ...
 
 
 class Resized(NamedTuple):
@@ -103,9 +106,10 @@ def _was_made_so(files: Resizable, into: str, style: Style) -> bool:
 def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
     """Write the zip, and return its card."""
 
-    def convert(index: int) -> Resized | UnreadableImage:
+    def convert(index: int) -> list[Resized] | UnreadableImage:
         try:
-            return _resized(files.load(index), style)
+            image = files.load(index)
+            return [_resized(square, image) for square in style.squares(image)]
         except UnreadableImage as error:
             return error
 
@@ -114,16 +118,21 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
     counts = {name: Counter[str]() for name in ("formats", "modes", "sizes", "changes")}
     pixels = hashlib.sha256()
     enlarged = 0
+    rows: dict[str, int] = {}  # of each square, its image
     bar = Bar(total=count, desc="Resizing images", unit=" images")
     with zipfile.ZipFile(path, "w") as archive, ThreadPoolExecutor() as pool, bar:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))
-            for index, image in zip(block, pool.map(convert, block), strict=True):
-                if isinstance(image, UnreadableImage):
-                    broken[files.where(index)] = image
+            for index, squares in zip(block, pool.map(convert, block), strict=True):
+                if isinstance(squares, UnreadableImage):
+                    broken[files.where(index)] = squares
                     continue
-                archive.writestr(zipfile.ZipInfo(member_name(index), MEMBER_DATE), image.png)
-                pixels.update(image.pixels)
+                for number, square in enumerate(squares):
+                    name = _member(files, index, number, style)
+                    archive.writestr(zipfile.ZipInfo(name, MEMBER_DATE), square.png)
+                    pixels.update(square.pixels)
+                    rows[name] = index
+                image = squares[0]
                 counts["formats"][image.format] += 1
                 counts["modes"][image.mode] += 1
                 counts["sizes"]["{}×{}".format(*image.size)] += 1
@@ -134,18 +143,18 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
             raise refusal(", ".join(files.sources), count, broken)
         card = {
             **_card(files, style),
+            "count": len(rows),
             **{name: dict(sorted(number.items())) for name, number in counts.items()},
             "enlarged": enlarged,
             "sha256": pixels.hexdigest(),
         }
-        for name, content in ((LABELS, _labels(files)), (CARD, card)):
+        for name, content in ((LABELS, _labels(files, rows)), (CARD, card)):
             text = json.dumps(content, indent=1, ensure_ascii=False)
             archive.writestr(zipfile.ZipInfo(name, MEMBER_DATE), text)
     return card
 
 
-def _resized(image: Decoded, style: Style) -> Resized:
-    square = style.square(image)
+def _resized(square: Image.Image, image: Decoded) -> Resized:
     png = io.BytesIO()
     square.save(png, "PNG")
     return Resized(
@@ -153,11 +162,19 @@ def _resized(image: Decoded, style: Style) -> Resized:
     )
 
 
-def _labels(files: Resizable) -> dict[str, Any]:
-    """Return the content of dataset.json."""
+def _member(files: Resizable, index: int, number: int, style: Style) -> str:
+    """Return the name of a square; patches have a folder of their image's name, by which they are paired."""
+    if style.fit != "patches":
+        return member_name(index)
+    return f"{PurePosixPath(files.name(index)).with_suffix('')}/{number:04d}.png"
+
+
+def _labels(files: Resizable, rows: dict[str, int]) -> dict[str, Any]:
+    """Return the content of dataset.json, of squares of the images ``rows``, by name."""
     if not files.labels:
         return {"labels": None}
-    labels = [[member_name(index), number] for index, number in enumerate(files.class_numbers().tolist())]
+    numbers = files.class_numbers()
+    labels = [[name, int(numbers[index])] for name, index in rows.items()]
     names = [name.encode(errors="backslashreplace").decode() for name in files.classes or ()]
     return {"labels": labels, "classes": names} if names else {"labels": labels}
 
@@ -168,12 +185,12 @@ def _card(files: Resizable, style: Style) -> dict[str, Any]:
         "format": "flowlit-images",
         "version": 1,
         "source": ", ".join(Path(name).resolve().name for name in files.sources),
-        "count": files.listed(),
+        **({} if style.fit == "patches" else {"count": files.listed()}),
         "classes": None if files.classes is None else list(files.classes),
         "left_out": dict(sorted(files.left_out.items())),
         "resolution": style.resolution,
         "fit": style.fit,
         "background": style.background,
-        "resampling": f"{style.filter.capitalize()}, Pillow {pillow}",
+        "resampling": "none" if style.fit == "patches" else f"{style.filter.capitalize()}, Pillow {pillow}",
         "flowlit": __version__,
     }

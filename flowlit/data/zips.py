@@ -145,6 +145,10 @@ class ImageZip(ImageFiles):
         paths = [os.path.abspath(path) for path in self.paths]
         return short_hash(paths, stats, self.listed(), *facts_of(self.part, self.held_out))
 
+    def name(self, index: int) -> str:
+        """Return the path of an image in its zip."""
+        return self.index[index][1]
+
     def where(self, index: int) -> str:
         shard, name, _ = self.index[index]
         return f"{self.paths[shard]}:{name}"

@@ -13,6 +13,7 @@ from ..couplings import NoisedImage
 from ..data.degradations import Degradation, image_condition, seeded
 from ..data.provenance import trained_on
 from ..errors import FlowlitError
+from ..networks import at_size
 from ..networks.checkpoints.spec import build
 from ..types import reads_of
 from .colour import FIXES, ColourFix
@@ -137,17 +138,21 @@ def mirrored_to(image: Tensor, least: int) -> Tensor:
     return image
 
 
-def upscaler_of(generator: NoiseToImages, t: float | None, scale: int | None, **options: Any) -> Upscaler:
+def upscaler_of(
+    generator: NoiseToImages, t: float | None, scale: int | None, tile: int | None = None, **options: Any
+) -> Upscaler:
     """Return the upscaler of a generator that was trained for super-resolution.
 
     Args:
         generator: as ``flowlit.load`` returns it.
         t: of ``flowlit.solvers.OneStep``, from fidelity (0) to realism (1); None is the checkpoint's.
         scale: that is expected; None takes the network's.
+        tile: side of the tiles in pixels of the result; None is the size that the network was trained on.
         options: of ``Upscaler``.
 
     Raises:
-        FlowlitError: for another network, another scale, and a t that its solver does not have.
+        FlowlitError: for another network, another scale, tiles that are smaller than the images of training
+            or that the network cannot take, and a t that its solver does not have.
     """
     task = (trained_on(generator.network) or {}).get("super_resolution")
     if not isinstance(task, dict) or "image" not in (reads_of(generator.network) or ()):
@@ -162,7 +167,20 @@ def upscaler_of(generator: NoiseToImages, t: float | None, scale: int | None, **
     if t is not None:
         generator = _at(generator, t)
     degradation = build(task["degradation"], Degradation)
+    if tile is not None:
+        generator = _of_tiles(generator, tile, degradation.scale)
     return Upscaler(generator, degradation, build(task["start"], NoisedImage), **options)
+
+
+def _of_tiles(generator: NoiseToImages, tile: int, scale: int) -> NoiseToImages:
+    channels, side, _ = generator.shape or (0, 0, 0)
+    if tile < side or tile % scale:
+        raise FlowlitError(
+            f"tile is {tile}; expected a multiple of the scale {scale}, and {side} pixels at least, as in "
+            "training"
+        )
+    network = at_size(generator.network, tile, tile)
+    return replace(generator, network=network, shape=(channels, tile, tile))
 
 
 def _at(generator: NoiseToImages, t: float) -> NoiseToImages:

@@ -12,6 +12,7 @@ from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
 from .pruning import pruned
+from .sizes import at_size
 from .statistics import StoredStatistics
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
@@ -43,6 +44,7 @@ __all__ = [
     "SmallEncoder",
     "StoredStatistics",
     "UNet",
+    "at_size",
     "efficientnet_lite0",
     "fingerprint",
     "pretrained",

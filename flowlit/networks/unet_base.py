@@ -117,6 +117,11 @@ class UNetBase(ConditionalNetwork):
                 self.decoder.append(stage(channels, channels, +1, False))
         return channels
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the input for one of the bottleneck, along a side."""
+        return 2 ** sum(stage.resample == -1 for _, stage in self.named_stages())
+
     def named_stages(self) -> Iterator[tuple[str, Stage]]:
         """Yield all stages with their names, in the order in which they are run."""
         for part in ("encoder", "bottleneck", "decoder"):

@@ -69,6 +69,15 @@ def test_images_of_all_kinds_are_enlarged(cli, model, tmp_path):
     assert facts["solver"] == "OneStep(t=0.7)" and facts["scale"] == 2 and facts["tile"] == 8
 
 
+def test_larger_tiles_are_fewer(cli, model, tmp_path):
+    photos = folder(tmp_path / "in", a_png=encoded(noise(9, 7, 3)))
+    outcome = cli("upscale", photos, "--model", model, "--tile", 18, "--into", tmp_path / "out")
+    assert outcome.code == 0 and "a.png: 7×9 → 14×18, 1 tile" in outcome.out
+    result = Image.open(tmp_path / "out/a.png")
+    np.testing.assert_array_equal(np.asarray(result), repeated(noise(9, 7, 3)))
+    assert json.loads(result.text["flowlit"])["tile"] == 18
+
+
 def test_one_bad_image_among_many_is_reported_and_the_others_are_done(cli, model, tmp_path):
     photos = folder(
         tmp_path / "in",
@@ -90,6 +99,9 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(cli, model
         (("--t", 1.5), "in [0, 1]"),
         (("--t", -0.1), "in [0, 1]"),
         (("--overlap", 8), "overlap is 8"),
+        (("--tile", 6), "tile is 6; expected a multiple of the scale 2, and 8 pixels at least"),
+        (("--tile", 9), "tile is 9; expected a multiple of the scale 2"),
+        (("--tile", 0), "tile"),
         (("--device", "cuda:99"), "device is 'cuda:99'"),
         (("--seed", -1), "seed"),
         (("--colour", "sepia"), "wavelet"),

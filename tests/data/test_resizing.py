@@ -175,3 +175,25 @@ def test_a_box_is_the_mean_of_each_area(tmp_path):
 def test_a_folder_with_a_comma_in_its_name_is_one_source(tmp_path):
     root = into_folder(tmp_path / "cats, and/dogs, too", {"a.png": encoded(noise(8, 8, 3))})
     assert resized(root, tmp_path / "new.zip")["source"] == "dogs, too"
+
+
+def test_patches_are_the_squares_of_an_image_in_its_own_size(tmp_path):
+    pixels = {"b/a.png": noise(17, 25, 3), "c/b.png": noise(8, 16, 3)}
+    root = into_folder(tmp_path / "set", {name: encoded(array) for name, array in pixels.items()})
+    card = resized(root, tmp_path / "new.zip", 8, "patches")
+    images = ImageZip(str(tmp_path / "new.zip"), resolution=8, labels=True)
+    assert card["count"] == len(images) == 8 and card["enlarged"] == 0 and card["resampling"] == "none"
+    assert [int(images[i]["cond"]["label"]) for i in range(8)] == [0] * 6 + [1] * 2
+    first = [pixels["b/a.png"][y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8, 16)]
+    for expected, i in zip(
+        [*first, pixels["c/b.png"][:, :8], pixels["c/b.png"][:, 8:]], range(8), strict=True
+    ):
+        np.testing.assert_array_equal(images[i]["x1"].permute(1, 2, 0).numpy(), expected)
+    assert resized(root, tmp_path / "new.zip", 8, "patches") == card  # the same zip may stay
+
+
+def test_an_image_smaller_than_a_patch_is_refused(tmp_path):
+    root = into_folder(tmp_path / "set", {"a.png": encoded(noise(9, 9, 3)), "b.png": encoded(noise(9, 7, 3))})
+    with pytest.raises(FlowlitError, match=r"b\.png is not .*7×9 pixels are fewer than a patch of 8×8"):
+        resized(root, tmp_path / "new.zip", 8, "patches")
+    assert not (tmp_path / "new.zip").exists()

@@ -18,7 +18,7 @@ from flowlit.data import Degradation
 from flowlit.data.degradations import image_condition, seeded
 from flowlit.data.provenance import trained_on
 from flowlit.errors import FlowlitError
-from flowlit.networks import pretrained
+from flowlit.networks import ADM, ConcatenatedImage, pretrained
 from flowlit.networks.checkpoints.spec import build
 from flowlit.paths import NoisedImage
 
@@ -200,3 +200,34 @@ def test_one_recipe_runs_all_stages_into_the_curve(tmp_path, monkeypatch):
         noise = saved["data"]["init_args"]["noise"]["init_args"]
         coupling = saved["data"]["init_args"]["coupling"]["init_args"]
         assert noise["degradation"] == coupling["degradation"] and noise["start"] == coupling["start"]
+
+
+LAYERS = {
+    "adm_256": (["teacher"], 93_563_907),
+    "adm_256_imagenet": (["teacher"], 389_792_771),
+    "bicubic": (["teacher", "student"], None),
+    "bicubic_start": (["couple", "reflow", "evaluate"], None),
+    "papers": (["teacher", "student"], None),
+}
+WIDTHS = {"adm_256": 128, "adm_256_imagenet": 256}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_of_the_papers_sizes_are_parsed(layer):
+    files, parameters = LAYERS[layer]
+    folder = REPOSITORY / "experiments/super_resolution"
+    words = ["--vars.resolution", 256, "--vars.width", WIDTHS[layer]] if parameters else []
+    for file in files:
+        over = ("-c", folder / f"{file}.yaml", "-c", folder / f"layers/{layer}.yaml", *words)
+        outcome = in_process(COMMANDS.get(file, "fit"), *over, "--print_config")
+        assert outcome.code == 0, outcome.err
+        if layer.startswith("bicubic"):
+            noise = yaml.safe_load(outcome.out)["data"]["init_args"]["noise"]["init_args"]
+            assert noise["degradation"]["class_path"] == "flowlit.data.Bicubic"
+        if parameters:
+            content = yaml.safe_load((folder / f"layers/{layer}.yaml").read_text())
+            values = {"${vars.resolution}": 256, "${vars.width}": WIDTHS[layer]}
+            spec = content["model"]["init_args"]["network"]["init_args"]["network"]["init_args"]
+            with torch.device("meta"):
+                network = ConcatenatedImage(ADM(**{name: values.get(str(v), v) for name, v in spec.items()}))
+            assert sum(p.numel() for p in network.parameters()) == parameters
