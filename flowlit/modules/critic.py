@@ -76,7 +76,8 @@ class CriticModule(FlowModule):
     averages are those of the generator. Each update takes ``data.batch_size`` rows of its own, over all
     devices, in parts if ``data.device_batch_size`` says so; a batch of Lightning's is one part of one update.
     The network whose turn it is not gets no gradients, and any strategy serves: ``ddp`` without a search for
-    unused parameters, and ``sharded``.
+    unused parameters, and ``sharded``. A network at a rate of 0 waits (``WarmUp``): its optimizer begins
+    after that, with no moments of the gradients before.
 
     ``train/loss`` is the generator's loss, ``train/critic_loss`` the mean of the critic's in the step. Clip
     and repair gradients with the ``Gradients`` callback, which sees one network at a time.
@@ -192,6 +193,8 @@ class CriticModule(FlowModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         average_gradients(self.trainer, parameters)
         optimizer.step()
+        if all(group["lr"] == 0 for group in optimizer.param_groups):
+            optimizer.optimizer.state.clear()  # it waits; Adam would divide later steps by these gradients
         for config in self.trainer.lr_scheduler_configs:
             if config.scheduler.optimizer is optimizer.optimizer:
                 config.scheduler.step()

@@ -25,7 +25,7 @@ from flowlit.modules import Critic, CriticModule, FlowDataModule, FlowModule
 from flowlit.objectives import CombinedGame, RectifiedFlow, Rollout
 from flowlit.objectives.distances import VectorPseudoHuber
 from flowlit.objectives.score_distillation import DMD, TDM, Adversarial, RealUID, SiD
-from flowlit.schedules import Linear
+from flowlit.schedules import Linear, WarmUp
 from flowlit.solvers import Euler
 
 
@@ -101,6 +101,20 @@ def test_a_step_is_an_update_of_the_generator(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=2.ckpt", "step=4.ckpt"]
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
     assert rates == pytest.approx([0.05 * 0.5**4, 0.1 * 0.5**8])
+
+
+@pytest.mark.parametrize("wait", [0, 3])
+def test_a_generator_that_waits_begins_afresh(tmp_path, wait):
+    """Adam would divide its steps by gradients of before, when the critic did not follow it: large ones."""
+    second = Critic(Discriminator(), optimizer=lambda p: Adam(p, lr=0.1), updates=2)
+    first = {"optimizer": lambda p: Adam(p, lr=0.01), "lr_scheduler": lambda o: WarmUp(o, 1, wait=wait)}
+    module = players(critic=second, **first)
+    before = module.network.mix.weight.detach().clone()
+    trainer = fit(tmp_path, module, wait + 1)
+    moved = (module.network.mix.weight - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=0)
+    taken = [{int(state["step"]) for state in one.state.values()} for one in trainer.optimizers]
+    assert taken == [{1}, {2 * (wait + 1)}]
 
 
 def test_progress_counts_steps_and_validations_come_by_steps(tmp_path):
