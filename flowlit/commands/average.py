@@ -167,7 +167,9 @@ def _write(
     profile = {"profile": POWER_LAW, "std": target.std, "updates": target.step}
     origin = {"snapshots": len(given), "residual": combination.residual}
     facts = {
-        key: value for key, value in last.facts.items() if key in ("solver", "codec", "class_names", "data")
+        key: value
+        for key, value in last.facts.items()
+        if key in ("solver", "codec", "text_encoder", "class_names", "data")
     }
     facts |= {
         "weights": "ema",

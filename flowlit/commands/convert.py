@@ -11,7 +11,18 @@ from ..ranges import PositiveFloat
 
 Layout = Literal["safetensors", "slimflow"]
 
-PASSED_ON = ("ema", "ema_updates", "solver", "codec", "class_names", "data", "shape", "num_classes", "step")
+PASSED_ON = (
+    "ema",
+    "ema_updates",
+    "solver",
+    "codec",
+    "text_encoder",
+    "class_names",
+    "data",
+    "shape",
+    "num_classes",
+    "step",
+)
 """Facts of a file that its conversion has, too."""
 
 

@@ -14,9 +14,10 @@ from .._support.machine import free_memory
 from .._support.nested import rows_of
 from .._support.progress import Bar
 from ..errors import FlowlitError
-from ..ranges import NonNegativeInt, PositiveInt
+from ..ranges import NonNegativeInt, PositiveInt, Probability
 from ..types import Codec, Coupling, Pair
 from .flip import check_flip, random_flip
+from .prompted import without_text
 from .store.encoding import check_codec, restored_pair
 from .store.reader import StoredPairs
 from .store.states import warn_of_rounding
@@ -36,6 +37,7 @@ class Cached(Coupling):
         states: read so many states of each trajectory, x1 among them, for
             ``flowlit.objectives.flow_maps.OnTrajectories``, from a store that has them (``flowlit couple
             --times``). None reads pairs alone, of which a store with states has them, too.
+        text_dropout: of pairs with prompts, probability of the empty text in place of one.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Cached(Coupling):
         checksums: bool = True,
         only: Sequence[NonNegativeInt] | None = None,
         states: PositiveInt | None = None,
+        text_dropout: Probability = 0.0,
     ):
         if not store:
             raise FlowlitError(f"Cached: store is {store!r}; expected a folder of pairs, or several")
@@ -57,12 +60,16 @@ class Cached(Coupling):
         self.checksums = checksums
         self.only = only
         self.states = states
+        self.text_dropout = text_dropout
+        self._null: Tensor | None = None  # embedding of the empty text, (L, D)
         self._resident: Pair | None = None
 
     def dataset(self) -> Dataset:
         folders = [self.store] if isinstance(self.store, str) else self.store
         self._pairs = StoredPairs(folders, self.limit, self.checksums, self.only, self.states)
         self._pairs.check()
+        if self.text_dropout:
+            self._null = self._null_text()
         if self._pairs.states:
             warn_of_rounding(self._pairs.states, self._pairs.manifest, self.source)
         self.generates = any(manifest["origin"] != "data" for manifest in self._pairs.manifests)
@@ -79,7 +86,19 @@ class Cached(Coupling):
                 self._resident = copy_to(device, self._pairs)
             batch = rows_of(self._resident, batch)
         pair = restored_pair(batch)
+        if self._null is not None:
+            self._null = self._null.to(pair.x0.device)
+            text = without_text(pair.cond["text"], self._null, self.text_dropout)
+            pair = pair._replace(cond={**pair.cond, "text": text})
         return random_flip(pair) if self.flip else pair
+
+    def _null_text(self) -> Tensor:
+        if self._pairs.text is None:
+            raise FlowlitError(
+                f"Cached: text_dropout is {self.text_dropout}, but {self.source} have no prompts; leave it "
+                "out"
+            )
+        return self._pairs.text.null()
 
     @property
     def source(self) -> str:
@@ -97,6 +116,7 @@ class RowNumbers(Dataset):
         self.classes = pairs.classes
         self.trained_on = pairs.trained_on
         self.label_counts = pairs.label_counts
+        self.text = pairs.text
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -69,6 +69,7 @@ class MixedPairs(Dataset):
         self.num_classes = parts[0].num_classes
         self.name = " and ".join(part.name for part in parts)
         self.trained_on = shared([part.trained_on for part in parts])
+        self.text = parts[0].text
         self.classes = next((part.classes for part in parts if part.classes is not None), None)
 
     def __len__(self) -> int:
@@ -153,6 +154,8 @@ class Mixed(Coupling):
 
 def _opened(part: Cached) -> StoredPairs:
     pairs = part.dataset()
+    if part.text_dropout:
+        raise FlowlitError(f"Mixed: {part.source} have a text_dropout, which parts cannot; leave it out")
     if not isinstance(pairs, StoredPairs):
         raise FlowlitError(
             f"Mixed: {part.source} are resident, but parts are read from disk; set resident: false"

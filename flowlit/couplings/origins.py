@@ -16,6 +16,7 @@ from ..ranges import Checked, NonNegativeInt, Seed
 from ..types import Codec, Cond, ImageDataset, Source
 from .labels import read_labels
 from .noise import GENERATOR, SeededNoise
+from .prompted import PromptedNoise
 from .store.encoding import X0, X1, codec_facts
 from .store.manifest import check_conditions
 
@@ -34,6 +35,12 @@ class Origin(Checked, ABC):
     codec: Codec
     unseeded: str | None = None
     """What x0 is, where it cannot be drawn again from (seed, index)."""
+    prompted: PromptedNoise | None = None
+    """Source with prompts, which a store has beside its pairs."""
+
+    def stored(self, index: Tensor, cond: Cond) -> Cond:
+        """Return the conditions (B, …) of rows (B,) as shards have them: of a prompt its number."""
+        return cond if self.prompted is None else self.prompted.as_stored(index, cond)
 
     @abstractmethod
     def rows(self, indices: Sequence[int]) -> Rows:
@@ -47,7 +54,8 @@ class Origin(Checked, ABC):
         """Describe the codec, and dtype and shape of conditions other than labels; most manifests need
         neither.
         """
-        cond = {name: value for name, value in self.rows([0])[3].items() if name != "label"}
+        index, _, _, cond = self.rows([0])
+        cond = {name: value for name, value in self.stored(index, cond).items() if name != "label"}
         check_conditions(cond, "couple")
         conditions = {
             name: [str(value.dtype).removeprefix("torch."), list(value.shape[1:])]
@@ -86,6 +94,7 @@ class FromNoise(Origin):
         self.codec = codec or Pixels()
         self.shape = noise.shape
         self.seed = noise.seed
+        self.prompted = noise if isinstance(noise, PromptedNoise) else None
         if noise.identity().get("generator") != GENERATOR:
             self.unseeded = f"x0 of {type(noise).__name__}"
 

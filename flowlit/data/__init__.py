@@ -8,6 +8,7 @@ _HOMES = {
     "AveragePool": "degradations",
     "Bicubic": "degradations",
     "CIFAR10": "images",
+    "CLIPText": "clip_text",
     "Chain": "degradations",
     "Degradation": "degradations",
     "Digits": "images",
@@ -19,12 +20,16 @@ _HOMES = {
     "PairedImages": "paired",
     "Patches": "codecs",
     "Pixels": "codecs",
+    "Prompts": "prompts",
+    "RandomCLIPText": "clip_text",
     "RealESRGAN": "real_esrgan",
+    "TextEncoder": "text_encoder",
 }
 __all__ = [
     "CIFAR10",
     "AveragePool",
     "Bicubic",
+    "CLIPText",
     "Chain",
     "Degradation",
     "Digits",
@@ -36,6 +41,9 @@ __all__ = [
     "PairedImages",
     "Patches",
     "Pixels",
+    "Prompts",
+    "RandomCLIPText",
     "RealESRGAN",
+    "TextEncoder",
 ]
 __getattr__ = lazily(__name__, _HOMES)  # headers of images are read without torch

@@ -64,6 +64,7 @@ class Generator(NoiseToImages):
         *,
         seeds: int | Sequence[int] | None = None,
         labels: int | str | Sequence[int | str] | None = None,
+        prompts: str | Sequence[str] | None = None,
     ) -> Tensor:
         """Generate images, uint8 (N, C, H, W): ``num`` of one seed, or one of each of ``seeds``.
 
@@ -78,6 +79,7 @@ class Generator(NoiseToImages):
             seeds: in place of ``num`` and ``seed``.
             labels: class of all images, or a sequence with one for each: numbers from 0, or names where the
                 checkpoint has them. None balances them: i modulo the number of classes, s for seed s.
+            prompts: texts, for a network that reads text: image i has prompt i modulo their number.
 
         Raises:
             FlowlitError: if the shape of the noise is not known, or the memory cannot hold so many.
@@ -85,7 +87,7 @@ class Generator(NoiseToImages):
         Examples:
             >>> generator.sample(seeds=[1, 2, 3], labels="dog")  # doctest: +SKIP
         """
-        rows = rows_to_sample(self, num, seed, source, one_of(label, labels), seeds)
+        rows = rows_to_sample(self, num, seed, source, one_of(label, labels), seeds, prompts)
         return generated(self, rows, whole_number(batch_size, "batch_size", 1))
 
     def pil(self, num: int | None = None, **arguments: Any) -> list[Image]:
@@ -116,7 +118,9 @@ class Generator(NoiseToImages):
         """
         return pictures.grid(self.sample(num, **arguments), columns, scale)
 
-    def interpolate(self, seeds: Sequence[int], steps: int = 9, labels: Any = None) -> Tensor:
+    def interpolate(
+        self, seeds: Sequence[int], steps: int = 9, labels: Any = None, prompts: str | None = None
+    ) -> Tensor:
         """Generate the images on the way from seed to seed, uint8 (N, C, H, W).
 
         The way is on quarters of circles, so that noise there is as likely as that of the seeds, whose images
@@ -126,25 +130,28 @@ class Generator(NoiseToImages):
             seeds: two or more.
             steps: images from one seed to the next, both ends among them; at least 2.
             labels: class of all, by number or name; None takes that of the first seed.
+            prompts: text of all.
 
         Examples:
             >>> flowlit.grid(generator.interpolate([1, 2], steps=9), columns=9)  # doctest: +SKIP
         """
-        return generated(self, rows_between(self, seeds, whole_number(steps, "steps", 2), labels))
+        return generated(self, rows_between(self, seeds, whole_number(steps, "steps", 2), labels, prompts))
 
-    def trajectory(self, seeds: int | Sequence[int], steps: int = 9, labels: Any = None) -> Tensor:
+    def trajectory(
+        self, seeds: int | Sequence[int], steps: int = 9, labels: Any = None, prompts: Any = None
+    ) -> Tensor:
         """Generate states on the way from the noise of seeds to their images, uint8 (N, steps, C, H, W).
 
         They are at equal times from 0 to 1; between the solver's own states the way is straight.
 
         Args:
-            seeds, labels: as in ``sample``; one way each.
+            seeds, labels, prompts: as in ``sample``; one way each.
             steps: states of a way, noise and image among them; at least 2.
 
         Examples:
             >>> flowlit.grid(generator.trajectory([7])[0], columns=9)  # doctest: +SKIP
         """
-        rows = rows_to_sample(self, None, 0, None, labels, seeds)
+        rows = rows_to_sample(self, None, 0, None, labels, seeds, prompts)
         return trajectories(self, rows, whole_number(steps, "steps", 2))
 
     def faster(

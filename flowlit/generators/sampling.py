@@ -23,6 +23,7 @@ from ..types import Noise, Source
 from .core import NoiseToImages
 from .inputs import check_kind, whole_number
 from .labels import check_number, each_label, labelled, labels_of
+from .prompts import prompted
 
 
 class Rows(NamedTuple):
@@ -122,7 +123,7 @@ def rows_of_source(source: Source, num: int, seed: int, labels: Any) -> Rows:
 
 
 def rows_to_sample(
-    generator: NoiseToImages, num: Any, seed: Any, source: Any, labels: Any, seeds: Any
+    generator: NoiseToImages, num: Any, seed: Any, source: Any, labels: Any, seeds: Any, prompts: Any = None
 ) -> Rows:
     """Return the rows that arguments of ``Generator.sample`` mean.
 
@@ -132,17 +133,19 @@ def rows_to_sample(
     if seeds is not None:
         if num is not None or source is not None:
             raise FlowlitError("seeds are given, so that num and source have no meaning; leave them out")
-        return rows_of_seeds(generator, seeds, labels)
+        return prompted(generator, rows_of_seeds(generator, seeds, labels), prompts)
     if num is None:
         raise FlowlitError("num is None; expected a whole number from 1 on, or seeds=[1, 2, 3]")
     num = whole_number(num, "num", 1)
     seed = whole_number(seed, "seed", 0, SEEDS - 1)
     if source is None:
-        return rows_of_seed(generator, num, seed, labels)
+        return prompted(generator, rows_of_seed(generator, num, seed, labels), prompts)
+    if prompts is not None:
+        raise FlowlitError("prompts are for noise of the network's own; a source brings its texts")
     return rows_of_source(source, num, seed, labels)
 
 
-def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any) -> Rows:
+def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any, prompts: Any = None) -> Rows:
     """Return rows on the way from seed to seed, ``steps`` for each two, of the class of the first seed.
 
     Raises:
@@ -162,7 +165,8 @@ def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any) 
         labels = numbers[0] % classes
     cond = labelled({}, labels, len(x0), classes, generator.class_names)
     noise = Noise(torch.arange(len(x0)), x0, cond)
-    return Rows(len(x0), shape, lambda rows: rows_of(noise, torch.tensor(rows)))
+    rows = Rows(len(x0), shape, lambda part: rows_of(noise, torch.tensor(part)))
+    return prompted(generator, rows, prompts)
 
 
 def generated(generator: NoiseToImages, rows: Rows, batch_size: int = 256) -> Tensor:

@@ -36,6 +36,7 @@ from .moments import check_moments
 from .optimizers import optimizer_of
 from .overrides import override
 from .provenance import compare_data, take_data
+from .text import text_facts
 
 
 class CheckpointedModule(Checked, pl.LightningModule):
@@ -130,7 +131,8 @@ class CheckpointedModule(Checked, pl.LightningModule):
         images = trained_on(self.network)
         classes = {} if names is None else {"class_names": list(names)}
         data = {} if images is None else {"data": images}
-        return {"version": __version__, "network": network, **classes, **data}
+        text = text_facts(self.network)
+        return {"version": __version__, "network": network, **classes, **data, **text}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flowlit"] = self.facts()

@@ -9,6 +9,7 @@ from ..._support.files import check_room
 from ...couplings.origins import From, Origin
 from ...couplings.store.encoding import X0, X1, pair_bytes
 from ...couplings.store.plan import plan
+from ...couplings.store.text_writer import text_bytes
 from ...couplings.store.writer import Store
 from ...ranges import Checked, Float, PositiveInt, Seed
 
@@ -63,9 +64,14 @@ class CoupleOptions(Checked):
         missing = self.missing(store)
         smaller = "make fewer (--num), store them smaller (--x0 seed --x1 float16)"
         mend = f"{smaller}, or choose another disk (--store)"
-        check_room(store.folder, missing * self.pair_bytes(origin), f"{missing} pairs", mend)
+        needed = missing * self.pair_bytes(origin)
+        if origin.prompted is not None and missing:
+            texts = min(self.num, len(origin.prompted.prompts))
+            needed += text_bytes(texts, origin.prompted.encoder)
+        check_room(store.folder, needed, f"{missing} pairs", mend)
 
     def pair_bytes(self, origin: Origin) -> int:
         """Return the bytes of a pair on disk."""
-        conditions = sum(value.nbytes for value in origin.rows([0])[3].values())
+        index, _, _, cond = origin.rows([0])
+        conditions = sum(value.nbytes for value in origin.stored(index, cond).values())
         return pair_bytes(origin.shape, self.x0, self.x1, conditions, len(self.times or [1]))

@@ -18,6 +18,8 @@ from ...couplings.origins import Origin
 from ...couplings.parts import Solved
 from ...couplings.store.encoding import pack
 from ...couplings.store.plan import Shard, plan
+from ...couplings.store.text import StoredText
+from ...couplings.store.text_writer import write_text
 from ...couplings.store.writer import Store
 from ...errors import FlowlitError
 from ...types import Pair
@@ -62,8 +64,10 @@ class PairWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             self._lock = self.store.writing()
             self._lock.__enter__()
-            self._begin()
+            self._begin(trainer.strategy.root_device)
         trainer.strategy.barrier("store begun")
+        if self.origin.prompted is not None:  # encoded once, by rank 0
+            self.origin.prompted.stored = StoredText(self.store.folder, self.store.manifest())
         self._writer = ThreadPoolExecutor(1)
         bar = trainer.progress_bar_callback
         if bar is not None:
@@ -72,7 +76,7 @@ class PairWriter(BasePredictionWriter):
         hidden = bar is None or not trainer.is_global_zero or not self._missing
         self._bar = Bar(total=self._missing, unit=" pairs", desc="Couplings", disable=hidden, smoothing=0.05)
 
-    def _begin(self) -> None:
+    def _begin(self, device: torch.device) -> None:
         counts = self.store.counts(self.options.num)
         identity = {
             "origin": self.origin.name,
@@ -86,6 +90,8 @@ class PairWriter(BasePredictionWriter):
         }
         self.options.check_disk(self.store, self.origin)  # first, so that what it advises is still possible
         self.store.begin(identity, counts, {**self.remarks, "flowlit": __version__})
+        if self.origin.prompted is not None:
+            write_text(self.store.folder, self.origin.prompted, counts, device)
 
     def write_on_batch_end(
         self,
@@ -97,7 +103,9 @@ class PairWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        self._parts.append(prediction)
+        pair = prediction.pair
+        pair = pair._replace(cond=self.origin.stored(prediction.index, pair.cond))
+        self._parts.append(prediction._replace(pair=pair))
         self._bar.update(min(len(prediction.index) * trainer.world_size, self._missing - self._bar.n))
         if sum(len(part.index) for part in self._parts) == prediction.shard.rows:
             self._wait()

@@ -15,6 +15,7 @@ import torch
 from ..._support.files import write_atomically
 from ..._version import __version__
 from ...couplings.store.encoding import pack
+from ...couplings.store.text_writer import write_text
 from ...couplings.store.writer import Store
 from ...types import Pair
 from ..couple import identity_of, origin_of, stops_of
@@ -62,12 +63,15 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
     store = Store(folder)
     with store.writing():
         store.begin(identity, counts, {"flowlit": __version__, PLANNED: given.num})
+        if origin.prompted is not None:
+            write_text(folder, origin.prompted, counts, torch.device("cpu"))
         for shard in store.missing():
             index, x0, x1, cond = origin.rows(range(shard.first, shard.first + shard.rows))
             noise = torch.randn(
                 shard.rows, *origin.shape, generator=torch.Generator().manual_seed(shard.number)
             )
-            pair = Pair(noise if x0 is None else x0, noise.tanh() if x1 is None else x1, cond)
+            ends = noise if x0 is None else x0, noise.tanh() if x1 is None else x1
+            pair = Pair(*ends, origin.stored(index, cond))
             nfe = torch.zeros(shard.rows, dtype=torch.int64)
             path = stops and pair.x1[:, None].expand(-1, len(stops.places), -1, -1, -1)
             store.write_shard(shard, *pack(index, pair, nfe, origin.seed, options.x0, options.x1, path))

@@ -18,6 +18,7 @@ def sample(
     seed: Seed | None = None,
     seeds: list[str] = [],
     labels: list[str] = [],
+    prompt: list[str] = [],
     solver: str | None = None,
     nfe: PositiveInt | None = None,
     weights: str = "ema",
@@ -41,6 +42,7 @@ def sample(
         seed: of the noise; 0 by default
         seeds: one image of each of these, in place of --num and --seed, as 1 5 10-19
         labels: class of all images, or one for each, by number or name; balanced by default
+        prompt: for a network that reads text: one of all images, or several in turn, each in quotes
         solver: as Heun or RK45(rtol=1e-3), or a YAML of flowlit search; that of the checkpoint by default
         nfe: evaluations of the network for an image, from which steps follow
         weights: ema, raw, or the name of another average
@@ -54,7 +56,7 @@ def sample(
     Raises:
         FlowlitError: before any work, for options that contradict each other or do not fit, and files there.
     """
-    request = Request(num, seed, seeds, labels, interpolate, trajectory, frames, columns)
+    request = Request(num, seed, seeds, labels, prompt, interpolate, trajectory, frames, columns)
     request.check(into)
     check_target(into, request.moves)
     generator = request.generator(checkpoint, weights, solver, nfe, device)

@@ -39,6 +39,7 @@ class Request:
     seed: int | None
     seeds: list[str]
     labels: list[str]
+    prompt: list[str]
     interpolate: list[str]
     trajectory: bool
     frames: int | None
@@ -57,6 +58,8 @@ class Request:
         """
         numbered = {"--num": self.num, "--seed": self.seed}
         given = [name for name, value in numbered.items() if value is not None]
+        if self.interpolate and len(self.prompt) > 1:
+            raise FlowlitError("--interpolate has one prompt for all; leave the others out")
         several = self.seeds or self.interpolate
         name = "--seeds" if self.seeds else "--interpolate"
         if several and given:
@@ -87,7 +90,7 @@ class Request:
         from ...types import reads_of
 
         generator = load_with(checkpoint, weights, solver, nfe, device)
-        others = sorted((reads_of(generator.network) or frozenset()) - {"label", "r"})
+        others = sorted((reads_of(generator.network) or frozenset()) - {"label", "r", "text"})
         if "image" in others:
             raise FlowlitError(
                 f"{checkpoint} enlarges images, and needs one to begin with; use flowlit upscale my_photos "
@@ -117,14 +120,17 @@ class Request:
         from ...generators.sampling import rows_between, rows_to_sample
 
         labels = labels_of(self.labels, generator)
+        texts = self.prompt or None
         if self.interpolate:
-            return rows_between(generator, numbers_of(self.interpolate, "--interpolate"), steps, labels)
+            return rows_between(
+                generator, numbers_of(self.interpolate, "--interpolate"), steps, labels, texts
+            )
         if self.seeds:
             numbers = numbers_of(self.seeds, "--seeds")
-            return rows_to_sample(generator, None, 0, None, labels, numbers)
-        count = FEW if self.trajectory else MANY
-        num = self.num or (len(self.labels) if len(self.labels) > 1 else count)
-        return rows_to_sample(generator, num, self.seed or 0, None, labels, None)
+            return rows_to_sample(generator, None, 0, None, labels, numbers, texts)
+        given = max(len(self.labels), len(self.prompt))
+        num = self.num or (given if given > 1 else FEW if self.trajectory else MANY)
+        return rows_to_sample(generator, num, self.seed or 0, None, labels, None, texts)
 
 
 def numbers_of(words: Sequence[str], option: str) -> list[int]:

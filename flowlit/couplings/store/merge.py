@@ -38,6 +38,8 @@ def merge(folders: Sequence[str | Path], into: str | Path, **remarks: Any) -> di
     first = pairs.manifest
     with building(Path(into)) as folder:
         entries = [_take(folder, number, pairs) for number in range(len(pairs.entries))]
+        if pairs.text is not None:
+            shutil.copytree(pairs.text.folder, folder / pairs.text.folder.name)
         rows = [entry["rows"] for entry in entries]
         manifest = {
             "format": FORMAT,

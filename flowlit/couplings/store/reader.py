@@ -31,6 +31,7 @@ from .manifest import read_manifest
 from .plan import plan
 from .shard import Fields, ShardFile, gather
 from .states import states_of
+from .text import NUMBER, text_of
 
 SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -86,6 +87,7 @@ class StoredPairs(Dataset):
         self.starts = self.ends - rows
         self.count = _limited(limit, int(self.ends[-1]), self.folders[0])
         self.open = self._opener()
+        self.text = text_of(self.folders, self.manifests, checksums)
         self.only = only
         self.rows = rows_of(self.entries, self.manifest["labels"], self.count, only, self.name)
 
@@ -138,6 +140,9 @@ class StoredPairs(Dataset):
     def conditions(self) -> dict[str, Any]:
         """dtype and shape of what a row is conditioned on, by name, labels included; likewise of states."""
         conditions = conditions_of(self.manifest)
+        if self.text is not None:
+            del conditions[NUMBER]
+            conditions["text"] = ("float32", self.text.shape)
         return conditions if self.states is None else conditions | self.states.conditions(self.manifest)
 
     @property
@@ -164,6 +169,8 @@ class StoredPairs(Dataset):
         if x0 == "index":
             seeds = [self.entries[number][1]["seed"] for number, _ in rows]
             read["x0"] = seeded_normals(seeds, read.pop("index").tolist(), self.shape)
+        if self.text is not None:
+            read["text"] = self.text.rows(read.pop(NUMBER))
         pair = Pair(read.pop("x0"), read.pop("x1"), read)
         return pair if self.states is None else self.states.add(pair)
 

@@ -19,6 +19,7 @@ from .manifest import check_ranges, read_manifest
 from .plan import plan
 from .shard import ShardFile
 from .statistics import Check, PairMoments, compared
+from .text import NUMBER, StoredText, manifest_prompts, prompts_fit
 
 ENOUGH = 64
 """Pairs whose statistics say something."""
@@ -58,7 +59,7 @@ class _Walk:
         self.folder = folder
         self.manifest = manifest
         self.bad: dict[str, list[str]] = {
-            key: [] for key in ("files", "indices", "drawn again", "labels", "finite")
+            key: [] for key in ("files", "indices", "drawn again", "labels", "prompts", "finite")
         }
         self.rows = 0
         self.low = math.inf
@@ -102,6 +103,8 @@ class _Walk:
         self.high = max(self.high, float(x1.max()))
         if "label" in shard and not labels_fit(shard.read("label"), index, self.manifest):
             self.bad["labels"].append(entry["file"])
+        if NUMBER in shard and not prompts_fit(shard.read(NUMBER), index, self.manifest):
+            self.bad["prompts"].append(entry["file"])
         return x0, x1
 
     def _noise(self, shard: ShardFile, entry: dict[str, Any], index: np.ndarray) -> torch.Tensor:
@@ -144,12 +147,23 @@ class _Walk:
             yield Check(
                 "seed", _files(other, "gives the same noise here"), "gives the same noise here", not other
             )
+        if NUMBER in manifest.get("conditions", {}) and "prompts" in manifest["noise"]:
+            yield self._text()
         if manifest["labels"]:
             wrong = self.bad["labels"]
             yield Check("labels", _files(wrong, "as in the manifest"), "as in the manifest", not wrong)
         if self.rows:
             yield Check("values", _files(self.bad["finite"], "finite"), "finite", not self.bad["finite"])
             yield self._range()
+
+    def _text(self) -> Check:
+        number = manifest_prompts(self.manifest)
+        try:
+            StoredText(self.folder, self.manifest).texts()
+        except FlowlitError as error:
+            return Check("prompts", str(error), f"{number:,} sound", False)
+        wrong = self.bad["prompts"]
+        return Check("prompts", _files(wrong, f"{number:,} sound"), f"{number:,} sound", not wrong)
 
     def _range(self) -> Check:
         low, high = self.manifest.get("range", (-math.inf, math.inf))

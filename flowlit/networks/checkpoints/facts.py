@@ -39,6 +39,7 @@ class Facts(Struct):
     network: Described | None = None
     solver: Described | None = None
     codec: Described | None = None
+    text_encoder: Described | None = None
     class_names: list[str] | None = None
     data: TrainedOn | None = None
     shape: list[Annotated[int, Meta(ge=1)]] | None = None

@@ -16,6 +16,7 @@ _PASSING = (
     "training",
     "loaded",
     "codec",
+    "text_encoder",
     "class_names",
     "trained_on",
     "report",

@@ -139,6 +139,8 @@ def take(
     velocity.loaded = {**source, **({"ema": average} if average else {})}  # type: ignore[assignment]
     if codec := contents.facts.get("codec"):
         velocity.codec = codec
+    if encoder := contents.facts.get("text_encoder"):
+        velocity.text_encoder = encoder
     if names := contents.facts.get("class_names"):
         velocity.class_names = tuple(names)  # type: ignore[assignment]
     if data := contents.facts.get("data"):

@@ -1,0 +1,261 @@
+"""CLIP's text encoder, from a folder or built from its sizes; by transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._support.extras import needed
+from ..errors import FlowlitError
+from ..ranges import PositiveInt, Seed
+from .clip_vocabulary import clip_tokenizer
+from .text_encoder import TextEncoder, TextPrecision
+
+
+class CLIPEncoder(TextEncoder):
+    """What both have in common: a tokenizer, a model, and texts that are cut after its tokens."""
+
+    _device: torch.device = torch.device("cpu")
+    _said: bool = False
+
+    def tokenizer(self) -> Any:
+        """Return the CLIPTokenizer, as transformers has it."""
+        return self._parts[0]
+
+    def model(self) -> Any:
+        """Return the CLIPTextModel, as transformers has it: in eval mode, float32, without gradients."""
+        return self._parts[1]
+
+    def _load(self) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        tokenizer, model = self._load()
+        return tokenizer, model.requires_grad_(False).eval()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        config = self.model().config
+        return config.max_position_embeddings, config.hidden_size
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        tokenizer, model = self._parts
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        lasting = {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
+        digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
+        digest.update(str(tokenizer.pad_token_id).encode())
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> CLIPEncoder:
+        self._device = torch.device(device)
+        return self
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Return the numbers of tokens, int64 (B, L); a longer text is cut, which is said once."""
+        length = self.shape[0]
+        tokenizer = self.tokenizer()
+        if not self._said:
+            for prompt, numbers in zip(
+                prompts, tokenizer(list(prompts), verbose=False)["input_ids"], strict=True
+            ):
+                self._warn(prompt, len(numbers), length)
+        padded = {"padding": "max_length", "max_length": length, "truncation": True}
+        return tokenizer(list(prompts), **padded, return_tensors="pt")["input_ids"]
+
+    def _warn(self, prompt: str, count: int, length: int) -> None:
+        if count > length and not self._said:
+            self._said = True
+            logging.getLogger("flowlit").warning(
+                "the prompt %.60r has %d tokens, of which CLIP reads %d: it is cut there, and so are others "
+                "like it",
+                prompt,
+                count,
+                length,
+            )
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return the last hidden states (B, L, D) of prompts."""
+        model = self.model().to(self._device)
+        with torch.autocast(self._device.type, enabled=False):
+            return model(self.tokens(prompts).to(self._device))[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_device"}
+
+
+class CLIPText(CLIPEncoder):
+    """CLIP's text encoder from a folder: that of a diffusers pipeline, or one that transformers wrote.
+
+    A pipeline's folder has ``text_encoder`` and ``tokenizer`` inside; in any other, configuration, weights
+    and vocabulary lie side by side. Weights are read from safetensors alone, in float32.
+
+    Args:
+        folder: of the encoder.
+        precision: bf16 rounds embeddings to bfloat16.
+    """
+
+    def __init__(self, folder: str, precision: TextPrecision = "float32"):
+        self.folder = folder
+        self.precision = precision
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        arguments = {"folder": self.folder, "precision": self.precision}
+        return {"class_path": "flowlit.data.CLIPText", "init_args": arguments}
+
+    def _load(self) -> tuple[Any, Any]:
+        folder = Path(self.folder)
+        parts = [
+            folder / name if (folder / name).is_dir() else folder for name in ("tokenizer", "text_encoder")
+        ]
+        check_folder(*parts)
+        weights = weights_in(parts[1])
+        library = needed("transformers")
+        return _from(library.CLIPTokenizer, parts[0], {}), _from(library.CLIPTextModel, parts[1], weights)
+
+
+class RandomCLIPText(CLIPEncoder):
+    """CLIP's text encoder of any size with random weights, and CLIP's vocabulary: for trials and few prompts.
+
+    Different prompts have different embeddings, which say nothing of what the words mean. Weights follow
+    from the seed alone, so that checkpoints need not hold them.
+
+    Args:
+        width: numbers for each token.
+        layers: transformer blocks.
+        heads: of attention; divide the width.
+        seed: of the weights.
+        precision: bf16 rounds embeddings to bfloat16.
+    """
+
+    def __init__(
+        self,
+        width: PositiveInt = 64,
+        layers: PositiveInt = 2,
+        heads: PositiveInt = 4,
+        seed: Seed = 0,
+        precision: TextPrecision = "float32",
+    ):
+        if width % heads:
+            raise FlowlitError(f"RandomCLIPText: width is {width}, no multiple of heads, {heads}; change one")
+        self.width = width
+        self.layers = layers
+        self.heads = heads
+        self.seed = seed
+        self.precision = precision
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        names = ("width", "layers", "heads", "seed", "precision")
+        arguments = {name: getattr(self, name) for name in names}
+        return {"class_path": "flowlit.data.RandomCLIPText", "init_args": arguments}
+
+    def _load(self) -> tuple[Any, Any]:
+        library = needed("transformers")
+        tokenizer = clip_tokenizer()
+        config = library.CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            intermediate_size=4 * self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            projection_dim=self.width,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(self.seed)
+            return tokenizer, library.CLIPTextModel(config)
+
+
+def check_folder(tokenizer: Path, encoder: Path) -> None:
+    """Refuse folders that hold no text encoder of CLIP.
+
+    Raises:
+        FlowlitError: naming what is missing.
+    """
+    if not encoder.is_dir():
+        raise FlowlitError(f"text encoder {encoder}: there is no such folder; expected that of a pipeline")
+    if not (encoder / "config.json").is_file():
+        raise FlowlitError(
+            f"text encoder {encoder}: there is no config.json; expected the folder of a diffusers pipeline, "
+            "or of a CLIPTextModel"
+        )
+    files = {path.name for path in tokenizer.glob("*.*")}
+    if not ({"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files):
+        raise FlowlitError(
+            f"text encoder {encoder}: {tokenizer} has no vocab.json and merges.txt; put the tokenizer there"
+        )
+
+
+def weights_in(folder: Path) -> dict[str, Any]:
+    """Return which weights of a folder to read: those of safetensors, the only ones in half precision, too.
+
+    Raises:
+        FlowlitError: if there are none, or other forms alone.
+    """
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        others = sorted(path.name for path in folder.glob("*.bin")) or ["nothing"]
+        raise FlowlitError(
+            f"text encoder {folder}: found {others[0]}, expected model.safetensors; pickled weights are not "
+            "read, since they may run code"
+        )
+    half = not any(name.startswith("model") and ".fp16." not in name for name in names)
+    return {"use_safetensors": True, "dtype": torch.float32, **({"variant": "fp16"} if half else {})}
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    logs = needed("transformers").utils.logging
+    shown = logs.is_progress_bar_enabled()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logs.enable_progress_bar()
+
+
+def _from(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
+    """Read a part from a folder, and nothing from a hub.
+
+    Raises:
+        FlowlitError: if it is damaged, or of another architecture.
+    """
+    told = {"output_loading_info": True} if options else {}
+    try:
+        with _without_bars():
+            read = kind.from_pretrained(str(folder), local_files_only=True, **options, **told)
+    except Exception as error:  # of many kinds
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FlowlitError(
+            f"text encoder {folder} cannot be read as a {kind.__name__} ({why}); fetch it again"
+        ) from error
+    if not told:
+        return read
+    model, report = read
+    missing = sorted(map(str, {*report["missing_keys"], *report.get("mismatched_keys", ())}))
+    if missing:
+        raise FlowlitError(
+            f"text encoder {folder}: {len(missing)} tensors of a {kind.__name__} are missing or of another "
+            f"shape, {missing[0]} first; expected the weights of CLIP's text encoder"
+        )
+    return model

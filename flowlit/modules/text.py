@@ -1,0 +1,82 @@
+"""Text encoders of the data that a network is trained on: checkpoints say which, and hold the empty text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..couplings.prompted import PromptedNoise
+from ..couplings.store.text import StoredText
+from ..data.text_encoder import TextEncoder
+from ..errors import FlowlitError
+from ..generators.prompts import text_encoder_of
+from ..types import reads_of
+
+
+class Text(NamedTuple):
+    """What data say of the texts in their conditions."""
+
+    identity: dict[str, Any]
+    spec: dict[str, Any] | None
+    null: Tensor
+    """Embedding of the empty text, (L, D)."""
+
+
+def text_of(data: Any) -> Text | None:
+    """Return the encoder of the texts that a data module trains on, once it is open; None without any."""
+    coupling = getattr(data, "coupling", None)
+    stored = getattr(getattr(data, "pairs", None), "text", None)
+    if isinstance(stored, StoredText):
+        return Text(stored.facts["encoder"], stored.spec, stored.null())
+    encoder = getattr(coupling, "encoder", getattr(getattr(coupling, "noise", None), "encoder", None))
+    if isinstance(encoder, TextEncoder):
+        return Text(encoder.identity(), encoder.spec, encoder.null())
+    return None
+
+
+def take_text(networks: Iterable[nn.Module], data: Any) -> None:
+    """Give networks that read text the encoder of their training, and the embedding of the empty text.
+
+    Args:
+        networks: whose attribute ``text_encoder`` is set, and the buffer ``null_text`` inside.
+        data: the data module, once it is open.
+
+    Raises:
+        FlowlitError: if validation encodes its prompts otherwise.
+    """
+    text = text_of(data)
+    if text is None:
+        return
+    noise = getattr(data, "noise", None)
+    if isinstance(noise, PromptedNoise) and noise.encoder.identity() != text.identity:
+        raise FlowlitError(
+            f"prompts of data.noise are encoded by {noise.encoder!r}, and those of training by another one "
+            f"({text.identity}); give both the same encoder"
+        )
+    for network in networks:
+        if "text" not in (reads_of(network) or ("text",)):
+            continue
+        if text.spec is not None:
+            facts = {**text.spec, "fingerprint": text.identity["fingerprint"]}
+            network.text_encoder = facts  # type: ignore[assignment]
+        for part in network.modules():
+            null = part._buffers.get("null_text")
+            if null is not None:
+                _copy(null, text.null, part)
+
+
+def _copy(null: Tensor, value: Tensor, part: nn.Module) -> None:
+    if null.shape != value.shape:
+        raise FlowlitError(
+            f"{type(part).__name__} reads texts of shape {tuple(null.shape)}, and those of training have "
+            f"{tuple(value.shape)}; make them equal"
+        )
+    null.copy_(value)
+
+
+def text_facts(network: nn.Module) -> dict[str, Any]:
+    """Return what checkpoints say of the text encoder of a network; {} without one."""
+    described = text_encoder_of(network)
+    return {} if described is None else {"text_encoder": described}
