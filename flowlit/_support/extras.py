@@ -14,6 +14,7 @@ EXTRAS = {
     "onnxscript": "export",
     "open_clip": "text",
     "peft": "text",
+    "pyarrow": "text",
     "transformers": "text",
 }
 

@@ -29,6 +29,7 @@ KINDS = {
     "couplings": ("couplings", "builtins.object"),
     "images": ("data", "flowlit.types.ImageDataset"),
     "codecs": ("data", "flowlit.types.Codec"),
+    "encoders": ("data", "flowlit.data.TextEncoder"),
     "metrics": ("metrics", "builtins.object"),
     "modules": ("modules", "builtins.object"),
     "callbacks": ("callbacks", "builtins.object"),

@@ -139,6 +139,7 @@ class PromptedImages(Independent):
         return images
 
     def blank(self, image: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+        """Return an image (C, H, W), and zeros of the shape of a text, (L, D)."""
         return image, {"text": torch.zeros(self.encoder.shape)}
 
     def complete(self, batch: Any, device: torch.device) -> Pair:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from torch import Tensor
 from .._support.extras import needed
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
+from .clip_folder import check_folder, read_part, weights_in
 from .clip_vocabulary import clip_tokenizer
 from .text_encoder import TextEncoder, TextPrecision
 
 
 class CLIPEncoder(TextEncoder):
-    """What both have in common: a tokenizer, a model, and texts that are cut after its tokens."""
+    """A tokenizer and a model of transformers, and texts that are cut after its tokens."""
 
     _device: torch.device = torch.device("cpu")
     _said: bool = False
@@ -125,7 +125,9 @@ class CLIPText(CLIPEncoder):
         check_folder(*parts)
         weights = weights_in(parts[1])
         library = needed("transformers")
-        return _from(library.CLIPTokenizer, parts[0], {}), _from(library.CLIPTextModel, parts[1], weights)
+        return read_part(library.CLIPTokenizer, parts[0], {}), read_part(
+            library.CLIPTextModel, parts[1], weights
+        )
 
 
 class RandomCLIPText(CLIPEncoder):
@@ -182,80 +184,3 @@ class RandomCLIPText(CLIPEncoder):
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(self.seed)
             return tokenizer, library.CLIPTextModel(config)
-
-
-def check_folder(tokenizer: Path, encoder: Path) -> None:
-    """Refuse folders that hold no text encoder of CLIP.
-
-    Raises:
-        FlowlitError: naming what is missing.
-    """
-    if not encoder.is_dir():
-        raise FlowlitError(f"text encoder {encoder}: there is no such folder; expected that of a pipeline")
-    if not (encoder / "config.json").is_file():
-        raise FlowlitError(
-            f"text encoder {encoder}: there is no config.json; expected the folder of a diffusers pipeline, "
-            "or of a CLIPTextModel"
-        )
-    files = {path.name for path in tokenizer.glob("*.*")}
-    if not ({"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files):
-        raise FlowlitError(
-            f"text encoder {encoder}: {tokenizer} has no vocab.json and merges.txt; put the tokenizer there"
-        )
-
-
-def weights_in(folder: Path) -> dict[str, Any]:
-    """Return which weights of a folder to read: those of safetensors, the only ones in half precision, too.
-
-    Raises:
-        FlowlitError: if there are none, or other forms alone.
-    """
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not names:
-        others = sorted(path.name for path in folder.glob("*.bin")) or ["nothing"]
-        raise FlowlitError(
-            f"text encoder {folder}: found {others[0]}, expected model.safetensors; pickled weights are not "
-            "read, since they may run code"
-        )
-    half = not any(name.startswith("model") and ".fp16." not in name for name in names)
-    return {"use_safetensors": True, "dtype": torch.float32, **({"variant": "fp16"} if half else {})}
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own."""
-    logs = needed("transformers").utils.logging
-    shown = logs.is_progress_bar_enabled()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logs.enable_progress_bar()
-
-
-def _from(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
-    """Read a part from a folder, and nothing from a hub.
-
-    Raises:
-        FlowlitError: if it is damaged, or of another architecture.
-    """
-    told = {"output_loading_info": True} if options else {}
-    try:
-        with _without_bars():
-            read = kind.from_pretrained(str(folder), local_files_only=True, **options, **told)
-    except Exception as error:  # of many kinds
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FlowlitError(
-            f"text encoder {folder} cannot be read as a {kind.__name__} ({why}); fetch it again"
-        ) from error
-    if not told:
-        return read
-    model, report = read
-    missing = sorted(map(str, {*report["missing_keys"], *report.get("mismatched_keys", ())}))
-    if missing:
-        raise FlowlitError(
-            f"text encoder {folder}: {len(missing)} tensors of a {kind.__name__} are missing or of another "
-            f"shape, {missing[0]} first; expected the weights of CLIP's text encoder"
-        )
-    return model

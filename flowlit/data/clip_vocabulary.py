@@ -36,11 +36,11 @@ def clip_merges() -> list[tuple[str, str]]:
     Raises:
         FlowlitError: without open_clip_torch, or if its file is damaged.
     """
-    found = find_spec("open_clip")
-    if found is None or found.origin is None:
+    package = find_spec("open_clip")
+    if package is None or package.origin is None:
         needed("open_clip")  # which says what to install
         raise FlowlitError("open_clip has no files; pip install open_clip_torch")
-    path = Path(found.origin).parent / FILE
+    path = Path(package.origin).parent / FILE
     try:
         lines = gzip.decompress(path.read_bytes()).decode().split("\n")
     except (OSError, EOFError, ValueError) as error:

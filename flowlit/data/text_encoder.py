@@ -24,7 +24,7 @@ REMEMBERED = 1 << 28
 class TextEncoder(Checked, ABC):
     """Prompts to embeddings (B, L, D) float32, a function of each prompt alone: the same bits in any batch.
 
-    A prompt that occurs again is not encoded again as long as it is remembered.
+    A prompt that occurs again is not encoded again as long as its embedding is in the cache.
     """
 
     precision: TextPrecision = "float32"
@@ -46,7 +46,7 @@ class TextEncoder(Checked, ABC):
 
     @property
     def spec(self) -> dict[str, Any] | None:
-        """How to build it again: class_path and init_args."""
+        """Class and arguments to build it again: class_path and init_args."""
         return None
 
     def identity(self) -> dict[str, Any]:
@@ -69,18 +69,18 @@ class TextEncoder(Checked, ABC):
             FlowlitError: for a prompt that is no text, or far too long.
         """
         known = self._known()
-        found = {prompt: known[prompt] for prompt in prompts if prompt in known}
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        embeddings = {prompt: known[prompt] for prompt in prompts if prompt in known}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in embeddings]
         for first in range(0, len(new), BLOCK):
             block = [check_prompt(prompt, type(self).__name__) for prompt in new[first : first + BLOCK]]
             padded = block + block[-1:] * (BLOCK - len(block))
             with torch.no_grad():
                 rows = self.encode(padded).cpu()[: len(block)]
-            found.update(zip(block, self.rounded(rows), strict=True))
-        self._remember(found)
+            embeddings.update(zip(block, self.rounded(rows), strict=True))
+        self._keep(embeddings)
         if not prompts:
             return torch.empty(0, *self.shape)
-        return torch.stack([found[prompt] for prompt in prompts])
+        return torch.stack([embeddings[prompt] for prompt in prompts])
 
     def rounded(self, rows: Tensor) -> Tensor:
         """Return embeddings (B, L, D) as float32, in this precision."""
@@ -89,9 +89,9 @@ class TextEncoder(Checked, ABC):
     def _known(self) -> OrderedDict[str, Tensor]:
         return self.__dict__.setdefault("_cache", OrderedDict())
 
-    def _remember(self, found: dict[str, Tensor]) -> None:
+    def _keep(self, embeddings: dict[str, Tensor]) -> None:
         known = self._known()
-        for prompt, row in found.items():
+        for prompt, row in embeddings.items():
             known[prompt] = row.clone() if row._base is not None else row
             known.move_to_end(prompt)
         tokens, width = self.shape

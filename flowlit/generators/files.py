@@ -26,7 +26,7 @@ from ..networks.checkpoints.write import write_state
 from ..types import Codec, Solver, codec_of
 from .hub import MODEL, NAME, as_hub_model, fetch
 from .inputs import as_device, check_kind
-from .prompts import text_encoder_of
+from .prompts import text_facts
 
 if TYPE_CHECKING:
     from .core import NoiseToImages
@@ -138,7 +138,7 @@ def save(
         "num_classes": generator.num_classes,
         "class_names": generator.class_names,
         "data": trained_on(network),
-        **({"text_encoder": encoder} if (encoder := text_encoder_of(network)) else {}),
+        **text_facts(network),
         "version": __version__,
         **(others or {}),
     }

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+Seeds = int | Sequence[int]
+"""One seed of noise, or several."""
+
+
 class Generator(NoiseToImages):
     """Turn noise into images: ``flowlit.load`` returns one, and any network and solver make one.
 
@@ -71,13 +75,11 @@ class Generator(NoiseToImages):
         Image i depends on (seed, i) alone, that of ``seeds`` on its seed alone, and on the class.
 
         Args:
-            num: images 0 … num - 1 of ``seed``.
-            seed: of the noise, from 0 to 2^64 - 1.
+            num, seed: images 0 … num - 1 of the noise of a seed, which is from 0 to 2^64 - 1.
             batch_size: images generated at a time; no image depends on it.
             source: to start from; None is noise of the network's shape.
-            label: another name of ``labels``.
             seeds: in place of ``num`` and ``seed``.
-            labels: class of all images, or a sequence with one for each: numbers from 0, or names where the
+            labels, label: class of all images, or a sequence with one for each: numbers from 0, or names where the
                 checkpoint has them. None balances them: i modulo the number of classes, s for seed s.
             prompts: texts, for a network that reads text: image i has prompt i modulo their number.
 
@@ -118,9 +120,7 @@ class Generator(NoiseToImages):
         """
         return pictures.grid(self.sample(num, **arguments), columns, scale)
 
-    def interpolate(
-        self, seeds: Sequence[int], steps: int = 9, labels: Any = None, prompts: str | None = None
-    ) -> Tensor:
+    def interpolate(self, seeds: Seeds, steps: int = 9, labels: Any = None, prompts: Any = None) -> Tensor:
         """Generate the images on the way from seed to seed, uint8 (N, C, H, W).
 
         The way is on quarters of circles, so that noise there is as likely as that of the seeds, whose images
@@ -129,17 +129,14 @@ class Generator(NoiseToImages):
         Args:
             seeds: two or more.
             steps: images from one seed to the next, both ends among them; at least 2.
-            labels: class of all, by number or name; None takes that of the first seed.
-            prompts: text of all.
+            labels, prompts: class and text of all; None takes the class of the first seed.
 
         Examples:
             >>> flowlit.grid(generator.interpolate([1, 2], steps=9), columns=9)  # doctest: +SKIP
         """
         return generated(self, rows_between(self, seeds, whole_number(steps, "steps", 2), labels, prompts))
 
-    def trajectory(
-        self, seeds: int | Sequence[int], steps: int = 9, labels: Any = None, prompts: Any = None
-    ) -> Tensor:
+    def trajectory(self, seeds: Seeds, steps: int = 9, labels: Any = None, prompts: Any = None) -> Tensor:
         """Generate states on the way from the noise of seeds to their images, uint8 (N, steps, C, H, W).
 
         They are at equal times from 0 to 1; between the solver's own states the way is straight.

@@ -29,6 +29,12 @@ def text_encoder_of(network: Any) -> dict[str, Any] | None:
     return None
 
 
+def text_facts(network: Any) -> dict[str, Any]:
+    """Return what files say of the text encoder of a network; {} without one."""
+    described = text_encoder_of(network)
+    return {} if described is None else {"text_encoder": described}
+
+
 def encoder_of(network: Any) -> TextEncoder:
     """Return the text encoder that a network was trained with.
 

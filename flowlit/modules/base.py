@@ -25,6 +25,7 @@ from .._version import __version__
 from ..data.classes import class_names_of
 from ..data.provenance import trained_on
 from ..errors import FlowlitError
+from ..generators.prompts import text_facts
 from ..networks.checkpoints.demands import check_network, check_trainable
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
@@ -36,7 +37,7 @@ from .moments import check_moments
 from .optimizers import optimizer_of
 from .overrides import override
 from .provenance import compare_data, take_data
-from .text import text_facts
+from .text import take_text
 
 
 class CheckpointedModule(Checked, pl.LightningModule):
@@ -78,6 +79,8 @@ class CheckpointedModule(Checked, pl.LightningModule):
                 player.network.train()
         data = getattr(self.trainer, "datamodule", None)
         take_names(self.network, data, stage == "fit")
+        if stage == "fit":
+            take_text(self.networks(), data)
         if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints
             take_data(self.network, data, self.trains_flow)
 

@@ -36,7 +36,6 @@ from .averages import Averages
 from .base import CheckpointedModule, configured
 from .classes import check_classes
 from .provenance import warn_of_memorising
-from .text import take_text
 from .trial import check_conditions, try_on_training_data
 
 
@@ -96,7 +95,6 @@ class FlowModule(CheckpointedModule):
             # from now on their weights are not those of the file they came from
             for network in self.networks():
                 network.loaded = None  # type: ignore[assignment]
-            take_text(self.networks(), data)
             check_classes(self.network, data)
             warn_of_memorising(self.trainer)
         for source in (getattr(data, "noise", None), getattr(data, "pairs", None)):

@@ -11,12 +11,11 @@ from ..couplings.prompted import PromptedNoise
 from ..couplings.store.text import StoredText
 from ..data.text_encoder import TextEncoder
 from ..errors import FlowlitError
-from ..generators.prompts import text_encoder_of
 from ..types import reads_of
 
 
 class Text(NamedTuple):
-    """What data say of the texts in their conditions."""
+    """Encoder of the texts in the conditions of data."""
 
     identity: dict[str, Any]
     spec: dict[str, Any] | None
@@ -74,9 +73,3 @@ def _copy(null: Tensor, value: Tensor, part: nn.Module) -> None:
             f"{tuple(value.shape)}; make them equal"
         )
     null.copy_(value)
-
-
-def text_facts(network: nn.Module) -> dict[str, Any]:
-    """Return what checkpoints say of the text encoder of a network; {} without one."""
-    described = text_encoder_of(network)
-    return {} if described is None else {"text_encoder": described}

@@ -78,16 +78,7 @@ class PairWriter(BasePredictionWriter):
 
     def _begin(self, device: torch.device) -> None:
         counts = self.store.counts(self.options.num)
-        identity = {
-            "origin": self.origin.name,
-            "shape": list(self.origin.shape),
-            "x0": self.options.x0,
-            "x1": self.options.x1,
-            "seeds": [self.origin.seed],
-            "shard_size": self.options.shard_size,
-            **self.origin.facts(counts),
-            **self.facts,
-        }
+        identity = {**identity_of_ends(self.origin, self.options, counts), **self.facts}
         self.options.check_disk(self.store, self.origin)  # first, so that what it advises is still possible
         self.store.begin(identity, counts, {**self.remarks, "flowlit": __version__})
         if self.origin.prompted is not None:
@@ -182,6 +173,19 @@ class PairWriter(BasePredictionWriter):
         looked = checked(self.store.folder, manifest, *self._again)
         self.store.write_manifest(manifest)
         yield from (summary(manifest, self.store, self.options), looked)
+
+
+def identity_of_ends(origin: Origin, options: CoupleOptions, counts: list[int]) -> dict[str, Any]:
+    """Return the facts of a store that its origin and the options decide."""
+    return {
+        "origin": origin.name,
+        "shape": list(origin.shape),
+        "x0": options.x0,
+        "x1": options.x1,
+        "seeds": [origin.seed],
+        "shard_size": options.shard_size,
+        **origin.facts(counts),
+    }
 
 
 def summary(manifest: dict[str, Any], store: Store, options: CoupleOptions) -> str:

@@ -19,6 +19,7 @@ from ...couplings.store.text_writer import write_text
 from ...couplings.store.writer import Store
 from ...types import Pair
 from ..couple import identity_of, origin_of, stops_of
+from ..couple.writer import identity_of_ends
 from .subject import PLANNED, Subject
 
 PAIRS = 2048
@@ -51,13 +52,7 @@ def write_pairs(subject: Subject, patient: Any, folder: Path) -> None:
     stops = stops_of(patient, options)
     counts = [options.num]
     identity = {
-        "origin": origin.name,
-        "shape": list(origin.shape),
-        "x0": options.x0,
-        "x1": options.x1,
-        "seeds": [origin.seed],
-        "shard_size": options.shard_size,
-        **origin.facts(counts),
+        **identity_of_ends(origin, options, counts),
         **identity_of(patient, origin, options, stops),
     }
     store = Store(folder)

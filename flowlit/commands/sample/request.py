@@ -129,7 +129,8 @@ class Request:
             numbers = numbers_of(self.seeds, "--seeds")
             return rows_to_sample(generator, None, 0, None, labels, numbers, texts)
         given = max(len(self.labels), len(self.prompt))
-        num = self.num or (given if given > 1 else FEW if self.trajectory else MANY)
+        count = FEW if self.trajectory else MANY
+        num = self.num or (given if given > 1 else count)
         return rows_to_sample(generator, num, self.seed or 0, None, labels, None, texts)
 
 

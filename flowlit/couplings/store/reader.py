@@ -31,7 +31,7 @@ from .manifest import read_manifest
 from .plan import plan
 from .shard import Fields, ShardFile, gather
 from .states import states_of
-from .text import NUMBER, text_of
+from .text import NUMBER, text_of, with_text
 
 SOFT_LIMIT, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -139,10 +139,7 @@ class StoredPairs(Dataset):
     @property
     def conditions(self) -> dict[str, Any]:
         """dtype and shape of what a row is conditioned on, by name, labels included; likewise of states."""
-        conditions = conditions_of(self.manifest)
-        if self.text is not None:
-            del conditions[NUMBER]
-            conditions["text"] = ("float32", self.text.shape)
+        conditions = with_text(conditions_of(self.manifest), self.text)
         return conditions if self.states is None else conditions | self.states.conditions(self.manifest)
 
     @property

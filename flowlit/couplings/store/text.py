@@ -128,7 +128,7 @@ class StoredText:
 
     @property
     def spec(self) -> dict[str, Any] | None:
-        """How to build the encoder again."""
+        """Class and arguments to build the encoder again."""
         return self.facts["spec"]
 
     def null(self) -> Tensor:
@@ -187,3 +187,11 @@ def text_of(
         return None
     most = max(range(len(folders)), key=lambda k: manifests[k]["counts"][-1])
     return StoredText(folders[most], manifests[most], checksums)
+
+
+def with_text(conditions: dict[str, Any], text: StoredText | None) -> dict[str, Any]:
+    """Return dtype and shape of conditions by name, with a text in place of the number of a prompt."""
+    if text is None:
+        return conditions
+    others = {name: kind for name, kind in conditions.items() if name != NUMBER}
+    return {**others, "text": ("float32", text.shape)}

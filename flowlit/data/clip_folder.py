@@ -1,0 +1,90 @@
+"""Folders of CLIP's text encoder, as diffusers and transformers write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._support.extras import needed
+from ..errors import FlowlitError
+
+
+def check_folder(tokenizer: Path, encoder: Path) -> None:
+    """Refuse folders that hold no text encoder of CLIP.
+
+    Raises:
+        FlowlitError: naming what is missing.
+    """
+    if not encoder.is_dir():
+        raise FlowlitError(f"text encoder {encoder}: there is no such folder; expected that of a pipeline")
+    if not (encoder / "config.json").is_file():
+        raise FlowlitError(
+            f"text encoder {encoder}: there is no config.json; expected the folder of a diffusers pipeline, "
+            "or of a CLIPTextModel"
+        )
+    files = {path.name for path in tokenizer.glob("*.*")}
+    if not ({"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files):
+        raise FlowlitError(
+            f"text encoder {encoder}: {tokenizer} has no vocab.json and merges.txt; put the tokenizer there"
+        )
+
+
+def weights_in(folder: Path) -> dict[str, Any]:
+    """Return which weights of a folder to read: those of safetensors, the only ones in half precision, too.
+
+    Raises:
+        FlowlitError: if there are none, or other forms alone.
+    """
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        others = sorted(path.name for path in folder.glob("*.bin")) or ["nothing"]
+        raise FlowlitError(
+            f"text encoder {folder}: found {others[0]}, expected model.safetensors; pickled weights are not "
+            "read, since they may run code"
+        )
+    half = not any(name.startswith("model") and ".fp16." not in name for name in names)
+    return {"use_safetensors": True, "dtype": torch.float32, **({"variant": "fp16"} if half else {})}
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    logs = needed("transformers").utils.logging
+    shown = logs.is_progress_bar_enabled()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logs.enable_progress_bar()
+
+
+def read_part(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
+    """Read a part from a folder, and nothing from a hub.
+
+    Raises:
+        FlowlitError: if it is damaged, or of another architecture.
+    """
+    reporting = {"output_loading_info": True} if options else {}
+    try:
+        with _without_bars():
+            read = kind.from_pretrained(str(folder), local_files_only=True, **options, **reporting)
+    except Exception as error:  # of many kinds
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FlowlitError(
+            f"text encoder {folder} cannot be read as a {kind.__name__} ({why}); fetch it again"
+        ) from error
+    if not reporting:
+        return read
+    model, report = read
+    missing = sorted(map(str, {*report["missing_keys"], *report.get("mismatched_keys", ())}))
+    if missing:
+        raise FlowlitError(
+            f"text encoder {folder}: {len(missing)} tensors of a {kind.__name__} are missing or of another "
+            f"shape, {missing[0]} first; expected the weights of CLIP's text encoder"
+        )
+    return model
