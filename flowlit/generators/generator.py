@@ -79,8 +79,8 @@ class Generator(NoiseToImages):
             batch_size: images generated at a time; no image depends on it.
             source: to start from; None is noise of the network's shape.
             seeds: in place of ``num`` and ``seed``.
-            labels, label: class of all images, or a sequence with one for each: numbers from 0, or names where the
-                checkpoint has them. None balances them: i modulo the number of classes, s for seed s.
+            labels, label: class of all images, or a sequence with one for each: numbers from 0, or names
+                where there are any. None balances them: i modulo the number of classes, s for seed s.
             prompts: texts, for a network that reads text: image i has prompt i modulo their number.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...ranges import PositiveInt, Seed
-from .outputs import check_target, written
+from .outputs import written
 from .request import Request
 
 
@@ -36,8 +36,7 @@ def sample(
 
     Args:
         checkpoint: a run's folder, a checkpoint, a converted file, or a folder with safetensors
-        into: a folder, or a file that ends in .png, .zip or .npz; in .png, .gif or .webp for --interpolate
-            and --trajectory
+        into: a folder, or a file .png, .zip or .npz; .png, .gif or .webp for --interpolate and --trajectory
         num: images 0, 1, … of the seed; 64 by default, or as many as there are labels
         seed: of the noise; 0 by default
         seeds: one image of each of these, in place of --num and --seed, as 1 5 10-19
@@ -58,7 +57,6 @@ def sample(
     """
     request = Request(num, seed, seeds, labels, prompt, interpolate, trajectory, frames, columns)
     request.check(into)
-    check_target(into, request.moves)
     generator = request.generator(checkpoint, weights, solver, nfe, device)
     yield f"{checkpoint}: {generator!r}"
     yield written(into, generator, request, batch_size)

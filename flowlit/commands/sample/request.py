@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlowlitError
+from .outputs import check_target
 from .solver import load_with
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Request:
         return self.trajectory or bool(self.interpolate)
 
     def check(self, into: Path) -> None:
-        """Refuse options that contradict each other, and words that are no seeds.
+        """Refuse options that contradict each other, words that are no seeds, and targets that are taken.
 
         Raises:
             FlowlitError: naming both, or the word.
@@ -77,6 +78,7 @@ class Request:
         rows = self.trajectory and into.suffix == ".png"
         if self.columns is not None and (rows or (into.suffix in (".zip", ".npz", "") and not into.is_dir())):
             raise FlowlitError(f"--columns is for a grid; --into {into} has none of its own, leave it out")
+        check_target(into, self.moves)
 
     def generator(
         self, checkpoint: str, weights: str, solver: str | None, nfe: int | None, device: str | None
