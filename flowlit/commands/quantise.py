@@ -36,7 +36,8 @@ def quantise(
     Args:
         checkpoint: a run's folder, or a file of weights
         into: the file to write, which ends in .onnx
-        budget: size of the file at most, as 4MB or 150kB, by 4, 8 or 32 bits for each layer
+        budget: of 4, 8 or 32 bits for each layer: size of the file at most, as 4MB or 150kB, or time of one
+            image on this machine, as 2ms
         bits: of all layers; 8 without --budget
         activations: 32 leaves them as they are, for runtimes that do not compute with integers
         by: harm that --budget keeps small; in features, too, where these are given
@@ -71,7 +72,7 @@ def written(
     """Write a quantised generator, and yield the lines about it; see ``quantise``."""
     from ..generators.quantisation import Settings
     from ..generators.quantisation import quantise as write
-    from ..generators.quantisation.choice import bytes_of
+    from ..generators.quantisation.choice import Budget, budget_of
     from ..generators.quantisation.lines import lines
     from ..generators.quantisation.write import check_target
     from ..metrics.reference import read_reference
@@ -81,7 +82,8 @@ def written(
     check_target(into)
     if budget is not None and bits is not None:
         raise FlowlitError("--bits gives all layers the same, and --budget chooses; leave one out")
-    settings = Settings(None if budget is None else bytes_of(budget), bits or 8, *rounding)
+    most = Budget(None, None) if budget is None else budget_of(budget)
+    settings = Settings(*most, bits or 8, *rounding)
     licence, features, reference = others
     real = None if reference is None else read_reference(reference)
     extractor = extractor_of(features)

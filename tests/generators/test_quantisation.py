@@ -13,7 +13,7 @@ from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.quantisation.allocation import allocate, least
-from flowlit.generators.quantisation.choice import bytes_of, prices, within
+from flowlit.generators.quantisation.choice import Budget, budget_of, prices, within_size, within_time
 from flowlit.generators.quantisation.coefficients import in_features, moments, paired
 from flowlit.generators.quantisation.integers import (
     Range,
@@ -145,19 +145,40 @@ def test_a_budget_is_kept_and_the_least_is_named():
 
     floor = length(dict.fromkeys(layers, 4))
     for budget in (floor, floor + 300, floor + 2000, 10**6):
-        bits = within(budget, harm, layers, length)
+        bits = within_size(budget, harm, layers, length)
         assert length(bits) <= budget
     assert set(bits.values()) == {32}
     with pytest.raises(
         FlowlitError, match=rf"4 bits in all layers the file has {floor:,} bytes; .*--budget \d+kB"
     ):
-        within(floor - 1, harm, layers, length)
+        within_size(floor - 1, harm, layers, length)
 
 
-@pytest.mark.parametrize("text", ["", "four", "-3MB", "4 XB", "0", "1e9MB", "nan"])
-def test_sizes_that_are_none(text):
-    with pytest.raises(FlowlitError, match="expected a size, as 4MB"):
-        bytes_of(text)
+def test_a_time_is_kept_though_layers_alone_promise_more():
+    names = "abcd"
+    harm = {name: {4: 9.0, 8: 1.0 + i, 32: 0.0} for i, name in enumerate(names)}
+    costs = {name: {4: 0.5, 8: 0.2, 32: 0.3} for name in names}
+
+    def time(bits):  # each change between integers and floats takes some
+        widths = [bits[name] for name in names]
+        return 1 + sum(costs[n][bits[n]] for n in names) + 0.04 * (len(set(widths)) - 1)
+
+    assert set(within_time(2.2, harm, costs, time).values()) == {32}
+    bits = within_time(2.05, harm, costs, time)
+    assert time(bits) <= 2.05 and sorted(bits.values()) == [8, 8, 32, 32] and bits["d"] == bits["c"] == 32
+    assert set(within_time(1.8, harm, costs, time).values()) == {8}, "the fastest, which is not of 4 bits"
+    with pytest.raises(FlowlitError, match=r"one image takes 1\.8 ms on this machine; expected --budget 2ms"):
+        within_time(1.79, harm, costs, time)
+
+
+def test_budgets_are_sizes_or_times():
+    assert budget_of("1.5 MiB") == Budget(1_572_864, None) and budget_of(".5ms") == Budget(None, 0.5)
+
+
+@pytest.mark.parametrize("text", ["", "four", "-3MB", "4 XB", "0", "1e9MB", "nan", "0ms", "-1ms", "ms", "1s"])
+def test_budgets_that_are_none(text):
+    with pytest.raises(FlowlitError, match="expected a size, as 4MB or 150kB, or a time, as 2ms"):
+        budget_of(text)
 
 
 def channels(x):

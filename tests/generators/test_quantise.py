@@ -13,8 +13,12 @@ import flowlit
 from flowlit.data import Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
+from flowlit.generators.export.fold import folded
 from flowlit.generators.quantisation import Settings, quantise, work
 from flowlit.generators.quantisation import write as writing
+from flowlit.generators.quantisation.graph import Graph, raised
+from flowlit.generators.quantisation.subject import Subject
+from flowlit.generators.quantisation.timing import by_layer, fastest, one_image
 from flowlit.metrics.base import Reference
 from flowlit.solvers import Euler, Heun
 
@@ -40,7 +44,7 @@ def small(solver=None):
     return Generator(Small(), solver or Euler(1), Pixels())
 
 
-def by_hand(generator, facts, opset):
+def by_hand(generator, facts):
     """The ONNX file of a small generator; PyTorch's own exporter takes seconds."""
     onnx = pytest.importorskip("onnx", reason="flowlit[export] is not installed")
     make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
@@ -71,7 +75,7 @@ def by_hand(generator, facts, opset):
     ends = [value("noise", 1, shape)], [value("images", 2, shape), value("x1", 1, shape)]
     constants = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in state.items()]
     graph = onnx.helper.make_graph(nodes, "small", *ends, constants)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     return model.SerializeToString(), {}
 
 
@@ -121,6 +125,28 @@ def test_a_budget_is_kept_by_bits_of_layers_and_twice_the_same(fast, tmp_path):
     with pytest.raises(FlowlitError, match=r"below the least: .*expected --budget \d+kB or more"):
         quantise(small(), tmp_path / "c.onnx", settings(budget=3000))
     assert not (tmp_path / "c.onnx").exists()
+
+
+def test_a_budget_of_time_is_measured(fast, tmp_path):
+    done = quantise(small(), tmp_path / "a.onnx", settings(milliseconds=1e6))
+    assert [layer["bits"] for layer in done.report["layers"]] == [32, 32, 32] and done.report[
+        "budget_ms"
+    ] == 1e6
+    with pytest.raises(FlowlitError, match=r"1e-06ms is below the least: .* expected --budget \S+ms or more"):
+        quantise(small(), tmp_path / "b.onnx", settings(milliseconds=1e-6))
+    assert left(tmp_path) == ["a.onnx", "a.onnx.json", "a.onnx.png"]
+
+
+def test_times_of_layers_are_in_the_profile(fast, tmp_path):
+    generator = small()
+    subject = Subject(folded(generator).generator, 4, 1, None)
+    graph = Graph(raised(by_hand(subject.generator, {})[0]), subject.layers)
+    inputs = one_image(subject.noise[0])
+    for bits in (4, 8, 32):
+        file = graph.integers(dict.fromkeys(graph.found, bits), subject.ranges(), {}, named=True)
+        times = by_layer(file, inputs, graph.found)
+        assert list(times) == sorted(graph.found, key=len, reverse=True) and min(times.values()) > 0
+        assert sum(times.values()) < 100 * fastest(file, inputs)
 
 
 @pytest.mark.parametrize("fit", ["paired", "moments", "features"])
@@ -196,7 +222,7 @@ def test_a_graph_without_the_weights_is_refused(fast, tmp_path, monkeypatch):
 
 
 WRONG = [
-    (("--into", "a.onnx", "--budget", "four"), "expected a size, as 4MB"),
+    (("--into", "a.onnx", "--budget", "four"), "expected a size, as 4MB or 150kB, or a time"),
     (("--into", "a.onnx", "--budget", "4MB", "--bits", "4"), "leave one out"),
     (("--into", "a.txt"), "ends in .onnx"),
     (("--into", "a.onnx", "--bits", "5"), "bits"),

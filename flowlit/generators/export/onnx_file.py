@@ -24,15 +24,12 @@ KEY = "flowlit"
 """Of the metadata, which is JSON."""
 
 
-def onnx_bytes(
-    generator: NoiseToImages, facts: dict[str, Any], opset: int = OPSET
-) -> tuple[bytes, dict[str, int]]:
+def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, dict[str, int]]:
     """Return a generator as an ONNX file, which has passed ONNX's own checker, and the versions that it has.
 
     Args:
         generator: whose steps and codec are inside.
         facts: for its metadata.
-        opset: of the operators.
 
     Raises:
         FlowlitError: for a missing package, an operator that ONNX lacks, and a network that is too large.
@@ -49,7 +46,7 @@ def onnx_bytes(
                 dynamo=True,
                 input_names=list(inputs),
                 output_names=list(OUTPUTS),
-                opset_version=opset,
+                opset_version=OPSET,
                 external_data=False,
             )
         assert written is not None
@@ -58,7 +55,7 @@ def onnx_bytes(
     except Exception as error:  # of operators of anyone's
         raise _unknown_operator(error, program) from error
     _name_batches(model)
-    versions = {"opset": opset, "ir": model.ir_version}
+    versions = {"opset": OPSET, "ir": model.ir_version}
     model.doc_string = "noise to images, written by flowlit"
     onnx.helper.set_model_props(model, {KEY: json.dumps({**facts, "onnx": versions}, sort_keys=True)})
     if model.ByteSize() > LARGEST:
@@ -99,8 +96,13 @@ def _unknown_operator(error: Exception, program: Any) -> FlowlitError:
     )
 
 
-def session(content: bytes, path: Path) -> Any:
+def session(content: bytes, path: Path, profile: Path | None = None) -> Any:
     """Return an onnxruntime session of a file's bytes on the CPU. Bytes alone cannot name other files.
+
+    Args:
+        content: of the file.
+        path: for messages.
+        profile: beginning of the name of the file that has the times of nodes in the end.
 
     Raises:
         FlowlitError: if they are torn, or onnxruntime is not installed.
@@ -109,6 +111,9 @@ def session(content: bytes, path: Path) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # its errors are raised
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever a parser makes of bytes that are no model

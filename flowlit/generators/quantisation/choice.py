@@ -1,9 +1,10 @@
-"""The bits of each layer, for a size of the file."""
+"""The bits of each layer, for a size of the file, or the time of an image."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ..._support.formatting import size
 from ...errors import FlowlitError
@@ -14,23 +15,40 @@ from .layers import Layers
 WIDTHS = (4, 8, FLOAT)
 """Bits of weights among which a budget chooses."""
 
+TRIES = 20
+"""Choices of bits, of which each is measured."""
+
 UNITS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-def bytes_of(text: str) -> int:
-    """Return the number of bytes that a text says.
+class Budget(NamedTuple):
+    """What a file may have at most."""
 
-    >>> bytes_of("4MB"), bytes_of("150 kB"), bytes_of("2000")
+    size: int | None
+    """Bytes."""
+
+    milliseconds: float | None
+    """That one image takes on this machine."""
+
+
+def budget_of(text: str) -> Budget:
+    """Return the size or time that a text says.
+
+    >>> budget_of("4MB").size, budget_of("150 kB").size, budget_of("2000").size
     (4000000, 150000, 2000)
+    >>> budget_of("1.5ms").milliseconds
+    1.5
 
     Raises:
         FlowlitError: for another text.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmg]?i?b)?", text.strip().lower())
-    unit = UNITS.get((match[2] or "b") if match else "")
-    if match is None or unit is None or not 1 <= float(match[1]) * unit < 2**53:
-        raise FlowlitError(f"--budget {text!r:.40}: expected a size, as 4MB or 150kB")
-    return int(float(match[1]) * unit)
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmg]?i?b|ms)?", text.strip().lower())
+    number, unit = (0.0, "b") if match is None else (float(match[1]), match[2] or "b")
+    if unit == "ms" and 0 < number < 1e9:
+        return Budget(None, number)
+    if unit in UNITS and 1 <= number * UNITS[unit] < 2**53:
+        return Budget(int(number * UNITS[unit]), None)
+    raise FlowlitError(f"--budget {text!r:.40}: expected a size, as 4MB or 150kB, or a time, as 2ms")
 
 
 def prices(layers: Layers) -> dict[str, dict[int, float]]:
@@ -43,7 +61,7 @@ def prices(layers: Layers) -> dict[str, dict[int, float]]:
     return table
 
 
-def within(
+def within_size(
     budget: int, harm: Table, layers: Layers, length: Callable[[Mapping[str, int]], int]
 ) -> dict[str, int]:
     """Return the bits of each layer for which a file has so many bytes at most.
@@ -58,26 +76,59 @@ def within(
         FlowlitError: for a budget below the least, which is named.
     """
     costs = prices(layers)
-    smallest = {name: min(row, key=row.__getitem__) for name, row in costs.items()}
-    floor = length(smallest)
+    floor = length(cheapest(costs))
     if budget < floor:
         raise FlowlitError(
             f"--budget {size(budget)} ({budget:,} bytes) is below the least: with 4 bits in all layers the "
-            f"file has {floor:,} bytes; expected --budget {_rounded_up(floor)} or more"
+            f"file has {floor:,} bytes; expected --budget {-(-floor // 1000)}kB or more"
         )
-    bits = smallest
-    room = float(budget - floor)
-    for _ in range(20):
+    return _within(budget, floor, harm, costs, length)
+
+
+def within_time(
+    budget: float, harm: Table, costs: Table, time: Callable[[Mapping[str, int]], float]
+) -> dict[str, int]:
+    """Return the bits of each layer for which one image takes so many milliseconds at most.
+
+    Args:
+        budget: milliseconds.
+        harm: of each layer at each number of bits.
+        costs: milliseconds of each layer at each number of bits.
+        time: milliseconds of one image with some bits, measured.
+
+    Raises:
+        FlowlitError: for a budget below the least, which is named.
+    """
+    floor = time(cheapest(costs))
+    if budget < floor:
+        raise FlowlitError(
+            f"--budget {budget:g}ms is below the least: with the fastest bits of each layer one image takes "
+            f"{floor:.3g} ms on this machine; expected --budget {1.1 * floor:.2g}ms or more"
+        )
+    return _within(budget, floor, harm, costs, time)
+
+
+def cheapest(costs: Table) -> dict[str, int]:
+    """Return the bits that cost least, of each layer."""
+    return {name: min(row, key=row.__getitem__) for name, row in costs.items()}
+
+
+def _within(
+    budget: float,
+    floor: float,
+    harm: Table,
+    costs: Table,
+    measure: Callable[[Mapping[str, int]], float],
+) -> dict[str, int]:
+    """Return bits whose measure is no more than the budget: the costs of layers need not be all of it."""
+    room = budget - floor
+    for _ in range(TRIES):
         bits = allocate(harm, costs, least(costs) + room)
-        excess = length(bits) - budget
+        excess = measure(bits) - budget
         if excess <= 0:
             return bits
         room = max(room - excess, 0.0)
-    return smallest
-
-
-def _rounded_up(count: int) -> str:
-    return f"{-(-count // 1000)}kB"
+    return cheapest(costs)
 
 
 def sizes_text(bits: Mapping[str, int], layers: Layers) -> str:

@@ -18,6 +18,7 @@ class Settings:
 
     Args:
         budget: bytes of the file; None gives all layers the same bits.
+        milliseconds: of one image on this machine, the other kind of budget.
         bits: of all layers without a budget.
         activations: 8, or 32 to leave them as they are.
         by: kind of harm that a budget keeps small; None takes both where there are features.
@@ -28,6 +29,7 @@ class Settings:
     """
 
     budget: int | None = None
+    milliseconds: float | None = None
     bits: Literal[4, 8] = 8
     activations: Literal[8, 32] = 8
     by: By | None = None
@@ -35,3 +37,7 @@ class Settings:
     calibrate: int = 1024
     num: int = 64
     seed: int = 0
+
+    def has_budget(self) -> bool:
+        """Return whether bits are chosen by layer."""
+        return self.budget is not None or self.milliseconds is not None

@@ -10,12 +10,14 @@ from ...networks.checkpoints.spec import spec
 from ..core import NoiseToImages
 from ..export.onnx_file import onnx_bytes
 from . import coefficients
-from .choice import WIDTHS, sizes_text, within
+from .allocation import Table
+from .choice import WIDTHS, sizes_text, within_size, within_time
 from .coefficients import Fitting, Scales
-from .graph import OPSET, Graph
+from .graph import Graph, raised
 from .sensitivity import sensitivity, weighed
 from .settings import Settings
 from .subject import Subject
+from .timing import by_layer, fastest, one_image, prices
 
 PLACES = [0.8125 + (2 * i + 1) / 2**20 for i in range(128)]
 """Numbers that stand in a graph for coefficients that are not known yet."""
@@ -49,7 +51,7 @@ class Work:
             )
         subject.layers = {name: subject.layers[name] for name in self.graph.found}
         self.used = self.ranges if settings.activations == 8 else {}
-        widths = WIDTHS if settings.budget is not None else WIDTHS[:2]
+        widths = WIDTHS if settings.has_budget() else WIDTHS[:2]
         self.table = sensitivity(subject.layers, subject.run, self.used, widths)
         self.by = settings.by or ("pixels" if subject.features is None else "both")
         self.bits = self._bits()
@@ -60,19 +62,35 @@ class Work:
         generator: NoiseToImages = self.subject.generator
         if self.steps:
             generator = self.subject.scaled([(PLACES[2 * k], PLACES[2 * k + 1]) for k in range(self.steps)])
-        content, _ = onnx_bytes(generator, {}, OPSET)
-        return Graph(content, self.subject.layers)
+        content, _ = onnx_bytes(generator, {})
+        return Graph(raised(content), self.subject.layers)
 
     def _bits(self) -> dict[str, int]:
-        layers = self.subject.layers
-        if self.settings.budget is None:
-            return dict.fromkeys(layers, self.settings.bits)
+        settings = self.settings
+        if not settings.has_budget():
+            return dict.fromkeys(self.subject.layers, settings.bits)
+        harm = weighed(self.table, self.by)
+        if settings.milliseconds is not None:
+            return self._bits_in_time(harm, settings.milliseconds)
         longest = [(-1 - 10**-DIGITS, -1 - 10**-DIGITS)] * self.steps
 
         def length(bits: Mapping[str, int]) -> int:
             return len(self.graph.integers(bits, self.used, self.described(bits, longest)))
 
-        return within(self.settings.budget, weighed(self.table, self.by), layers, length)
+        return within_size(settings.budget or 0, harm, self.subject.layers, length)
+
+    def _bits_in_time(self, harm: Table, milliseconds: float) -> dict[str, int]:
+        inputs = one_image(self.subject.noise[0])
+        layers = self.subject.layers
+
+        def times(bits: int) -> dict[str, float]:
+            named = self.graph.integers(dict.fromkeys(layers, bits), self.used, {}, named=True)
+            return by_layer(named, inputs, layers)
+
+        def time(bits: Mapping[str, int]) -> float:
+            return fastest(self.graph.integers(bits, self.used, {}), inputs)
+
+        return within_time(milliseconds, harm, prices(layers, times), time)
 
     def _scales(self) -> list[Scales]:
         if not self.steps:

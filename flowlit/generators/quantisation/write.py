@@ -124,6 +124,7 @@ def _decided(work: Work) -> dict[str, Any]:
     return {
         "facts": work.described(work.bits, work.scales),
         "budget": work.settings.budget,
+        "budget_ms": work.settings.milliseconds,
         "by": work.by,
         "coefficients": {"fit": work.fit if work.scales else "none", "scales": work.scales},
         "layers": work.rows(),
