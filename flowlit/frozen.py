@@ -36,6 +36,11 @@ class Frozen(Checked):
         """Names of the conditions that the network reads."""
         return reads_of(self.network)
 
+    @property
+    def skipping(self) -> Any:
+        """The network's way to leave parts out, if it has one."""
+        return self.network.skipping
+
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self._device != x.device:
             self.network.to(x.device)

@@ -94,6 +94,9 @@ class DescribesItself(Protocol):
     def checkpointable(self) -> list[nn.Module]:
         """Return the parts whose activations can be computed again for the gradient."""
 
+    def skipping(self, names: Sequence[str]) -> Any:
+        """Return a context in which parts are left out: their input passes in their place."""
+
 
 def shape_of(network: Any) -> tuple[int, ...] | None:
     """Return (C, H, W) of the images of a network; None if it does not say."""
@@ -246,9 +249,7 @@ class Codec(Checked, ABC):
     it; one with weights holds them in ``Frozen``, their hash is ``fingerprint``, and ``spec`` builds it.
     """
 
-    rounding: str = "as its class does"
-    """Rule by which ``decode`` rounds, for reports."""
-
+    rounding: str = "as its class does"  # rule by which ``decode`` rounds, for reports
     pixels: bool = False
     """Whether x1 is the image on another scale, [-1, 1]; only such x1 may be stored as uint8."""
     forgives_noise: bool = False  # ``decode`` smooths a little noise in x1 away: solvers may stop early
@@ -281,7 +282,6 @@ class Source(Checked, Dataset, ABC):
 
     seed: int = 0
     """Seed of all draws; recorded for every stored pair, so that none is made twice."""
-
     standard_normal: bool = False
     """Whether x0 ~ N(0, I); stores are then checked for it before training."""
 

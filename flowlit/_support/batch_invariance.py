@@ -9,7 +9,8 @@ saves up to half the time: activations of more leave its caches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..types import Cond, VelocityField, evaluations_of, reads_of
 from .nested import rows_of
-from .velocities import evaluate
+from .velocities import evaluate, skipping
 
 BLOCK = 16
 """Rows that kernels take at a time, on every machine where this was measured."""
@@ -61,6 +62,10 @@ class BatchInvariant:
     def reads(self) -> frozenset[str] | None:
         """Names of the conditions that the velocity reads."""
         return reads_of(self.velocity)
+
+    def skipping(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Leave parts of the network inside out in the calls inside."""
+        return skipping(self.velocity, names)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         routed = getattr(self.velocity, "routed", None)

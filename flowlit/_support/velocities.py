@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +29,23 @@ def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> 
         f"the velocity {_name(velocity)} returned {summary(v)}; expected {tuple(x.shape)} of real numbers, "
         "the shape of x"
     )
+
+
+def skipping(velocity: Any, names: Sequence[str]) -> AbstractContextManager[None]:
+    """Have a velocity leave parts of its network out in the calls inside, see ``DescribesItself``.
+
+    Raises:
+        FlowlitError: if it has no such parts.
+    """
+    if not names:
+        return nullcontext()
+    leave_out = getattr(velocity, "skipping", None)
+    if leave_out is None:
+        raise FlowlitError(
+            f"{type(velocity).__name__} cannot leave blocks out ({', '.join(names)}); expected UNet, ADM or "
+            "DiT, or a schedule without skipped"
+        )
+    return leave_out(names)
 
 
 def guided(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}, *, scale: float) -> Tensor:

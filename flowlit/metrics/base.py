@@ -75,6 +75,10 @@ class FeatureMetric(Checked, ABC):
     """Whether it compares with the features of real images: their mean and covariance are not enough."""
     needs_logits: bool = False
     """Whether it needs an extractor that classifies."""
+    numbers: tuple[str, ...] = ()
+    """Names of its numbers; () where they are not known before it is computed."""
+    higher: tuple[str, ...] = ()
+    """Names of those of which more is better."""
 
     @abstractmethod
     def __call__(self, generated: FeatureBatch, real: Tensor | None) -> dict[str, Estimate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
@@ -78,14 +78,7 @@ def count_macs(network: nn.Module) -> Macs:
     Raises:
         FlowlitError: if the network does not state the shape of its images.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        fake = _fake_copy(network, shapes)
-        with shapes:
-            flops = _flops(fake, inputs(fake, 1, device))
-    except RuntimeError:
-        flops = _flops(network, inputs(network, 1, device))
+    flops = _flops_by_module(network)
     modules = {
         f"{type(network).__name__}.{name}".rstrip("."): module for name, module in network.named_modules()
     }
@@ -95,6 +88,27 @@ def count_macs(network: nn.Module) -> Macs:
     attention = sum(flops[name] for name in multiplying)
     parts = flops["Global"] - attention, attention - products, products
     return Macs(*(part // 2 for part in parts))
+
+
+def shares(network: nn.Module, names: Sequence[str]) -> dict[str, float]:
+    """Return the shares of one evaluation's multiplications that parts of a network make, by their names.
+
+    Raises:
+        FlowlitError: as ``count_macs``.
+    """
+    flops = _flops_by_module(network)
+    return {name: flops.get(f"{type(network).__name__}.{name}", 0) / flops["Global"] for name in names}
+
+
+def _flops_by_module(network: nn.Module) -> dict[str, int]:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        fake = _fake_copy(network, shapes)
+        with shapes:
+            return _flops(fake, inputs(fake, 1, device))
+    except RuntimeError:
+        return _flops(network, inputs(network, 1, device))
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -47,6 +47,7 @@ class FrechetExtrapolated(FeatureMetric):
     """
 
     needs_real = True
+    numbers = ("fid_extrapolated",)
 
     def check(self, generated: int, real: int | None) -> None:
         if min(generated, generated if real is None else real) < 2 * BLOCKS:

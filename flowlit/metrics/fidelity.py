@@ -27,6 +27,7 @@ class KID(FeatureMetric):
     subsets: PositiveInt = 100
     subset_size: PositiveInt = 1000
     needs_real = True
+    numbers = ("kid",)
 
     def check(self, generated: int, real: int | None) -> None:
         if self.subset_size < 2:
@@ -64,6 +65,7 @@ class InceptionScore(FeatureMetric):
 
     splits: PositiveInt = 10
     needs_logits = True
+    numbers = higher = ("inception_score",)
 
     def check(self, generated: int, real: int | None) -> None:
         if generated < self.splits:
@@ -91,6 +93,7 @@ class PrecisionRecall(FeatureMetric):
 
     neighbourhood: PositiveInt = 3
     needs_real = True
+    numbers = higher = ("precision", "recall")
 
     def check(self, generated: int, real: int | None) -> None:
         if real is not None and min(generated, real) <= self.neighbourhood:

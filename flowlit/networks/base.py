@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -12,6 +14,7 @@ from ..errors import FlowlitError
 from ..ranges import Checked
 from ..types import Cond
 from .layers import LabelEmbedding, SecondTime, TimeEmbedding
+from .skipping import skipping
 
 Second = bool | Literal["decoder"]
 """Whether a network reads a second time, and how."""
@@ -50,6 +53,10 @@ class ConditionalNetwork(Checked, nn.Module):
         """Names of the conditions that the network reads."""
         parts = {"label": self.label is not None, "r": self.second_time is not None or self.tells_decoder}
         return frozenset(name for name, read in parts.items() if read)
+
+    def skipping(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Leave parts out in the calls inside; see ``skipping``."""
+        return skipping(self, names)
 
     def embed(self, x: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """Check the inputs x (B, C, R, R), t (B,) and cond; embed times and label, after a SiLU: (B, e).

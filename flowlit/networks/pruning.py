@@ -8,7 +8,8 @@ which is often taken, does not rank the blocks of U-Nets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,10 @@ from ..solvers.runge_kutta import Euler
 from ..types import Cond, classes_of, reads_of, shape_of
 from .checkpoints.contents import Weights
 from .checkpoints.load import pretrained
-from .wrappers.pruned import Pruned, removable, skipping
+from .skipping import removable, skipping
+from .wrappers.pruned import Pruned
+
+LeaveOut = Callable[[nn.Module, Sequence[str]], AbstractContextManager[None]]
 
 
 class States(NamedTuple):
@@ -100,25 +104,36 @@ def states_of(network: nn.Module, num: int = 64, steps: int = 8, seed: int = 0) 
 
 
 @torch.no_grad()
-def importance(network: nn.Module, states: States, names: Sequence[str]) -> dict[str, float]:
-    """Return, for each part, the distance of the velocity without it: E‖v' - v‖² / E‖v‖², over all states.
+def harms(
+    network: nn.Module, states: States, names: Sequence[str], leave_out: LeaveOut = skipping
+) -> dict[str, list[float]]:
+    """Return, for each part and each step, the distance of the velocity without it: ‖v' - v‖² / Σ ‖v‖².
 
     Args:
         network: as it is, parts that were left out before included.
         states: with the velocities v of the whole teacher.
         names: of parts that can be left out.
+        leave_out: leaves parts of the network out for a while, by these names.
     """
-    total = sum(float(v.double().square().sum()) for _, _, v in states.steps)
+    total = max(sum(float(v.double().square().sum()) for _, _, v in states.steps), 1e-30)
     distances = {}
     with evaluating(network):
         for name in names:
-            with skipping(network, [name]):
-                missed = [
-                    float((network(x, t, states.cond) - v).double().square().sum())
+            with leave_out(network, [name]):
+                distances[name] = [
+                    float((network(x, t, states.cond) - v).double().square().sum()) / total
                     for x, t, v in states.steps
                 ]
-            distances[name] = sum(missed) / max(total, 1e-30)
     return distances
+
+
+def importance(network: nn.Module, states: States, names: Sequence[str]) -> dict[str, float]:
+    """Return, for each part, the distance of the velocity without it: E‖v' - v‖² / E‖v‖², over all states.
+
+    Args:
+        network, states, names: as ``harms``.
+    """
+    return {name: sum(steps) for name, steps in harms(network, states, names).items()}
 
 
 def least_important(network: nn.Module, states: States, drop: int) -> Iterator[tuple[str, float]]:

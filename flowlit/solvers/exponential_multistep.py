@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._support.velocities import skipping
 from ..errors import FlowlitError
 from ..ranges import Float
 from ..types import Cond, Observer, Solution, VelocityField
@@ -24,7 +25,10 @@ MOST_NODES = 4
 
 
 class StepRule(NamedTuple):
-    """Rule of one interval; the order is that of the predictor, which uses as many evaluations."""
+    """Rule of one interval; the order is that of the predictor, which uses as many evaluations.
+
+    Blocks that are skipped are those of the evaluation with which it begins.
+    """
 
     order: int = 1
     prediction: Prediction = "data"
@@ -32,6 +36,7 @@ class StepRule(NamedTuple):
     form: Form = "exact"
     corrector: Form | None = None
     scale: float = 0.0
+    skipped: tuple[str, ...] = ()
 
 
 class Node(NamedTuple):
@@ -77,14 +82,14 @@ def multistep(
     """
     x = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
-    nodes = [Node(times[0], x, _first(v, x, times[0], mean))]
-    for (s, t), rule in zip(itertools.pairwise(times), rules, strict=True):
+    nodes = [Node(times[0], x, _first(v, x, times[0], mean, rules))]
+    for (s, t), rule, following in zip(itertools.pairwise(times), rules, [*rules[1:], None], strict=True):
         if observe is not None:
             observe(x.new_full((x.shape[0],), s), nodes[0].x, nodes[0].v)
         predicted = _advance(x, rule, nodes[: rule.order], s, t, rule.form)
-        if t == times[-1]:
+        if following is None:
             return v.solution(predicted)
-        new = Node(t, predicted, v(predicted, x.new_full((x.shape[0],), t)))
+        new = Node(t, predicted, _evaluated(v, predicted, t, following.skipped))
         corrects = rule.corrector is not None and not singular(rule.prediction, rule.variable, s, t)
         used = [*nodes[: rule.order], new]
         x = _advance(x, rule, used, s, t, rule.corrector or "exact") if corrects else predicted
@@ -92,10 +97,18 @@ def multistep(
     raise FlowlitError("multistep: there are no times to go along; expected two at least")
 
 
-def _first(v: Counted, x: Tensor, t: float, mean: Sequence[float] | None) -> Tensor:
+def _evaluated(v: Counted, x: Tensor, t: float, skipped: Sequence[str]) -> Tensor:
+    """Return the velocity (B, C, H, W) of a network without some of its blocks."""
+    with skipping(v.velocity, skipped):
+        return v(x, x.new_full((x.shape[0],), t))
+
+
+def _first(
+    v: Counted, x: Tensor, t: float, mean: Sequence[float] | None, rules: Sequence[StepRule]
+) -> Tensor:
     """Return the velocity (B, C, H, W) where the way begins, at noise from the mean of the data if given."""
     if mean is None or t != 0:
-        return v(x, x.new_full((x.shape[0],), t))
+        return _evaluated(v, x, t, rules[0].skipped if rules else ())
     if len(mean) not in (1, x.shape[1]):
         raise FlowlitError(f"mean has {len(mean)} numbers; expected 1, or {x.shape[1]}, one for each channel")
     return x.new_tensor(list(mean)).reshape(-1, *[1] * (x.ndim - 2)) - x

@@ -36,6 +36,8 @@ class SolverSchedule(CheckedSolver):
         correctors: whether the next evaluation corrects the step; there is none on the last.
         scales: the first derivative of a step is multiplied by 1 + scale · h, h being the step.
         mean: of the data, for 1-rectified flows; spares the evaluation at noise.
+        skipped: for each step, the names of the network's blocks that the evaluation at its beginning leaves
+            out, as ``bottleneck.0``; they are of one network. NFE counts such an evaluation as one.
     """
 
     times: list[Float]
@@ -45,6 +47,7 @@ class SolverSchedule(CheckedSolver):
     correctors: bool | list[bool] = False
     scales: Float | list[Float] = 0.0
     mean: list[Float] | None = None
+    skipped: list[list[str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse times that are no way from noise to data, and lists of another length."""
@@ -63,13 +66,14 @@ class SolverSchedule(CheckedSolver):
 
     def rules(self) -> list[StepRule]:
         """Return the rule of each step."""
-        lists = [self._each(name) for name in ("orders", "predictions", "forms", "correctors", "scales")]
-        return [_rule(*values) for values in zip(*lists, strict=True)]
+        names = ("orders", "predictions", "forms", "correctors", "scales", "skipped")
+        return [_rule(*values) for values in zip(*map(self._each, names), strict=True)]
 
     def _each(self, name: str) -> Sequence[Any]:
         value = getattr(self, name)
         steps = len(self.times) - 1
-        values = value if isinstance(value, list) else [value] * steps
+        single = () if value is None else value
+        values = value if isinstance(value, list) else [single] * steps
         if len(values) != steps:
             raise FlowlitError(
                 f"SolverSchedule: {name} has {len(values)} entries for {steps} steps; expected one for each, "
@@ -87,6 +91,10 @@ class SolverSchedule(CheckedSolver):
         )
 
 
-def _rule(order: int, prediction: Predicts, form: Form, corrector: bool, scale: float) -> StepRule:
+def _rule(
+    order: int, prediction: Predicts, form: Form, corrector: bool, scale: float, skipped: Sequence[str]
+) -> StepRule:
     variable: Literal["time", "log_snr"] = "time" if prediction == "velocity" else "log_snr"
-    return StepRule(order, prediction, variable, form, form if corrector else None, float(scale))
+    return StepRule(
+        order, prediction, variable, form, form if corrector else None, float(scale), tuple(skipped)
+    )

@@ -13,15 +13,24 @@ from tools import Mean, randomise, tiny_unet, write_checkpoint
 
 import flowlit
 from flowlit._support.progress import Bar
-from flowlit.commands.search.objective import EndpointError, FrechetDistance
+from flowlit.commands.search.blocks import blocks_of
+from flowlit.commands.search.features import FrechetDistance, MetricScore
+from flowlit.commands.search.objective import EndpointError
 from flowlit.commands.search.request import started
 from flowlit.data import Digits, Pixels
+from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
+from flowlit.metrics import KID, FrechetExtrapolated, InceptionScore, PrecisionRecall
+from flowlit.metrics.base import FeatureBatch, FeatureMetric
+from flowlit.metrics.cost import shares
 from flowlit.metrics.frechet import covariance, frechet_distance
-from flowlit.metrics.reference import make_reference
+from flowlit.metrics.reference import make_reference, read_reference
+from flowlit.metrics.report import Estimate
+from flowlit.networks import ClassifierFreeGuidance
 from flowlit.networks.checkpoints.spec import build, spec
+from flowlit.networks.skipping import removable
 from flowlit.solvers import RK4, Euler, SolverSchedule, UniPC
-from flowlit.solvers.search.candidate import Choice, alike, known
+from flowlit.solvers.search.candidate import Choice, Space, alike, known
 from flowlit.types import Solver
 
 SMALL = ["--num", "2", "--fine", "6", "--weights", "raw", "--nfe", "3", "--budget", "14"]
@@ -83,7 +92,8 @@ def test_it_is_used_wherever_a_solver_is(searched, model, cli, tmp_path):
         assert outcome.code == 0, outcome.err
         shown = yaml.safe_load(outcome.out)["model"]["init_args"]["solvers"]["searched3"]
         assert shown["class_path"] == "flowlit.solvers.SolverSchedule"
-        assert {**shown["init_args"], "mean": None} == {**content["init_args"], "mean": None}
+        absent = {"mean": None, "skipped": None}
+        assert {**shown["init_args"], **absent} == {**content["init_args"], **absent}
 
 
 @pytest.mark.parametrize("kept", few([8, 6, 4, 13], 1))
@@ -150,6 +160,11 @@ START = "class_path: flowlit.solvers.SolverSchedule\ninit_args: {times: [%s], or
         (["--start", "none.yaml"], "--start none.yaml: there is no such file"),
         (["--features", "tools.Mean"], "--features without --reference"),
         (["--reference", "x.npz"], "--reference without --features"),
+        (["--metric", "KID"], "--metric without --features"),
+        (["--by", "recall"], "--by recall without --metric"),
+        (["--calls", "3"], "--nfe 3 is enough for 3 calls of the whole network; expected 4 or more"),
+        (["--calls", "40", "--fine", "80"], "without all blocks that can be left out; expected"),
+        (["--calls", "4", "--fine", "8", "--strategy", "Staged"], "only Evolution leaves blocks out"),
         (["--guidance", "2"], "unconditional"),
         (["--strategy", "Evolution", "--strategy.parents", "0"], "expected a whole number > 0"),
         (["--into", "repeated.yaml"], "is a file; expected a folder"),
@@ -232,6 +247,105 @@ def test_a_frechet_distance_is_that_of_the_images(cli, tmp_path):
     moments = covariance(torch.tensor(12.0), rows.sum(0), rows.T @ rows)
     expected = frechet_distance(*moments, reference.mean, reference.cov)
     assert objective(candidate) == pytest.approx(expected, rel=1e-6)
+
+
+def scored(metric, by, folder, num=12):
+    reference = folder / "reference.npz"
+    if not reference.exists():
+        make_reference(Digits(limit=40), Mean(), str(reference), keep_features=True)
+    generator = Generator(network(), Euler(1), Pixels())
+    return MetricScore(generator, num, 3, 5, Mean(), reference, metric, by)
+
+
+@pytest.mark.parametrize(
+    ("metric", "by", "sign"),
+    [
+        (KID(subsets=3, subset_size=6), None, 1),
+        (PrecisionRecall(), "recall", -1),
+        (PrecisionRecall(), "precision", -1),
+        (FrechetExtrapolated(), None, 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_any_metric_of_images_is_an_objective_and_more_is_better_where_it_is(tmp_path, metric, by, sign):
+    objective = scored(metric, by, tmp_path)
+    candidate = alike([0, 0.4, 1], Choice(2, corrector=True))
+    images = Generator(network(), candidate.schedule(), Pixels()).sample(12, seed=3)
+    real = read_reference(tmp_path / "reference.npz").features()
+    numbers = metric(FeatureBatch(Mean()(images)), real)
+    expected = float(numbers[by or next(iter(numbers))].value)
+    assert objective(candidate) == pytest.approx(sign * expected, rel=1e-4, abs=1e-7)
+    assert objective.sign == sign and (by or metric.numbers[0]) in numbers
+
+
+class Brightness(FeatureMetric):
+    """A metric of one's own, which does not name its numbers."""
+
+    def __call__(self, generated, real):
+        return {"brightness": Estimate(float(generated.features.mean()))}
+
+
+def test_numbers_that_there_are_not_are_refused(tmp_path):
+    for metric, by, expected in [
+        (PrecisionRecall(), None, "no --by; expected --by precision or recall"),
+        (KID(subset_size=6), "recall", "--by recall; expected --by kid"),
+        (KID(), None, "lower subset_size"),
+        (InceptionScore(), None, "needs classes, which mean features do not give"),
+        (Brightness(), None, "expected --by the name of one of its numbers"),
+    ]:
+        with pytest.raises(FlowlitError, match=expected):
+            scored(metric, by, tmp_path)
+    with pytest.raises(FlowlitError, match="has no such number; expected brightness"):
+        scored(Brightness(), "darkness", tmp_path)(alike([0, 1], Choice()))
+    assert scored(Brightness(), "brightness", tmp_path)(alike([0, 1], Choice())) is not None
+
+
+@pytest.mark.slow
+def test_a_metric_is_searched_for(model, cli, tmp_path):
+    make_reference(Digits(limit=40), Mean(), str(tmp_path / "reference.npz"), keep_features=True)
+    words = ["--features", "tools.Mean", "--reference", tmp_path / "reference.npz", "--into", tmp_path / "s"]
+    words += ["--metric", "PrecisionRecall", "--metric.neighbourhood", "2", "--by", "recall", "--num", "4"]
+    outcome = cli("search", model, *SMALL, *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("recall_mean of 4 images") and "times as near" not in outcome.out
+    tried = json.loads((tmp_path / "s/search.json").read_text())["tried"]
+    assert f"{-min(each['score'] for each in tried):.4g}" in outcome.out.splitlines()[2].split()
+
+
+def test_blocks_have_what_they_cost_and_how_far_the_velocity_is_without_them():
+    whole = network(num_classes=3, label_dropout=0.1)
+    guided = Generator(ClassifierFreeGuidance(whole, 2.0), Euler(1), Pixels())
+    blocks = blocks_of(guided, 4, 3, 0)
+    assert list(blocks.saved) == removable(whole) and blocks.limit == 3
+    assert all(0 < share < 0.5 and len(blocks.harm[name]) == 8 for name, share in blocks.saved.items())
+    assert all(value > 0 for values in blocks.harm.values() for value in values)
+    first = next(iter(Space(4, 2, blocks=blocks).first()))
+    assert blocks.fits(first) and any(choice.skipped for choice in first.choices)
+
+
+@pytest.mark.slow
+def test_blocks_are_left_out_at_equal_cost(model, cli, tmp_path):
+    words = ["--calls", "4", "--fine", "8", "--into", tmp_path / "s"]
+    outcome = cli("search", model, *SMALL, *words, "--budget", "8")
+    assert outcome.code == 0, outcome.err
+    content = yaml.safe_load((tmp_path / "s/solver.yaml").read_text())
+    solver = build(content, Solver)
+    inside = flowlit.load(model, "raw").network
+    saved = shares(inside, removable(inside))
+    costs = [1 - sum(saved[name] for name in names) for names in solver.skipped]
+    assert len(costs) == 4 and 2.5 < sum(costs) <= 3
+    assert f"cost {sum(costs):.2f} calls of the whole network" in outcome.out
+    assert "Adams, order 3 " in outcome.out  # of three whole ones
+    state = (tmp_path / "s/search.json").read_bytes()
+    shortened = json.loads(state)
+    del shortened["tried"][5:]
+    (tmp_path / "s/search.json").write_text(json.dumps(shortened))
+    assert cli("search", model, *SMALL, *words, "--budget", "8").code == 0
+    assert (tmp_path / "s/search.json").read_bytes() == state
+    refused = cli("search", model, *SMALL, "--fine", "8", "--into", tmp_path / "s").error
+    assert "searched with calls 4, found null" in refused
+    sample = ["sample", model, "--weights", "raw", "--num", "2", "--into", tmp_path / "a.npz"]
+    assert cli(*sample, "--solver", tmp_path / "s/solver.yaml").code == 0
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from flowlit.networks import ADM, EDM, ConcatenatedImage, FixedTime, Pruned, pru
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.networks.dit import DiT
 from flowlit.networks.pruning import importance, least_important, states_of
-from flowlit.networks.wrappers.pruned import Skipped, removable, skipping
+from flowlit.networks.skipping import Skipped, removable, skipping
 from flowlit.solvers import Euler
 
 UNET = ["encoder.0", "bottleneck.0", "bottleneck.1", "decoder.0", "decoder.1", "decoder.4"]

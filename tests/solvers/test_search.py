@@ -16,6 +16,7 @@ from flowlit.solvers import DEIS, RK4, Adams, DPMSolver, Euler, SolverSchedule, 
 from flowlit.solvers.grids import Shifted, time_grid
 from flowlit.solvers.search import DynamicProgramming, Evolution, Staged
 from flowlit.solvers.search.base import Problem, Record, best, search
+from flowlit.solvers.search.blocks import Blocks, leaving_out
 from flowlit.solvers.search.candidate import FORMS, PREDICTIONS, Candidate, Choice, Space, alike, known
 from flowlit.solvers.search.dynamic import best_rules, rules, shortest
 from flowlit.solvers.search.evolution import times_of
@@ -92,7 +93,7 @@ def test_a_canonical_candidate_computes_the_same_and_is_equal_to_those_that_do()
         # a form of a velocity is none of UniPC's, and no search has it
         choices = [c._replace(form="exact") if c.prediction == "velocity" else c for c in choices]
         names = ("orders", "predictions", "forms", "correctors", "scales")
-        raw = SolverSchedule(times, *map(list, zip(*choices, strict=True)))
+        raw = SolverSchedule(times, *map(list, zip(*(c[:5] for c in choices), strict=True)))
         assert [len(getattr(raw, name)) for name in names] == [steps] * 5
         candidate = Candidate.of(times, choices)
         assert torch.allclose(candidate.schedule()(curved, x0).x1, raw(curved, x0).x1, rtol=0, atol=1e-10)
@@ -225,3 +226,57 @@ def test_spaces_without_anything_to_find_are_refused():
 def test_equal_scores_are_ranked_by_times():
     records = [Record(0, alike(times, Choice()), 1.0) for times in ([0, 0.6, 1], [0, 0.4, 1])]
     assert [record.candidate.times[1] for record in best(records, 2)] == [0.4, 0.6]
+
+
+SAVED = {"a": 0.1, "b": 0.2, "c": 0.3}
+HARM = {"a": [0.01, 0.01], "b": [0.002, 0.5], "c": [1.0, 1.0]}
+
+
+def test_blocks_are_left_out_until_a_schedule_costs_no_more_and_those_that_harm_least():
+    blocks = Blocks(SAVED, HARM, 3.5)
+    whole = alike([0, 0.25, 0.5, 0.75, 1], Choice(2))
+    assert blocks.cost(whole) == 4 and not blocks.fits(whole)
+    fitted = blocks.fitted(whole)
+    # by harm for what is saved: b early, then a
+    assert [choice.skipped for choice in fitted.choices] == [("a", "b"), ("b",), (), ()]
+    assert blocks.fits(fitted) and blocks.cost(fitted) == pytest.approx(3.5)
+    assert blocks.fitted(fitted) == fitted
+    everything = leaving_out(whole, [set(SAVED)] * 4)
+    assert blocks.fitted(everything) == fitted  # what harms most comes back, as long as it fits
+    assert not Blocks({"a": 0.9}, {"a": [0.0]}, 3.5).fits(fitted)  # another network's
+    draws = np.random.default_rng(0)
+    for _ in range(50):
+        fitted = blocks.fitted(blocks.changed(fitted, draws), draws)
+        assert blocks.fits(fitted) and blocks.cost(fitted) > 3.5 - 0.3
+        assert Candidate.of_schedule(fitted.schedule()) == fitted
+
+
+def test_evolution_finds_the_blocks_that_harm_least_at_equal_cost():
+    """Where a step without b costs nothing before t = 0.5, and all else much, more steps are worth it."""
+
+    def score(candidate):
+        harm = sum(
+            {"a": 1.0, "b": float(t >= 0.5), "c": 1.0}[name]
+            for t, choice in zip(candidate.times, candidate.choices, strict=False)
+            for name in choice.skipped
+        )
+        return smooth_score(candidate) + 0.1 * harm
+
+    measured = {"a": [1.0], "b": [1.0], "c": [3.0]}  # without what depends on time
+    space = Space(5, 2, blocks=Blocks(SAVED, measured, 4.4))
+    searched = search(Evolution(), Problem(space, 10, 0, paths), score, 150)
+    assert all(space.fits(record.candidate) for record in searched)
+    found = best(searched, 1)[0].candidate
+    assert [choice.skipped for choice in found.choices].count(("b",)) == 3
+    assert all(t < 0.5 for t, c in zip(found.times, found.choices, strict=False) if c.skipped)
+    again = search(Evolution(), Problem(space, 10, 0, paths), score, 150, searched[:37])
+    assert again == searched and space.whole == 4
+
+
+def test_a_schedule_to_start_from_leaves_out_what_the_search_may():
+    skipping = leaving_out(alike([0, 0.5, 1], Choice()), [{"a"}, set()])
+    blocks = Blocks(SAVED, HARM, 1.95)
+    Space(2, 1, (skipping,), blocks)
+    for other in (None, Blocks(SAVED, HARM, 1.5), Blocks({"b": 0.2}, HARM, 1.95)):
+        with pytest.raises(FlowlitError, match="leaves out blocks that this search does not, or costs more"):
+            Space(2, 1, (skipping,), other)

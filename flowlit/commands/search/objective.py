@@ -1,11 +1,11 @@
-"""Objectives of a search: the error at the end, or a Fréchet distance, on noise that all share."""
+"""Objectives of a search: the error at the end, on noise that all share."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..._support.progress import Bar
-from ...errors import NotFinite
+from ...errors import FlowlitError, NotFinite
 from ...generators import Generator
-from ...generators.sampling import noise_shape, rows_of_seed
-from ...metrics.base import FeatureExtractor
+from ...generators.sampling import rows_of_seed
+from ...metrics.base import FeatureExtractor, FeatureMetric
 from ...solvers import RK4
 from ...solvers.search.candidate import Candidate
 from ...solvers.search.paths import Paths, follow
@@ -35,6 +35,8 @@ class Objective(ABC):
     """
 
     name: str
+    sign: int = 1
+    """-1 where a score is a number of which more is better, times -1."""
 
     def __init__(self, generator: Generator, num: int, seed: int, batch: int):
         self.generator = generator
@@ -124,40 +126,40 @@ class EndpointError(Objective):
         return float(torch.cat(squares).cpu().mean().sqrt())
 
 
-class FrechetDistance(Objective):
-    """Fréchet distance between images and a reference, in the features of an extractor."""
+@dataclass
+class Measured:
+    """Options of ``flowlit search`` on what images are scored by; the error at the end without features."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        num: int,
-        seed: int,
-        batch: int,
-        features: FeatureExtractor,
-        reference: Path,
-    ):
-        from ...callbacks.evaluation.fid_checks import check_origin, compared, warn_of_few_images
-        from ...metrics.reference import read_reference
+    features: FeatureExtractor | None = None
+    reference: Path | None = None
+    metric: FeatureMetric | None = None
+    by: str | None = None
 
-        super().__init__(generator, num, seed, batch)
-        self.features = features
-        self.reference = read_reference(reference)
-        check_origin(self.reference, generator.network)
-        blank = torch.zeros(16, *noise_shape(generator), device=generator.device)
-        compared(self.reference, features, generator.codec.decode(blank))
-        warn_of_few_images(num, self.reference.protocol.get("count"), len(self.reference.mean))
-        self.name = f"Fréchet distance ({features.name}) of {num:,} images"
+    def check(self) -> None:
+        """Refuse options of which another is missing.
 
-    def identity(self) -> Any:
-        facts = {"features": self.features.fingerprint(), "reference": self.reference.sha256()}
-        return {"frechet_distance": facts}
+        Raises:
+            FlowlitError: naming it.
+        """
+        if (self.features is None) != (self.reference is None):
+            given, other = ("features", "reference") if self.reference is None else ("reference", "features")
+            raise FlowlitError(f"--{given} without --{other}: a Fréchet distance needs both; add it")
+        if self.metric is not None and self.features is None:
+            raise FlowlitError("--metric without --features: it is a number of features of images; add both")
+        if self.by is not None and self.metric is None:
+            raise FlowlitError(f"--by {self.by} without --metric, whose numbers it names; add it")
 
-    def score(self, generator: Generator) -> float:
-        from ...callbacks.evaluation.fid_checks import extract
-        from ...metrics.frechet import Moments, frechet_distance
+    def objective(self, generator: Generator, num: int, seed: int, batch: int) -> Objective | None:
+        """Return the objective; None is the error at the end.
 
-        moments = Moments(len(self.reference.mean), alone=True)
-        for noise in self.batches():
-            x1 = generator.solve(noise.x0, noise.cond).x1
-            moments.update(extract(self.features, generator.codec, x1, "search").features.cpu())
-        return frechet_distance(*moments.compute(), self.reference.mean, self.reference.cov)
+        Raises:
+            FlowlitError: if the images, the features and the metric do not fit.
+        """
+        if self.features is None or self.reference is None:
+            return None
+        from . import features  # Lightning's callbacks, which take seconds
+
+        facts = generator, num, seed, batch, self.features, self.reference
+        if self.metric is None:
+            return features.FrechetDistance(*facts)
+        return features.MetricScore(*facts, self.metric, self.by)

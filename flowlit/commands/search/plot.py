@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .objective import Objective
+
 SHOWN = 40
 """Schedules whose times are drawn, at most."""
 
 
-def plot(records: Sequence[Record], scores: Sequence[Any], objective: str) -> Figure:
+def plot(records: Sequence[Record], scores: Sequence[Any], objective: Objective) -> Figure:
     """Draw all scores in their order, with known solvers as lines, and the times of the best schedules."""
     from matplotlib.figure import Figure
 
@@ -28,11 +30,14 @@ def plot(records: Sequence[Record], scores: Sequence[Any], objective: str) -> Fi
     return figure
 
 
-def _draw_scores(axes: Axes, records: Sequence[Record], scores: Sequence[Any], objective: str) -> None:
-    points = [(i, each.generation, each.score) for i, each in enumerate(records) if each.score is not None]
+def _draw_scores(axes: Axes, records: Sequence[Record], scores: Sequence[Any], objective: Objective) -> None:
+    sign = objective.sign
+    known = [(i, each.generation, each.score) for i, each in enumerate(records) if each.score is not None]
+    points = [(i, generation, sign * score) for i, generation, score in known]
+    better = min if sign > 0 else max
     places = [i for i, _, _ in points]
     axes.scatter(places, [s for *_, s in points], s=6, c=[g for _, g, _ in points], cmap="viridis")
-    axes.plot(places, list(accumulate((s for *_, s in points), min)), color="C3", label="best so far")
+    axes.plot(places, list(accumulate((s for *_, s in points), better)), color="C3", label="best so far")
     for i, score in enumerate(scores):
         if score.held_out is None:
             continue
@@ -44,8 +49,8 @@ def _draw_scores(axes: Axes, records: Sequence[Record], scores: Sequence[Any], o
             label = in_figure(f"{score.name}, held out")
             axes.axhline(score.held_out, color=f"C{i % 10}", linewidth=0.8, linestyle="--", label=label)
     low = min([s for *_, s in points], default=1.0)
-    axes.set(xlabel="schedules tried", ylabel=in_figure(objective), title="scores (colour: generation)")
-    if low > 0:
+    axes.set(xlabel="schedules tried", ylabel=in_figure(objective.name), title="scores (colour: generation)")
+    if low > 0 and sign > 0:
         axes.set(yscale="log", ylim=(0.7 * low, 40 * low))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="upper right")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,17 @@ from ..._support.locks import locked_folder
 from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...generators import Generator, load
-from ...metrics.base import FeatureExtractor
 from ...networks import ClassifierFreeGuidance
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.statistics import owner
 from ...solvers import SolverSchedule
-from ...solvers.search import Staged, Strategy
+from ...solvers.search import Evolution, Staged, Strategy
 from ...solvers.search.base import Problem, best, search
 from ...solvers.search.candidate import Candidate, Space
 from ...types import evaluations_of
 from ..sample.solver import solver_of
-from .objective import EndpointError, FrechetDistance, Objective
+from .blocks import blocks_of
+from .objective import EndpointError, Measured, Objective
 from .results import Result, write_results
 from .state import STATE, State
 
@@ -44,19 +44,20 @@ class Request:
     fine: int
     guidance: float | None
     seed: int
+    calls: int | None = None
 
     @property
     def chosen(self) -> Strategy:
         """Strategy of the search."""
-        return self.strategy or Staged()
+        return self.strategy or (Staged() if self.calls is None else Evolution())
 
-    def check(self, into: Path, features: FeatureExtractor | None, reference: Path | None) -> None:
+    def check(self, into: Path) -> None:
         """Refuse options that contradict each other, and a folder with files of others."""
-        if (features is None) != (reference is None):
-            given, other = (
-                ("--features", "--reference") if reference is None else ("--reference", "--features")
+        if self.calls is not None and not self.chosen.skips:
+            raise FlowlitError(
+                f"--calls with --strategy {type(self.chosen).__name__}: only Evolution leaves blocks out; "
+                "expected --strategy Evolution"
             )
-            raise FlowlitError(f"{given} without {other}: a Fréchet distance needs both; add it")
         if into.exists() and not into.is_dir():
             raise FlowlitError(f"--into {into} is a file; expected a folder")
         others = [path.name for path in into.glob("[!.]*")] if into.is_dir() else []
@@ -72,18 +73,14 @@ class Request:
         Raises:
             FlowlitError: if nothing is to be found, or the budget is less than a generation.
         """
-        each = evaluations_of(generator.network)
-        steps, remainder = divmod(self.nfe, each)
-        if remainder:
-            raise FlowlitError(
-                f"--nfe {self.nfe}: guidance takes {each} evaluations a step; expected a multiple"
-            )
+        limit = self._whole(generator)
+        steps = limit if self.calls is None else self.calls
         if self.fine < 2 * steps:
             raise FlowlitError(
                 f"--fine {self.fine} is no exact way for {steps} steps; expected {2 * steps} or more"
             )
         order = min(MOST_ORDER, steps) if self.order is None else self.order
-        space = Space(steps, order, tuple(started(text) for text in self.start))
+        space = Space(steps, order)
         problem = Problem(space, self.population, self.seed, _no_paths)
         smallest = self.chosen.smallest(problem)
         if self.budget < smallest:
@@ -91,7 +88,24 @@ class Request:
                 f"--budget {self.budget} is less than one generation of {smallest}; expected {smallest} at "
                 "least, better 10 times as many, or a smaller --population"
             )
-        return problem
+        start = tuple(started(text) for text in self.start)
+        blocks = None if self.calls is None else blocks_of(generator, self.calls, limit, self.seed)
+        return replace(problem, space=replace(space, start=start, blocks=blocks))
+
+    def _whole(self, generator: Generator) -> int:
+        """Return the calls of the whole network that cost as much as is given."""
+        each = evaluations_of(generator.network)
+        calls, remainder = divmod(self.nfe, each)
+        if remainder:
+            raise FlowlitError(
+                f"--nfe {self.nfe}: guidance takes {each} evaluations a step; expected a multiple"
+            )
+        if self.calls is not None and self.calls <= calls:
+            raise FlowlitError(
+                f"--calls {self.calls}: --nfe {self.nfe} is enough for {calls} calls of the whole network; "
+                f"expected {calls + 1} or more, of which some leave blocks out"
+            )
+        return calls
 
     def settings(self, generator: Generator, problem: Problem, objective: Objective) -> dict[str, Any]:
         """Return all that decides what a search finds, as plain data, but for the budget."""
@@ -106,14 +120,14 @@ class Request:
             "num": self.num,
             "seed": self.seed,
             "objective": objective.identity(),
+            **({} if self.calls is None else {"calls": self.calls}),
         }
 
     def run(
         self,
         model: str,
         into: Path,
-        features: FeatureExtractor | None,
-        reference: Path | None,
+        measured: Measured,
         weights: str,
         device: str | None,
         batch: int,
@@ -123,26 +137,25 @@ class Request:
         Raises:
             FlowlitError: as ``flowlit search``.
         """
-        self.check(into, features, reference)
+        measured.check()
+        self.check(into)
         exact = partial(EndpointError, fine=self.fine)
-        make: Callable[..., Objective] = exact
-        if features is not None and reference is not None:
-            make = partial(FrechetDistance, features=features, reference=reference)
         with locked_folder(into, "search", "choose another --into"):
             generator = load(model, weights, device=device)
             if self.guidance is not None:
                 guided = ClassifierFreeGuidance(generator.network, self.guidance)
                 generator = replace(generator, network=guided)
             problem = self.problem(generator)
-            objective = make(generator, self.num, self.seed, batch)
+            rows = self.num, self.seed, batch
+            objective = measured.objective(generator, *rows) or exact(generator, *rows)
             state = State.opened(into / STATE, self.settings(generator, problem, objective), self.budget)
-            followed = exact(generator, self.num, self.seed, batch)
-            followed = objective if isinstance(objective, EndpointError) else followed
+            followed = objective if isinstance(objective, EndpointError) else exact(generator, *rows)
             problem = replace(problem, paths=followed.paths)
             self._try(problem, objective, state)
             state.check_result()
             other = self.seed + 1 if self.seed < 2**64 - 1 else 0
-            apart = make(generator, self.num, other, batch)
+            rows = self.num, other, batch
+            apart = measured.objective(generator, *rows) or exact(generator, *rows)
             result = Result(model, self.nfe, objective.name, problem.space, best(state.records, 4), state)
             yield from write_results(into, result, objective, apart)
 
@@ -152,7 +165,7 @@ class Request:
 
             def note(record: Any) -> None:
                 state.add(record)
-                bar.set_postfix_str(f"best {state.best_score():.4g}", refresh=False)
+                bar.set_postfix_str(f"best {objective.sign * state.best_score():.4g}", refresh=False)
                 bar.update()
 
             try:

@@ -44,31 +44,48 @@ def write_results(into: Path, result: Result, objective: Objective, apart: Objec
     """Score the best and known solvers on other noise, write the files, and yield lines on them."""
     names = {f"searched, {i + 1}": record.candidate for i, record in enumerate(result.best)}
     names |= {f"start {i + 1}": each for i, each in enumerate(result.space.start)}
-    names |= known(result.space.steps, MOST_NODES)
+    names |= known(result.space.whole, MOST_NODES)
     tried = {record.candidate: record.score for record in result.state.records}
     scores = []
     for name, candidate in Bar(names.items(), desc="Held out", unit=" schedules", leave=False):
         searched = tried[candidate] if candidate in tried else objective(candidate)
-        scores.append(Score(name, candidate, searched, apart(candidate)))
+        both = (None if s is None else objective.sign * s for s in (searched, apart(candidate)))
+        scores.append(Score(name, candidate, *both))
     write_atomically(into / "solver.yaml", "\n".join([*_header(result, scores), *_lines(result)]).encode())
     write_atomically(into / "layer.yaml", _layer(result).encode())
-    write_figure(into / "search.png", plot(result.state.records, scores, result.objective), dpi=120)
+    write_figure(into / "search.png", plot(result.state.records, scores, objective), dpi=120)
     head = [result.objective, "noise of the search", "held out"]
     rows = [[s.name, number_or_dash(s.searched, ".4g"), number_or_dash(s.held_out, ".4g")] for s in scores]
     yield from aligned([head, *rows])
-    yield _verdict(scores)
+    yield _verdict(scores, objective.sign)
+    if result.space.blocks is not None:
+        yield f"{_cost(result)}; those of known solvers have all blocks"
     yield f"solver: {into / 'solver.yaml'}, layer: {into / 'layer.yaml'}, picture: {into / 'search.png'}"
 
 
-def _verdict(scores: list[Score]) -> str:
+def _verdict(scores: list[Score], sign: int) -> str:
     """Return a line that compares the best with the best known solver, both on held-out noise."""
     others = [score for score in scores if not score.name.startswith("searched")]
-    other = min(others, key=lambda score: float("inf") if score.held_out is None else score.held_out)
+    other = min(others, key=lambda each: float("inf") if each.held_out is None else sign * each.held_out)
     first = scores[0]
-    if not first.held_out or not other.held_out:
+    if first.held_out is None or other.held_out is None:
         return "held out: no ratio, since one of them has no score"
+    if sign < 0 or first.held_out <= 0 or other.held_out <= 0:
+        return f"held out: {first.held_out:.4g}, and {other.held_out:.4g} of {other.name}"
     ratio = other.held_out / first.held_out
     return f"held out: {first.held_out:.4g}, {ratio:.2f} times as near as {other.name} ({other.held_out:.4g})"
+
+
+def _cost(result: Result) -> str:
+    """Return in words what the calls of the best cost."""
+    best = result.best[0].candidate
+    blocks = result.space.blocks
+    cost = best.steps if blocks is None else blocks.cost(best)
+    left_out = sum(len(choice.skipped) for choice in best.choices)
+    return (
+        f"{best.steps} calls leave {left_out} blocks out, and cost {cost:.2f} calls of the whole network "
+        "(multiply-accumulates)"
+    )
 
 
 def _header(result: Result, scores: list[Score]) -> list[str]:
@@ -83,6 +100,7 @@ def _header(result: Result, scores: list[Score]) -> list[str]:
         f"#   network  {network}",
         f"#   score    {result.objective}: {searched} on the search's noise, {held_out}{beside} held out",
         f"#   search   {strategy}, {len(result.state.records)} schedules, seed {settings['seed']}",
+        *([] if result.space.blocks is None else [f"#   cost     {_cost(result)}"]),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ EVERY = 2.0
 """Seconds between two writes, at least: what a killed process loses, and tries again."""
 
 
-class Schedule(Struct):
+class Schedule(Struct, omit_defaults=True):
     """Lists of a candidate, an entry for each step but for the times, which are one more."""
 
     times: list[float]
@@ -34,11 +35,11 @@ class Schedule(Struct):
     forms: list[Shape]
     correctors: list[bool]
     scales: list[float]
+    skipped: list[list[str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no canonical schedule."""
-        lists = (self.orders, self.predictions, self.forms, self.correctors, self.scales)
-        if any(len(each) != len(self.times) - 1 for each in lists):
+        if any(len(each) != len(self.times) - 1 for each in self._lists()):
             raise ValueError("a schedule has lists of different lengths")
         try:
             self.candidate().schedule()
@@ -49,8 +50,11 @@ class Schedule(Struct):
 
     def candidate(self) -> Candidate:
         """Return the candidate."""
-        lists = zip(self.orders, self.predictions, self.forms, self.correctors, self.scales, strict=True)
-        return Candidate.of(self.times, [Choice(*each) for each in lists])
+        return Candidate.of(self.times, [Choice(*each) for each in zip(*self._lists(), strict=True)])
+
+    def _lists(self) -> tuple[Sequence[Any], ...]:
+        skipped = [tuple(names) for names in self.skipped or [[]] * (len(self.times) - 1)]
+        return (self.orders, self.predictions, self.forms, self.correctors, self.scales, skipped)
 
 
 class Tried(Struct):
@@ -138,7 +142,7 @@ class State:
 
 def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     plain = json.loads(json.dumps(now))
-    other = next((name for name in plain if before.get(name) != plain[name]), None)
+    other = next((name for name in {**plain, **before} if before.get(name) != plain.get(name)), None)
     if other is None:
         return
     if other == "network":
@@ -147,8 +151,8 @@ def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{now[other][:12]}); choose another --into"
         )
     raise FlowlitError(
-        f"{path} was searched with {other} {_short(before.get(other))}, found {_short(plain[other])}; choose "
-        "another --into, or the same options"
+        f"{path} was searched with {other} {_short(before.get(other))}, found {_short(plain.get(other))}; "
+        "choose another --into, or the same options"
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..._support.names import public_path
+from ..._support.velocities import skipping
 from ...ranges import Checked
 from ...types import Cond, evaluations_of, reads_of
 from ..checkpoints.spec import spec
+from ..skipping import check_called_as_usual
 
 
 def of_network(name: str) -> Any:
@@ -66,6 +69,11 @@ class VelocityWrapper(Checked, nn.Module):
     def evaluations(self) -> int:
         """Network evaluations a call, those of a wrapper inside included."""
         return self.evaluations_of_network * evaluations_of(self.network)
+
+    def skipping(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Leave parts of the network inside out in the calls inside."""
+        check_called_as_usual(self)
+        return skipping(self.network, names)
 
     loaded = of_network("loaded")
     """File that the network inside was read from."""

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,9 @@ class Problem:
 
 class Strategy(Checked, ABC):
     """Way of a search: from what was tried to what is tried next."""
+
+    skips: ClassVar[bool] = False
+    """Whether its candidates may leave blocks out."""
 
     @abstractmethod
     def propose(self, problem: Problem, records: Sequence[Record], generation: int) -> list[Candidate]:

@@ -13,6 +13,7 @@ from ..exponential_multistep import MOST_NODES
 from ..grids import Shifted, TimeGrid, time_grid
 from ..multistep import LAST
 from ..schedule import Predicts, Shape, SolverSchedule
+from .blocks import Blocks
 
 DIGITS = 6
 """Decimals of times and scales, so that a result is short and is read as it was tried."""
@@ -32,6 +33,7 @@ class Choice(NamedTuple):
     form: Shape = "exact"
     corrector: bool = False
     scale: float = 0.0
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Candidate:
     def of_schedule(cls, schedule: SolverSchedule) -> Candidate:
         """Return the candidate of a schedule; its mean is not among the decisions."""
         choices = [
-            Choice(min(r.order, i + 1), r.prediction, _plain(r.form), r.corrector is not None, r.scale)
+            Choice(
+                min(r.order, i + 1), r.prediction, _plain(r.form), r.corrector is not None, r.scale, r.skipped
+            )
             for i, r in enumerate(schedule.rules())
         ]
         return cls.of(schedule.times, choices)
@@ -77,9 +81,11 @@ class Candidate:
         """Return the arguments of ``SolverSchedule``: lists, as plain data."""
         names = {"order": "orders", "prediction": "predictions", "form": "forms"}
         names |= {"corrector": "correctors", "scale": "scales"}
+        skipped = [list(choice.skipped) for choice in self.choices]
         return {
             "times": list(self.times),
             **{long: [getattr(c, name) for c in self.choices] for name, long in names.items()},
+            **({"skipped": skipped} if any(skipped) else {}),
         }
 
     def schedule(self) -> SolverSchedule:
@@ -102,6 +108,7 @@ def _canonical(choice: Choice, step: int, last: bool, corrected: bool) -> Choice
     the place at which the velocity was evaluated.
     """
     order = min(choice.order, step + 1)
+    skipped = tuple(sorted(set(choice.skipped)))
     prediction = choice.prediction
     corrector = choice.corrector and not last
     if prediction != "velocity" and (step == 0 or last):  # Euler's rule alone, see ``singular``
@@ -110,10 +117,10 @@ def _canonical(choice: Choice, step: int, last: bool, corrected: bool) -> Choice
     elif prediction != "velocity":  # the evaluation at noise takes no part
         order = min(order, step)
     if order == 1 and not corrector:
-        return Choice(prediction=prediction if corrected else "velocity")
+        return Choice(prediction=prediction if corrected else "velocity", skipped=skipped)
     formed = prediction != "velocity" and (order == 2 or (order == 1 and corrector))
     scale = round(choice.scale, DIGITS) + 0.0  # not -0.0, which would be another text
-    return Choice(order, prediction, choice.form if formed else "exact", corrector, scale)
+    return Choice(order, prediction, choice.form if formed else "exact", corrector, scale, skipped)
 
 
 def alike(times: Sequence[float], choice: Choice) -> Candidate:
@@ -159,11 +166,13 @@ class Space:
         steps: of each, at least 2.
         most: order at most.
         start: candidates that are tried first.
+        blocks: those that may be left out, so that more evaluations cost as much; None has all blocks.
     """
 
     steps: int
     most: int = 3
     start: tuple[Candidate, ...] = ()
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
         """Refuse a space in which nothing is to be found."""
@@ -181,15 +190,33 @@ class Space:
                     f"search: a schedule to start from has {each.steps} steps of order {high} at most; "
                     f"expected {self.steps} steps, of order {self.most} at most"
                 )
+            if not self._affords(each):
+                raise FlowlitError(
+                    "search: a schedule to start from leaves out blocks that this search does not, or costs "
+                    "more; expected the network, --nfe and --calls of its own search"
+                )
+
+    @property
+    def whole(self) -> int:
+        """Evaluations of the whole network that cost as much as a candidate, at most."""
+        return self.steps if self.blocks is None else int(self.blocks.limit)
+
+    def _affords(self, candidate: Candidate) -> bool:
+        if self.blocks is None:
+            return not any(choice.skipped for choice in candidate.choices)
+        return self.blocks.fits(candidate)
 
     def first(self) -> Iterator[Candidate]:
         """Yield what is tried first: the schedules to start from, and known solvers; each once."""
-        yield from dict.fromkeys([*self.start, *known(self.steps, self.most).values()])
+        others = known(self.steps, self.most).values()
+        fitted = others if self.blocks is None else map(self.blocks.fitted, others)
+        yield from dict.fromkeys([*self.start, *fitted])
 
     def fits(self, candidate: Candidate) -> bool:
         """Return whether a candidate is in the space."""
         orders = [choice.order for choice in candidate.choices]
-        return candidate.steps == self.steps and candidate.apart and max(orders) <= self.most
+        fits = candidate.steps == self.steps and candidate.apart and max(orders) <= self.most
+        return fits and self._affords(candidate)
 
 
 def moved(candidate: Candidate, times: Sequence[float]) -> Candidate:

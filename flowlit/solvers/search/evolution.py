@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import exp
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,13 +26,15 @@ class Evolution(Strategy):
     """Children of the best: times, orders, predictions, forms, correctors and scales are mixed and changed.
 
     The first generation has the schedules to start from, known solvers, and changes of these. All that was
-    tried stays in the population.
+    tried stays in the population. Where evaluations may leave blocks out, these change, too.
 
     Args:
         parents: the best so many have children.
         crossover: how often a child has two parents.
         change: how often a decision is changed, for each.
     """
+
+    skips: ClassVar[bool] = True
 
     parents: PositiveInt = 15
     crossover: Probability = 0.4
@@ -75,6 +78,14 @@ class Evolution(Strategy):
         return list(children)
 
     def _child(self, space: Space, pool: Sequence[Candidate], draws: np.random.Generator) -> Candidate:
+        child = self._whole_child(space, pool, draws)
+        if space.blocks is None:
+            return child
+        if draws.random() < 0.6:
+            child = space.blocks.changed(child, draws)
+        return space.blocks.fitted(child, draws)
+
+    def _whole_child(self, space: Space, pool: Sequence[Candidate], draws: np.random.Generator) -> Candidate:
         child = pool[int(draws.integers(len(pool)))]
         mixed = len(pool) > 1 and draws.random() < self.crossover
         if mixed:
@@ -133,7 +144,7 @@ def with_changed_choice(
     )
     first = int(draws.integers(5))
     mask = [i == first or draws.random() < change for i in range(5)]
-    decisions = {name: value for (name, value), m in zip(values._asdict().items(), mask, strict=True) if m}
+    decisions = {name: getattr(values, name) for name, m in zip(Choice._fields, mask, strict=False) if m}
     return chosen(child, step, **decisions)
 
 
