@@ -51,8 +51,8 @@ class FeatureObjective(Objective):
         batches = []
         for noise in self.batches():
             x1 = generator.solve(noise.x0, noise.cond).x1
-            extracted = extract(self.features, generator.codec, x1, "search")
-            batches.append(FeatureBatch(*(None if each is None else each.cpu() for each in extracted)))
+            features, logits = extract(self.features, generator.codec, x1, "search")
+            batches.append(FeatureBatch(features.cpu(), None if logits is None else logits.cpu()))
         return batches
 
 
