@@ -5,6 +5,8 @@ from __future__ import annotations
 from .._support.names import lazily
 
 _HOMES = {
+    "CLIPImages": "text",
+    "CLIPScore": "text",
     "ClassifierFeatures": "features",
     "EfficientNetLite0": "efficientnet",
     "FeatureExtractor": "base",
@@ -21,12 +23,15 @@ _HOMES = {
     "PairedMetric": "paired",
     "Perceptual": "super_resolution",
     "PrecisionRecall": "fidelity",
+    "PromptAccuracy": "text",
     "SSIM": "paired",
 }
 __all__ = [
     "KID",
     "PSNR",
     "SSIM",
+    "CLIPImages",
+    "CLIPScore",
     "ClassifierFeatures",
     "EfficientNetLite0",
     "FeatureExtractor",
@@ -41,6 +46,7 @@ __all__ = [
     "PairedMetric",
     "Perceptual",
     "PrecisionRecall",
+    "PromptAccuracy",
 ]
 
 __getattr__ = lazily(__name__, _HOMES)  # extractors bring torch-fidelity and networks

@@ -23,6 +23,7 @@ class FeatureBatch(NamedTuple):
 
     features: Tensor  # (N, d) float32
     logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
+    index: Tensor | None = None  # (N,) int64, numbers of the samples; None for 0 … N - 1
 
 
 class FeatureExtractor(Checked, ABC):

@@ -54,20 +54,21 @@ class Reader(nn.Module):
     shape = (1, 8, 8)
     num_classes = 0
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, text: tuple[int, int] = TEXT):
         super().__init__()
+        self.text = tuple(text)
         self.scale = nn.Parameter(torch.tensor([0.1, 0.2]))
         generator = torch.Generator().manual_seed(seed)
-        self.mix = nn.Parameter(torch.randn(TEXT[1], 64, generator=generator) / 8)
-        self.register_buffer("null_text", torch.zeros(TEXT))
+        self.mix = nn.Parameter(torch.randn(text[1], 64, generator=generator) / 8)
+        self.register_buffer("null_text", torch.zeros(self.text))
         self.text_encoder: dict[str, Any] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"class_path": "texts.Reader", "init_args": {}}
+        return {"class_path": "texts.Reader", "init_args": {"text": list(self.text)}}
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = {}) -> Tensor:
-        text = cond.get("text", self.null_text.expand(len(x), *TEXT))
-        assert text.shape == (len(x), *TEXT), text.shape
+        text = cond.get("text", self.null_text.expand(len(x), *self.text))
+        assert text.shape == (len(x), *self.text), text.shape
         field = (text.mean(1) @ self.mix).view(-1, 1, 8, 8)
         return self.scale[0] * x + self.scale[1] * t[:, None, None, None] + field

@@ -88,9 +88,10 @@ class FeatureMetrics:
             bar.update()
             with_logits = any(metric.needs_logits for metric in self.metrics)
             logits = cache.read(f"{solver}.logits", num)[1] if with_logits else None
+            index = cache.read(f"{solver}.nfe", num)[0]
             for metric in self.metrics:
                 metric.check(len(features), reference.kept or None)  # again: a limit may leave fewer images
-                yield from estimates(metric, FeatureBatch(features, logits), real).items()
+                yield from estimates(metric, FeatureBatch(features, logits, index), real).items()
                 bar.update()
 
     def _check_number(self, trainer: pl.Trainer, images: int, num: int) -> None:
