@@ -23,7 +23,20 @@ class FeatureBatch(NamedTuple):
 
     features: Tensor  # (N, d) float32
     logits: Tensor | None = None  # (N, classes) float32, where the extractor classifies, too
-    index: Tensor | None = None  # (N,) int64, numbers of the samples; None for 0 … N - 1
+
+
+class NumberedFeatures(FeatureBatch):
+    """Features of the samples of a run, which may be some of them, with their numbers."""
+
+    numbers: Tensor
+    """(N,) int64."""
+
+    @classmethod
+    def of(cls, features: Tensor, logits: Tensor | None, numbers: Tensor) -> NumberedFeatures:
+        """Return features (N, d) and logits (N, classes) of samples (N,)."""
+        batch = cls(features, logits)
+        batch.numbers = numbers
+        return batch
 
 
 class FeatureExtractor(Checked, ABC):

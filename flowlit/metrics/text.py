@@ -16,7 +16,7 @@ from ..data.clip_folder import check_folder, read_part, weights_in
 from ..data.prompts import Prompts
 from ..errors import FlowlitError
 from ..ranges import NonNegativeInt
-from .base import FeatureBatch, FeatureExtractor, FeatureMetric
+from .base import FeatureBatch, FeatureExtractor, FeatureMetric, NumberedFeatures
 from .report import Estimate
 
 
@@ -54,7 +54,9 @@ class PromptAccuracy(FeatureMetric):
 
 def _index(generated: FeatureBatch) -> Tensor:
     """Return the numbers of samples, (N,)."""
-    return torch.arange(len(generated.features)) if generated.index is None else generated.index.cpu()
+    if isinstance(generated, NumberedFeatures):
+        return generated.numbers.cpu()
+    return torch.arange(len(generated.features))
 
 
 class _CLIP:

@@ -14,7 +14,7 @@ from flowlit.data.clip_vocabulary import write_tokenizer
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.metrics import ClassifierFeatures, CLIPImages, CLIPScore, PromptAccuracy
-from flowlit.metrics.base import FeatureBatch
+from flowlit.metrics.base import FeatureBatch, NumberedFeatures
 from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Euler
@@ -22,7 +22,8 @@ from flowlit.solvers import Euler
 
 def batch(classes, index=None):
     logits = F.one_hot(torch.tensor(classes), 4).float()
-    return FeatureBatch(torch.zeros(len(classes), 2), logits, index)
+    features = torch.zeros(len(classes), 2)
+    return FeatureBatch(features, logits) if index is None else NumberedFeatures.of(features, logits, index)
 
 
 def accuracy(classes, generated):

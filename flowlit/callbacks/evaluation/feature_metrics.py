@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._support.progress import Bar
 from ...errors import FlowlitError
-from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, Reference
+from ...metrics.base import FeatureBatch, FeatureExtractor, FeatureMetric, NumberedFeatures, Reference
 from ...metrics.features import features_identity
 from ...metrics.fidelity import tag
 from ...metrics.frechet import frechet_estimates
@@ -89,9 +89,10 @@ class FeatureMetrics:
             with_logits = any(metric.needs_logits for metric in self.metrics)
             logits = cache.read(f"{solver}.logits", num)[1] if with_logits else None
             index = cache.read(f"{solver}.nfe", num)[0]
+            generated = NumberedFeatures.of(features, logits, index)
             for metric in self.metrics:
                 metric.check(len(features), reference.kept or None)  # again: a limit may leave fewer images
-                yield from estimates(metric, FeatureBatch(features, logits, index), real).items()
+                yield from estimates(metric, generated, real).items()
                 bar.update()
 
     def _check_number(self, trainer: pl.Trainer, images: int, num: int) -> None:
