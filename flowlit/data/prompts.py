@@ -103,7 +103,7 @@ class Prompts(Checked):
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the texts in their order."""
         return texts_hash(self.texts)

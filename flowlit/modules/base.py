@@ -25,7 +25,7 @@ from .._version import __version__
 from ..data.classes import class_names_of
 from ..data.provenance import trained_on
 from ..errors import FlowlitError
-from ..generators.prompts import text_facts
+from ..generators.prompts import text_encoder_of, text_facts
 from ..networks.checkpoints.demands import check_network, check_trainable
 from ..networks.checkpoints.load import mismatch
 from ..networks.checkpoints.spec import spec, summarise
@@ -37,7 +37,7 @@ from .moments import check_moments
 from .optimizers import optimizer_of
 from .overrides import override
 from .provenance import compare_data, take_data
-from .text import take_text
+from .text import check_encoder, take_text
 
 
 class CheckpointedModule(Checked, pl.LightningModule):
@@ -81,6 +81,8 @@ class CheckpointedModule(Checked, pl.LightningModule):
         take_names(self.network, data, stage == "fit")
         if stage == "fit":
             take_text(self.networks(), data)
+        else:
+            check_encoder(text_encoder_of(self.network), getattr(data, "noise", None))
         if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints
             take_data(self.network, data, self.trains_flow)
 
@@ -155,6 +157,10 @@ class CheckpointedModule(Checked, pl.LightningModule):
         fitting = trainer is not None and trainer.state.fn == "fit"
         compare_with_checkpoint(self.network, checkpoint, getattr(trainer, "datamodule", None), fitting)
         compare_data(self.network, checkpoint, fitting)
+        encoder = (checkpoint.get("flowlit") or {}).get("text_encoder")
+        if encoder and not fitting:
+            self.network.text_encoder = encoder  # type: ignore[assignment]
+            check_encoder(encoder, getattr(getattr(trainer, "datamodule", None), "noise", None))
         before = checkpoint.get("hyper_parameters", {})
         announce_differences(before, self.hparams, training)
         own = type(self).configure_optimizers is CheckpointedModule.configure_optimizers

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..couplings.prompted import PromptedNoise
 from ..couplings.store.text import StoredText
 from ..data.text_encoder import TextEncoder
 from ..errors import FlowlitError
+from ..generators.prompts import text_encoder_of
+from ..networks.checkpoints.spec import summarise
 from ..types import reads_of
 
 
@@ -35,6 +38,25 @@ def text_of(data: Any) -> Text | None:
     return None
 
 
+def check_encoder(described: dict[str, Any] | None, noise: Any) -> None:
+    """Refuse to generate from prompts that another encoder makes embeddings of than that of the training.
+
+    Args:
+        described: encoder of the training, as checkpoints have it; None if it is not known.
+        noise: to generate from.
+
+    Raises:
+        FlowlitError: naming both.
+    """
+    known = (described or {}).get("fingerprint")
+    if known is None or not isinstance(noise, PromptedNoise) or noise.encoder.fingerprint == known:
+        return
+    raise FlowlitError(
+        f"prompts of data.noise are encoded by {noise.encoder!r} ({noise.encoder.fingerprint[:8]}), but the "
+        f"network was trained with {summarise(described)} ({known[:8]}); give data.noise the same encoder"
+    )
+
+
 def take_text(networks: Iterable[nn.Module], data: Any) -> None:
     """Give networks that read text the encoder of their training, and the embedding of the empty text.
 
@@ -57,6 +79,12 @@ def take_text(networks: Iterable[nn.Module], data: Any) -> None:
     for network in networks:
         if "text" not in (reads_of(network) or ("text",)):
             continue
+        before = (text_encoder_of(network) or {}).get("fingerprint")
+        if before not in (None, text.identity["fingerprint"]):
+            rank_zero_warn(
+                f"{type(network).__name__} was trained with another text encoder ({before[:8]}) than that of "
+                f"the training data ({text.identity['fingerprint'][:8]}); is that meant?"
+            )
         if text.spec is not None:
             facts = {**text.spec, "fingerprint": text.identity["fingerprint"]}
             network.text_encoder = facts  # type: ignore[assignment]

@@ -109,6 +109,28 @@ def test_pairs_of_a_store_have_their_encoder_too(tmp_path):
         fit(tmp_path, Cached(str(tmp_path / "store")), other)
 
 
+def test_another_encoder_than_that_of_training_is_refused(tmp_path):
+    fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Hashed(5)))
+    data = FlowDataModule(noise=PromptedNoise(SHAPE, 8, DIGITS, Hashed(6)))
+
+    def model(network=None):
+        return FlowModule(network or Reader(), RectifiedFlow(), solvers={"euler2": Euler(2)})
+
+    trainer = tiny.trainer(tmp_path, 1)
+    message = r"encoded by Hashed.* \(hashed 6\), but the network was trained with Hashed\(seed=5"
+    with pytest.raises(FlowlitError, match=message):
+        trainer.validate(model(), data, ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
+    known = described(Reader(), Hashed(5))
+    with pytest.raises(FlowlitError, match=message):
+        trainer.validate(model(known), data, verbose=False)
+    with pytest.raises(FlowlitError, match=message):
+        trainer.couple(model(known), data, store=str(tmp_path / "store"), num=4)
+    assert not (tmp_path / "store").exists()
+    with pytest.warns(UserWarning, match="was trained with another text encoder"):
+        fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Hashed(7)), network=known)
+    assert known.text_encoder["fingerprint"] == "hashed 7"
+
+
 def test_flowlit_sample_takes_prompts(cli, tmp_path, generator):
     file = tmp_path / "text.safetensors"
     generator.save(file)

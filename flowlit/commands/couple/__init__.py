@@ -11,8 +11,10 @@ from ...couplings.store.writer import Store
 from ...data.classes import check_same_names, class_names_of
 from ...data.provenance import described, trained_on
 from ...errors import FlowlitError
+from ...generators.prompts import text_encoder_of
 from ...modules import FlowDataModule, FlowModule
 from ...modules.flow import check_rows
+from ...modules.text import check_encoder
 from ...networks.checkpoints.read import read_checkpoint
 from .options import CoupleOptions
 from .predict import PairPredictor, PartData, without_gradients
@@ -89,6 +91,7 @@ def origin_of(model: FlowModule, datamodule: pl.LightningDataModule | None, opti
     if not isinstance(datamodule, FlowDataModule) or noise is None:
         raise FlowlitError("couple needs the shape of the noise: give data.noise (shape, num_classes)")
     check_rows(model.network, noise.shape, noise.num_classes, "data.noise")
+    check_encoder(text_encoder_of(model.network), noise)
     images = getattr(datamodule.coupling, "images", None)
     origin = make_origin(
         options.origin, noise, options.num, options.seed, images, options.labels, model.codec

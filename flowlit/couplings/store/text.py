@@ -65,8 +65,13 @@ class TextFacts(Struct):
 TEXT = Format(TextFacts, "description of prompts", MEND, "flowlit-prompts", (1, 1), 64 << 20)
 
 
-def check_text(store: Path, manifest: dict[str, Any], checksums: bool = True) -> dict[str, Any]:
-    """Return the description of a store's prompts, whose files are there and whole.
+def check_text(store: Path, manifest: dict[str, Any], checksums: bool = False) -> dict[str, Any]:
+    """Return the description of a store's prompts, whose files are there, and have their bytes.
+
+    Args:
+        store: its folder.
+        manifest: of the store.
+        checksums: read all of them, and compare checksums.
 
     Raises:
         FlowlitError: if one is missing or damaged, or they are not those of the manifest.
@@ -81,9 +86,8 @@ def check_text(store: Path, manifest: dict[str, Any], checksums: bool = True) ->
     for entry in (*facts["files"], facts["null"]):
         path = folder / entry["file"]
         try:
-            sound = path.stat().st_size == entry["bytes"] and (
-                not checksums or file_hash(path) == entry["sha256"]
-            )
+            same = not checksums or file_hash(path) == entry["sha256"]
+            sound = same and path.stat().st_size == entry["bytes"]
         except OSError:
             sound = False
         if not sound:
@@ -109,7 +113,7 @@ class StoredText:
     Args:
         store: its folder.
         manifest: of the store.
-        checksums: compare each file with its checksum.
+        checksums: compare each file with its checksum when it is first read.
 
     Raises:
         FlowlitError: as ``check_text``.
@@ -117,7 +121,9 @@ class StoredText:
 
     def __init__(self, store: Path, manifest: dict[str, Any], checksums: bool = True):
         self.folder = store / FOLDER
-        self.facts = check_text(store, manifest, checksums)
+        self.facts = check_text(store, manifest)
+        entries = (*self.facts["files"], self.facts["null"])
+        self._unread = {entry["file"]: entry["sha256"] for entry in entries if checksums}
         self.shape = tuple(self.facts["shape"])
         self.ends = torch.tensor([entry["rows"] for entry in self.facts["files"]]).cumsum(0)
         self._open: dict[str, Any] = {}
@@ -170,6 +176,8 @@ class StoredText:
     def _read(self, name: str, start: int, stop: int) -> Tensor:
         try:
             if name not in self._open:
+                if self._unread.pop(name, None) not in (None, file_hash(self.folder / name)):
+                    raise FlowlitError(f"{self.folder / name} is missing or damaged; {MEND}")
                 self._open[name] = safe_open(os.fspath(self.folder / name), "pt")
             rows = self._open[name].get_slice("text")[start:stop].float()
         except (OSError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from .manifest import check_ranges, read_manifest
 from .plan import plan
 from .shard import ShardFile
 from .statistics import Check, PairMoments, compared
-from .text import NUMBER, StoredText, manifest_prompts, prompts_fit
+from .text import NUMBER, StoredText, check_text, manifest_prompts, prompts_fit
 
 ENOUGH = 64
 """Pairs whose statistics say something."""
@@ -159,6 +159,7 @@ class _Walk:
     def _text(self) -> Check:
         number = manifest_prompts(self.manifest)
         try:
+            check_text(self.folder, self.manifest, checksums=True)
             StoredText(self.folder, self.manifest).texts()
         except FlowlitError as error:
             return Check("prompts", str(error), f"{number:,} sound", False)

@@ -154,7 +154,9 @@ def test_damaged_text_is_refused_in_one_line(tmp_path, damage):
     store = make(tmp_path)
     damage(store / "text")
     with pytest.raises(FlowlitError) as refused:
-        StoredPairs([store])
+        pairs = StoredPairs([store])
+        pairs[0]
+        pairs.text.null()
     assert "\n" not in str(refused.value)
     assert [check.name for check in verify(store) if not check.good] == ["prompts"]
 
