@@ -24,3 +24,17 @@ def evaluating(network: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def training(network: Any) -> Iterator[None]:
+    """Switch a network to training mode, and every part of it back to its own afterwards."""
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    before = [module.training for module in modules]
+    if modules:
+        network.train()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, before, strict=True):
+            module.training = mode

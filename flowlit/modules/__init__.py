@@ -1,6 +1,7 @@
 """LightningModules, one for each kind of network that is trained, and their data."""
 
 from .classifier import Classifier, Contrastive
+from .codec import CodecModule
 from .critic import Critic, CriticModule
 from .datamodule import FlowDataModule
 from .flow import FlowModule
@@ -8,6 +9,7 @@ from .stages import OneStepStudent, ReflowStudent, Teacher
 
 __all__ = [
     "Classifier",
+    "CodecModule",
     "Contrastive",
     "Critic",
     "CriticModule",

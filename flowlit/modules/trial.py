@@ -13,7 +13,7 @@ from .._engine.sharding import parts
 from .._support.velocities import evaluate
 from ..errors import FlowlitError
 from ..frozen import Frozen
-from ..types import Codec, Cond, Coupling, Noise, Pair, classes_of, reads_of
+from ..types import OWN_CONDITIONS, Codec, Cond, Coupling, Noise, Pair, classes_of, reads_of
 from .averages import join_names
 
 ROWS = 2
@@ -83,7 +83,7 @@ def rows_to_try(module: Any) -> tuple[Tensor, Cond] | None:
 def check_conditions(network: nn.Module, cond: Cond) -> None:
     """Refuse training data without a condition that the network reads, each (B, …).
 
-    A second time ``r`` is the objective's to draw, and not the data's.
+    A second time ``r`` and a ``guidance`` are the objective's to draw, and not the data's.
 
     Raises:
         FlowlitError: naming the conditions.
@@ -95,7 +95,7 @@ def check_conditions(network: nn.Module, cond: Cond) -> None:
             f"{name} knows {classes} classes, but the training data brings no labels; give them "
             "(labels: true for images), or num_classes: 0"
         )
-    missing = (reads_of(network) or frozenset()) - {"label", "r", *cond}
+    missing = (reads_of(network) or frozenset()) - OWN_CONDITIONS - cond.keys()
     if missing:
         raise FlowlitError(
             f"{name} reads {join_names(missing)}, but the conditions of the training data are "

@@ -7,10 +7,12 @@ from typing import Any
 from .._support.efficientnet_lite0 import load_efficientnet_lite0 as efficientnet_lite0
 from .._support.names import MOVED, MovedModule
 from .adm import ADM
+from .autoencoder import LatentAutoencoder, StoredAutoencoder
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
 from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
+from .latent_layers import ConvDecoder, ConvResidual, TimmEncoder
 from .pruning import pruned
 from .sizes import at_size
 from .statistics import StoredStatistics
@@ -19,6 +21,7 @@ from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
+from .wrappers.guidance_input import GuidanceInput
 from .wrappers.one_more_step import OneMoreStep
 from .wrappers.preconditioning import EDM
 from .wrappers.pruned import Pruned
@@ -31,18 +34,24 @@ __all__ = [
     "ChannelMean",
     "ClassifierFreeGuidance",
     "ConcatenatedImage",
+    "ConvDecoder",
+    "ConvResidual",
     "DiT",
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",
     "FixedTime",
+    "GuidanceInput",
+    "LatentAutoencoder",
     "OneMoreStep",
     "Pruned",
     "ResShiftVelocity",
     "Router",
     "SmallClassifier",
     "SmallEncoder",
+    "StoredAutoencoder",
     "StoredStatistics",
+    "TimmEncoder",
     "UNet",
     "at_size",
     "efficientnet_lite0",

@@ -20,7 +20,7 @@ from .._support.progress import Bar
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
 from ..solvers.runge_kutta import Euler
-from ..types import Cond, classes_of, reads_of, shape_of
+from ..types import OWN_CONDITIONS, Cond, classes_of, reads_of, shape_of
 from .checkpoints.contents import Weights
 from .checkpoints.load import pretrained
 from .skipping import removable, skipping
@@ -82,7 +82,7 @@ def states_of(network: nn.Module, num: int = 64, steps: int = 8, seed: int = 0) 
     Raises:
         FlowlitError: if its shape is not known, or it reads more than labels.
     """
-    others = sorted((reads_of(network) or frozenset()) - {"label", "r"})
+    others = sorted((reads_of(network) or frozenset()) - OWN_CONDITIONS)
     shape = shape_of(network)
     if others or shape is None:
         lack = f"reads {', '.join(others)}" if others else "has no attribute `shape`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,3 +128,49 @@ class DiffusionSteps(TimeDistribution):
     def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
         times = torch.as_tensor(self.diffusion.times(), dtype=torch.float32, device=device)
         return times[rng.randint(len(times), n, device)]
+
+
+@dataclass
+class Shifted(TimeDistribution):
+    """Move another distribution's times towards noise: t' = t / (f - (f - 1) t), both ends fixed.
+
+    For data of many dimensions, in which the same noise hides less: f = √(C H W / 4096) in RAE (2510.11690),
+    at least 1. ``flowlit.solvers.grids.Shifted(shift=f)`` does the same to a solver's times.
+
+    >>> Shifted(Fixed(0.5), shift=2.5)(1).item()
+    0.2857142984867096
+
+    Args:
+        times: None is uniform.
+        shift: f; None takes ``shape``.
+        shape: (C, H, W) of x1, of which f is computed.
+    """
+
+    times: TimeDistribution | None = None
+    shift: PositiveFloat | None = None
+    shape: list[PositiveInt] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two shifts, and none."""
+        if (self.shift is None) == (self.shape is None):
+            raise FlowlitError(
+                f"times.Shifted: expected shift or shape, found shift={self.shift}, shape={self.shape}"
+            )
+
+    @property
+    def factor(self) -> float:
+        """f, 1 for no shift."""
+        return shift_of(self.shape) if self.shift is None else self.shift  # type: ignore[arg-type]
+
+    def __call__(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        t = (self.times or Uniform())(n, device)
+        return t / (self.factor - (self.factor - 1) * t)
+
+
+def shift_of(shape: Sequence[int]) -> float:
+    """Return RAE's shift of times for x1 of a shape (C, H, W), at least 1.
+
+    >>> shift_of([768, 16, 16])
+    6.928203230275509
+    """
+    return max(1.0, math.sqrt(math.prod(shape) / 4096))

@@ -8,9 +8,11 @@ from typing import Any
 from tools import randomise, tiny_unet
 from torch import nn
 
+from flowlit.networks import GuidanceInput
 from flowlit.objectives.flow_maps import (
     Consistency,
     FlowMapObjective,
+    ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
     OnTrajectories,
@@ -42,6 +44,17 @@ ON_TRAJECTORIES: dict[str, Callable[[], FlowMapObjective]] = {
     "trajectories, solved": lambda: OnTrajectories(GUIDE, Heun(3), draws=2),
     "trajectories, stored": lambda: OnTrajectories(draws=2),
 }
+
+ATTACHED: dict[str, Callable[[], FlowMapObjective]] = {
+    "splitting, average": lambda: Splitting(Dyadic(equal=0.5), shortest=2**-7, targets="average"),
+    "improved mean flow": lambda: ImprovedMeanFlow(Ordered(Uniform(), equal=0.5), derivative="central"),
+}
+"""Those that need a module, or a network of their own: ``guided_student``."""
+
+
+def guided_student(**changes: Any) -> nn.Module:
+    """A student that reads classes and a guidance."""
+    return GuidanceInput(student(**{"num_classes": 10, "label_dropout": 0.2, **changes}))
 
 
 def student(**changes: Any) -> nn.Module:

@@ -28,7 +28,7 @@ def test_the_command_in_the_header_parses(path, cli):
     outcome = cli(*words, "--print_config")
     assert outcome.code == 0, outcome.err
     model = yaml.safe_load(outcome.out)["model"]["init_args"]
-    assert words[0] == "couple" or model["objective"]["class_path"].startswith(
+    assert words[0] in ("couple", "validate") or model["objective"]["class_path"].startswith(
         "flowlit.objectives.flow_maps."
     )
     for found in re.findall(r"experiments/[\w/]+\.yaml", text):

@@ -3,14 +3,16 @@ import math
 import pytest
 import torch
 
-from flowlit.objectives.times import Fixed, Grid, KarrasSteps, LogitNormal, Uniform, UShaped
+from flowlit.errors import FlowlitError
+from flowlit.objectives.times import Fixed, Grid, KarrasSteps, LogitNormal, Shifted, Uniform, UShaped
+from flowlit.solvers import grids
 
 N = 200_000
 
 
 @pytest.mark.parametrize(
     "law",
-    [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal(), KarrasSteps()],
+    [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal(), KarrasSteps(), Shifted(shift=3.0)],
     ids=repr,
 )
 def test_times_are_float32_of_the_asked_number_in_the_unit_interval(law):
@@ -73,3 +75,33 @@ def test_karras_steps_are_those_of_edm(places, quantiles):
     found = KarrasSteps(low, high)(N).quantile(torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])).tolist()
     assert found == pytest.approx(expected, rel=0.03)
     assert expected == pytest.approx(quantiles, rel=0.03)
+
+
+@pytest.mark.parametrize("f", [1.0, 1.73, 6.93])
+def test_shifts_f_and_1_over_f_are_inverse_and_leave_the_ends(f):
+    times = torch.linspace(0, 1, 11)
+
+    class Given(Uniform):
+        def __call__(self, n, device="cpu"):
+            return self.t
+
+    inner = Given()
+    inner.t = times
+    moved = Shifted(inner, shift=f)(11)
+    assert moved[0] == 0 and moved[-1] == 1 and bool((moved <= times).all())
+    inner.t = moved
+    torch.testing.assert_close(Shifted(inner, shift=1 / f)(11), times)
+    torch.testing.assert_close(moved, torch.tensor(grids.Shifted(f)(10)))  # the solver's
+
+
+@pytest.mark.parametrize(
+    ("shape", "f"), [([768, 16, 16], 6.928), ([3, 64, 64], 1.732), ([3, 32, 32], 1.0), ([1, 8, 8], 1.0)]
+)
+def test_the_shift_of_a_shape_is_raes_and_at_least_1(shape, f):
+    assert Shifted(shape=shape).factor == pytest.approx(f, abs=1e-3)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"shift": 2.0, "shape": [1, 8, 8]}])
+def test_a_shift_is_given_once(arguments):
+    with pytest.raises(FlowlitError, match="expected shift or shape"):
+        Shifted(**arguments)

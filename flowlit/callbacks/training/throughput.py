@@ -155,7 +155,7 @@ class Throughput(Evaluation):
             self._go_on("data")
 
     def look(self, trainer: pl.Trainer, module: Any, outputs: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
+        if batch_idx == 0 and outputs is not None:  # None of a module that generates nothing
             noise = outputs["noise"]
             cond = {key: value[: self.batch_size] for key, value in noise.cond.items()}
             self._noise = Noise(noise.index[: self.batch_size], noise.x0[: self.batch_size], cond)

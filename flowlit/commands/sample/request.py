@@ -89,10 +89,10 @@ class Request:
             FlowlitError: as ``flowlit.load``; for generators that read more than noise and classes, and
                 numbers of evaluations that the solver cannot have.
         """
-        from ...types import reads_of
+        from ...types import OWN_CONDITIONS, reads_of
 
         generator = load_with(checkpoint, weights, solver, nfe, device)
-        others = sorted((reads_of(generator.network) or frozenset()) - {"label", "r", "text"})
+        others = sorted((reads_of(generator.network) or frozenset()) - OWN_CONDITIONS - {"text"})
         if "image" in others:
             raise FlowlitError(
                 f"{checkpoint} enlarges images, and needs one to begin with; use flowlit upscale my_photos "

@@ -19,7 +19,7 @@ from ...errors import FlowlitError
 from ...networks import Router
 from ...solvers import RK45, SDE, AdaptiveDPMSolver, ReNoise
 from ...solvers.base import unchecked
-from ...types import reads_of
+from ...types import OWN_CONDITIONS, reads_of
 from ..core import NoiseToImages
 from ..sampling import noise_shape
 
@@ -80,7 +80,7 @@ def check_exportable(generator: NoiseToImages) -> None:
         raise FlowlitError(
             "Router chooses a student for each label, which a graph cannot; export its students one by one"
         )
-    others = sorted((reads_of(network) or frozenset()) - {"label", "r"})
+    others = sorted((reads_of(network) or frozenset()) - OWN_CONDITIONS)
     if others:
         raise FlowlitError(
             f"the network reads {', '.join(others)}, and exports take noise and labels alone; use flowlit "

@@ -3,6 +3,7 @@
 from .averages import average, end_derivative, jump, start_derivative
 from .base import FlowMapObjective
 from .consistency import Consistency, consistency_loss
+from .improved import ImprovedMeanFlow, own_guided_target
 from .lagrangian import Lagrangian, lagrangian_loss
 from .mean_flow import MeanFlow, guided_target, mean_flow_loss
 from .splitting import Splitting, splitting_loss
@@ -12,6 +13,7 @@ from .velocity_distillation import VelocityDistillation, velocity_distillation_l
 __all__ = [
     "Consistency",
     "FlowMapObjective",
+    "ImprovedMeanFlow",
     "Lagrangian",
     "MeanFlow",
     "OnTrajectories",
@@ -24,6 +26,7 @@ __all__ = [
     "jump",
     "lagrangian_loss",
     "mean_flow_loss",
+    "own_guided_target",
     "splitting_loss",
     "start_derivative",
     "states",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._support.derivatives import along
+from ..._support.modes import training
 from ..._support.velocities import evaluate
 from ...paths.straight import expand
 from ...types import Cond, VelocityField, evaluations_of, reads_of
@@ -56,6 +57,26 @@ class Repeated:
         if self.there is not None:
             getattr(torch, self.device.type).set_rng_state(self.there, self.device)
         return self.velocity(x, t, cond)
+
+
+class Likewise(Repeated):
+    """Another network, in training mode while it is called, with the draws that a repeated one has."""
+
+    def __init__(self, network: nn.Module, like: Repeated):
+        self.velocity = network
+        self.evaluations = evaluations_of(network)
+        self.device = like.device
+        self.host = like.host
+        self.there = like.there
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        with training(self.velocity):
+            return super().__call__(x, t, cond)
+
+
+def likewise(network: nn.Module, velocity: VelocityField) -> VelocityField:
+    """Return a network that hides the labels, and drops the activations, that ``velocity`` does."""
+    return Likewise(network, velocity) if isinstance(velocity, Repeated) else network
 
 
 def repeated(velocity: VelocityField, x: Tensor) -> VelocityField:

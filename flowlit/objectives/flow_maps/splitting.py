@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,12 @@ from ...paths.straight import expand, interpolate
 from ...ranges import NonNegativeFloat, PositiveFloat, Probability
 from ...types import Cond, Distance, Pair, VelocityField
 from ..intervals import IntervalDistribution
-from .averages import average, jump
+from .averages import average, jump, likewise
 from .base import FlowMapObjective, instant_velocity
 
 First = Literal["self", "data", "guide"]
 Second = Literal["self", "guide"]
+Targets = Literal["trained", "average"]
 
 
 def splitting_loss(
@@ -34,11 +35,12 @@ def splitting_loss(
     second: Second = "self",
     shortest: float = 0.0,
     clip: float | None = None,
+    targets: VelocityField | None = None,
 ) -> Tensor:
     """d( u(x_t, t, s), sg[(1 - w) u₁ + w u₂] ), (B,), with legs t → m → s (B,) and w = (s - m) / (s - t).
 
-    A leg is the network's own average velocity, its velocity if the leg is not longer than ``shortest``, the
-    pair's x1 - x0 ("data"), or the guide's velocity at its start. Where t = s the target is the guide's
+    A leg is the network's own average velocity, or that of ``targets``, the velocity if the leg is not longer
+    than ``shortest``, the pair's x1 - x0 ("data"), or the guide's velocity at its start. Where t = s the target is the guide's
     velocity or x1 - x0. Shortcut models (2410.12557), SplitMeanFlow (2507.16884), AlphaFlow (2510.20771);
     with t = 0, s = 1 and the guide's second leg it is ``flow_guided_loss``.
     """
@@ -51,7 +53,8 @@ def splitting_loss(
             return pair.x1 - pair.x0
         if source == "guide":
             return _of_guide(guide, x, start, pair.cond)
-        return average(velocity, x, start, torch.where(end - start > shortest, end, start), pair.cond)
+        legs = velocity if targets is None else targets
+        return average(legs, x, start, torch.where(end - start > shortest, end, start), pair.cond)
 
     with torch.no_grad():
         u1 = leg(first, x_t, t, m)
@@ -72,7 +75,8 @@ def _of_guide(guide: VelocityField | None, x: Tensor, t: Tensor, cond: Cond) -> 
 class Splitting(FlowMapObjective):
     """Learn a jump from two jumps without a derivative: shortcut models, SplitMeanFlow, AlphaFlow.
 
-    Shortcut models: ``intervals: Dyadic``, ``split: 0.5``, ``shortest: 0.0078125``, ``clip: 4``.
+    Shortcut models: ``intervals: Dyadic``, ``split: 0.5``, ``shortest: 0.0078125``, ``clip: 4``, ``targets:
+    average``.
     SplitMeanFlow: ``split: null``. AlphaFlow: ``first: data`` and ``split`` moved by ``Anneal`` from 1
     (regression onto straight lines) towards 0.005 (nearly MeanFlow). Progressive distillation: both legs of a
     guide. Without a guide most intervals must have t = s, three in four or more, or trivial maps are found.
@@ -84,6 +88,8 @@ class Splitting(FlowMapObjective):
         split: place of the middle time in the interval; null draws it uniformly.
         shortest: legs not longer than this are steps of the velocity u(x, t, t).
         clip: bound of the target's entries; null is none.
+        targets: whose own legs are: those of the "trained" weights, or of their "average", the ``EMA``
+            callback's ema, with the same dropout and hidden labels.
         p: power of the adaptive weight, see ``MeanFlow``.
         c: of the same.
     """
@@ -100,6 +106,7 @@ class Splitting(FlowMapObjective):
         clip: PositiveFloat | None = None,
         p: NonNegativeFloat = 0.0,
         c: PositiveFloat = 1e-3,
+        targets: Targets = "trained",
     ):
         super().__init__(intervals, distance, guide, p, c)
         if (guide is None) == ("guide" in (first, second)):
@@ -113,6 +120,25 @@ class Splitting(FlowMapObjective):
         self.split = split
         self.shortest = shortest
         self.clip = clip
+        self.targets: Targets = targets
+        self._averages: tuple[Any, ...] = ()
+
+    def on_attach(self, module: nn.Module) -> None:
+        """Keep the module's averages for the targets, beside what every flow map demands."""
+        super().on_attach(module)
+        self._averages = (getattr(module, "averages", None),)  # no part of this, which is a part of them
+
+    def _targets(self, velocity: VelocityField) -> VelocityField | None:
+        """Return the network of the targets; None for the trained one."""
+        if self.targets == "trained":
+            return None
+        averages = self._averages[0] if self._averages else None
+        if averages is None or "ema" not in averages.metadata:
+            raise FlowlitError(
+                "Splitting: targets of the average, but nothing averages the weights; add the callback "
+                "flowlit.callbacks.EMA, or targets: trained"
+            )
+        return likewise(averages.ema, velocity)
 
     def loss(self, velocity: VelocityField, pair: Pair, t: Tensor, s: Tensor) -> Tensor:
         """Return the error of each sample on its interval, t to s (B,), (B,)."""
@@ -129,6 +155,7 @@ class Splitting(FlowMapObjective):
             second=self.second,
             shortest=self.shortest,
             clip=self.clip,
+            targets=self._targets(velocity),
         )
 
     def weigh(self, error: Tensor, t: Tensor, s: Tensor, pair: Pair) -> Tensor:

@@ -1,11 +1,12 @@
 """Objectives of flow maps: what they demand of a network, draw alike in every call, and log."""
 
 import logging
+import math
 
 import pytest
 import tiny
 import torch
-from flow_maps import GUIDE, OBJECTIVES, student
+from flow_maps import GUIDE, OBJECTIVES, guided_student, student
 from gaussian_map import GaussianMap
 from tools import tiny_unet
 from torch import nn
@@ -14,15 +15,20 @@ from flowlit import rng
 from flowlit.callbacks import Anneal
 from flowlit.errors import FlowlitError
 from flowlit.modules import FlowModule
+from flowlit.networks import GuidanceInput
 from flowlit.objectives import Combined
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.flow_maps import (
     Consistency,
+    ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
     Splitting,
     guided_target,
+    own_guided_target,
+    splitting_loss,
 )
+from flowlit.objectives.flow_maps.improved import drawn_guidance
 from flowlit.objectives.intervals import FromNoise, Ordered, ToData
 from flowlit.objectives.times import Fixed, Uniform
 from flowlit.schedules import Geometric, Sigmoid
@@ -245,3 +251,138 @@ def test_a_one_step_network_of_consistency_is_sampled_by_euler():
     assert isinstance(module.objective.distance, nn.Module) and not isinstance(
         module.objective.distance, SquaredError
     )
+
+
+# targets of the average
+
+
+def averaged(objective, network):
+    """A module whose average has other weights than its network, as after some steps."""
+    module = FlowModule(network, objective)
+    module.averages.begin("ema", network)
+    with torch.no_grad():
+        for value in module.ema.parameters():
+            value.mul_(0.5)
+    return module
+
+
+def test_targets_of_shortcut_models_are_the_averages():
+    data = pair(8)
+    objective = Splitting(Ordered(Uniform(), equal=0.0), targets="average")
+    module = averaged(objective, student().eval())
+    seeded = []
+    for targets in ("average", "trained"):
+        objective.targets = targets
+        torch.manual_seed(3)
+        seeded.append(float(objective(module.network, data)["loss"]))
+    t, s = torch.full((8,), 0.25), torch.full((8,), 0.75)
+    m = (t + s) / 2
+    ours = splitting_loss(module.network, None, data, t, s, m=m, distance=SquaredError(), targets=module.ema)
+    x = data.x0 + 0.25 * (data.x1 - data.x0)
+    first = module.ema(x, t, {"r": m})
+    second = module.ema(x + 0.25 * first, m, {"r": s})
+    expected = SquaredError()(module.network(x, t, {"r": s}), (first + second) / 2)
+    torch.testing.assert_close(ours, expected)
+    assert seeded[0] != seeded[1]
+
+
+def test_targets_of_the_average_take_no_gradient_and_leave_it_in_its_mode():
+    objective = Splitting(Ordered(Uniform(), equal=0.0), targets="average")
+    module = averaged(objective, student(dropout=0.5).train())
+    before = {name: value.clone() for name, value in module.ema.state_dict().items()}
+    objective(module.network, pair(8))["loss"].backward()
+    assert not any(part.training for part in module.ema.modules())
+    assert all(value.grad is None for value in module.ema.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in module.ema.state_dict().items())
+    assert any(value.grad is not None for value in module.network.parameters())
+
+
+def test_the_average_hides_the_labels_that_the_network_hides():
+    network = Watching().train()
+    objective = Splitting(Ordered(Uniform(), equal=0.0), targets="average")
+    module = averaged(objective, network.network)
+    hidden = []
+    module.ema.label.table.register_forward_hook(lambda m, i, o: hidden.append(i[0]))
+    torch.manual_seed(1)
+    objective(network.network, pair(8, label=torch.arange(8) % 3))
+    assert len(hidden) == 2 and all(torch.equal(labels, network.labels[0]) for labels in hidden)
+    assert 0 < int((hidden[0] == 3).sum()) < 8
+
+
+def test_targets_of_an_average_that_nobody_keeps_are_refused():
+    objective = Splitting(targets="average")
+    module = FlowModule(student(), objective)
+    with pytest.raises(FlowlitError, match="nothing averages the weights.*callbacks.EMA"):
+        objective(module.network, pair())
+
+
+# guidance as an input
+
+
+def test_improved_guidance_has_the_guided_velocity_of_each_scale_as_its_fixed_point():
+    """u_c = v_c + (1 - 1/ω) (u_c - u_∅) at u_c = u_∅ + ω (v_c - u_∅); outside its times ω is 1."""
+
+    class Labelled(nn.Module):
+        def forward(self, x, t, cond={}):
+            scale, first, last = cond["guidance"].unbind(1)
+            inside = (t >= first) & (t <= last)
+            guided = 1.0 + torch.where(inside, scale, 1.0) * (2.0 - 1.0)
+            u = guided if "label" in cond else torch.ones_like(t)
+            return torch.zeros_like(x) + u[:, None, None, None].to(x.dtype)
+
+    guidance = torch.tensor([[1.0, 0, 1], [2.0, 0, 1], [8.0, 0, 1], [8.0, 0.5, 1]])
+    data = pair(4, label=torch.zeros(4, dtype=torch.int64), guidance=guidance)
+    data = data._replace(x1=data.x0 + 2.0)  # conditional velocity 2, unconditional 1
+    target = own_guided_target(Labelled(), data, torch.full((4,), 0.25))
+    expected = torch.tensor([2.0, 3.0, 9.0, 2.0])[:, None, None, None]
+    torch.testing.assert_close(target, expected.expand_as(target))
+
+
+def test_guidances_are_drawn_from_1_to_the_largest_around_the_middle():
+    scale, first, last = drawn_guidance(100_000, 8.0).unbind(1)
+    assert float(scale.min()) >= 1 and float(scale.max()) <= 8
+    assert float(scale.log().mean()) == pytest.approx(math.log(8) / 2, abs=0.01)
+    assert float(first.max()) <= 0.5 <= float(last.min()) and float(last.max()) <= 1
+    assert float(first.mean()) == pytest.approx(0.25, abs=0.005)
+    assert float(last.mean()) == pytest.approx(0.75, abs=0.005)
+
+
+def test_a_network_that_is_told_its_guidance_begins_as_it_was():
+    inside = student(num_classes=10).eval()
+    x, t, label = torch.randn(4, *tiny.SHAPE), torch.rand(4), torch.arange(4)
+    before = inside(x, t, {"label": label})
+    network = GuidanceInput(inside, scale=2.0, interval=(0.25, 0.75))
+    cond = {"label": label, "guidance": torch.tensor([3.0, 0.0, 1.0]).expand(4, 3)}
+    assert torch.equal(network(x, t, cond), before) and network.shape == tiny.SHAPE
+    with torch.no_grad():
+        network.network.stem.weight[:, -3:] = 1.0
+    given = torch.tensor([2.0, 0.25, 0.75]).expand(4, 3)
+    assert torch.equal(network(x, t, {"label": label}), network(x, t, {"label": label, "guidance": given}))
+    assert not torch.equal(network(x, t, cond), network(x, t, {"label": label}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FlowModule(student(), ImprovedMeanFlow()), "does not read a guidance.*GuidanceInput"),
+        (lambda: ImprovedMeanFlow(largest_guidance=0.5), "largest_guidance is 0.5; expected 1"),
+        (lambda: GuidanceInput(nn.Conv2d(1, 1, 3)), "Conv2d has no convolution stem"),
+        (lambda: GuidanceInput(student(), interval=(0.7, 0.2)), "interval is .*expected two times"),
+        (lambda: ImprovedMeanFlow()(guided_student(), pair()), "guidance needs labels"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(make, message):
+    with pytest.raises(FlowlitError, match=message):
+        make()
+
+
+def test_without_guidance_it_is_mean_flow_along_its_own_velocity():
+    network = student().eval()
+    losses = []
+    for objective in (
+        ImprovedMeanFlow(Ordered(Uniform()), largest_guidance=1.0),
+        MeanFlow(Ordered(Uniform()), tangent="self"),
+    ):
+        torch.manual_seed(2)
+        losses.append(objective(network, pair())["loss"])
+    assert torch.equal(*losses)

@@ -7,7 +7,7 @@ import signal
 import pytest
 import tiny
 import torch
-from flow_maps import OBJECTIVES, ON_TRAJECTORIES, student
+from flow_maps import ATTACHED, OBJECTIVES, ON_TRAJECTORIES, guided_student, student
 from forks import apart, dead
 from matrix import few
 from tools import randomise
@@ -19,7 +19,7 @@ from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.objectives import RectifiedFlow
 from flowlit.solvers import Heun, Jumps
 
-EVERY = {**OBJECTIVES, **ON_TRAJECTORIES}
+EVERY = {**OBJECTIVES, **ON_TRAJECTORIES, **ATTACHED}
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +36,26 @@ def store(tmp_path_factory):
 
 def train(folder, name, store, steps=4, *, dropout=0.2, kill=None, resume=False, optimizer=None, **words):
     """Train with one of the objectives; return the last checkpoint."""
+    guided = name == "improved mean flow"
     if name == "trajectories, stored":
         coupling = Cached(store, states=3)
     else:
-        coupling = Independent(Digits(limit=24, labels=False))
-    data = FlowDataModule(coupling, batch_size=8, seed=3, noise=SeededNoise(tiny.SHAPE, 4))
+        coupling = Independent(Digits(limit=24, labels=guided))
+    data = FlowDataModule(coupling, batch_size=8, seed=3, noise=noise_of(guided))
     settings = {"solvers": {"jump": Jumps(1)}}
     if optimizer is not None:
         settings["optimizer"] = optimizer
-    module = FlowModule(student(dropout=dropout), EVERY[name](), **settings)
+    network = guided_student if guided else student
+    module = FlowModule(network(dropout=dropout), EVERY[name](), **settings)
     callbacks = [EMA(0.9), LastCheckpoint(2), *([tiny.KillAt(kill)] if kill else [])]
     quiet = {"enable_checkpointing": True, "limit_val_batches": 0, **words}
     last = folder / "checkpoints/last.ckpt"
     tiny.trainer(folder, steps, callbacks, **quiet).fit(module, data, ckpt_path=str(last) if resume else None)
     return torch.load(last, weights_only=True)
+
+
+def noise_of(guided):
+    return SeededNoise(tiny.SHAPE, 4, num_classes=10 if guided else 0)
 
 
 @pytest.mark.parametrize("name", few([*EVERY], 1))
@@ -79,7 +85,7 @@ def gradients(folder, name, store, devices):
 
 @pytest.mark.parametrize("name", few([*EVERY], 1))
 def test_two_processes_have_the_gradient_of_one(name, store, tmp_path):
-    begin = student().state_dict()
+    begin = (guided_student() if name == "improved mean flow" else student()).state_dict()
     changes = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
