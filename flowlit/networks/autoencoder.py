@@ -19,7 +19,6 @@ from .checkpoints.spec import spec
 
 Way = Literal["encode", "decode"]
 
-EPS = 1e-5
 FLOOR = 0.05
 """Smallest standard deviation that a code is divided by, in parts of the mean one: some never vary."""
 
@@ -170,9 +169,9 @@ class LatentAutoencoder(Checked, nn.Module):
             total += code.sum(0)
             squares += code.square().sum(0)
         mean = total / max(count, 1)
-        std = (squares / max(count, 1) - mean.square()).clamp_min(0).add(EPS).sqrt()
+        std = (squares / max(count, 1) - mean.square()).clamp_min(0).sqrt()
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(FLOOR * float(std.mean())))
+        self.std.copy_(std.clamp_min(FLOOR * float(std.mean()) or 1.0))
         self.measured.fill_(count)
 
 

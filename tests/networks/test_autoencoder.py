@@ -49,10 +49,10 @@ def test_a_code_that_never_varies_stays_small():
     """As a dead channel of an encoder: on other images it may be far from its mean."""
     network = autoencoder()
     network.measure([from_levels(images(1)).expand(5, -1, -1, -1)])
-    assert network.std.min() > 1e-4
+    assert bool((network.std == 1).all())
     x = from_levels(images(40))
     network.measure(x.split(20))
-    assert network.std.min() >= 0.0499 * network.std.mean()
+    assert network.std.min() >= 0.02 * network.std.mean()
 
 
 def test_a_latent_does_not_depend_on_others_in_its_batch():

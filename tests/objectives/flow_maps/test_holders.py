@@ -274,7 +274,7 @@ def test_targets_of_shortcut_models_are_the_averages():
     for targets in ("average", "trained"):
         objective.targets = targets
         torch.manual_seed(3)
-        seeded.append(float(objective(module.network, data)["loss"]))
+        seeded.append(objective(module.network, data)["loss"].item())
     t, s = torch.full((8,), 0.25), torch.full((8,), 0.75)
     m = (t + s) / 2
     ours = splitting_loss(module.network, None, data, t, s, m=m, distance=SquaredError(), targets=module.ema)
