@@ -35,12 +35,12 @@ NETWORK = {
 
 
 def autoencoder(**arguments: Any) -> LatentAutoencoder:
-    """One with random weights, whose layers' statistics are not those of fresh batch normalisation."""
+    """One with random weights, whose codes vary as those of a trained encoder do."""
     encoder = SmallClassifier(dim=8)
     for layer in encoder.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2)
+            layer.momentum = 1.0  # of these digits, as after a training
+    encoder.train()(images(200).float() / 127.5 - 1)
     parts: dict[str, Any] = {
         "encoder": encoder,
         "decoder": ConvDecoder(**DECODER["init_args"]),  # type: ignore[arg-type]
