@@ -118,10 +118,6 @@ def reads_of(network: Any) -> frozenset[str] | None:
     return getattr(network, "reads", None)
 
 
-OWN_CONDITIONS = frozenset({"label", "r", "guidance"})
-"""Conditions that need no data: classes, and what objectives draw and generation has a value for."""
-
-
 def evaluations_of(network: Any) -> int:
     """Return how many network evaluations a call takes; 1 if the network does not say."""
     return getattr(network, "evaluations", 1)

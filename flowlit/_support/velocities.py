@@ -13,6 +13,9 @@ from ..errors import FlowlitError
 from ..ranges.tensors import summary
 from ..types import Cond, VelocityField
 
+OWN_CONDITIONS = frozenset({"label", "r", "guidance"})
+"""Conditions that need no data: classes, and what objectives draw and generation has a value for."""
+
 
 def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
     """Return v(x, t), (B, C, H, W) as x, for t (B,) and conditions (B, …), in the network's precision.

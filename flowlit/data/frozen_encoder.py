@@ -45,7 +45,7 @@ class EncoderLatents(Codec):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """How to build it again: with these weights, or not at all."""
+        """Class and arguments that build it again: with these weights, or not at all."""
         described = self._autoencoder.network.spec
         return {"class_path": "flowlit.data.EncoderLatents", "init_args": {"autoencoder": described}}
 

@@ -65,8 +65,8 @@ class CodecModule(CheckpointedModule):
 
     def on_fit_start(self) -> None:
         """Measure the encoder's codes of all training images, unless a checkpoint has brought that."""
-        pairs = getattr(getattr(self.trainer, "datamodule", None), "pairs", None)
-        coupling = getattr(getattr(self.trainer, "datamodule", None), "coupling", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        coupling = getattr(data, "coupling", None)
         if not isinstance(coupling, Independent) or not coupling.codec.pixels:
             name = type(coupling).__name__
             codec = getattr(coupling, "codec", None)
@@ -75,10 +75,11 @@ class CodecModule(CheckpointedModule):
                 f"CodecModule trains on images, but the coupling is {given}; expected "
                 "flowlit.couplings.Independent without a codec"
             )
-        found = tuple(pairs[0]["x1"].shape)
-        if found != self.network.image_shape:
+        pairs = data.pairs
+        shape = tuple(pairs[0]["x1"].shape)
+        if shape != self.network.image_shape:
             raise FlowlitError(
-                f"CodecModule: the training images have shape {found}, the network's image_shape is "
+                f"CodecModule: the training images have shape {shape}, the network's image_shape is "
                 f"{self.network.image_shape}; make them equal"
             )
         if not self.network.measured:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .._engine.sharding import parts
-from .._support.velocities import evaluate
+from .._support.velocities import OWN_CONDITIONS, evaluate
 from ..errors import FlowlitError
 from ..frozen import Frozen
-from ..types import OWN_CONDITIONS, Codec, Cond, Coupling, Noise, Pair, classes_of, reads_of
+from ..types import Codec, Cond, Coupling, Noise, Pair, classes_of, reads_of
 from .averages import join_names
 
 ROWS = 2

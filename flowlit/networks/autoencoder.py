@@ -121,8 +121,8 @@ class LatentAutoencoder(Checked, nn.Module):
         """
         if tuple(x.shape[1:]) != self.image_shape:
             raise FlowlitError(
-                f"LatentAutoencoder: found images of shape {tuple(x.shape[1:])}, expected {self.image_shape}, "
-                "those it was made for"
+                f"LatentAutoencoder: found images of shape {tuple(x.shape[1:])}, expected "
+                f"{self.image_shape}, those it was made for"
             )
         off = torch.autocast(x.device.type, enabled=False)
         with torch.no_grad(), off, collected(self.encoder, [self.layer]) as outputs:
@@ -200,18 +200,18 @@ class StoredAutoencoder(Checked, nn.Module):
             )
         if not network.measured:
             raise FlowlitError(f"{checkpoint} has no statistics of its codes; train it for a step at least")
-        found = fingerprint(network)
-        if sha256 not in (None, found):
+        weights = fingerprint(network)
+        if sha256 not in (None, weights):
             raise FlowlitError(
-                f"{checkpoint} has weights {found[:12]}, expected {str(sha256)[:12]}: it was trained again "
+                f"{checkpoint} has weights {weights[:12]}, expected {str(sha256)[:12]}: it was trained again "
                 "since; bring the former file back, or make what depends on it again"
             )
         self.network = network.requires_grad_(False).eval()
         self.image_shape = network.image_shape
-        self.fingerprint = found
+        self.fingerprint = weights
         self.spec = {
             "class_path": "flowlit.networks.StoredAutoencoder",
-            "init_args": {"checkpoint": checkpoint, "sha256": found},
+            "init_args": {"checkpoint": checkpoint, "sha256": weights},
         }
 
     def forward(self, x: Tensor, way: Way | None = None) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from .._support.modes import evaluating
 from .._support.progress import Bar
+from .._support.velocities import OWN_CONDITIONS
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
 from ..solvers.runge_kutta import Euler
-from ..types import OWN_CONDITIONS, Cond, classes_of, reads_of, shape_of
+from ..types import Cond, classes_of, reads_of, shape_of
 from .checkpoints.contents import Weights
 from .checkpoints.load import pretrained
 from .skipping import removable, skipping

@@ -1,4 +1,4 @@
-"""Every YAML of latents parses by its header's command; on digits a codec, a flow and a flow map are trained."""
+"""Every YAML of latents parses by its header's commands; on digits a codec and a flow map are trained."""
 
 import re
 

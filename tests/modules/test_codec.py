@@ -114,7 +114,7 @@ def test_a_codec_that_was_trained_again_is_another(codec, checkpoint, tmp_path):
 
 
 def test_another_network_is_refused():
-    with pytest.raises(FlowlitError, match="found UNet, expected .*StoredAutoencoder"):
+    with pytest.raises(FlowlitError, match=r"found UNet, expected .*StoredAutoencoder"):
         EncoderLatents(UNet(8, 1, 8, [1], 1, []))
 
 
@@ -130,9 +130,7 @@ def test_flows_couplings_and_flow_maps_work_in_it(checkpoint, tmp_path):
     couple["trainer"] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     couple |= {"store": str(tmp_path / "pairs"), "num": 16, "shard_size": 8, "batch_size": 8, "seed": 5}
     run("couple", tmp_path / "couple.yaml", couple)
-    network = tiny.unet(
-        resolution=2, in_channels=10, multipliers=[1], second_time=True, time_scale=1.0
-    )
+    network = tiny.unet(resolution=2, in_channels=10, multipliers=[1], second_time=True, time_scale=1.0)
     student = tiny.fit(
         tmp_path / "map", "FlowModule", network, tiny.cached(tmp_path / "pairs"), data=noise, steps=2
     )
@@ -188,4 +186,3 @@ def test_latents_are_no_training_images(tmp_path):
     content["data"]["init_args"]["coupling"]["init_args"]["codec"] = {"class_path": "flowlit.data.Patches"}
     outcome = in_process("fit", "-c", tiny.write(tmp_path / "run.yaml", content))
     assert_matches(outcome.error, r"CodecModule.*codec.*Patches")
-

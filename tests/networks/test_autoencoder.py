@@ -95,7 +95,10 @@ def test_it_is_built_again_from_its_description():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"decoder": ConvDecoder(8, 1, 2, 8)}, r"does not take latents of shape \(10, 2, 2\).*in_channels: 10"),
+        (
+            {"decoder": ConvDecoder(8, 1, 2, 8)},
+            r"does not take latents of shape \(10, 2, 2\).*in_channels: 10",
+        ),
         ({"decoder": ConvDecoder(10, 1, 1, 8)}, r"images of shape \(1, 4, 4\).*expected \(1, 8, 8\)"),
         ({"decoder": ConvDecoder(10, 3, 2, 8)}, r"images of shape \(3, 8, 8\).*out_channels"),
         ({"residual": ConvResidual(1, 2, 1, 8)}, r"the branch has 4×4 positions.*'top' 2×2.*halvings"),

@@ -12,7 +12,16 @@ N = 200_000
 
 @pytest.mark.parametrize(
     "law",
-    [Uniform(), Uniform(0.2, 0.8), Fixed(0.0), Grid(4), UShaped(), LogitNormal(), KarrasSteps(), Shifted(shift=3.0)],
+    [
+        Uniform(),
+        Uniform(0.2, 0.8),
+        Fixed(0.0),
+        Grid(4),
+        UShaped(),
+        LogitNormal(),
+        KarrasSteps(),
+        Shifted(shift=3.0),
+    ],
     ids=repr,
 )
 def test_times_are_float32_of_the_asked_number_in_the_unit_interval(law):

@@ -89,7 +89,8 @@ class Request:
             FlowlitError: as ``flowlit.load``; for generators that read more than noise and classes, and
                 numbers of evaluations that the solver cannot have.
         """
-        from ...types import OWN_CONDITIONS, reads_of
+        from ..._support.velocities import OWN_CONDITIONS
+        from ...types import reads_of
 
         generator = load_with(checkpoint, weights, solver, nfe, device)
         others = sorted((reads_of(generator.network) or frozenset()) - OWN_CONDITIONS - {"text"})

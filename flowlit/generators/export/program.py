@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._support.velocities import OWN_CONDITIONS
 from ...data import Patches, Pixels
 from ...errors import FlowlitError
 from ...networks import Router
 from ...solvers import RK45, SDE, AdaptiveDPMSolver, ReNoise
 from ...solvers.base import unchecked
-from ...types import OWN_CONDITIONS, reads_of
+from ...types import reads_of
 from ..core import NoiseToImages
 from ..sampling import noise_shape
 

@@ -43,8 +43,8 @@ class GuidanceInput(VelocityWrapper):
         stem = getattr(stem, "proj", stem)  # of patches
         if not isinstance(stem, nn.Conv2d) or shape is None or stem.in_channels != shape[0]:
             raise FlowlitError(
-                f"GuidanceInput: {type(network).__name__} has no convolution stem of its C channels; expected "
-                "flowlit.networks.UNet, ADM or DiT, or a network with shape = (C, H, W) and one"
+                f"GuidanceInput: {type(network).__name__} has no convolution stem of its C channels; "
+                "expected flowlit.networks.UNet, ADM or DiT, or a network with shape = (C, H, W) and one"
             )
         if len(interval) != 2 or interval[0] > interval[1]:
             raise FlowlitError(

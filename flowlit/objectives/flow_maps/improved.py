@@ -71,9 +71,7 @@ class ImprovedMeanFlow(MeanFlow):
         p: NonNegativeFloat = 0.0,
         c: PositiveFloat = 1e-3,
     ):
-        super().__init__(
-            intervals, distance, tangent="self", derivative=derivative, step=step, p=p, c=c
-        )
+        super().__init__(intervals, distance, tangent="self", derivative=derivative, step=step, p=p, c=c)
         if largest_guidance < 1:
             raise FlowlitError(
                 f"ImprovedMeanFlow: largest_guidance is {largest_guidance}; expected 1, for none, or more"

@@ -40,9 +40,9 @@ def splitting_loss(
     """d( u(x_t, t, s), sg[(1 - w) u₁ + w u₂] ), (B,), with legs t → m → s (B,) and w = (s - m) / (s - t).
 
     A leg is the network's own average velocity, or that of ``targets``, the velocity if the leg is not longer
-    than ``shortest``, the pair's x1 - x0 ("data"), or the guide's velocity at its start. Where t = s the target is the guide's
-    velocity or x1 - x0. Shortcut models (2410.12557), SplitMeanFlow (2507.16884), AlphaFlow (2510.20771);
-    with t = 0, s = 1 and the guide's second leg it is ``flow_guided_loss``.
+    than ``shortest``, the pair's x1 - x0 ("data"), or the guide's velocity at its start. Where t = s the
+    target is the guide's velocity or x1 - x0. Shortcut models (2410.12557), SplitMeanFlow (2507.16884),
+    AlphaFlow (2510.20771); with t = 0, s = 1 and the guide's second leg it is ``flow_guided_loss``.
     """
     x_t = interpolate(pair.x0, pair.x1, t)
     u = average(velocity, x_t, t, s, pair.cond)

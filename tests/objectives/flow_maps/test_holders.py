@@ -312,7 +312,7 @@ def test_the_average_hides_the_labels_that_the_network_hides():
 def test_targets_of_an_average_that_nobody_keeps_are_refused():
     objective = Splitting(targets="average")
     module = FlowModule(student(), objective)
-    with pytest.raises(FlowlitError, match="nothing averages the weights.*callbacks.EMA"):
+    with pytest.raises(FlowlitError, match=r"nothing averages the weights.*callbacks\.EMA"):
         objective(module.network, pair())
 
 
