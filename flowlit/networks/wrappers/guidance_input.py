@@ -1,4 +1,4 @@
-"""A velocity that is told how strongly, and at which times, it is to be guided."""
+"""A velocity with another input: how strongly, and at which times, it is guided."""
 
 from __future__ import annotations
 
