@@ -208,6 +208,9 @@ LAYERS = {
     "bicubic": (["teacher", "student"], None),
     "bicubic_start": (["couple", "reflow", "evaluate"], None),
     "papers": (["teacher", "student"], None),
+    "resshift": (["teacher"], None),
+    "resshift_student": (["student"], None),
+    "resshift_start": (["evaluate"], None),
 }
 WIDTHS = {"adm_256": 128, "adm_256_imagenet": 256}
 
@@ -231,3 +234,26 @@ def test_layers_of_the_papers_sizes_are_parsed(layer):
             with torch.device("meta"):
                 network = ConcatenatedImage(ADM(**{name: values.get(str(v), v) for name, v in spec.items()}))
             assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recipe", ["super_resolution_resshift", "super_resolution_yonos"])
+def test_other_ways_are_recipes_of_the_same_stages(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(pipeline, "run_child", lambda command, env: in_process(*command[3:]).code)
+    labelled_images(tmp_path / "train.zip")
+    layer = random_features(tmp_path, "experiments/super_resolution/evaluate.yaml")
+    path = f"experiments/recipes/{recipe}.yaml"
+    shipped = Recipe.read(path)
+    configs = {each.name: each.configs for each in shipped.stages if each.command == "validate"}
+    small = {"width": 8, "steps": 2, "num": 8, "paired": 4, "batch_size": 8}
+    content = {
+        "include": path,
+        "root": str(tmp_path / "sr"),
+        "stages": {name: {"config": [*each, layer]} for name, each in configs.items()},
+        "vars": small | {"images": str(tmp_path / "train.zip")},
+    }
+    outcome = in_process("pipeline", "-c", tiny.write(tmp_path / "recipe.yaml", content))
+    assert outcome.code == 0, outcome.error
+    rows = json.loads((tmp_path / "sr/summary.json").read_text())
+    assert len(rows) == len(shipped.table) and all(row["paired"] and row["frechet"] > 0 for row in rows)
