@@ -1,6 +1,7 @@
 """OFTSR's distillation against closed forms: the recursion, its fixed point, and where gradients go."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tools import tiny_unet
 from torch import nn
 
 from flowlit.errors import FlowlitError
+from flowlit.metrics.frechet import frechet_distance
 from flowlit.modules import FlowModule
 from flowlit.objectives import TrajectoryDistillation, trajectory_loss
 from flowlit.objectives.distances import AbsoluteError, SquaredError
@@ -302,3 +304,18 @@ def test_the_knob_goes_from_the_mean_to_a_sample_and_its_error_doubles():
         assert errors[-1] == pytest.approx(expected, rel=1e-12)
     assert errors == sorted(errors) and errors[-1] == pytest.approx(2 * GUIDE.least, rel=1e-12)
     assert errors[0] == pytest.approx(GUIDE.least, rel=1e-12) and solution.x1.shape[1:] == SHAPE
+
+
+def test_along_the_knob_errors_rise_and_results_become_like_images():
+    """PSNR falls, and the distance of the results' law from that of images, to 0."""
+    data = GUIDE.draw(sigma_points(36))
+    covariance = GUIDE.root @ GUIDE.root.T
+    errors = []
+    distances = []
+    for t in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0):
+        results = OneStep(t)(GUIDE.average, data.x0, data.cond).x1.flatten(1)
+        errors.append(float((results - data.x1.flatten(1)).square().mean()))
+        law = results.mean(0), torch.cov(results.T, correction=0)
+        distances.append(frechet_distance(*law, GUIDE.mean, covariance))
+    assert all(a < b for a, b in pairwise(errors)) and all(a > b for a, b in pairwise(distances))
+    assert distances[0] > 1 and distances[-1] == pytest.approx(0, abs=1e-6)
