@@ -28,6 +28,8 @@ LARGEST = 8192
 """Width and height in pixels, at most."""
 
 _BLOCK = 64
+_FEW = 8
+"""Images at a time that are cut into many squares each, so that these fit into memory."""
 _CARD_BYTES = 1 << 20
 
 
@@ -121,14 +123,15 @@ def _write(files: Resizable, path: Path, style: Style) -> dict[str, Any]:
     rows: dict[str, int] = {}  # of each square, its image
     bar = Bar(total=count, desc="Resizing images", unit=" images")
     with zipfile.ZipFile(path, "w") as archive, ThreadPoolExecutor() as pool, bar:
-        for start in range(0, count, _BLOCK):
-            block = range(start, min(start + _BLOCK, count))
+        size = _FEW if style.fit == "patches" else _BLOCK
+        for start in range(0, count, size):
+            block = range(start, min(start + size, count))
             for index, squares in zip(block, pool.map(convert, block), strict=True):
                 if isinstance(squares, UnreadableImage):
                     broken[files.where(index)] = squares
                     continue
                 for number, square in enumerate(squares):
-                    name = _member(files, index, number, style)
+                    name = _member(files, index, number, style, rows)
                     archive.writestr(zipfile.ZipInfo(name, MEMBER_DATE), square.png)
                     pixels.update(square.pixels)
                     rows[name] = index
@@ -162,11 +165,19 @@ def _resized(square: Image.Image, image: Decoded) -> Resized:
     )
 
 
-def _member(files: Resizable, index: int, number: int, style: Style) -> str:
-    """Return the name of a square; patches have a folder of their image's name, by which they are paired."""
+def _member(files: Resizable, index: int, number: int, style: Style, rows: dict[str, int]) -> str:
+    """Return the name of a square; patches have a folder of their image's name, by which they are paired.
+
+    Raises:
+        FlowlitError: if another of ``rows`` has it.
+    """
     if style.fit != "patches":
         return member_name(index)
-    return f"{PurePosixPath(files.name(index)).with_suffix('')}/{number:04d}.png"
+    name = f"{PurePosixPath(files.name(index)).with_suffix('')}/{number:04d}.png"
+    if name in rows:
+        both = f"{files.where(rows[name])} and {files.where(index)}"
+        raise FlowlitError(f"{both} would both become {name}; rename one of them")
+    return name
 
 
 def _labels(files: Resizable, rows: dict[str, int]) -> dict[str, Any]:

@@ -197,3 +197,11 @@ def test_an_image_smaller_than_a_patch_is_refused(tmp_path):
     with pytest.raises(FlowlitError, match=r"b\.png is not .*7×9 pixels are fewer than a patch of 8×8"):
         resized(root, tmp_path / "new.zip", 8, "patches")
     assert not (tmp_path / "new.zip").exists()
+
+
+def test_images_of_one_name_are_refused(tmp_path):
+    picture = noise(8, 8, 3)
+    root = into_folder(tmp_path / "set", {"a.png": encoded(picture), "a.bmp": encoded(picture, "BMP")})
+    with pytest.raises(FlowlitError, match=r"a\.bmp and .*a\.png would both become a/0000\.png"):
+        resized(root, tmp_path / "new.zip", 8, "patches")
+    assert not (tmp_path / "new.zip").exists()
