@@ -15,6 +15,8 @@ from ..types import Cond, VelocityField
 
 OWN_CONDITIONS = frozenset({"label", "r", "guidance"})
 """Conditions that need no data: classes, and what objectives draw and generation has a value for."""
+DROPPED = frozenset({"label", "text"})
+"""Conditions that guidance drops; others hold for both evaluations."""
 
 
 def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
@@ -52,22 +54,23 @@ def skipping(velocity: Any, names: Sequence[str]) -> AbstractContextManager[None
 
 
 def guided(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}, *, scale: float) -> Tensor:
-    """Return v(∅) + scale · (v(label) - v(∅)), (B, C, H, W) as x, for t (B,) and conditions (B, …).
+    """Return v(∅) + scale · (v(cond) - v(∅)), (B, C, H, W) as x, for t (B,) and conditions (B, …).
 
-    Scales of 0 and 1 take one evaluation, others two. Ho and Salimans 2022 (2207.12598).
+    Of the conditions, ∅ lacks those in ``DROPPED``. Scales of 0 and 1 take one evaluation, others two. Ho and
+    Salimans 2022 (2207.12598).
 
     Raises:
-        FlowlitError: without labels.
+        FlowlitError: without labels and without text.
     """
-    if "label" not in cond:
-        missing = "cond has no 'label'" if cond else "cond is empty"
+    if not DROPPED & set(cond):
+        missing = "cond has no 'label' and no 'text'" if cond else "cond is empty"
         raise FlowlitError(
             f"guidance of {_name(velocity)}: nothing to guide with, {missing}; give labels "
-            "(data.noise.num_classes)"
+            "(data.noise.num_classes), or prompts"
         )
     if scale == 1:
         return evaluate(velocity, x, t, cond)
-    free = evaluate(velocity, x, t, {name: value for name, value in cond.items() if name != "label"})
+    free = evaluate(velocity, x, t, {name: value for name, value in cond.items() if name not in DROPPED})
     return free if scale == 0 else torch.lerp(free, evaluate(velocity, x, t, cond), scale)
 
 

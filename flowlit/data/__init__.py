@@ -25,9 +25,11 @@ _HOMES = {
     "RandomCLIPText": "clip_text",
     "RealESRGAN": "real_esrgan",
     "TextEncoder": "text_encoder",
+    "VAE": "latents",
 }
 __all__ = [
     "CIFAR10",
+    "VAE",
     "AveragePool",
     "Bicubic",
     "CLIPText",

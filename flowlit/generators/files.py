@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .._support.diffusers_folder import is_pipeline
 from .._version import __version__
 from ..data import Pixels
 from ..data.provenance import trained_on
@@ -19,7 +20,7 @@ from ..networks.checkpoints.contents import Weights
 from ..networks.checkpoints.load import mismatch, take
 from ..networks.checkpoints.locate import locate
 from ..networks.checkpoints.newest import newest_good
-from ..networks.checkpoints.read import read_contents
+from ..networks.checkpoints.pipeline import opened
 from ..networks.checkpoints.spec import build, class_paths, spec
 from ..networks.checkpoints.tensors import check_finite
 from ..networks.checkpoints.write import write_state
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 def file_in(place: Any) -> str:
     """Return the file of weights that a path means.
 
-    Of a run's folder, or its checkpoints, it is the good checkpoint of the highest step; of another folder
-    its ``MODEL``, or its only safetensors; of a model of the hub its ``MODEL``, which is downloaded.
+    Of a pipeline of diffusers it is the folder itself; of a run's folder, or its checkpoints, the good
+    checkpoint of the highest step; of another folder its ``MODEL``, or its only safetensors; of a model of
+    the hub its ``MODEL``, which is downloaded.
 
     Raises:
         FlowlitError: if there is none, or several.
@@ -47,6 +49,8 @@ def file_in(place: Any) -> str:
     if not isinstance(place, (str, os.PathLike)) or not os.path.isdir(place):
         return str(_located(place))
     folder = Path(place)
+    if is_pipeline(folder):
+        return str(folder)
     report = logging.getLogger("flowlit").warning
     files = [file for file in folder.glob("*.safetensors") if file.is_file()]
     chosen = [file for file in files if file.name == MODEL or len(files) == 1]
@@ -84,10 +88,10 @@ def parts_of(
         if value is not None or name == "weights":
             check_kind(value, name, kind)
     place = None if device is None else as_device(device)
-    file = file_in(checkpoint)
-    if file.endswith((".onnx", ".pt2")):
-        return _exported_parts(Path(file), weights, solver, network, place)
-    contents = read_contents(file)
+    source = file_in(checkpoint)
+    if source.endswith((".onnx", ".pt2")):
+        return _exported_parts(Path(source), weights, solver, network, place)
+    contents, file = opened(source)
     facts = contents.facts
     net = take(contents, file, weights, network).requires_grad_(False)
     if solver is None:

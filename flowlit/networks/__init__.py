@@ -10,6 +10,7 @@ from .adm import ADM
 from .autoencoder import LatentAutoencoder, StoredAutoencoder
 from .checkpoints.fingerprint import fingerprint
 from .checkpoints.load import pretrained
+from .checkpoints.pipeline import as_velocity
 from .classifier import SmallClassifier, SmallEncoder
 from .empirical import EmpiricalFlow
 from .latent_layers import ConvDecoder, ConvResidual, TimmEncoder
@@ -18,6 +19,7 @@ from .sizes import at_size
 from .statistics import StoredStatistics
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
+from .wrappers.diffusers import DiffusersUNet
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
@@ -37,6 +39,7 @@ __all__ = [
     "ConvDecoder",
     "ConvResidual",
     "DiT",
+    "DiffusersUNet",
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",
@@ -53,6 +56,7 @@ __all__ = [
     "StoredStatistics",
     "TimmEncoder",
     "UNet",
+    "as_velocity",
     "at_size",
     "efficientnet_lite0",
     "fingerprint",

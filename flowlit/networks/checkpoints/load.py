@@ -17,8 +17,7 @@ from ..wrappers.base import tells_decoder
 from .contents import Contents, Weights
 from .layouts import Layout
 from .layouts.rules import State, Translated
-from .locate import locate
-from .read import read_contents
+from .pipeline import opened
 from .spec import build, spec
 from .tensors import check_finite, is_extra, kind
 
@@ -98,11 +97,12 @@ def pretrained(
 
     Use it to initialise a student or a guide; to resume a run use ``--ckpt_path``. It reads what ``flowlit
     fit`` and ``flowlit convert`` write, checkpoints of Rectified Flow and SlimFlow, and state dicts of EDM's
-    DDPM++ and ADM, which come back as a velocity with ``.denoiser(y, sigma, cond)``; see docs/checkpoints.md.
+    DDPM++ and ADM, which come back as a velocity with ``.denoiser(y, sigma, cond)``, and folders of diffusers
+    pipelines as of Stable Diffusion (``flowlit[text]``); see docs/checkpoints.md.
     The network has an attribute ``report``, a ``LoadReport`` of each tensor.
 
     Args:
-        checkpoint: the file.
+        checkpoint: the file, or the folder of a pipeline.
         weights: "ema" for the average (which is best to sample from), "raw" for the trained weights, or the
             name of another average in the file; a plain state dict has one set, which is taken for "ema" and
             "raw".
@@ -113,8 +113,7 @@ def pretrained(
     Raises:
         FlowlitError: if the file is missing, torn or unsafe, holds no average, or is of another architecture.
     """
-    path = str(locate(checkpoint))
-    return take(read_contents(path), path, weights, network, strict)
+    return take(*opened(checkpoint), weights, network, strict)
 
 
 def take(

@@ -7,21 +7,22 @@ from torch import Tensor, nn
 from ..._support.velocities import guided
 from ...errors import FlowlitError
 from ...ranges import Float
-from ...types import Cond, classes_of, label_dropout_of
+from ...types import Cond, classes_of, label_dropout_of, reads_of
 from .base import VelocityWrapper
 
 
 class ClassifierFreeGuidance(VelocityWrapper):
-    """Guide a conditional velocity by itself without its label: v(∅) + scale · (v(label) - v(∅)).
+    """Guide a conditional velocity by itself without its label or text: v(∅) + scale · (v(cond) - v(∅)).
 
-    scale 0 is unconditional, 1 conditional, above 1 guided: more alike to the class, and less varied. Two
-    evaluations a call unless it is 0 or 1, counted as such in NFE. Only the label is dropped: other
+    scale 0 is unconditional, 1 conditional, above 1 guided: more alike to the class or text, and less varied.
+    Two evaluations a call unless it is 0 or 1, counted as such in NFE. Only label and text are dropped: other
     conditions, such as a second time, hold for both evaluations. The network must have been trained to do
-    without its label (``label_dropout``). Ho and Salimans 2022 (2207.12598), with their 1 + w = scale.
+    without (``label_dropout``, or ``text_dropout`` of its data). Ho and Salimans 2022 (2207.12598), with
+    their 1 + w = scale.
     """
 
     def __init__(self, network: nn.Module, scale: Float):
-        if classes_of(network) == 0:
+        if classes_of(network) == 0 and "text" not in (reads_of(network) or ()):
             raise FlowlitError(
                 "ClassifierFreeGuidance: the network is unconditional (num_classes: 0); there is nothing to "
                 "guide by"

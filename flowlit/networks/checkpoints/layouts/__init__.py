@@ -1,11 +1,12 @@
 """Formats of other projects' files, for the networks that we have, too. See docs/checkpoints.md."""
 
 from .base import Layout
+from .diffusers import DiffusersLayout
 from .edm import EDMLayout
 from .own import OwnLayout
 from .slimflow import SlimFlowLayout
 
-LAYOUTS: tuple[type[Layout], ...] = (SlimFlowLayout, EDMLayout)
+LAYOUTS: tuple[type[Layout], ...] = (SlimFlowLayout, EDMLayout, DiffusersLayout)
 """Formats that are recognised by the names of their tensors, in the order in which they are tried."""
 
-__all__ = ["LAYOUTS", "EDMLayout", "Layout", "OwnLayout", "SlimFlowLayout"]
+__all__ = ["LAYOUTS", "DiffusersLayout", "EDMLayout", "Layout", "OwnLayout", "SlimFlowLayout"]

@@ -1,0 +1,152 @@
+"""U-Nets of diffusers, which read text, as networks of ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..._support.derivatives import differentiating
+from ..._support.extras import needed
+from ...errors import FlowlitError
+from ...ranges import Checked, PositiveInt
+from ...types import Cond
+from ..base import check_times
+
+Prediction = Literal["velocity", "flow", "diffusion"]
+
+CLOCK = 1000.0
+"""Time of these networks where all is noise, as Stable Diffusion's steps are counted."""
+
+LACKING = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
+"""Entries of a configuration that stand for inputs which are not given here."""
+
+
+class DiffusersUNet(Checked, nn.Module):
+    """diffusers' ``UNet2DConditionModel``: (x, t, cond) -> (B, C, R, R), with text in ``cond["text"]``.
+
+    It has the architecture of Stable Diffusion 1.x and 2.x. Texts are embeddings (B, L, D); rows without one
+    read ``null_text``, the embedding of the empty text, which is saved with the weights. ``flowlit[text]``.
+
+    Args:
+        config: as in the config.json of a folder ``unet``; what is absent has diffusers' defaults.
+        predicts: "velocity" is data - noise at the time 1000 (1 - t), as InstaFlow has it, for students of
+            reflow; "flow" is noise - data at that time, as in diffusers' flow matching; "diffusion" gives
+            time and output as they are, to ``DiffusionVelocity`` around it.
+        text_length: L, tokens of a text.
+
+    Raises:
+        FlowlitError: for configurations that diffusers refuses, or that need other inputs.
+    """
+
+    num_classes = 0
+    reads = frozenset({"text"})
+    null_text: Tensor
+
+    def __init__(
+        self, config: dict[str, Any], predicts: Prediction = "velocity", text_length: PositiveInt = 77
+    ):
+        super().__init__()
+        entries = {name: value for name, value in config.items() if not name.startswith("_")}
+        plain = json.loads(json.dumps(entries))
+        self.spec = {
+            "class_path": "flowlit.networks.DiffusersUNet",
+            "init_args": {"config": plain, "predicts": predicts, "text_length": text_length},
+        }
+        self.predicts = predicts
+        self.model = built("UNet2DConditionModel", plain)
+        self.shape = _shape(self.model.config)
+        width = self.model.config.cross_attention_dim
+        if not isinstance(width, int):
+            raise FlowlitError(
+                f"DiffusersUNet: cross_attention_dim is {width!r}; expected one whole number, D of texts"
+            )
+        self.register_buffer("null_text", torch.zeros(text_length, width))
+        self.text_encoder: dict[str, Any] | None = None
+        """How to build the encoder of its texts."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
+        """Return the prediction (B, C, R, R) at x (B, C, R, R) and t (B,), under cond["text"] (B, L, D).
+
+        Raises:
+            FlowlitError: for inputs of other shapes, and other conditions.
+        """
+        text = self._checked(x, t, cond).to(x.dtype)
+        time = t if self.predicts == "diffusion" else CLOCK * (1 - t)
+        self._recompute()
+        output = self.model(x, time, encoder_hidden_states=text, return_dict=False)[0]
+        return -output if self.predicts == "flow" else output
+
+    def checkpointable(self) -> list[nn.Module]:
+        """Return the part whose activations can be computed again: the network inside, block by block."""
+        return [self.model]
+
+    def _recompute(self) -> None:
+        """Switch diffusers' own recomputation as ``recompute`` has it."""
+        wanted = getattr(self.model, "_recomputed", False) and self.training and not differentiating()
+        if wanted and not self.model.is_gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
+        elif self.model.is_gradient_checkpointing and not wanted:
+            self.model.disable_gradient_checkpointing()
+
+    def _checked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        check_times("DiffusersUNet", "times", t, x.shape[0])
+        if unknown := sorted(set(cond) - self.reads):
+            raise FlowlitError(
+                f"DiffusersUNet: cond has {', '.join(unknown)}, but this network looks at nothing but 'text'"
+            )
+        if tuple(x.shape[1:]) != self.shape:
+            raise FlowlitError(
+                f"DiffusersUNet: built for images of shape {self.shape}, found {tuple(x.shape[1:])}"
+            )
+        if "text" not in cond:
+            return self.null_text.expand(x.shape[0], -1, -1)
+        text = cond["text"]
+        if text.shape != (x.shape[0], *self.null_text.shape):
+            expected = " × ".join(map(str, self.null_text.shape))
+            raise FlowlitError(
+                f'DiffusersUNet: cond["text"] has shape {tuple(text.shape)}; expected {expected} for each '
+                "image, from the encoder that it was trained with"
+            )
+        return text
+
+
+def built(kind: str, config: dict[str, Any]) -> Any:
+    """Return a network of diffusers with fresh weights.
+
+    Raises:
+        FlowlitError: without the package, and for configurations that it refuses.
+    """
+    model = getattr(needed("diffusers"), kind)
+    try:
+        return model.from_config(config)
+    except Exception as error:  # of many kinds
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise FlowlitError(f"diffusers cannot build a {kind} of its configuration: {why}") from error
+
+
+def _shape(config: Any) -> tuple[int, int, int]:
+    """Return (C, R, R) of x, and refuse configurations that need other inputs or have other outputs."""
+    if others := [name for name in LACKING if config.get(name) is not None]:
+        raise FlowlitError(
+            f"DiffusersUNet: the configuration has {others[0]}: {config[others[0]]!r}, an input beside text; "
+            "expected a U-Net as of Stable Diffusion 1.x or 2.x"
+        )
+    if config.in_channels != config.out_channels:
+        raise FlowlitError(
+            f"DiffusersUNet: {config.in_channels} channels in and {config.out_channels} out; expected equal "
+            "numbers (U-Nets for inpainting, and those that predict a variance, are other networks)"
+        )
+    if not isinstance(config.sample_size, int):
+        raise FlowlitError(
+            f"DiffusersUNet: sample_size is {config.sample_size!r}; expected one whole number, R of x"
+        )
+    return config.in_channels, config.sample_size, config.sample_size
