@@ -13,7 +13,7 @@ from ..ranges import PositiveInt, Seed
 def export(
     checkpoint: str,
     *,
-    to: Literal["safetensors", "torch", "compiled", "onnx", "web"],
+    to: Literal["safetensors", "torch", "compiled", "onnx", "web", "diffusers"],
     into: Path,
     weights: str = "ema",
     solver: str | None = None,
@@ -23,6 +23,8 @@ def export(
     num: PositiveInt = 64,
     seed: Seed = 0,
     runtime: Path | None = None,
+    base: str | None = None,
+    onto: str | None = None,
 ) -> Iterator[str]:
     """Write a generator for other programs: noise and labels go in, images come out, in any batch.
 
@@ -32,7 +34,7 @@ def export(
     Args:
         checkpoint: a run's folder, or a file of weights
         to: safetensors (for flowlit.load), torch (.pt2, torch.export), compiled (.pt2, a library of
-            AOTInductor for this kind of processor), onnx, or web: a folder with a page that runs it
+            AOTInductor for this kind of processor), onnx, web: a folder with a page, or diffusers: a pipeline
         into: the file, or the folder, to write
         weights: ema, raw, or the name of another average
         solver: as Heun or Adams(order=2); that of the checkpoint by default
@@ -42,24 +44,43 @@ def export(
         num: images to compare
         seed: of their noise
         runtime: of a page: folder of the npm package onnxruntime-web; otherwise the page has it from a CDN
+        base: with --onto: the pipeline whose U-Net the training began with
+        onto: a fine-tuned pipeline, to whose U-Net what training changed is added
 
     Raises:
-        FlowlitError: for files that exist, solvers that choose their steps, layers and operators that the
-            form lacks, and exports that make other images.
+        FlowlitError: for files that exist, parts that the form lacks, and exports that make other images.
     """
-    from ..generators.export import export as write
-    from ..generators.export.write import check_target
-    from .sample.solver import load_with
+    from ..generators.export import write
 
-    if runtime is not None and to != "web":
-        raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
-    check_target(into, to)
+    _check_options(to, runtime, base, onto)
+    write.check_target(into, to)
     extractor = extractor_of(features)
     if to == "compiled":
         yield "C++ is written and compiled, which takes minutes"
-    generator = load_with(checkpoint, weights, solver, nfe)
+    generator = _loaded(checkpoint, weights, solver, nfe, base, onto)
     options: dict[str, Any] = {"licence": licence, "num": num, "seed": seed, "runtime": runtime}
-    yield from lines(write(generator, to, into, features=extractor, **options))
+    yield from lines(write.export(generator, to, into, features=extractor, **options))
+
+
+def _check_options(to: str, runtime: Path | None, base: str | None, onto: str | None) -> None:
+    if runtime is not None and to != "web":
+        raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
+    if (base is None) != (onto is None) or (onto is not None and to != "diffusers"):
+        raise FlowlitError("--base and --onto are for --to diffusers, and belong together")
+
+
+def _loaded(
+    checkpoint: str, weights: str, solver: str | None, nfe: int | None, base: str | None, onto: str | None
+) -> Any:
+    """Return the generator that is meant, its change added to ``onto`` where that is given."""
+    from .sample.solver import load_with
+
+    generator = load_with(checkpoint, weights, solver, nfe)
+    if base is None or onto is None:
+        return generator
+    from ..generators.merging import merged
+
+    return merged(generator, base, onto)
 
 
 def lines(done: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import FlowlitError
 
-Name = Literal["safetensors", "torch", "compiled", "onnx", "web"]
+Name = Literal["safetensors", "torch", "compiled", "onnx", "web", "diffusers"]
 """What ``--to`` takes."""
 
 
@@ -28,6 +28,7 @@ FORMS: dict[str, Form] = {
     "compiled": Form(".pt2", "a library of AOTInductor for processors like this one"),
     "onnx": Form(".onnx", "a graph for onnxruntime and others"),
     "web": Form("", "a folder with a page that runs it in a browser"),
+    "diffusers": Form("", "a folder of a pipeline for diffusers"),
 }
 
 

@@ -19,12 +19,16 @@ from .fold import Folded, folded
 from .forms import Name, all_or_none, beside, check_free, form_of
 from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
+from .pipeline import WEIGHTS, check_pipeline, run_folder, write_folder
 from .program import INPUTS, OUTPUTS, check_exportable
 from .torch_file import check_compiler, compile_into, open_package, open_program, torch_bytes
 from .web import MODEL, REPORT, check_visible, first_image, runtime_in, write_page
 
 NUM = 64
 """Images of a comparison."""
+
+FOLDERS = {"web": MODEL, "diffusers": WEIGHTS}
+"""Forms that are folders, and the file of weights in each."""
 
 
 class Exported(NamedTuple):
@@ -77,14 +81,11 @@ def export(
     """
     check_target(into, to)
     place = None if runtime is None else runtime_in(runtime)
-    if to != "safetensors":
-        check_exportable(generator)
-    if to == "web":
-        check_visible(generator)
+    check_fit(generator, to)
     fold = folded(generator)
     facts = facts_of(generator, fold, licence)
-    name = MODEL if to == "web" else into.name
-    with building(into, None if to == "web" else name) as folder:
+    name = FOLDERS.get(to, into.name)
+    with building(into, None if to in FOLDERS else name) as folder:
         file = folder / name
         more = WRITERS[to](fold.generator, facts, file)
         report = more | report_of(generator, RUNNERS[to](file), facts, num, seed, features)
@@ -97,6 +98,20 @@ def export(
             with all_or_none(beside(into)):
                 write_atomically(beside(into), text.encode())
     return Exported(into, report, fold)
+
+
+def check_fit(generator: NoiseToImages, to: Name) -> None:
+    """Refuse a generator that a form cannot hold, before any work.
+
+    Raises:
+        FlowlitError: naming the part.
+    """
+    if to == "diffusers":
+        check_pipeline(generator)
+    elif to != "safetensors":
+        check_exportable(generator)
+    if to == "web":
+        check_visible(generator)
 
 
 def checkpoint_size(generator: NoiseToImages) -> int | None:
@@ -168,6 +183,7 @@ WRITERS: dict[str, Callable[[NoiseToImages, dict[str, Any], Path], dict[str, Any
     "compiled": _write_package,
     "onnx": _write_onnx,
     "web": _write_onnx,
+    "diffusers": write_folder,
 }
 RUNNERS: dict[str, Callable[[Path], Run]] = {
     "safetensors": _run_weights,
@@ -175,4 +191,5 @@ RUNNERS: dict[str, Callable[[Path], Run]] = {
     "compiled": lambda file: _run_program(file, open_package),
     "onnx": run_onnx,
     "web": run_onnx,
+    "diffusers": run_folder,
 }
