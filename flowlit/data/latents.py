@@ -77,9 +77,9 @@ class VAE(Codec):
     def decode(self, x1: Tensor) -> Tensor:
         """float32 (B, c, h, w) -> uint8 (B, C, f h, f w)."""
         with torch.no_grad():
-            return to_levels(self.pixels(x1))
+            return to_levels(self.decoded(x1))
 
-    def pixels(self, x1: Tensor) -> Tensor:
+    def decoded(self, x1: Tensor) -> Tensor:
         """Return images (B, C, f h, f w) float32 of x1 (B, c, h, w), about [-1, 1], with its gradients."""
         self.decoded_shape(x1.shape[1:])
         inside = self.autoencoder

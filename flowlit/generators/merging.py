@@ -32,10 +32,10 @@ def merged(generator: NoiseToImages, base: str, onto: str) -> NoiseToImages:
     network = generator.network
     if not isinstance(network, DiffusersUNet) or network.predicts == "diffusion":
         raise FlowlitError(f"the network is {type(network).__name__}; expected a DiffusersUNet as a velocity")
-    trained = deepcopy(network.model).float()
+    trained: Any = deepcopy(network.model).float()
     if network.predicts == "flow":
         negate(trained)
-    before = as_velocity(base)
+    before: Any = as_velocity(base)
     result: Any = as_velocity(onto)
     weights = trained.state_dict()
     for folder, other in ((base, before), (onto, result)):

@@ -38,7 +38,7 @@ def test_latents_and_images_are_those_of_diffusers(stock, images):
     torch.testing.assert_close(x1, expected, atol=1e-5, rtol=1e-4)
     levels = (decoded * 127.5 + 127.5).round().clamp(0, 255)
     assert (codec.decode(x1).float() - levels).abs().max() <= 1
-    torch.testing.assert_close(codec.pixels(x1), decoded, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(codec.decoded(x1), decoded, atol=1e-4, rtol=1e-3)
     assert codec.encoded_shape((3, 16, 16)) == (4, 8, 8) == tuple(x1.shape[1:])
     assert codec.decoded_shape((4, 8, 8)) == (3, 16, 16)
 
@@ -63,10 +63,15 @@ def test_drawn_latents_have_the_encoders_spread(stock, images):
     assert abs(float(scores.std()) - 1) < 0.12
 
 
+def test_a_latent_is_no_pixel():
+    """Stores would round it to 256 levels of [-1, 1]."""
+    assert VAE(str(pipeline())).pixels is False
+
+
 def test_gradients_reach_the_latents_and_not_the_weights(images):
     codec = VAE(str(pipeline()))
     x1 = codec.encode(images[:1]).requires_grad_()
-    codec.pixels(x1).square().mean().backward()
+    codec.decoded(x1).square().mean().backward()
     assert x1.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in codec.autoencoder.model.parameters())
 
