@@ -45,8 +45,11 @@ def train(folder, name, store, steps=4, *, dropout=0.2, kill=None, resume=False,
     settings = {"solvers": {"jump": Jumps(1)}}
     if optimizer is not None:
         settings["optimizer"] = optimizer
-    network = guided_student if guided else student
-    module = FlowModule(network(dropout=dropout), EVERY[name](), **settings)
+    if guided:
+        network = guided_student(dropout=dropout, label_dropout=max(dropout, 1e-6))
+    else:
+        network = student(dropout=dropout)
+    module = FlowModule(network, EVERY[name](), **settings)
     callbacks = [EMA(0.9), LastCheckpoint(2), *([tiny.KillAt(kill)] if kill else [])]
     quiet = {"enable_checkpointing": True, "limit_val_batches": 0, **words}
     last = folder / "checkpoints/last.ckpt"
