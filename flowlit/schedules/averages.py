@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from ..errors import FlowlitError
-from ..ranges import Fraction, PositiveFloat, PositiveInt, number
+from ..ranges import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, number
 from ..types import EMAProfile
 
 WIDEST = 12**-0.5
@@ -93,6 +93,26 @@ class PowerLaw(EMAProfile):
 
     def __call__(self, updates: int, batch_size: int) -> float:
         return (1 - 1 / updates) ** (exponent(self.std) + 1)
+
+
+@dataclass
+class Uniform(EMAProfile):
+    """Mean of the weights after all updates but the first ones; Polyak and Juditsky 1992.
+
+    For weights that circle around their aim at a constant learning rate, as in games of two players. Up to
+    ``start`` the average is the weights themselves.
+
+    >>> [round(Uniform(2)(n, 64), 3) for n in range(1, 7)]
+    [0.0, 0.0, 0.0, 0.5, 0.667, 0.75]
+
+    Args:
+        start: updates that are left out.
+    """
+
+    start: NonNegativeInt = 0
+
+    def __call__(self, updates: int, batch_size: int) -> float:
+        return 1 - 1 / max(1, updates - self.start)
 
 
 def width(gamma: float) -> float:

@@ -27,6 +27,7 @@ from flowlit.schedules.averages import (
     HalfLife,
     PowerLaw,
     Tracked,
+    Uniform,
     combine,
     exponent,
     inner_product,
@@ -99,6 +100,18 @@ def test_a_power_law_has_its_width(std):
         mean, (gamma + 1) / (gamma + 2), rel_tol=1e-5
     )
     assert math.isclose((found * (middle - mean) ** 2).sum() ** 0.5, std, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("start", [0, 1, 7])
+def test_a_uniform_average_is_the_mean_of_all_updates_after_its_start(start):
+    path = np.random.default_rng(0).normal(size=(20, 3))
+    found = averaged(path, Uniform(start), keep=(start, start + 1, 15))
+    assert np.allclose(found[20], path[start:].mean(0), rtol=1e-12)
+    assert np.allclose(found[15], path[start:15].mean(0), rtol=1e-12)
+    assert np.array_equal(found[start + 1], path[start]), "the first of them alone"
+    if start:
+        assert np.array_equal(found[start], path[start - 1]), "before its start the weights themselves"
+    assert np.allclose(weighting(Uniform(start), 9)[start:], 1 / (9 - start), rtol=1e-12)
 
 
 def test_a_power_law_begins_with_a_copy():

@@ -32,7 +32,7 @@ class EMA(Checked, Callback):
     Args:
         decay: 0.999999 in SlimFlow and Rectified Flow on CIFAR-10, the default; shorter for short runs.
         warmup: cap it by (1 + n) / (10 + n), n counted from 1 in each run.
-        profile: instead of decay and warmup: ``HalfLife``, ``PowerLaw``, … of ``flowlit.schedules.averages``.
+        profile: instead of decay and warmup: ``PowerLaw``, ``Uniform``, … of ``flowlit.schedules.averages``.
         name: of letters, digits, _ and -.
         snapshots: optimizer steps between two files ``snapshots/<name>-<step>.safetensors`` in the run's
             folder, of which ``flowlit average`` makes averages of other widths; for ``PowerLaw`` only. A run

@@ -22,13 +22,13 @@ UNITS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "g
 
 
 class Budget(NamedTuple):
-    """What a file may have at most."""
+    """Limit of a file; one of both is None, or both are."""
 
     size: int | None
-    """Bytes."""
+    """Bytes of the file."""
 
     milliseconds: float | None
-    """That one image takes on this machine."""
+    """Time of one image on this machine."""
 
 
 def budget_of(text: str) -> Budget:
