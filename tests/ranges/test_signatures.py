@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from texts import Hashed
 from tools import tiny_unet
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,9 +27,9 @@ from flowlit import networks
 from flowlit import ranges as r
 from flowlit.commands.couple.options import CoupleOptions
 from flowlit.couplings import Cached, NoisedImage, SeededNoise
-from flowlit.data import AveragePool, Digits, Pixels
+from flowlit.data import AveragePool, Digits, Pixels, Prompts
 from flowlit.errors import FlowlitError
-from flowlit.networks import DiT, StoredStatistics
+from flowlit.networks import DiT, LatentAutoencoder, StoredStatistics
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.rewards import Brightness
@@ -58,10 +59,22 @@ WITHOUT = {
     ("SeededNoise", "labels"): "a number for all samples, or one for each: compared with num_classes",
     ("ImageFolder", "classes"): "names of classes, in any form",
     ("ImageZip", "classes"): "likewise",
+    ("Prompts", "classes"): "likewise",
 }
 """Arguments whose numbers are checked by other means."""
 
 SMALL = {"resolution": 8, "in_channels": 1, "width": 64, "multipliers": [1], "blocks": 1, "num_classes": 2}
+
+AUTOENCODER = {"encoder": nn.Identity(), "decoder": nn.Identity(), "image_shape": [3, 8, 8]}
+
+DIFFUSERS = {
+    "sample_size": 8,
+    "block_out_channels": [32],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "layers_per_block": 1,
+    "cross_attention_dim": 4,
+}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "UNet": SMALL,
@@ -78,6 +91,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "AveragePool": {"scale": 2},
     "Bicubic": {"scale": 2},
     "OneMoreStep": {"until": 0.5},
+    "ConvDecoder": {"in_channels": 3},
+    "LatentAutoencoder": AUTOENCODER,
+    "CodecModule": {"network": LatentAutoencoder(**AUTOENCODER)},
+    "TimmEncoder": {"weights": "stored"},
+    "Shifted": {"shift": 2.0},
+    "Prompts": {"texts": ["a", "b"]},
+    "PromptAccuracy": {"classes": [0, 1]},
+    "DiffusersUNet": {"config": DIFFUSERS},
     "Chain": {"steps": [AveragePool(2)]},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""
@@ -128,6 +149,9 @@ EXAMPLES: dict[str, Any] = {
     "store": "x",
     "root": "x",
     "paths": "x.zip",
+    "folder": "x",
+    "prompts": Prompts(texts=["a", "b"]),
+    "encoder": Hashed(),
 }
 """Values of arguments that have no default."""
 

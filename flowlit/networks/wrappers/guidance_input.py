@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,8 @@ class GuidanceInput(VelocityWrapper):
     velocity is that of the network inside. Train it with ``ImprovedMeanFlow``.
 
     Args:
-        network: of classes, with ``label_dropout``, whose convolution ``stem`` takes x: ``UNet``, ``ADM`` or
-            ``DiT``.
+        network: of which a copy is taken; of classes, with ``label_dropout``, whose convolution ``stem`` has
+            x as input: ``UNet``, ``ADM`` or ``DiT``.
         scale: that is generated with where the condition is missing; 1 is none.
         interval: of times, that is generated with.
 
@@ -39,8 +41,7 @@ class GuidanceInput(VelocityWrapper):
         self, network: nn.Module, scale: PositiveFloat = 1.0, interval: Sequence[Probability] = (0.0, 1.0)
     ):
         shape = shape_of(network)
-        stem = getattr(network, "stem", None)
-        stem = getattr(stem, "proj", stem)  # of patches
+        stem = _stem(network)
         if not isinstance(stem, nn.Conv2d) or shape is None or stem.in_channels != shape[0]:
             raise FlowlitError(
                 f"GuidanceInput: {type(network).__name__} has no convolution stem of its C channels; "
@@ -50,11 +51,12 @@ class GuidanceInput(VelocityWrapper):
             raise FlowlitError(
                 f"GuidanceInput: interval is {list(interval)}; expected two times, [first, last]"
             )
+        network = deepcopy(network)
         super().__init__(network, scale=scale, interval=list(interval))
         self.register_buffer("default", torch.tensor([scale, *interval]), persistent=False)
         self.shape = shape
-        wider = widened(stem, CHANNELS)
-        if network.stem is stem:
+        wider = widened(_stem(network), CHANNELS)
+        if isinstance(network.stem, nn.Conv2d):
             network.stem = wider
         else:
             network.stem.proj = wider  # type: ignore[union-attr]
@@ -74,3 +76,9 @@ class GuidanceInput(VelocityWrapper):
         planes = strength[:, :, None, None].expand(-1, -1, *x.shape[2:])
         others = {name: value for name, value in cond.items() if name != "guidance"}
         return self.network(torch.cat([x, planes], 1), t, others)
+
+
+def _stem(network: nn.Module) -> Any:
+    """Return the first convolution of a network, that of patches where it has them."""
+    stem = getattr(network, "stem", None)
+    return getattr(stem, "proj", stem)

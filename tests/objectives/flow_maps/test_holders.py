@@ -352,6 +352,7 @@ def test_a_network_that_is_told_its_guidance_begins_as_it_was():
     x, t, label = torch.randn(4, *tiny.SHAPE), torch.rand(4), torch.arange(4)
     before = inside(x, t, {"label": label})
     network = GuidanceInput(inside, scale=2.0, interval=(0.25, 0.75))
+    assert torch.equal(inside(x, t, {"label": label}), before), "what was given is as it was"
     cond = {"label": label, "guidance": torch.tensor([3.0, 0.0, 1.0]).expand(4, 3)}
     assert torch.equal(network(x, t, cond), before) and network.shape == tiny.SHAPE
     with torch.no_grad():
