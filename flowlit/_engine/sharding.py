@@ -68,6 +68,9 @@ class Sharded(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            if not state["state"]:  # of which PyTorch would make moments after a step without a gradient
+                bare(optimizer).load_state_dict(state)
+                continue
             named = FullyShardedDataParallel.rekey_optim_state_dict(
                 state, OptimStateKeyType.PARAM_NAME, module, optim=bare(optimizer)
             )

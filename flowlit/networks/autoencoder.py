@@ -93,7 +93,8 @@ class LatentAutoencoder(Checked, nn.Module):
                         f"LatentAutoencoder: the branch has {_sides(detail)} positions, the encoder's layer "
                         f"{self.layer!r} {_sides(code)}; expected the same: change its halvings"
                     )
-                self.constant = nn.Parameter(torch.zeros_like(detail[0]))
+                used = bool(self.masked)  # by training: otherwise DDP would refuse it
+                self.constant = nn.Parameter(torch.zeros_like(detail[0]), requires_grad=used)
             z = code if detail is None else torch.cat([code, detail], 1)
             try:
                 image = self.decoder(z)
@@ -154,8 +155,7 @@ class LatentAutoencoder(Checked, nn.Module):
         """Return latents or images (B, …) as ``way`` says; None is there and back, (B, C, H, W)."""
         if way == "decode":
             return self.decode(x)
-        z = self.encode(x)
-        return z if way == "encode" else self.decode(z)
+        return self.encode(x) if way == "encode" else self.decode(self.encode(x))
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Tensor]) -> None:

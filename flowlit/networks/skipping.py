@@ -40,8 +40,8 @@ def removable(network: nn.Module) -> list[str]:
     parts = [part for part in checkpointable(network) if not isinstance(part, Skipped)]
     same: set[nn.Module] = set()
 
-    def compare(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if inputs[0].shape == output.shape:
+    def compare(part: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and inputs[0].shape == output.shape:
             same.add(part)
 
     hooks = [part.register_forward_hook(compare) for part in parts]

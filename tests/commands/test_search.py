@@ -10,6 +10,7 @@ import torch
 import yaml
 from matrix import few
 from tools import Mean, randomise, tiny_unet, write_checkpoint
+from torch import nn
 
 import flowlit
 from flowlit._support.progress import Bar
@@ -323,6 +324,25 @@ def test_blocks_have_what_they_cost_and_how_far_the_velocity_is_without_them():
     assert blocks.fits(first) and any(choice.skipped for choice in first.choices)
 
 
+class WithoutParts(nn.Conv2d):
+    """A velocity of one layer, of which nothing can be left out."""
+
+    shape = (1, 8, 8)
+
+    def checkpointable(self):
+        return []
+
+    def forward(self, x, t, cond={}):
+        return super().forward(x)
+
+
+def test_a_network_without_blocks_is_refused():
+    generator = Generator(WithoutParts(1, 1, 1), Euler(1), Pixels())
+    expected = "--calls 4: WithoutParts has no block that can be left out; drop --calls"
+    with pytest.raises(FlowlitError, match=expected):
+        blocks_of(generator, 4, 3, 0)
+
+
 @pytest.mark.slow
 def test_blocks_are_left_out_at_equal_cost(model, cli, tmp_path):
     words = ["--calls", "4", "--fine", "8", "--into", tmp_path / "s"]
@@ -335,6 +355,8 @@ def test_blocks_are_left_out_at_equal_cost(model, cli, tmp_path):
     costs = [1 - sum(saved[name] for name in names) for names in solver.skipped]
     assert len(costs) == 4 and 2.5 < sum(costs) <= 3
     assert f"cost {sum(costs):.2f} calls of the whole network" in outcome.out
+    header = (tmp_path / "s/solver.yaml").read_text().partition("\n")[0]
+    assert header.startswith("# A schedule of 4 calls, some without blocks, that flowlit search")
     assert "Adams, order 3 " in outcome.out  # of three whole ones
     state = (tmp_path / "s/search.json").read_bytes()
     shortened = json.loads(state)

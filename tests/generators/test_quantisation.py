@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def test_a_time_is_kept_though_layers_alone_promise_more():
     assert set(within_time(1.8, harm, costs, time).values()) == {8}, "the fastest, which is not of 4 bits"
     with pytest.raises(FlowlitError, match=r"one image takes 1\.8 ms on this machine; expected --budget 2ms"):
         within_time(1.79, harm, costs, time)
+
+
+@pytest.mark.parametrize("floor", [0.0123, 1.8, 124.0, 8765.0, 2.5e6])
+def test_the_time_that_is_advised_is_enough_and_is_read(floor):
+    with pytest.raises(FlowlitError) as caught:
+        within_time(floor / 2, {"a": {4: 1.0}}, {"a": {4: floor}}, lambda bits: floor)
+    advised = budget_of(re.search(r"--budget (\S+) or more", str(caught.value))[1])
+    assert floor <= advised.milliseconds < 1.2 * floor
 
 
 def test_budgets_are_sizes_or_times():

@@ -149,6 +149,21 @@ def test_times_of_layers_are_in_the_profile(fast, tmp_path):
         assert sum(times.values()) < 100 * fastest(file, inputs)
 
 
+def test_a_result_that_is_used_twice_has_two_names(fast):
+    """As a velocity that takes part in two steps of Adams."""
+    onnx = pytest.importorskip("onnx")
+    subject = Subject(small(), 4, 1, None)
+    model = onnx.load_from_string(by_hand(small(), {})[0])
+    place = [node.output[0] for node in model.graph.node].index("x1")
+    model.graph.node[place].input[1] = "both"
+    model.graph.node.insert(place, onnx.helper.make_node("Add", ["move", "further"], ["both"]))
+    model.graph.node.insert(place, onnx.helper.make_node("Mul", ["v", "half"], ["further"]))
+    graph = Graph(raised(model.SerializeToString()), subject.layers)
+    for bits in (8, 32):
+        file = graph.integers(dict.fromkeys(graph.found, bits), {}, {}, named=True)
+        assert min(by_layer(file, one_image(subject.noise[0]), graph.found).values()) > 0
+
+
 @pytest.mark.parametrize("fit", ["paired", "moments", "features"])
 def test_coefficients_stand_in_the_file(fit, fast, tmp_path):
     one = settings(bits=4, fit=fit, num=64)

@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from tools import randomise, tiny_unet
+from torch import nn
 
 from flowlit._support.batch_invariance import BatchInvariant
 from flowlit._support.velocities import skipping
@@ -86,6 +87,29 @@ def test_shares_are_what_a_network_without_these_parts_saves(kind):
     for some in ([names[0]], names[-2:], names):
         left = count_macs(Pruned(deepcopy(whole), some)).all
         assert 1 - sum(saved[name] for name in some) == pytest.approx(left / full, abs=1e-3)
+
+
+class OfTuples(nn.Module):
+    """A network whose part returns a tuple, as those of diffusers do."""
+
+    shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Conv2d(1, 1, 1)
+        self.part.register_forward_hook(lambda part, inputs, output: (output,))
+
+    def checkpointable(self):
+        return [self.part]
+
+    def forward(self, x, t, cond={}):
+        return self.part(x)[0]
+
+
+def test_a_part_that_returns_no_tensor_cannot_be_left_out():
+    assert removable(OfTuples()) == []
+    with pytest.raises(FlowlitError, match="'part' cannot be left out; expected some of no part"):
+        Pruned(OfTuples(), ["part"])
 
 
 def compiled(network):

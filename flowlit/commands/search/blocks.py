@@ -32,9 +32,12 @@ def blocks_of(generator: Generator, calls: int, limit: int, seed: int) -> Blocks
     """
     network = with_parts(generator.network)
     names = removable(network)
-    if names:
-        with skipping(generator.network, names[:1]):
-            pass
+    if not names:
+        raise FlowlitError(
+            f"--calls {calls}: {type(network).__name__} has no block that can be left out; drop --calls"
+        )
+    with skipping(generator.network, names[:1]):
+        pass
     saved = {name: share for name, share in shares(network, names).items() if share > 0}
     blocks = Blocks(saved, {}, limit)
     if calls * blocks.least > limit:

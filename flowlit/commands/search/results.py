@@ -95,12 +95,15 @@ def _header(result: Result, scores: list[Score]) -> list[str]:
     settings = result.state.settings
     network = f"{settings['network'][:16]} ({Path(result.model).name}), guidance {settings['guidance']}"
     strategy = settings["strategy"]["class"].rpartition(".")[2]
+    blocks = result.space.blocks
+    steps = f"{result.space.steps} calls, some without blocks,"
+    extent = f"{result.nfe} evaluations" if blocks is None else steps
     return [
-        f"# A schedule of {result.nfe} evaluations that flowlit search found for one network.",
+        f"# A schedule of {extent} that flowlit search found for one network.",
         f"#   network  {network}",
         f"#   score    {result.objective}: {searched} on the search's noise, {held_out}{beside} held out",
         f"#   search   {strategy}, {len(result.state.records)} schedules, seed {settings['seed']}",
-        *([] if result.space.blocks is None else [f"#   cost     {_cost(result)}"]),
+        *([] if blocks is None else [f"#   cost     {_cost(result)}"]),
     ]
 
 

@@ -101,9 +101,10 @@ def within_time(
     """
     floor = time(cheapest(costs))
     if budget < floor:
+        enough = float(f"{1.1 * floor:.2g}")
         raise FlowlitError(
             f"--budget {budget:g}ms is below the least: with the fastest bits of each layer one image takes "
-            f"{floor:.3g} ms on this machine; expected --budget {1.1 * floor:.2g}ms or more"
+            f"{floor:.3g} ms on this machine; expected --budget {enough:.7g}ms or more"
         )
     return _within(budget, floor, harm, costs, time)
 

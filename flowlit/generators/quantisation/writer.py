@@ -119,12 +119,15 @@ class Writer:
     def _results(self, graph: Any) -> dict[str, str]:
         """Return names of what layers compute, like which onnxruntime calls some nodes of its own."""
         results: dict[str, str] = {}
+        taken: Counter[str] = Counter()
         for node in graph.node:
             before = results.get(node.input[0]) if node.input else None
             if node.name.partition("/")[0] in self.taken:
                 results[node.output[0]] = node.name
             elif before is not None and node.op_type in FUSED:
-                results[node.output[0]] = f"{before}/{node.op_type}"
+                name = f"{before}/{node.op_type}"
+                taken[name] += 1  # a velocity takes part in several steps of ``Adams``
+                results[node.output[0]] = f"{name}/{taken[name]}" if taken[name] > 1 else name
         return results
 
 
