@@ -134,6 +134,11 @@ class Mixed(Coupling):
                     f"Mixed: {other.name} have the conditions {', '.join(other.conditions) or 'none'}, but "
                     f"{first.name} {', '.join(first.conditions) or 'none'}; only equal ones can be mixed"
                 )
+            if other.text and first.text and other.text.facts["encoder"] != first.text.facts["encoder"]:
+                raise FlowlitError(
+                    f"Mixed: {other.name} have texts of another encoder than {first.name}; make them with "
+                    "the same one (data.noise.encoder)"
+                )
         return MixedPairs(stored, self.shares, [part.flip for part in self.parts])
 
     def check_codec(self, codec: Codec) -> None:

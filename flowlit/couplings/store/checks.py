@@ -15,6 +15,7 @@ from ...errors import FlowlitError
 from ..noise import seeded_normals
 from .manifest import CLASSES, IDENTITY, OPTIONAL, check_ranges, differences
 from .shard import ShardFile, reading
+from .text import NUMBER, prompts_fit
 
 PROBE_TOLERANCE = 1e-6
 
@@ -97,7 +98,7 @@ def labels_fit(label: np.ndarray, index: np.ndarray, manifest: dict[str, Any]) -
 
 
 def check_rows(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Refuse a file whose indices or labels are not those of the manifest.
+    """Refuse a file whose indices, labels or prompts are not those of the manifest.
 
     Raises:
         FlowlitError: naming which.
@@ -108,6 +109,8 @@ def check_rows(shard: ShardFile, manifest: dict[str, Any], entry: dict[str, Any]
             raise ValueError(f"its indices are not {entry['index'][0]} … {entry['index'][1]}, each once")
         if manifest["labels"] and not labels_fit(shard.read("label"), index, manifest):
             raise ValueError(f"its labels are not those of the manifest, {manifest['labels']}")
+        if NUMBER in shard and not prompts_fit(shard.read(NUMBER), index, manifest):
+            raise ValueError("its prompts are not those of its indices")
 
 
 def check_pairs(x0: Tensor, x1: Tensor, where: str, exact: bool = True, normal: bool = True) -> None:

@@ -20,18 +20,14 @@ FORMAT = "flowlit-couplings"
 VERSION = 2
 DIRECTION = "x0 is noise (t = 0), x1 is data (t = 1)"
 
-
 TENSORS = ("x0", "x1", "index", "label", "probe", "path", "times")
 """Names in a shard that have a meaning of their own."""
-
 
 MOST_STATES = 1024
 """Of a trajectory in a store."""
 
-
 BYTES = {"float32": 4, "float16": 2, "uint8": 1, "seed": 0}
 """Of an entry of x0 or x1, by how it is stored."""
-
 
 Dtype = Literal["float64", "float32", "float16", "uint8", "int64", "int32", "bool"]
 Sizes = Annotated[list[Positive], Meta(max_length=8)]
@@ -103,11 +99,19 @@ class Labels(Struct):
     sha256: dict[str, str] | None = None
 
 
+class PromptFacts(Struct):
+    """Prompts of a noise, all of them."""
+
+    number: Positive
+    sha256: Checksum
+
+
 class NoiseFacts(Struct):
     """The part of a noise's identity that is read again."""
 
     generator: str | None = None
     standard_normal: bool = True
+    prompts: PromptFacts | None = None
 
 
 class MeanEvaluations(Struct):

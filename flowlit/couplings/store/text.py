@@ -80,6 +80,9 @@ def check_text(store: Path, manifest: dict[str, Any], checksums: bool = False) -
     facts = TEXT.read(folder / "text.json")
     if facts["encoder"] != manifest["noise"].get("encoder"):
         raise FlowlitError(f"{folder}: another encoder made these embeddings than the manifest says; {MEND}")
+    all_of_them = manifest["noise"].get("prompts") or {}
+    if facts["prompts"] == all_of_them.get("number") and facts["sha256"] != all_of_them["sha256"]:
+        raise FlowlitError(f"{folder}: it has other prompts than the manifest says; {MEND}")
     wanted = manifest_prompts(manifest)
     if facts["prompts"] < wanted:
         raise FlowlitError(f"{folder} has {facts['prompts']} prompts, expected {wanted}; {MEND}")
@@ -190,10 +193,10 @@ class StoredText:
 def text_of(
     folders: Sequence[Path], manifests: Sequence[dict[str, Any]], checksums: bool
 ) -> StoredText | None:
-    """Return the embeddings of stores that are read as one, those of the largest; None without prompts."""
+    """Return the embeddings of stores that are read as one, the most that one has; None without prompts."""
     if NUMBER not in manifests[0].get("conditions", {}) or "prompts" not in manifests[0]["noise"]:
         return None
-    most = max(range(len(folders)), key=lambda k: manifests[k]["counts"][-1])
+    most = max(range(len(folders)), key=lambda k: manifest_prompts(manifests[k]))
     return StoredText(folders[most], manifests[most], checksums)
 
 

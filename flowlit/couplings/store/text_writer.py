@@ -15,7 +15,8 @@ from ..._support.files import file_hash, short_hash, write_atomically
 from ..._support.progress import Bar
 from ...data.prompts import texts_hash
 from ...data.text_encoder import TextEncoder
-from .plan import Shard, plan
+from ...errors import FlowlitError
+from .plan import plan
 from .text import FOLDER, NULL, PROMPTS, TEXT
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ ROWS = 1000
 
 
 def write_text(store: Path, noise: PromptedNoise, counts: Sequence[int], device: torch.device) -> None:
-    """Encode the prompts that a store needs, once each; what an earlier run has encoded stays.
+    """Encode the prompts that a store needs, once each; sound files of an earlier run stay.
 
     Args:
         store: its folder.
@@ -42,8 +43,11 @@ def write_text(store: Path, noise: PromptedNoise, counts: Sequence[int], device:
     used = list(texts[: needed[-1]])
     by = encoder.identity()
     bar = Bar(parts, desc="Prompts", unit=" files", leave=False, disable=len(parts) < 3)
-    files = [_file(folder, part, used[part.first : part.first + part.rows], encoder) for part in bar]
-    null = _file(folder, Shard(0, 0, 1), [""], encoder, NULL)
+    before = _checksums(folder)
+    files = [
+        _file(folder / part.file, used[part.first : part.first + part.rows], encoder, before) for part in bar
+    ]
+    null = _file(folder / NULL, [""], encoder, before)
     write_atomically(folder / PROMPTS, json.dumps(used, ensure_ascii=False).encode())
     facts = {
         "format": "flowlit-prompts",
@@ -66,18 +70,25 @@ def text_bytes(texts: int, encoder: TextEncoder) -> int:
     return (texts + 1) * tokens * width * (2 if encoder.precision == "bf16" else 4)
 
 
-def _file(
-    folder: Path, part: Shard, texts: list[str], encoder: TextEncoder, name: str | None = None
-) -> dict[str, Any]:
-    """Return the entry of a file of embeddings, which is written unless it is there."""
-    path = folder / (name or part.file)
+def _checksums(folder: Path) -> dict[str, str]:
+    """Return the checksums of an earlier description by file; {} without one."""
+    try:
+        facts = TEXT.read(folder / "text.json")
+    except FlowlitError:
+        return {}
+    return {entry["file"]: entry["sha256"] for entry in (*facts["files"], facts["null"])}
+
+
+def _file(path: Path, texts: list[str], encoder: TextEncoder, before: dict[str, str]) -> dict[str, Any]:
+    """Return the entry of a file of embeddings, which is written unless it is there, as ``before`` has it."""
     key = short_hash(json.dumps(encoder.identity()), texts_hash(texts))
-    if _key(path) != key:
+    digest = file_hash(path) if _key(path) == key else None
+    if digest is None or before.get(path.name, digest) != digest:
         rows = encoder(texts)
         rows = rows.bfloat16() if encoder.precision == "bf16" else rows
         write_atomically(path, save({"text": rows.contiguous()}, {"of": key}))
-    size = path.stat().st_size
-    return {"file": path.name, "rows": len(texts), "bytes": size, "sha256": file_hash(path)}
+        digest = file_hash(path)
+    return {"file": path.name, "rows": len(texts), "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _key(path: Path) -> str | None:

@@ -83,6 +83,17 @@ def test_a_store_that_was_stopped_or_grows_goes_on_to_the_same_bytes(tmp_path, m
     assert set(encoder.encoded) == {TEXTS[0], *TEXTS[2:4]}, "only what was lost, and one for its shape"
 
 
+def test_a_damaged_file_is_encoded_again_when_a_store_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_writer, "ROWS", 2)
+    store = make(tmp_path, 4)
+    for name in ("00000.safetensors", "null.safetensors"):
+        file = store / "text" / name
+        sound = file.read_bytes()
+        file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        make(tmp_path, 12)
+        assert file.read_bytes() == sound, "and its checksum is not that of the damage"
+
+
 def test_other_prompts_and_other_encoders_are_other_pairs(tmp_path):
     make(tmp_path)
     for change in ({"texts": TEXTS[:6]}, {"encoder": Hashed(1)}, {"encoder": Hashed(precision="bf16")}):
@@ -132,6 +143,8 @@ def test_stores_of_the_same_prompts_are_read_and_merged_as_one(tmp_path):
     short = [make(tmp_path, 3, name=f"short{seed}", seed=seed) for seed in (8, 9)]
     merge(short, tmp_path / "short", flowlit="0")
     assert len(StoredPairs([tmp_path / "short"])) == 6, "which have three prompts each"
+    fewer = StoredPairs([tmp_path / "short", make(tmp_path, 4, name="four", seed=11)])
+    assert torch.equal(fewer[9].cond["text"], Hashed()([TEXTS[3]])[0]), "though it has fewer pairs"
     other = make(tmp_path, name="other", texts=TEXTS[:3], seed=10)
     with pytest.raises(FlowlitError, match="holds other pairs than"):
         StoredPairs([first, other])
@@ -159,6 +172,37 @@ def test_damaged_text_is_refused_in_one_line(tmp_path, damage):
         pairs.text.null()
     assert "\n" not in str(refused.value)
     assert [check.name for check in verify(store) if not check.good] == ["prompts"]
+
+
+def test_texts_of_another_store_are_refused(tmp_path):
+    store = make(tmp_path)
+    other = make(tmp_path, name="other", texts=TEXTS[::-1])
+    shutil.rmtree(store / "text")
+    shutil.copytree(other / "text", store / "text")
+    with pytest.raises(FlowlitError, match="has other prompts than the manifest says; make the couplings"):
+        StoredPairs([store])
+    assert [check.name for check in verify(store) if not check.good] == ["prompts"]
+
+
+def test_parts_of_a_mixture_have_one_encoder(tmp_path):
+    parts = [make(tmp_path, name=f"encoder{seed}", encoder=Hashed(seed), seed=seed) for seed in (0, 1)]
+    with pytest.raises(FlowlitError, match=r"texts of another encoder than .*data\.noise\.encoder"):
+        Mixed([Cached(str(part)) for part in parts], [1.0, 1.0]).dataset()
+    again = make(tmp_path, name="again", seed=2)
+    assert len(Mixed([Cached(str(part)) for part in (parts[0], again)], [1.0, 1.0]).dataset()) == 24
+
+
+def test_pairs_with_the_prompts_of_others_are_refused(tmp_path):
+    store = make(tmp_path)
+    manifest = read_manifest(store)
+    manifest["noise"]["prompts"]["number"] = 6
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FlowlitError, match="its prompts are not those of its indices"):
+        StoredPairs([store])[6]
+    manifest["noise"]["prompts"]["number"] = 0
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FlowlitError, match=r"manifest\.json"):
+        StoredPairs([store])
 
 
 def test_a_pair_of_a_prompt_that_is_none_is_found(tmp_path):
