@@ -32,18 +32,24 @@ def merged(generator: NoiseToImages, base: str, onto: str) -> NoiseToImages:
     network = generator.network
     if not isinstance(network, DiffusersUNet) or network.predicts == "diffusion":
         raise FlowlitError(f"the network is {type(network).__name__}; expected a DiffusersUNet as a velocity")
-    trained: Any = deepcopy(network.model).float()
-    if network.predicts == "flow":
-        negate(trained)
-    before: Any = as_velocity(base)
     result: Any = as_velocity(onto)
-    weights = trained.state_dict()
-    for folder, other in ((base, before), (onto, result)):
-        if difference := mismatch(weights, other.model.state_dict()):
+    weights = _of_velocity(network)
+    start = _of_velocity(as_velocity(base))
+    goal = _of_velocity(result)
+    for folder, other in ((base, start), (onto, goal)):
+        if difference := mismatch(weights, other):
             raise FlowlitError(f"{folder} has another U-Net than the checkpoint: {difference}")
-    start = before.model.state_dict()
-    goal = result.model.state_dict()
     result.model.load_state_dict({name: goal[name] + (weights[name] - start[name]) for name in weights})
+    if result.predicts == "flow":
+        negate(result.model)
     described = codec_of(result)
     codec = build(described, Codec) if described else generator.codec
     return replace(generator, network=result, codec=codec, shape=None)
+
+
+def _of_velocity(network: Any) -> dict[str, Any]:
+    """Return the weights of a U-Net with data - noise as its output, whose sign that of a flow lacks."""
+    model = deepcopy(network.model).float()
+    if network.predicts == "flow":
+        negate(model)
+    return model.state_dict()

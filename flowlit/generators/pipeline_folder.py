@@ -28,7 +28,7 @@ their configuration alone.
 
 def flow_scheduler() -> Any:
     """Return the scheduler of a flow: latents go from x to x - (σ - σ') · output, σ from 1 to 0."""
-    with _errors_only():
+    with errors_only():
         return getattr(needed("diffusers"), SCHEDULER).from_config(FLOW)
 
 
@@ -67,7 +67,7 @@ def write_pipeline(folder: Path, unet: Any, vae: Any, encoder: Any, scheduler: A
         unet, vae, scheduler: objects of diffusers.
         encoder: of texts, with ``model()`` and ``tokenizer()``.
     """
-    with _errors_only():
+    with errors_only():
         pipeline = needed("diffusers").StableDiffusionPipeline(
             vae=vae,
             text_encoder=encoder.model(),
@@ -146,7 +146,7 @@ def tiny_pipeline(
 
 
 @contextlib.contextmanager
-def _errors_only() -> Iterator[None]:
+def errors_only() -> Iterator[None]:
     """Keep diffusers from remarks on entries of configurations, and both libraries from bars of their own."""
     bars = [needed(name).utils.logging for name in ("diffusers", "transformers")]
     logger = logging.getLogger("diffusers")

@@ -23,7 +23,7 @@ from ..types import Noise, Source
 from .core import NoiseToImages
 from .inputs import check_kind, whole_number
 from .labels import check_number, each_label, labelled, labels_of
-from .prompts import prompted
+from .prompts import checked_prompts, prompted
 
 
 class Rows(NamedTuple):
@@ -149,12 +149,14 @@ def rows_between(generator: NoiseToImages, seeds: Any, steps: int, labels: Any, 
     """Return rows on the way from seed to seed, ``steps`` for each two, of the class of the first seed.
 
     Raises:
-        FlowlitError: for fewer than two seeds, and labels that are no classes.
+        FlowlitError: for fewer than two seeds, labels that are no classes, and several prompts.
     """
     shape = noise_shape(generator)
     numbers = checked_seeds(seeds, shape)
     if len(numbers) < 2:
         raise FlowlitError(f"seeds are {reprlib.repr(seeds)}; expected two or more to go between")
+    if prompts is not None and len(checked_prompts(prompts)) > 1:
+        raise FlowlitError(f"prompts are {reprlib.repr(prompts)}; expected one, of all images on the way")
     check_memory((len(numbers) - 1) * (steps - 1) + 1, shape, "noise", 4)
     ends = noise_of(generator, numbers)
     alpha = torch.arange(steps - 1) / (steps - 1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pipelines import pipeline
 from safetensors.torch import load_file
+from texts import Hashed
 
 import flowlit
 from flowlit.commands.export import export as command
@@ -86,7 +87,13 @@ def test_the_folder_runs_where_flowlit_is_not(folder):
     assert run.stdout.strip() == "(16, 16)"
 
 
+def _hashed(generator):
+    generator.network.text_encoder = {**Hashed().spec, "fingerprint": Hashed().fingerprint}
+    return generator
+
+
 REFUSED = {
+    "encoder": (_hashed, "the text encoder is a Hashed; expected flowlit.data.CLIPText"),
     "solver": (lambda g: replace(g, solver=Heun(2)), "expected Euler in equal steps"),
     "codec": (lambda g: replace(g, codec=Patches()), "expected flowlit.data.VAE"),
     "guidance": (
@@ -127,13 +134,33 @@ def test_what_training_changed_is_added_to_fine_tuned_weights(student, tmp_path)
     assert result.network.text_encoder["init_args"]["folder"] == str(pipeline(seed=1))
 
 
-def test_the_sign_of_an_exported_folder_is_turned_back_first(folder):
-    same = merged(flowlit.load(folder), str(folder), str(pipeline()))
-    start = as_velocity(str(folder)).model.state_dict()["conv_out.weight"]
-    goal = as_velocity(str(pipeline())).model.state_dict()
-    state = same.network.model.state_dict()
-    torch.testing.assert_close(state["conv_in.weight"], goal["conv_in.weight"])
-    torch.testing.assert_close(state["conv_out.weight"], goal["conv_out.weight"] - 2 * start)
+def state_of(*arguments):
+    return merged(*arguments).network.model.state_dict()
+
+
+def test_the_sign_of_a_flow_is_turned_back_first(student, folder):
+    base, other = str(pipeline()), str(pipeline(seed=1))
+    exported = state_of(flowlit.load(folder), base, other)
+    assert exported.keys() == load_file(pipeline() / WEIGHTS).keys()
+    for name, value in state_of(flowlit.load(student), base, other).items():
+        assert torch.equal(exported[name], value), "an exported folder is the checkpoint"
+    goal = as_velocity(other).model.state_dict()
+    for name, value in state_of(flowlit.load(folder), str(folder), other).items():
+        assert torch.equal(value, goal[name]), "nothing was trained from itself"
+    onto = merged(flowlit.load(student), base, str(folder)).network
+    begin = as_velocity(base).model.state_dict()["conv_out.weight"]
+    trained = flowlit.load(student).network.model.state_dict()["conv_out.weight"]
+    assert onto.predicts == "flow"
+    torch.testing.assert_close(onto.model.state_dict()["conv_out.weight"], begin - 2 * trained)
+
+
+def test_a_codec_in_half_precision_is_written_as_it_was_trained(student, tmp_path):
+    generator = replace(flowlit.load(student), codec=VAE(str(pipeline()), precision="bf16"))
+    into = export(generator, "diffusers", tmp_path / "pipe", num=2).into
+    name = "vae/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(place / name) for place in (pipeline(), into))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert generator.sample(1, prompts="a").shape == (1, 3, 16, 16), "it still computes in bf16"
 
 
 def test_the_command_takes_both_folders_or_neither(student, tmp_path):

@@ -13,13 +13,15 @@ from torch import Tensor
 from ..._support.diffusers_folder import STEM
 from ..._support.extras import needed
 from ...data import VAE
+from ...data.autoencoder import Autoencoder
+from ...data.clip_text import CLIPEncoder
 from ...data.codecs import to_levels
 from ...errors import FlowlitError
 from ...networks import DiffusersUNet
 from ...networks.checkpoints.pipeline import FACTS
 from ...solvers import Euler
 from ..core import NoiseToImages
-from ..pipeline_folder import flow_scheduler, unet_of, write_pipeline
+from ..pipeline_folder import errors_only, flow_scheduler, unet_of, write_pipeline
 from ..prompts import encoder_of
 from .fold import times_of
 from .parity import Images, Run
@@ -59,7 +61,12 @@ def check_pipeline(generator: NoiseToImages) -> None:
             f"the solver is {generator.solver!r}; expected Euler in equal steps, which the scheduler of the "
             "folder takes: --solver 'Euler(1)'"
         )
-    encoder_of(network)
+    encoder = encoder_of(network)
+    if not isinstance(encoder, CLIPEncoder):
+        raise FlowlitError(
+            f"the text encoder is a {type(encoder).__name__}; expected flowlit.data.CLIPText, which "
+            "pipelines of Stable Diffusion have"
+        )
 
 
 def write_folder(generator: NoiseToImages, facts: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -67,7 +74,7 @@ def write_folder(generator: NoiseToImages, facts: dict[str, Any], file: Path) ->
     network: Any = generator.network
     codec: Any = generator.codec
     folder = file.parent.parent
-    autoencoder = codec.autoencoder.model.to("cpu", torch.float32)
+    autoencoder = Autoencoder(Path(codec.folder)).model  # as it was trained, also where it computes in bf16
     write_pipeline(folder, unet_of(network), autoencoder, encoder_of(network), flow_scheduler())
     (folder / FACTS).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
     return {}
@@ -77,7 +84,8 @@ def run_folder(file: Path) -> Run:
     """Return the pipeline of a folder as a function, run by stock diffusers with the empty prompt."""
     folder = file.parent.parent
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    pipeline = needed("diffusers").DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    with errors_only():
+        pipeline = needed("diffusers").DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": facts["nfe"], "guidance_scale": 1.0, "output_type": "latent"}
 

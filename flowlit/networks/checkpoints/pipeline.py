@@ -22,7 +22,7 @@ from ..._support.diffusers_folder import (
 from ..._support.names import resolve
 from ...errors import FlowlitError
 from .contents import Contents
-from .layouts.diffusers import NULL, DiffusersLayout
+from .layouts.diffusers import NULL, DiffusersLayout, is_flow
 from .locate import locate
 from .read import read_contents
 from .safetensors_file import unpack
@@ -134,8 +134,8 @@ def as_velocity(folder: str) -> nn.Module:
 
     For InstaFlow's published networks, whose scheduler says otherwise, and for students of reflow that begin
     with the weights of a diffusion: their first thousands of steps give the output a new meaning
-    (2309.06380).
-    ``pretrained`` takes it for what its scheduler says.
+    (2309.06380). That of a flow, noise - data, is one but for its sign. ``pretrained`` takes it for what its
+    scheduler says.
 
     Args:
         folder: of the pipeline, or of its unet.
@@ -148,4 +148,5 @@ def as_velocity(folder: str) -> nn.Module:
     contents, file = read_pipeline(Path(folder))
     layout = contents.layout
     assert isinstance(layout, DiffusersLayout)
-    return take(contents, str(file), network=rebuilt(layout.unet("velocity")))
+    predicts = "flow" if is_flow(layout.scheduler) else "velocity"
+    return take(contents, str(file), network=rebuilt(layout.unet(predicts)))

@@ -75,6 +75,13 @@ def test_the_unet_of_a_diffusion_begins_a_velocity():
     assert torch.equal(alone(x, t, {"text": texts(2)}), expected)
 
 
+def test_that_of_a_flow_is_a_velocity_with_its_sign():
+    x, t = inputs()
+    networks = [read(str(pipeline("flow"))) for read in (as_velocity, pretrained)]
+    one, two = (network(x, t, {"text": texts(2)}) for network in networks)
+    assert torch.equal(one, two)
+
+
 def test_weights_in_half_precision_are_computed_with_in_float32(folder, caplog):
     state = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
@@ -143,6 +150,10 @@ FAULTS = {
     "pure noise": (
         lambda f: change(f / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         "rescale_betas_zero_snr: true",
+    ),
+    "no noise levels": (  # as of EDM's and consistency models' schedulers
+        lambda f: change(f / "scheduler/scheduler_config.json", beta_start=None, sigma_min=0.002),
+        "its scheduler has no beta_start and beta_end, which flowlit does not have",
     ),
     "another prediction": (
         lambda f: change(f / "scheduler/scheduler_config.json", prediction_type="other"),

@@ -57,7 +57,7 @@ class DiffusersLayout(Layout):
         """Return the spec of the velocity, as scheduler and configuration have it; ``state`` is not used."""
         if not self.scheduler:
             raise ValueError("no scheduler says what it predicts")
-        if _is_flow(self.scheduler):
+        if is_flow(self.scheduler):
             return self.unet("flow")
         diffusion = spec(diffusion_of(self.scheduler, self.file))
         return {
@@ -92,7 +92,7 @@ class DiffusersLayout(Layout):
         ]
 
 
-def _is_flow(scheduler: Mapping[str, Any]) -> bool:
+def is_flow(scheduler: Mapping[str, Any]) -> bool:
     """Return whether a scheduler integrates a flow, whose network predicts noise - data."""
     name = str(scheduler.get("_class_name", ""))
     return name.startswith(("FlowMatch", "FlowMap")) or scheduler.get("prediction_type") == "flow_prediction"
@@ -111,6 +111,8 @@ def diffusion_of(scheduler: Mapping[str, Any], file: str) -> Diffusion:
         other = "trained_betas"
     elif scheduler.get("rescale_betas_zero_snr"):
         other = "rescale_betas_zero_snr: true"
+    elif "beta_start" not in scheduler or "beta_end" not in scheduler:
+        other = "no beta_start and beta_end"
     elif schedule not in SCHEDULES:
         other = f"beta_schedule: {schedule}"
     elif predicts not in PREDICTS:
@@ -123,6 +125,6 @@ def diffusion_of(scheduler: Mapping[str, Any], file: str) -> Diffusion:
     return DiscreteVP(
         scheduler.get("num_train_timesteps", 1000),
         SCHEDULES[schedule],  # type: ignore[arg-type]
-        scheduler.get("beta_start", 1e-4),
-        scheduler.get("beta_end", 0.02),
+        scheduler["beta_start"],
+        scheduler["beta_end"],
     )
