@@ -47,7 +47,9 @@ def weights_in(folder: Path) -> dict[str, Any]:
             "read, since they may run code"
         )
     half = not any(name.startswith("model") and ".fp16." not in name for name in names)
-    return {"use_safetensors": True, "dtype": torch.float32, **({"variant": "fp16"} if half else {})}
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    options["attn_implementation"] = "sdpa"  # a configuration may name code of a hub
+    return options | ({"variant": "fp16"} if half else {})
 
 
 @contextmanager

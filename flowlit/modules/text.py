@@ -85,6 +85,9 @@ def take_text(networks: Iterable[nn.Module], data: Any) -> None:
                 f"{type(network).__name__} was trained with another text encoder ({before[:8]}) than that of "
                 f"the training data ({text.identity['fingerprint'][:8]}); is that meant?"
             )
+        for part in network.modules():
+            if "text_encoder" in vars(part):
+                part.text_encoder = None  # type: ignore[assignment]
         if text.spec is not None:
             facts = {**text.spec, "fingerprint": text.identity["fingerprint"]}
             network.text_encoder = facts  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -125,6 +126,15 @@ def test_half_precision_is_read_as_float32(tiny, tmp_path):
     }
     text = CLIPText(str(tmp_path))(PROMPTS)
     assert text.dtype == torch.float32 and (text - tiny(PROMPTS)).abs().max() < 0.05
+
+
+@pytest.mark.slow
+def test_code_that_a_configuration_names_is_not_looked_for(tiny, pipeline, tmp_path):
+    folder = shutil.copytree(pipeline, tmp_path / "copy")
+    file = folder / "text_encoder/config.json"
+    named = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **named}))
+    assert torch.equal(CLIPText(str(folder))(PROMPTS), tiny(PROMPTS))
 
 
 def test_folders_that_hold_no_encoder_are_refused(tmp_path):

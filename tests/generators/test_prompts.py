@@ -66,6 +66,7 @@ def test_networks_and_prompts_that_do_not_fit_are_refused(generator):
         (lambda: generator.sample(2, prompts=[]), "prompts are .*; expected text"),
         (lambda: generator.sample(2, prompts=[3]), "a prompt is 3; expected text"),
         (lambda: generator.sample(2, prompts=b"a"), "expected text"),
+        (lambda: generator.interpolate([1, 2], prompts=["a", "b"]), "expected one, of all images"),
         (
             lambda: Generator(Reader(), Euler(1), Pixels()).sample(2, prompts="a"),
             "does not say which encoder",
@@ -129,6 +130,17 @@ def test_another_encoder_than_that_of_training_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="was trained with another text encoder"):
         fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Hashed(7)), network=known)
     assert known.text_encoder["fingerprint"] == "hashed 7"
+
+
+def test_an_encoder_that_cannot_be_described_takes_the_place_of_the_one_before(tmp_path):
+    class Nameless(Hashed):
+        spec = None
+
+    known = described(Reader(), Hashed(5))
+    with pytest.warns(UserWarning, match="was trained with another text encoder"):
+        fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Nameless(7)), network=known)
+    with pytest.raises(FlowlitError, match="does not say which encoder"):
+        flowlit.load(tmp_path / "last.ckpt", weights="raw").sample(2, prompts="a")
 
 
 def test_flowlit_sample_takes_prompts(cli, tmp_path, generator):
