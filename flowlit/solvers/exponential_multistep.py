@@ -83,7 +83,7 @@ def multistep(
     x = x0 if x0.dtype == torch.float64 else x0.float()
     v = Counted(velocity, cond, x)
     nodes = [Node(times[0], x, _first(v, x, times[0], mean, rules))]
-    for (s, t), rule, following in zip(itertools.pairwise(times), rules, [*rules[1:], None], strict=True):
+    for (s, t), rule, following in zip(itertools.pairwise(times), rules, [*rules, None][1:], strict=True):
         if observe is not None:
             observe(x.new_full((x.shape[0],), s), nodes[0].x, nodes[0].v)
         predicted = _advance(x, rule, nodes[: rule.order], s, t, rule.form)

@@ -56,7 +56,6 @@ COUNTS: list[tuple[Any, str, dict[str, Any]]] = [
     (schedules.Linear, "steps", {}),
     (schedules.Cosine, "steps", {}),
     (averages.HalfLife, "images", {}),
-    (averages.Uniform, "start", {}),
     (callbacks.Samples, "num", {}),
     (callbacks.Samples, "columns", {}),
     (callbacks.Straightness, "steps", {}),
