@@ -80,7 +80,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         take_names(self.network, data, stage == "fit")
         if stage == "fit":
-            take_text(self.networks(), data)
+            take_text(self, data)
         else:
             check_encoder(text_encoder_of(self.network), getattr(data, "noise", None))
         if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints

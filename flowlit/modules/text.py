@@ -12,6 +12,7 @@ from ..couplings.prompted import PromptedNoise
 from ..couplings.store.text import StoredText
 from ..data.text_encoder import TextEncoder
 from ..errors import FlowlitError
+from ..frozen import Frozen
 from ..generators.prompts import text_encoder_of
 from ..networks.checkpoints.spec import summarise
 from ..types import reads_of
@@ -57,15 +58,41 @@ def check_encoder(described: dict[str, Any] | None, noise: Any) -> None:
     )
 
 
-def take_text(networks: Iterable[nn.Module], data: Any) -> None:
+def frozen_networks(module: nn.Module, data: Any) -> list[Any]:
+    """Return the guides of a module's objective, and the teacher of its data."""
+    parts = [vars(part) for part in module.modules()]
+    coupling = getattr(data, "coupling", None)
+    places = [*parts, getattr(coupling, "__dict__", {})]
+    return [each.network for place in places for each in place.values() if isinstance(each, Frozen)]
+
+
+def check_frozen(networks: Iterable[Any], text: Text) -> None:
+    """Refuse guides and teachers that were trained with another text encoder than that of the data.
+
+    Raises:
+        FlowlitError: naming both.
+    """
+    here = text.identity["fingerprint"]
+    for network in networks:
+        described = text_encoder_of(network)
+        known = (described or {}).get("fingerprint")
+        if known not in (None, here):
+            raise FlowlitError(
+                f"{type(network).__name__}, a guide or teacher, was trained with {summarise(described)} "
+                f"({known[:8]}), and texts of the training data are of another encoder ({here[:8]}); give "
+                "the data the same one"
+            )
+
+
+def take_text(module: Any, data: Any) -> None:
     """Give networks that read text the encoder of their training, and the embedding of the empty text.
 
     Args:
-        networks: whose attribute ``text_encoder`` is set, and the buffer ``null_text`` inside.
+        module: whose networks have their attribute ``text_encoder`` set, and the buffer ``null_text`` inside.
         data: the data module, once it is open.
 
     Raises:
-        FlowlitError: if validation encodes its prompts otherwise.
+        FlowlitError: if validation, a guide or a teacher has prompts encoded otherwise.
     """
     text = text_of(data)
     if text is None:
@@ -76,7 +103,8 @@ def take_text(networks: Iterable[nn.Module], data: Any) -> None:
             f"prompts of data.noise are encoded by {noise.encoder!r}, and those of training by another one "
             f"({text.identity}); give both the same encoder"
         )
-    for network in networks:
+    check_frozen(frozen_networks(module, data), text)
+    for network in module.networks():
         if "text" not in (reads_of(network) or ("text",)):
             continue
         before = (text_encoder_of(network) or {}).get("fingerprint")

@@ -8,12 +8,12 @@ from texts import Hashed, Reader
 from tools import randomise, tiny_unet
 
 import flowlit
-from flowlit.couplings import Cached, PromptedImages, PromptedNoise
+from flowlit.couplings import Cached, PromptedImages, PromptedNoise, Simulated
 from flowlit.data import Digits, Pixels, Prompts
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.modules import FlowDataModule, FlowModule
-from flowlit.objectives import RectifiedFlow
+from flowlit.objectives import FlowGuided, RectifiedFlow
 from flowlit.solvers import Euler
 
 SHAPE = (1, 8, 8)
@@ -31,9 +31,9 @@ def generator():
     return Generator(described(Reader()), Euler(2), Pixels())
 
 
-def fit(root, coupling, noise=None, network=None):
+def fit(root, coupling, noise=None, network=None, objective=None):
     data = FlowDataModule(coupling, batch_size=8, noise=noise)
-    model = FlowModule(network or Reader(), RectifiedFlow(), solvers={"euler2": Euler(2)})
+    model = FlowModule(network or Reader(), objective or RectifiedFlow(), solvers={"euler2": Euler(2)})
     trainer = tiny.trainer(root, 2, limit_val_batches=0)
     trainer.fit(model, data)
     trainer.save_checkpoint(root / "last.ckpt")
@@ -130,6 +130,18 @@ def test_another_encoder_than_that_of_training_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="was trained with another text encoder"):
         fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Hashed(7)), network=known)
     assert known.text_encoder["fingerprint"] == "hashed 7"
+
+
+def test_a_guide_or_teacher_of_another_encoder_is_refused(tmp_path):
+    noise = PromptedNoise(SHAPE, 8, DIGITS, Hashed(6))
+    frozen = described(Reader(), Hashed(5))
+    message = r"Reader, a guide or teacher, was trained with Hashed\(seed=5.*\(hashed 6\); give "
+    with pytest.raises(FlowlitError, match=message):
+        fit(tmp_path, Simulated(frozen, Euler(1), noise))
+    guided = FlowGuided(frozen)
+    with pytest.raises(FlowlitError, match=message):
+        fit(tmp_path, PromptedImages(Digits(limit=16), DIGITS, Hashed(6)), objective=guided)
+    fit(tmp_path, Simulated(described(Reader(), Hashed(6)), Euler(1), noise))
 
 
 def test_an_encoder_that_cannot_be_described_takes_the_place_of_the_one_before(tmp_path):
