@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from .. import rng
+from .._engine.sharding import gather, scatter
 from .._support.progress import Bar
 from ..couplings import Independent
 from ..data.codecs import from_levels, to_levels
@@ -83,14 +84,16 @@ class CodecModule(CheckpointedModule):
                 f"{self.network.image_shape}; make them equal"
             )
         if not self.network.measured:
+            gather(self.network)
             self.network.measure(_batches(pairs))
+            scatter(self.network)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         """Return the loss of a pair's images, a scalar."""
         x = pair.x1
-        z = self.network.encode(x)
+        z = self.network(x, "encode")
         sigma = self.noise * rng.rand(len(z), z.device)[:, None, None, None]
-        image = self.network.decode(z + sigma * rng.randn_like(z))
+        image = self.network(z + sigma * rng.randn_like(z), "decode")
         error = per_sample((image - x).abs()).mean()
         losses = {"loss": error, "error": error}
         if self.distance is not None:

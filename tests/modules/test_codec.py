@@ -45,6 +45,28 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
     assert runs.differences(whole, parts, counters) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "masked"), [("ddp", 0.0), ("sharded", 0.1)])
+def test_two_processes_train_as_one(tmp_path, flowlit, strategy, masked):
+    """With the same draws for each image; without masks no parameter is left over that DDP would miss."""
+    paths = {}
+    for name in ("one", "two"):
+        content = autoencoders.stage(tmp_path / name, 3)
+        network = autoencoders.NETWORK
+        arguments = {**network["init_args"], "masked": masked}
+        content["model"]["init_args"]["network"] = {**network, "init_args": arguments}
+        paths[name] = tiny.write(tmp_path / name / "run.yaml", content)
+    assert in_process("fit", "-c", paths["one"]).code == 0
+    two = ("--trainer.devices", "2", "--trainer.strategy", strategy)
+    done = flowlit("fit", "-c", paths["two"], *two, PYTHONPATH=f"{runs.HELPERS}:{runs.HELPERS.parents[1]}")
+    assert done.code == 0, done.err
+    networks = [StoredAutoencoder(str(tmp_path / name / "checkpoints/last.ckpt")) for name in paths]
+    assert torch.equal(networks[0].network.mean, networks[1].network.mean)
+    x = images(24).float() / 127.5 - 1
+    one, other = (network(x) for network in networks)  # some weights, before norms, change nothing
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+
+
 def test_statistics_are_of_all_training_images(checkpoint):
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert int(state["network.measured"]) == 24
