@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -32,3 +34,21 @@ def needed(name: str) -> Any:
         raise FlowlitError(
             f"{package} cannot be imported ({error}); pip install 'flowlit[{EXTRAS[package]}]'"
         ) from error
+
+
+@contextmanager
+def without_bars(*names: str) -> Iterator[None]:
+    """Keep diffusers or transformers from drawing bars of their own.
+
+    Args:
+        names: of the packages.
+    """
+    logs = [needed(name).utils.logging for name in names]
+    shown = [each for each in logs if each.is_progress_bar_enabled()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._support.extras import needed
+from .._support.extras import without_bars
 from ..errors import FlowlitError
 
 
@@ -52,19 +50,6 @@ def weights_in(folder: Path) -> dict[str, Any]:
     return options | ({"variant": "fp16"} if half else {})
 
 
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own."""
-    logs = needed("transformers").utils.logging
-    shown = logs.is_progress_bar_enabled()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logs.enable_progress_bar()
-
-
 def read_part(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     """Read a part from a folder, and nothing from a hub.
 
@@ -73,7 +58,7 @@ def read_part(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     """
     reporting = {"output_loading_info": True} if options else {}
     try:
-        with _without_bars():
+        with without_bars("transformers"):
             read = kind.from_pretrained(str(folder), local_files_only=True, **options, **reporting)
     except Exception as error:  # of many kinds
         why = " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .._support.extras import needed
+from .._support.extras import needed, without_bars
 from ..data import RandomCLIPText
 from ..errors import FlowlitError
 from ..networks.wrappers.diffusers import CLOCK, DiffusersUNet, built
@@ -32,6 +32,19 @@ def flow_scheduler() -> Any:
         return getattr(needed("diffusers"), SCHEDULER).from_config(FLOW)
 
 
+def check_velocity(network: DiffusersUNet) -> None:
+    """Refuse a network that predicts for a diffusion.
+
+    Raises:
+        FlowlitError: saying what to do.
+    """
+    if network.predicts == "diffusion":
+        raise FlowlitError(
+            "the network predicts for a diffusion, whose pipeline it is from; expected one that was trained "
+            "as a velocity (flowlit.networks.as_velocity)"
+        )
+
+
 def unet_of(network: DiffusersUNet) -> Any:
     """Return diffusers' U-Net of a velocity, with noise - data as its output, as schedulers of flows have it.
 
@@ -39,13 +52,9 @@ def unet_of(network: DiffusersUNet) -> Any:
     the images.
 
     Raises:
-        FlowlitError: for the network of a diffusion.
+        FlowlitError: as ``check_velocity``.
     """
-    if network.predicts == "diffusion":
-        raise FlowlitError(
-            "the network predicts for a diffusion, whose pipeline it is from; expected one that was trained "
-            "as a velocity (flowlit.networks.as_velocity)"
-        )
+    check_velocity(network)
     model = deepcopy(network.model).float().eval().requires_grad_(False)
     if network.predicts == "velocity":
         negate(model)
@@ -148,16 +157,11 @@ def tiny_pipeline(
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
     """Keep diffusers from remarks on entries of configurations, and both libraries from bars of their own."""
-    bars = [needed(name).utils.logging for name in ("diffusers", "transformers")]
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    shown = [each for each in bars if each.is_progress_bar_enabled()]
-    for each in shown:
-        each.disable_progress_bar()
     try:
-        yield
+        with without_bars("diffusers", "transformers"):
+            yield
     finally:
         logger.setLevel(level)
-        for each in shown:
-            each.enable_progress_bar()

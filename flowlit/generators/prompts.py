@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.prompts import check_prompt, texts_hash
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import build
+from ..networks.sizes import inside
 from ..types import Noise, reads_of
 
 if TYPE_CHECKING:
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
 def text_encoder_of(network: Any) -> dict[str, Any] | None:
     """Return how to build the text encoder that a network was trained with; None if it does not say."""
-    while network is not None:  # a wrapper's is that of the network inside
-        described = getattr(network, "text_encoder", None)
-        if isinstance(described, dict):
-            return described
-        network = getattr(network, "network", None)
-    return None
+    described = (getattr(part, "text_encoder", None) for part in inside(network))
+    return next((each for each in described if isinstance(each, dict)), None)
 
 
 def text_facts(network: Any) -> dict[str, Any]:

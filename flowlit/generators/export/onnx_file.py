@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..._support.extras import needed
 from ...errors import FlowlitError
@@ -94,6 +95,12 @@ def _unknown_operator(error: Exception, program: Any) -> FlowlitError:
     return FlowlitError(
         f"ONNX has no operator for {operator}{layer}; replace it in the network, or export --to torch"
     )
+
+
+def inputs_of(noise: Tensor, label: Tensor | None) -> dict[str, Any]:
+    """Return noise (B, c, h, w) and labels (B,) as arrays by name, as a file takes them."""
+    values = zip(INPUTS, (noise, label), strict=True)
+    return {name: value.numpy() for name, value in values if value is not None}
 
 
 def session(content: bytes, path: Path, profile: Path | None = None) -> Any:

@@ -21,7 +21,7 @@ from ...networks import DiffusersUNet
 from ...networks.checkpoints.pipeline import FACTS
 from ...solvers import Euler
 from ..core import NoiseToImages
-from ..pipeline_folder import errors_only, flow_scheduler, unet_of, write_pipeline
+from ..pipeline_folder import check_velocity, errors_only, flow_scheduler, unet_of, write_pipeline
 from ..prompts import encoder_of
 from .fold import times_of
 from .parity import Images, Run
@@ -42,11 +42,7 @@ def check_pipeline(generator: NoiseToImages) -> None:
             f"the network is {type(network).__name__}; expected a DiffusersUNet as it is, without a wrapper: "
             "guidance is an argument of pipelines (guidance_scale)"
         )
-    if network.predicts == "diffusion":
-        raise FlowlitError(
-            "the network predicts for a diffusion; expected one that was trained as a velocity "
-            "(flowlit.networks.as_velocity)"
-        )
+    check_velocity(network)
     codec = generator.codec
     if not isinstance(codec, VAE) or codec.autoencoder.shift:
         raise FlowlitError(

@@ -17,10 +17,10 @@ from ..files import save
 from .facts import facts_of
 from .fold import Folded, folded
 from .forms import Name, all_or_none, beside, check_free, form_of
-from .onnx_file import onnx_bytes, session
+from .onnx_file import inputs_of, onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .pipeline import WEIGHTS, check_pipeline, run_folder, write_folder
-from .program import INPUTS, OUTPUTS, check_exportable
+from .program import OUTPUTS, check_exportable
 from .torch_file import check_compiler, compile_into, open_package, open_program, torch_bytes
 from .web import MODEL, REPORT, check_visible, first_image, runtime_in, write_page
 
@@ -167,12 +167,7 @@ def run_onnx(file: Path) -> Run:
     runtime = session(file.read_bytes(), file)
 
     def run(noise: Tensor, label: Tensor | None) -> Images:
-        inputs = {
-            name: value.numpy()
-            for name, value in zip(INPUTS, (noise, label), strict=True)
-            if value is not None
-        }
-        return Images(*map(torch.from_numpy, runtime.run(list(OUTPUTS), inputs)))
+        return Images(*map(torch.from_numpy, runtime.run(list(OUTPUTS), inputs_of(noise, label))))
 
     return run
 

@@ -13,8 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from ...types import Noise
-from ..export.onnx_file import session
-from ..export.program import INPUTS
+from ..export.onnx_file import inputs_of, session
 from .allocation import Table
 from .choice import WIDTHS
 
@@ -33,8 +32,8 @@ Inputs = Mapping[str, Any]
 
 def one_image(noise: Noise) -> Inputs:
     """Return the first of some noise, as a file takes it."""
-    values = (noise.x0, noise.cond.get("label"))
-    return {name: value[:1].numpy() for name, value in zip(INPUTS, values, strict=True) if value is not None}
+    label = noise.cond.get("label")
+    return inputs_of(noise.x0[:1], None if label is None else label[:1])
 
 
 def fastest(content: bytes, inputs: Inputs) -> float:
