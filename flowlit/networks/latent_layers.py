@@ -172,10 +172,14 @@ def _created(name: str, level: int) -> Any:
 
 def _fill(network: nn.Module, name: str, weights: str) -> None:
     """Copy the weights of a whole network into its first levels."""
+    from .checkpoints.read import read_file
+    from .checkpoints.safetensors_file import unpack
+
     if weights == "package" and name == "tf_efficientnet_lite0":
         state = efficientnet_lite0.load_efficientnet_lite0().state_dict()
     elif Path(weights).is_file():
-        state = _read(Path(weights))
+        path = Path(weights)
+        state = unpack(path)[0] if path.suffix == ".safetensors" else read_file(path)
     else:
         raise FlowlitError(
             f"TimmEncoder: no weights of {name} at {weights!r}; expected a file, or tf_efficientnet_lite0, "
@@ -184,14 +188,6 @@ def _fill(network: nn.Module, name: str, weights: str) -> None:
     missing = network.load_state_dict(state, strict=False).missing_keys
     if missing:
         raise FlowlitError(f"TimmEncoder: {weights} lacks {missing[0]} of {name}; expected its own weights")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_width(owner: str, width: int) -> None:

@@ -153,3 +153,11 @@ def test_encoders_that_are_not_there_are_refused(arguments, message):
     pytest.importorskip("timm")
     with pytest.raises(FlowlitError, match=message):
         TimmEncoder(**arguments)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_damaged_file_of_an_encoder_is_one_error(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"no weights")
+    with pytest.raises(FlowlitError, match=name):
+        TimmEncoder(weights=str(path))
