@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -34,6 +34,14 @@ def evaluate(velocity: VelocityField, x: Tensor, t: Tensor, cond: Cond = {}) -> 
         f"the velocity {_name(velocity)} returned {summary(v)}; expected {tuple(x.shape)} of real numbers, "
         "the shape of x"
     )
+
+
+def blank_images(reads: Container[str], x: Tensor) -> dict[str, Tensor]:
+    """Return the images among the conditions that are read, of zeros: like x (B, C, H, W), and (B, 3, H, W)
+    for "lr".
+    """
+    blank = {"image": torch.zeros_like(x), "lr": x.new_zeros(x.shape[0], 3, *x.shape[2:])}
+    return {name: image for name, image in blank.items() if name in reads}
 
 
 def skipping(velocity: Any, names: Sequence[str]) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._support.velocities import blank_images
 from ..errors import FlowlitError
 from ..frozen import Frozen
 from ..types import Cond, classes_of, reads_of, shape_of
@@ -40,8 +41,7 @@ def inputs(network: nn.Module, batch_size: int = 1, device: torch.device | str =
     classes = classes_of(network)
     cond = {"label": torch.arange(batch_size, device=device) % classes} if classes else {}
     x = torch.empty(batch_size, *shape, device=device)
-    if "image" in (reads_of(network) or ()):
-        cond["image"] = torch.zeros_like(x)
+    cond |= blank_images(reads_of(network) or (), x)
     return (x if x.is_meta else x.normal_()), torch.full((batch_size,), 0.5, device=device), cond
 
 

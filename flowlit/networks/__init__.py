@@ -17,6 +17,7 @@ from .latent_layers import ConvDecoder, ConvResidual, TimmEncoder
 from .pruning import pruned
 from .sizes import at_size
 from .statistics import StoredStatistics
+from .swin_unet import SwinUNet
 from .unet import UNet
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusers import DiffusersUNet
@@ -54,6 +55,7 @@ __all__ = [
     "SmallEncoder",
     "StoredAutoencoder",
     "StoredStatistics",
+    "SwinUNet",
     "TimmEncoder",
     "UNet",
     "as_velocity",

@@ -137,7 +137,7 @@ class ADM(UNetBase):
         stem = width * multipliers[0]
         self.stem = nn.Conv2d(in_channels, stem, 3, padding=1)
         attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
-        channels = self.assemble(stem, [width * m for m in multipliers], blocks, attends, stage, last=False)
+        channels = self.assemble(stem, [width * m for m in multipliers], blocks, attends, stage, "each")
         self.head_norm = norm(channels, 1e-5)
         self.head = zero(nn.Conv2d(channels, in_channels, 3, padding=1))
         self.add_second_time(width, 4 * width, second_time)

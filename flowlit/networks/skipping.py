@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._support.modes import evaluating
+from .._support.velocities import blank_images
 from ..errors import FlowlitError
 from ..types import reads_of, shape_of
 from .activation_checkpointing import absent, checkpointable
@@ -59,12 +60,11 @@ def call_once(network: nn.Module) -> None:
     weight = next(network.parameters())
     x = weight.new_zeros(1, *(shape_of(network) or (1, 1, 1)))
     reads = reads_of(network) or frozenset()
-    make: dict[str, Callable[[], Tensor]] = {
-        "label": lambda: torch.zeros(1, dtype=torch.int64, device=weight.device),
-        "image": lambda: torch.zeros_like(x),
-    }
+    cond = blank_images(reads, x)
+    if "label" in reads:
+        cond["label"] = torch.zeros(1, dtype=torch.int64, device=weight.device)
     with evaluating(network):
-        network(x, weight.new_zeros(1), {name: make[name]() for name in make if name in reads})
+        network(x, weight.new_zeros(1), cond)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class UNet(UNetBase):
 
         self.stem = conv3x3(in_channels, width)
         attends = [resolution >> level in attention_resolutions for level in range(len(multipliers))]
-        channels = self.assemble(width, [width * m for m in multipliers], blocks, attends, stage, last=True)
+        channels = self.assemble(width, [width * m for m in multipliers], blocks, attends, stage, "last")
         self.head_norm = norm(channels)
         self.head = conv3x3(channels, in_channels, scale=0)
         self.add_second_time(width, 4 * width, second_time)

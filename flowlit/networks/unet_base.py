@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,8 @@ class Stage(nn.Module):
 MakeStage = Callable[[int, int, int, bool], Stage]
 """(inputs, outputs, resample, attention) -> Stage."""
 
+Where = Literal["each", "last", "first"]
+
 
 def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int]) -> None:
     """Refuse sizes that cannot be halved, or not be grouped.
@@ -65,7 +67,7 @@ def check_size(name: str, resolution: int, width: int, multipliers: Sequence[int
 
 
 class UNetBase(ConditionalNetwork):
-    """The common part of ``UNet`` and ``ADM``, which make their own stages, embeddings and ends.
+    """The common part of ``UNet``, ``ADM`` and ``SwinUNet``, which make their stages, embeddings and ends.
 
     Levels halve the resolution; ``blocks`` residual blocks a level in the encoder, one more in the decoder.
     """
@@ -81,7 +83,7 @@ class UNetBase(ConditionalNetwork):
         blocks: int,
         attends: Sequence[bool],
         stage: MakeStage,
-        last: bool,
+        where: Where,
     ) -> int:
         """Build encoder, bottleneck and decoder; return the channels that leave the decoder.
 
@@ -91,7 +93,8 @@ class UNetBase(ConditionalNetwork):
             blocks: of each level in the encoder.
             attends: which levels have attention.
             stage: builds one.
-            last: attention in the decoder only after the last block of a level, not after each.
+            where: attention after each block of such a level; after each in the encoder and the last in the
+                decoder; or after the first in both.
         """
         channels = stem
         skips = [stem]
@@ -100,17 +103,19 @@ class UNetBase(ConditionalNetwork):
             if level:
                 self.encoder.append(stage(channels, channels, -1, False))
                 skips.append(channels)
-            for _ in range(blocks):
-                self.encoder.append(stage(channels, width, 0, attends[level]))
+            for i in range(blocks):
+                attention = attends[level] and (i == 0 or where != "first")
+                self.encoder.append(stage(channels, width, 0, attention))
                 channels = width
                 skips.append(channels)
         self.bottleneck = nn.ModuleList(
             [stage(channels, channels, 0, True), stage(channels, channels, 0, False)]
         )
         self.decoder = nn.ModuleList()
+        only = {"each": range(blocks + 1), "last": (blocks,), "first": (0,)}[where]
         for level, width in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
-                attention = attends[level] and (i == blocks or not last)
+                attention = attends[level] and i in only
                 self.decoder.append(stage(channels + skips.pop(), width, 0, attention))
                 channels = width
             if level:

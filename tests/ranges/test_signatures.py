@@ -76,8 +76,11 @@ DIFFUSERS = {
     "cross_attention_dim": 4,
 }
 
+SWIN = {"resolution": 8, "in_channels": 1, "width": 128, "multipliers": [1], "blocks": 1, "swin_width": 128}
+
 SPECIAL: dict[str, dict[str, Any]] = {
     "UNet": SMALL,
+    "SwinUNet": SWIN,
     "ADM": SMALL,
     "DiT": {"resolution": 8, "in_channels": 1, "width": 64, "depth": 1, "heads": 1},
     "ClassifierFreeGuidance": {"network": tiny_unet(num_classes=3, label_dropout=0.1), "scale": 2.0},

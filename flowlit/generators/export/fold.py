@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..._support.velocities import blank_images
 from ...networks import FixedTime, Router
 from ...networks.base import ConditionalNetwork
 from ...solvers.base import unchecked
@@ -55,12 +56,10 @@ def times_of(generator: NoiseToImages) -> list[tuple[float, float | None]]:
     """Return (t, r) of each call of its network by a generator's solver."""
     recorder = Recorder()
     x0 = torch.zeros(1, *(generator.shape or (1, 1, 1)))
-    cond: dict[str, Tensor] = {}
     reads = reads_of(generator.network) or frozenset()
+    cond = blank_images(reads, x0)
     if "label" in reads:
         cond["label"] = torch.zeros(1, dtype=torch.int64)
-    if "image" in reads:
-        cond["image"] = torch.zeros_like(x0)
     with torch.no_grad(), unchecked():
         generator.solver(recorder, x0, cond)
     return recorder.times
