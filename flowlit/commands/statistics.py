@@ -80,11 +80,13 @@ def _statistics(
 
     from .._support.progress import Bar
     from ..generators import load
+    from ..generators.inputs import check_reads_noise
     from ..networks import ClassifierFreeGuidance
     from ..networks.statistics import owner, write
     from ..solvers.model_statistics import estimate
 
     generator = load(model, weights, device=device)
+    check_reads_noise(generator.network, "statistics")
     network = generator.network if guidance is None else ClassifierFreeGuidance(generator.network, guidance)
     network.eval()
     fingerprint, scale = owner(network)

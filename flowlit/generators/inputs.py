@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._support.velocities import OWN_CONDITIONS
 from ..errors import FlowlitError
 from ..ranges import as_whole
-from ..types import Cond
+from ..types import Cond, reads_of
 
 
 def whole_number(value: Any, name: str, low: int = 0, high: int | None = None) -> int:
@@ -125,6 +126,20 @@ def noise_to_start_from(x0: Any, network: nn.Module, shape: Sequence[int] | None
         raise FlowlitError("noise is not finite everywhere (NaN or infinity); expected N(0, 1)")
     first = next(network.parameters(), noise)
     return noise.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
+
+
+def check_reads_noise(network: nn.Module, command: str) -> None:
+    """Refuse a network that reads more than noise and classes, for a command that has nothing else to give.
+
+    Raises:
+        FlowlitError: with what it reads.
+    """
+    others = sorted((reads_of(network) or frozenset()) - OWN_CONDITIONS)
+    if others:
+        raise FlowlitError(
+            f"the network reads {' and '.join(others)}, and flowlit {command} generates from noise and classes "
+            "alone; expected a network that does, too"
+        )
 
 
 def half_precision_of(network: nn.Module) -> torch.dtype | None:

@@ -115,8 +115,8 @@ def advance(x: Tensor, i: Integrals, t: int, evaluated: Sequence[Evaluated], pse
 class DPMSolverV3(GridSolver):
     """DPM-Solver-v3, for 4 to 10 steps of a network whose statistics ``flowlit statistics`` has estimated.
 
-    Euler's rule outside of the statistics' range, and at both ends; times inside go to the nearest of their
-    nodes. NFE = steps.
+    Euler's rule in the steps that touch 0 and 1; the times between go to the nearest nodes of the statistics,
+    whose range they have to be in. NFE = steps.
 
     Args:
         steps: intervals, at least 1.
@@ -151,19 +151,20 @@ class DPMSolverV3(GridSolver):
         assert self.statistics is not None
         coefficients = self.statistics.coefficients(velocity)
         i = integrals(Coefficients(*(_on(value, x0) for value in coefficients)))
-        return _march(velocity, x0, cond, self._places(times, coefficients), i, self, observe)
+        places = self._places(times, coefficients)
+        solution = _march(velocity, x0, cond, places, i, self, observe)
+        # a grid that stops early is divided by its last time, and the state is that of the node beside it
+        return solution._replace(x1=solution.x1 * (times[-1] / _time(places[-1], i)))
 
     def _places(self, times: list[float], c: Coefficients) -> list[float | int]:
-        """Return times, those within the statistics' range as their nearest node."""
-        inside = [t for t in times if c.margin <= t <= 1 - c.margin]
-        nodes = [nearest(t, c) for t in inside]
+        """Return times, those between 0 and 1 as their nearest node."""
+        nodes = [nearest(t, c) for t in times if 0 < t < 1]
         if len(set(nodes)) < len(nodes):
             raise FlowlitError(
                 f"DPMSolverV3: {self.steps} steps come to the same of {len(c.l)} nodes of the statistics; "
                 "take fewer, or estimate them at more nodes (flowlit statistics --nodes)"
             )
-        before = [t for t in times if t < c.margin]
-        return [*before, *nodes, *[t for t in times if t > 1 - c.margin]]
+        return [*(t for t in times if t == 0), *nodes, *(t for t in times if t == 1)]
 
 
 def _on(value: Any, like: Tensor) -> Any:

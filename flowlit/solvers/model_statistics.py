@@ -6,7 +6,6 @@ Zheng et al. 2023 (2310.13268), on the straight path: l takes the Jacobian's dia
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -154,7 +153,17 @@ def _derivative(values: Tensor, step: float) -> Tensor:
 
 
 def nearest(t: float, coefficients: Coefficients) -> int:
-    """Return the node of the grid in λ that is nearest to a time; refuse none: ends are cut to the grid."""
+    """Return the node of the grid in λ that is nearest to a time, 0 < t < 1.
+
+    Raises:
+        FlowlitError: if the time is outside of the grid, by more than half of the distance of two nodes.
+    """
     last = -log_snr(coefficients.margin)
-    place = (log_snr(t) + last) / (2 * last) * (len(coefficients.l) - 1)
-    return round(min(max(place, 0.0), len(coefficients.l) - 1.0)) if math.isfinite(place) else 0
+    node = round((log_snr(t) + last) / (2 * last) * (len(coefficients.l) - 1))
+    if not 0 <= node < len(coefficients.l):
+        margin = coefficients.margin
+        raise FlowlitError(
+            f"statistics: time {t:.4g} is outside of their range, {margin:.4g} to {1 - margin:.4g}; take fewer "
+            f"steps or another grid, or make them with flowlit statistics --margin {min(t, 1 - t) / 2:.1g}"
+        )
+    return node

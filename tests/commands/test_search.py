@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from matrix import few
+from texts import Reader
 from tools import Mean, randomise, tiny_unet, write_checkpoint
 from torch import nn
 
@@ -27,7 +28,7 @@ from flowlit.metrics.cost import shares
 from flowlit.metrics.frechet import covariance, frechet_distance
 from flowlit.metrics.reference import make_reference, read_reference
 from flowlit.metrics.report import Estimate
-from flowlit.networks import ClassifierFreeGuidance
+from flowlit.networks import ClassifierFreeGuidance, ConcatenatedImage
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.networks.skipping import removable
 from flowlit.solvers import RK4, Euler, SolverSchedule, UniPC
@@ -88,10 +89,19 @@ def test_it_is_used_wherever_a_solver_is(searched, model, cli, tmp_path):
     text = f"SolverSchedule({', '.join(f'{k}={v!r}' for k, v in content['init_args'].items())})"
     assert cli(*words, text, "--into", tmp_path / "b.npz").code == 0
     assert (tmp_path / "a.npz").read_bytes()[:200] == (tmp_path / "b.npz").read_bytes()[:200]
-    for command, file in (("sweep", "sweep_digits"), ("couple", "couple_digits")):
-        outcome = cli(command, "-c", f"experiments/{file}.yaml", "-c", into / "layer.yaml", "--print_config")
+    drawn = tmp_path / "drawn.yaml"
+    drawn.write_text(yaml.safe_dump({"solvers": {"searched3": content}}))  # a sweep's own are in their place
+    for words, place in [
+        (["couple", "-c", "experiments/couple_digits.yaml", "-c", into / "layer.yaml"], ["model", "init_args"]),
+        (["sweep", "-c", "experiments/sweep_digits.yaml", "-c", drawn], []),
+    ]:
+        outcome = cli(*words, "--print_config")
         assert outcome.code == 0, outcome.err
-        shown = yaml.safe_load(outcome.out)["model"]["init_args"]["solvers"]["searched3"]
+        shown = yaml.safe_load(outcome.out)
+        for key in [*place, "solvers"]:
+            shown = shown[key]
+        assert list(shown) == ["searched3"]
+        shown = shown["searched3"]
         assert shown["class_path"] == "flowlit.solvers.SolverSchedule"
         absent = {"mean": None, "skipped": None}
         assert {**shown["init_args"], **absent} == {**content["init_args"], **absent}
@@ -189,6 +199,37 @@ def test_what_cannot_be_searched_is_refused_before_any_work(model, tmp_path, mon
     error = in_process("search", model, "--into", "results", *SMALL, *words).error
     assert expected in error
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "read"), [(lambda: ConcatenatedImage(tiny_unet()), "image"), (Reader, "text")]
+)
+def test_networks_that_read_more_than_noise_and_classes_are_refused(cli, tmp_path, make, read):
+    path = write_checkpoint(tmp_path / "net.ckpt", make(), solver=spec(Euler(1)), codec=None)
+    expected = f"the network reads {read}, and flowlit %s generates from noise and classes alone"
+    for words in ([], ["--calls", "4", "--fine", "8"]):
+        error = cli("search", path, "--into", tmp_path / "s", *SMALL, *words).error
+        assert expected % "search" in error and not (tmp_path / "s").exists()
+    words = ["--weights", "raw", "--num", "32", "--nodes", "8", "--into", tmp_path / "s.safetensors"]
+    assert expected % "statistics" in cli("statistics", path, *words).error
+    assert [each.name for each in tmp_path.iterdir()] == ["net.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["KID", "--metric.subset_size", "6"],
+        ["PrecisionRecall", "--metric.neighbourhood", "2"],
+        ["InceptionScore", "--metric.splits", "2"],
+        ["FrechetExtrapolated"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_metrics_have_short_names(cli, tmp_path, words):
+    error = cli("search", "net.ckpt", "--into", tmp_path / "s", *SMALL, "--metric", *words).error
+    assert "--metric without --features: it is a number of features of images" in error  # it is parsed
+    unknown = cli("search", "net.ckpt", "--into", tmp_path / "s", *SMALL, "--metric", f"{words[0]}s").error
+    assert f"{words[0]}s" in unknown and "--metric without" not in unknown
 
 
 def test_the_state_of_another_search_is_refused(searched, model, cli, tmp_path):

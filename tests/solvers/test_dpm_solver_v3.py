@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from flowlit.errors import FlowlitError
 from flowlit.paths import expand
 from flowlit.solvers import RK45, DPMSolverV3, Euler, UniPC
 from flowlit.solvers.dpm_solver_v3 import Evaluated, advance, derivative_weights, integrals
+from flowlit.solvers.exponential import log_snr
 from flowlit.solvers.exponential_multistep import StepRule, multistep
-from flowlit.solvers.grids import Given
+from flowlit.solvers.grids import EarlyStop, Given, LogSNR
 from flowlit.solvers.model_statistics import Coefficients, ModelStatistics, estimate
 
 X = SMOOTH.start()
@@ -220,6 +222,42 @@ def test_a_velocity_that_does_not_change_is_followed_exactly_from_statistics_of_
     for steps in (1, 2, 3, 6):
         end = DPMSolverV3(steps, statistics=Same(kind, nodes=481))(lambda x, t, cond: v, X).x1
         assert rmse(end, X + v) < 1e-4, "their quadrature"
+
+
+def test_a_grid_that_stops_early_ends_at_the_node_beside_its_last_time():
+    v = torch.randn(X.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    grid = EarlyStop(0.87)
+    statistics = Same(nodes=41)
+    levels = statistics.coefficients(None).levels()
+    t = torch.sigmoid(levels[(levels - log_snr(0.87)).abs().argmin()]).item()
+    assert abs(t - 0.87) > 0.002
+    solver = DPMSolverV3(4, grid=grid, statistics=statistics, corrector=False)
+    assert rmse(solver(lambda x, t, cond: v, X).x1, X / t + v) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [2, 40, 64])
+def test_times_outside_of_the_range_of_the_statistics_are_refused(steps):
+    """A rule that goes on without them would be another solver, and none would see it."""
+    wide = Same(nodes=2001, margin=0.005)
+    assert DPMSolverV3(steps, statistics=wide)(SMOOTH, X).x1.isfinite().all()
+    narrow = Same(nodes=2001, margin=0.05)
+    if steps == 2:  # the middle is in every range
+        assert DPMSolverV3(steps, statistics=narrow)(SMOOTH, X).x1.isfinite().all()
+        return
+    expected = f"time {1 / steps:.4g} is outside of their range, 0.05 to 0.95; .* --margin {0.5 / steps:.1g}"
+    with pytest.raises(FlowlitError, match=expected):
+        DPMSolverV3(steps, statistics=narrow)(SMOOTH, X)
+    assert DPMSolverV3(steps, statistics=narrow, grid=LogSNR(0.05))(SMOOTH, X).x1.isfinite().all()
+
+
+def test_a_time_within_half_a_node_of_the_range_is_in_it():
+    statistics = Same(nodes=41)
+    half = 0.49 * float(statistics.coefficients(None).levels().diff()[0])
+    edge = 1 / (1 + math.exp(-(log_snr(0.02) - half)))
+    assert edge < 0.0195
+    DPMSolverV3(3, statistics=statistics, grid=Given([0.0, edge, 1 - edge, 1.0]))(SMOOTH, X)
+    with pytest.raises(FlowlitError, match=r"time 0\.985 is outside of their range"):
+        DPMSolverV3(3, statistics=statistics, grid=Given([0.0, edge, 0.985, 1.0]))(SMOOTH, X)
 
 
 def test_pseudo_order_takes_as_few_evaluations_as_each_derivative_needs():

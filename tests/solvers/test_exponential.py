@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from flowlit.solvers import (
 )
 from flowlit.solvers.exponential import exponential_weights, linear_part, log_snr
 from flowlit.solvers.exponential_multistep import StepRule, multistep
-from flowlit.solvers.grids import Given, LogSNR, Sine
+from flowlit.solvers.grids import Given, Karras, LogSNR, Power, Quadratic, Shifted, Sine
 from flowlit.types import Solver
 
 X = SMOOTH.start()
@@ -265,6 +266,25 @@ def test_grids_with_both_ends_are_finite_and_cost_what_they_say(make, reverse):
         solution = solver(SMOOTH, X, reverse=reverse)
         budget = solver.order * max(steps - 2, 0) + min(steps, 2) if isinstance(solver, RhoRK) else steps
         assert solution.x1.isfinite().all() and set(solution.nfe.tolist()) == {budget}
+
+
+GRIDS = [Power(2.0), Quadratic(), LogSNR(), Karras(), Shifted(), Sine()]
+"""All that hold 0 and 1 exactly, whatever the number of steps."""
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("grid", GRIDS, ids=repr)
+def test_so_they_are_on_every_grid(grid, reverse):
+    kinds = [DPMSolver, partial(DPMSolver, prediction="noise"), UniPC, partial(UniPC, prediction="noise")]
+    kinds += [DEIS, partial(DEIS, prediction="noise"), partial(DEIS, prediction="data", variable="rho")]
+    for steps, kind in itertools.product((1, 2, 3), kinds):
+        solution = kind(steps, grid=grid)(SMOOTH, X, reverse=reverse)
+        assert solution.x1.isfinite().all() and set(solution.nfe.tolist()) == {steps}
+        given = SolverSchedule(grid(steps), orders=3, predictions="noise", correctors=True)
+        assert given(SMOOTH, X, reverse=reverse).x1.isfinite().all()
+        assert RhoRK(steps, grid=grid)(SMOOTH, X, reverse=reverse).x1.isfinite().all()
+        single = SinglestepDPMSolver(steps, grid=grid)(SMOOTH, X, reverse=reverse)
+        assert single.x1.isfinite().all() and set(single.nfe.tolist()) == {steps}
 
 
 @pytest.mark.parametrize("make", few([UniPC, DPMSolver, DEIS], 1))

@@ -107,6 +107,7 @@ def test_a_search_is_a_function_of_its_seed_and_goes_on_exactly(strategy):
     assert whole == search(strategy, problem(), smooth_score, 18)
     assert len({record.candidate for record in whole}) == len(whole)
     assert all(problem().space.fits(record.candidate) for record in whole)
+    assert {(record.candidate.times[0], record.candidate.times[-1]) for record in whole} == {(0.0, 1.0)}
     for end in (0, 5, 6, 7, 13, len(whole)):
         asked = []
         rest = search(strategy, problem(), smooth_score, 18, whole[:end], asked.append)

@@ -12,6 +12,7 @@ from ..._support.locks import locked_folder
 from ..._support.progress import Bar
 from ...errors import FlowlitError
 from ...generators import Generator, load
+from ...generators.inputs import check_reads_noise
 from ...networks import ClassifierFreeGuidance
 from ...networks.checkpoints.fingerprint import identity
 from ...networks.statistics import owner
@@ -142,6 +143,7 @@ class Request:
         exact = partial(EndpointError, fine=self.fine)
         with locked_folder(into, "search", "choose another --into"):
             generator = load(model, weights, device=device)
+            check_reads_noise(generator.network, "search")
             if self.guidance is not None:
                 guided = ClassifierFreeGuidance(generator.network, self.guidance)
                 generator = replace(generator, network=guided)

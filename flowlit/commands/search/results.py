@@ -118,7 +118,7 @@ def _layer(result: Result) -> str:
     """Return a layer of a configuration, whose only solver is the one that was found."""
     name = f"searched{result.nfe}"
     head = [
-        f"# A layer over a couple, an evaluation or a sweep, with the solver of solver.yaml as {name}.",
+        f"# A layer over a couple or an evaluation, with the solver of solver.yaml as {name}.",
         "model:",
         "  init_args:",
         "    solvers:",
