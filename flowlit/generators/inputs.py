@@ -137,8 +137,8 @@ def check_reads_noise(network: nn.Module, command: str) -> None:
     others = sorted((reads_of(network) or frozenset()) - OWN_CONDITIONS)
     if others:
         raise FlowlitError(
-            f"the network reads {' and '.join(others)}, and flowlit {command} generates from noise and classes "
-            "alone; expected a network that does, too"
+            f"the network reads {' and '.join(others)}, and flowlit {command} generates from noise and "
+            "classes alone; expected a network that does, too"
         )
 
 

@@ -163,7 +163,7 @@ def nearest(t: float, coefficients: Coefficients) -> int:
     if not 0 <= node < len(coefficients.l):
         margin = coefficients.margin
         raise FlowlitError(
-            f"statistics: time {t:.4g} is outside of their range, {margin:.4g} to {1 - margin:.4g}; take fewer "
-            f"steps or another grid, or make them with flowlit statistics --margin {min(t, 1 - t) / 2:.1g}"
+            f"statistics: time {t:.4g} is outside of their range, {margin:.4g} to {1 - margin:.4g}; take "
+            f"fewer steps, another grid, or flowlit statistics --margin {min(t, 1 - t) / 2:.1g}"
         )
     return node

@@ -37,8 +37,8 @@ class SolverSchedule(CheckedSolver):
         scales: the first derivative of a step is multiplied by 1 + scale · h, h being the step.
         mean: of the data, for 1-rectified flows; spares the evaluation at noise.
         skipped: for each step, the names of the network's blocks that the evaluation at its beginning leaves
-            out, as ``bottleneck.0``; they are of one network. NFE counts such an evaluation as one. In reverse
-            a step begins at its other end, so that the way back costs the same.
+            out, as ``bottleneck.0``; they are of one network. NFE counts such an evaluation as one. In
+            reverse a step begins at its other end, so that the way back costs the same.
     """
 
     times: list[Float]

@@ -92,7 +92,10 @@ def test_it_is_used_wherever_a_solver_is(searched, model, cli, tmp_path):
     drawn = tmp_path / "drawn.yaml"
     drawn.write_text(yaml.safe_dump({"solvers": {"searched3": content}}))  # a sweep's own are in their place
     for words, place in [
-        (["couple", "-c", "experiments/couple_digits.yaml", "-c", into / "layer.yaml"], ["model", "init_args"]),
+        (
+            ["couple", "-c", "experiments/couple_digits.yaml", "-c", into / "layer.yaml"],
+            ["model", "init_args"],
+        ),
         (["sweep", "-c", "experiments/sweep_digits.yaml", "-c", drawn], []),
     ]:
         outcome = cli(*words, "--print_config")
