@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._support.names import public_path
 from ..data import Pixels
-from ..data.degradations import Degradation, image_condition, seeded
+from ..data.degradations import Degradation, conditions, seeded
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import spec
 from ..paths import NoisedImage
@@ -36,6 +36,7 @@ class DegradedImages(Source):
         seed: of noise and degradation.
         crop: side in pixels of the square in the middle of each image; None takes whole images.
         codec: images to x1, the same as the model's; None is ``Pixels``.
+        low: make another condition, ``"lr"``, as in training.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DegradedImages(Source):
         seed: Seed = 0,
         crop: PositiveInt | None = None,
         codec: Codec | None = None,
+        low: bool = False,
     ):
         self.images = images
         self.degradation = degradation
@@ -55,6 +57,7 @@ class DegradedImages(Source):
         self.seed = seed
         self.crop = crop
         self.codec = codec or Pixels()
+        self.low = low
         self._sizes: tuple[tuple[int, ...], int] | None = None
 
     @property
@@ -80,7 +83,8 @@ class DegradedImages(Source):
         return self.num
 
     def _like(self, num: int, seed: int) -> DegradedImages:
-        return DegradedImages(self.images, self.degradation, self.start, num, seed, self.crop, self.codec)
+        options = (self.crop, self.codec, self.low)
+        return DegradedImages(self.images, self.degradation, self.start, num, seed, *options)
 
     def first(self, num: int) -> DegradedImages:
         return self._like(num, self.seed)
@@ -97,6 +101,7 @@ class DegradedImages(Source):
             "seed": self.seed,
             "shape": list(self.shape),
             "codec": codec_facts(self.codec),
+            **({"low": True} if self.low else {}),
         }
 
     def targets(self, indices: Sequence[int]) -> Tensor:
@@ -111,10 +116,11 @@ class DegradedImages(Source):
             low = torch.stack([item["small"] for item in items]).float() / 255
         else:
             low = self.degradation(images.float() / 255, seeded([self.seed] * len(numbers), numbers))
-        image = image_condition(low, self.degradation, self.codec)
+        given = conditions(low, self.degradation, self.codec, self.low)
+        image = given["image"]
         noise = seeded_normals([self.seed], indices, image.shape[1:])
         labels = {key: torch.stack([item["cond"][key] for item in items]) for key in items[0]["cond"]}
-        return Noise(torch.tensor(indices), self.start(image, noise), {**labels, "image": image})
+        return Noise(torch.tensor(indices), self.start(image, noise), {**labels, **given})
 
     def _item(self, index: int) -> dict[str, Any]:
         item = self.images[index % len(self.images)]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from .. import rng
 from ..data import PairedImages, Pixels
-from ..data.degradations import Chain, Degradation, image_condition, seeded
+from ..data.degradations import Chain, Degradation, conditions, image_condition, seeded
 from ..errors import FlowlitError
 from ..paths import NoisedImage
 from ..ranges import PositiveInt, Probability
@@ -38,6 +38,8 @@ class SuperResolution(Coupling):
         codec: images to x1, the same as the model's; None is ``Pixels``.
         guide_steps: make a second condition, ``"guide_image"``: what the image is after so many steps of the
             ``Chain``. For ``flowlit.objectives.ScaleDistillation``, whose guide enlarges less.
+        low: make another condition, ``"lr"``: the low-resolution image itself, in [-1, 1]. For
+            ``flowlit.networks.SwinUNet``.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SuperResolution(Coupling):
         vertical_flip: Probability = 0.0,
         codec: Codec | None = None,
         guide_steps: PositiveInt | None = None,
+        low: bool = False,
     ):
         if guide_steps is not None:
             check_chain(degradation, guide_steps)
@@ -61,6 +64,7 @@ class SuperResolution(Coupling):
         self.vertical_flip = vertical_flip
         self.codec = codec or Pixels()
         self.guide_steps = guide_steps
+        self.low = low
 
     @property
     def task(self) -> dict[str, Any]:
@@ -84,7 +88,9 @@ class SuperResolution(Coupling):
         cut = image if self.crop is None else image[:, : self.crop, : self.crop]
         names = ["image"] if self.guide_steps is None else ["image", "guide_image"]
         blank = torch.zeros(self.codec.encoded_shape(cut.shape))
-        return cut, {**cond, **dict.fromkeys(names, blank)}
+        small = [side // self.degradation.scale for side in cut.shape[1:]]
+        low = {"lr": torch.zeros(len(cut), *small)} if self.low else {}
+        return cut, {**cond, **dict.fromkeys(names, blank), **low}
 
     def complete(self, batch: Any, device: torch.device) -> Pair:
         images, small = self._augmented(batch["x1"], batch.get("small"))
@@ -92,22 +98,22 @@ class SuperResolution(Coupling):
         if small is None:
             cond = self._degraded(images.float() / 255)
         else:
-            cond = {"image": image_condition(small.float() / 255, self.degradation, self.codec)}
+            cond = self._conditions(small.float() / 255)
         return Pair(self.start(cond["image"], rng.randn_like(x1)), x1, {**batch["cond"], **cond})
 
     def _degraded(self, images: Tensor) -> dict[str, Tensor]:
         """Return the conditions (B, c, h, w) of images (B, C, H, W) in [0, 1]."""
         generators = seeded(rng.randint(2**62, len(images)).tolist())
         if self.guide_steps is None:
-            low = self.degradation(images, generators)
-            return {"image": image_condition(low, self.degradation, self.codec)}
+            return self._conditions(self.degradation(images, generators))
         first, others = cast(Chain, self.degradation).split(self.guide_steps)
         middle = first(images, generators)
-        low = others(middle, generators)
-        return {
-            "image": image_condition(low, self.degradation, self.codec),
-            "guide_image": image_condition(middle, first, self.codec),
-        }
+        given = self._conditions(others(middle, generators))
+        return {**given, "guide_image": image_condition(middle, first, self.codec)}
+
+    def _conditions(self, low: Tensor) -> dict[str, Tensor]:
+        """Return what the network is given of low-resolution images (B, C, h, w) in [0, 1]."""
+        return conditions(low, self.degradation, self.codec, self.low)
 
     def _augmented(self, images: Tensor, small: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return images (B, C, H, W) cut at random, (B, C, crop, crop), and mirrored; small ones alike."""

@@ -26,10 +26,12 @@ _HOMES = {
     "RealESRGAN": "real_esrgan",
     "TextEncoder": "text_encoder",
     "VAE": "latents",
+    "VQ": "vq",
 }
 __all__ = [
     "CIFAR10",
     "VAE",
+    "VQ",
     "AveragePool",
     "Bicubic",
     "CLIPText",

@@ -116,6 +116,15 @@ def image_condition(images: Tensor, degradation: Degradation, codec: Codec) -> T
     return x1 if codec.pixels else codec.encode(to_levels(x1))
 
 
+def conditions(images: Tensor, degradation: Degradation, codec: Codec, low: bool) -> dict[str, Tensor]:
+    """Return the conditions of low-resolution images (B, C, h, w) in [0, 1]: "image", and "lr" if ``low``.
+
+    The latter are the images themselves, (B, C, h, w) in [-1, 1], for ``flowlit.networks.SwinUNet``.
+    """
+    given = {"image": image_condition(images, degradation, codec)}
+    return {**given, "lr": images * 2 - 1} if low else given
+
+
 @dataclass
 class AveragePool(Degradation):
     """The mean of each scale × scale pixels; enlarged by repeating them.

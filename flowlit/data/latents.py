@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +73,7 @@ class VAE(Codec):
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, c, H/f, W/f)."""
         self.encoded_shape(images.shape[1:])
-        return self._in_parts(self._latents, from_levels(images))
+        return in_parts(self._latents, from_levels(images), self.at_once)
 
     def decode(self, x1: Tensor) -> Tensor:
         """float32 (B, c, h, w) -> uint8 (B, C, f h, f w)."""
@@ -83,7 +84,7 @@ class VAE(Codec):
         """Return images (B, C, f h, f w) float32 of x1 (B, c, h, w), about [-1, 1], with its gradients."""
         self.decoded_shape(x1.shape[1:])
         inside = self.autoencoder
-        return self._in_parts(inside.decode, x1.float() / inside.scale + inside.shift)
+        return in_parts(inside.decode, x1.float() / inside.scale + inside.shift, self.at_once)
 
     def encoded_shape(self, shape: Any) -> tuple[int, ...]:
         """Return the shape (c, H/f, W/f) of x1 for images of a shape (C, H, W).
@@ -121,13 +122,14 @@ class VAE(Codec):
             mean = mean + deviation * _noise_of(mean, self.seed)
         return (mean - self.autoencoder.shift) * self.autoencoder.scale
 
-    def _in_parts(self, function: Any, x: Tensor) -> Tensor:
-        """Compute (B, …) -> (B, …), as many rows at a time as ``at_once``; the last ones are filled up."""
-        results = []
-        for part in x.split(self.at_once):
-            filled = torch.cat([part, part[-1:].expand(self.at_once - len(part), -1, -1, -1)])
-            results.append(function(filled)[: len(part)])
-        return torch.cat(results)
+
+def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:
+    """Compute (B, …) -> (B, …), always so many rows at a time: the last ones are filled up."""
+    results = []
+    for part in x.split(at_once):
+        filled = torch.cat([part, part[-1:].expand(at_once - len(part), -1, -1, -1)])
+        results.append(function(filled)[: len(part)])
+    return torch.cat(results)
 
 
 def _noise_of(mean: Tensor, seed: int) -> Tensor:

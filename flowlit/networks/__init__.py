@@ -19,6 +19,7 @@ from .sizes import at_size
 from .statistics import StoredStatistics
 from .swin_unet import SwinUNet
 from .unet import UNet
+from .vq_autoencoder import StoredVQ, VQAutoencoder
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusers import DiffusersUNet
 from .wrappers.diffusion import DiffusionVelocity
@@ -55,9 +56,11 @@ __all__ = [
     "SmallEncoder",
     "StoredAutoencoder",
     "StoredStatistics",
+    "StoredVQ",
     "SwinUNet",
     "TimmEncoder",
     "UNet",
+    "VQAutoencoder",
     "as_velocity",
     "at_size",
     "efficientnet_lite0",

@@ -121,6 +121,28 @@ def test_latents_have_the_condition_of_their_codec():
     assert x.shape == cond["image"].shape == (2, 4, 4, 4)
 
 
+@pytest.mark.parametrize("codec", [Pixels(), Patches()], ids=repr)
+def test_the_low_resolution_image_itself_is_a_condition_too(codec):
+    """Of the same draws as the image at the size of x1, in training and in generation."""
+    images = Digits(labels=False)
+    coupling = SuperResolution(images, NOISY, NoisedImage(0.2), crop=4, codec=codec, low=True)
+    pair = drawn(coupling, [0, 1, 2])
+    plain = drawn(SuperResolution(images, NOISY, NoisedImage(0.2), crop=4, codec=codec), [0, 1, 2])
+    assert torch.equal(pair.x0, plain.x0) and torch.equal(pair.cond["image"], plain.cond["image"])
+    large = pair.cond["lr"].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    pixels = codec.decode(pair.cond["image"]).float() / 127.5 - 1
+    assert (pixels - large.clamp(-1, 1)).abs().max() < 2 / 255
+    _, blank = first_rows(coupling.dataset(), codec, CPU, coupling)
+    assert {name: value.shape[1:] for name, value in blank.items()} == {
+        name: value.shape[1:] for name, value in pair.cond.items()
+    }
+    rows, without = (source(codec=codec, low=low) for low in (True, False))
+    assert torch.equal(rows.batch([3]).x0, without.batch([3]).x0) and "lr" not in without.batch([3]).cond
+    assert torch.equal(rows.first(2).batch([1]).cond["lr"], rows.batch([1]).cond["lr"])
+    assert rows.batch([1]).cond["lr"].shape == (1, 1, 4, 4)
+    assert rows.identity() == {**without.identity(), "low": True}
+
+
 def test_what_a_network_is_tried_on_has_the_size_of_the_square():
     coupling = SuperResolution(Digits(labels=True), AveragePool(2), NoisedImage(0.2), crop=6)
     x, cond = first_rows(coupling.dataset(), Pixels(), CPU, coupling)

@@ -5,18 +5,24 @@ import pytest
 import torch
 import yaml
 from commandline import REPOSITORY, in_process
+from pictures import encoded, into_folder, noise
+from reference import vq
 from reference.resshift import Net, mask, sample
 from safetensors.torch import save_file
 
 import flowlit
+from flowlit import rng
+from flowlit.couplings import NoisedImage, SuperResolution
+from flowlit.data import VQ, Bicubic, ImageFolder
 from flowlit.errors import FlowlitError
 from flowlit.metrics.cost import count_macs
-from flowlit.networks import ResShiftVelocity, SwinUNet, UNet, at_size, pretrained
+from flowlit.networks import ResShiftVelocity, StoredVQ, SwinUNet, UNet, at_size, pretrained
 from flowlit.networks.checkpoints.layouts import ResShiftLayout
 from flowlit.networks.checkpoints.spec import build
 from flowlit.networks.swin import WindowAttention, apart
+from flowlit.objectives import TrajectoryDistillation
 from flowlit.paths import ResShift
-from flowlit.solvers import Euler
+from flowlit.solvers import Euler, OneStep
 from flowlit.solvers.grids import DiffusionSteps
 from flowlit.types import Diffusion
 
@@ -241,6 +247,36 @@ def test_it_is_trained_further(velocity):
     assert (rough - network(x, t, cond)).abs().max() < 0.1 * rough.abs().max()
     double = ours(SMALL).double()
     assert double(x.double(), t.double(), {k: v.double() for k, v in cond.items()}).dtype == torch.float64
+
+
+def test_a_published_teacher_is_distilled_to_one_step(tiny_file, tmp_path):
+    """In the latents of its autoencoder, by OFTSR's objective, from the student that has its weights."""
+    torch.save(vq.state(), tmp_path / "vq.pth")
+    codec = VQ(StoredVQ(str(tmp_path / "vq.pth")))
+    pictures = into_folder(tmp_path / "images", {f"{i}.png": encoded(noise(16, 16, 3)) for i in range(2)})
+    coupling = SuperResolution(
+        ImageFolder(pictures), Bicubic(2), NoisedImage(2.0, False), codec=codec, low=True
+    )
+    images = coupling.dataset()
+    rng.begin(rng.Share(seed=4, total=2, rows=2))
+    pair = coupling.complete({"x1": torch.stack([images[i]["x1"] for i in (0, 1)]), "cond": {}}, "cpu")
+    rng.begin(None)
+    assert pair.x1.shape == (2, 3, 8, 8) and set(pair.cond) == {"image", "lr"}
+    teacher, student = (pretrained(str(tiny_file), network=ours(TINY, CHAINS[4])) for _ in range(2))
+    objective = TrajectoryDistillation(teacher)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        loss = objective(student, pair)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    with torch.no_grad():
+        large = codec.decode(OneStep(1.0)(student, pair.x0, pair.cond).x1)
+    assert large.shape == (2, 3, 16, 16)
 
 
 def test_it_says_what_it_reads_and_costs(velocity):

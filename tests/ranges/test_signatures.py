@@ -29,7 +29,7 @@ from flowlit.commands.couple.options import CoupleOptions
 from flowlit.couplings import Cached, NoisedImage, SeededNoise
 from flowlit.data import AveragePool, Digits, Pixels, Prompts
 from flowlit.errors import FlowlitError
-from flowlit.networks import DiT, LatentAutoencoder, StoredStatistics
+from flowlit.networks import DiT, LatentAutoencoder, StoredStatistics, VQAutoencoder
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.rewards import Brightness
@@ -78,7 +78,18 @@ DIFFUSERS = {
 
 SWIN = {"resolution": 8, "in_channels": 1, "width": 128, "multipliers": [1], "blocks": 1, "swin_width": 128}
 
+SMALL_VQ = {"channels": 1, "width": 32, "multipliers": [1], "blocks": 1, "latents": 1, "codes": 2}
+
+
+def stored_vq() -> nn.Module:
+    network = VQAutoencoder(**SMALL_VQ)
+    network.fingerprint = "x"
+    return network
+
+
 SPECIAL: dict[str, dict[str, Any]] = {
+    "VQ": {"autoencoder": stored_vq()},
+    "VQAutoencoder": SMALL_VQ,
     "UNet": SMALL,
     "SwinUNet": SWIN,
     "ADM": SMALL,

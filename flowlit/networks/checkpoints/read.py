@@ -126,6 +126,23 @@ def read_contents(path: str | Path) -> Contents:
     raise _unknown(path, content)
 
 
+def read_state(path: str | Path) -> State:
+    """Open the weights of a network that no layout is for: a state dict, or the one inside a file.
+
+    Raises:
+        FlowlitError: as ``read_file``, and for files of another form.
+    """
+    located = locate(path)
+    if located.suffix == ".safetensors":
+        return _without_prefix(unpack(located)[0], path)[0]
+    content = read_file(located)
+    inside = content.get("state_dict") if isinstance(content, Mapping) else None
+    state = next((each for each in (inside, content) if _is_state(each)), None)
+    if state is None:
+        raise FlowlitError(f"checkpoint {path} has no state dict; expected names of tensors, or state_dict")
+    return _without_prefix(state, path)[0]
+
+
 def _is_named(content: Any) -> bool:
     return isinstance(content, Mapping) and bool(content) and all(isinstance(name, str) for name in content)
 
