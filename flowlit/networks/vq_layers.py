@@ -62,8 +62,7 @@ class Resized(nn.Module):
     def __init__(self, channels: int, doubles: bool):
         super().__init__()
         self.doubles = doubles
-        shape = {"padding": 1} if doubles else {"stride": 2}
-        self.conv = nn.Conv2d(channels, channels, 3, **shape)
+        self.conv = nn.Conv2d(channels, channels, 3, 1 if doubles else 2, padding=int(doubles))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, C, H, W) -> (B, C, H', W'); where it halves, zeros are at the right and below alone."""
