@@ -19,6 +19,7 @@ from flowlit.commands.search.blocks import blocks_of
 from flowlit.commands.search.features import FrechetDistance, MetricScore
 from flowlit.commands.search.objective import EndpointError
 from flowlit.commands.search.request import started
+from flowlit.commands.search.results import Score, _verdict
 from flowlit.data import Digits, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
@@ -121,6 +122,20 @@ def test_a_killed_search_ends_as_if_it_had_not_been(searched, model, cli, tmp_pa
     assert outcome.code == 0, outcome.err
     for name in RESULTS:
         assert (tmp_path / "again" / name).read_bytes() == (into / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        (0.02, "held out: 0.02, 1.50 times as near as Adams (0.03)"),
+        (0.06, "held out: 0.06, 2.00 times as far as Adams (0.03)"),
+        (None, "held out: no ratio, since one of them has no score"),
+    ],
+)
+def test_a_result_that_is_farther_than_a_known_solver_is_said_to_be_so(held_out, expected):
+    candidate = alike([0, 0.4, 1], Choice())
+    others = [Score("Adams", candidate, 0.01, 0.03), Score("Euler", candidate, 0.01, 0.2)]
+    assert _verdict([Score("searched, 1", candidate, 0.01, held_out), *others], 1) == expected
 
 
 @pytest.mark.slow

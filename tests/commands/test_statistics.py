@@ -14,6 +14,7 @@ from flowlit.networks import ClassifierFreeGuidance, StoredStatistics
 from flowlit.networks.checkpoints.spec import build, spec
 from flowlit.networks.statistics import read
 from flowlit.solvers import DPMSolverV3, Euler
+from flowlit.solvers.grids import Given
 from flowlit.types import Solver
 
 SMALL = ["--num", "32", "--nodes", "9", "--batch", "16"]
@@ -39,6 +40,7 @@ def test_they_are_read_by_the_solver_of_their_network_alone(made, network, cli, 
     path, into = made
     coefficients, facts = read(into)
     assert coefficients.l.shape == (9, 1, 8, 8) and facts["num"] == 32 and facts["guidance"] is None
+    assert coefficients.margin == facts["margin"] == 0.02
     solver = DPMSolverV3(4, statistics=StoredStatistics(str(into)))
     x0, cond = seeded_normals([1], range(4), (1, 8, 8)), {"label": torch.tensor([0, 1, 2, 0])}
     with torch.no_grad():
@@ -51,6 +53,9 @@ def test_they_are_read_by_the_solver_of_their_network_alone(made, network, cli, 
             solver(ClassifierFreeGuidance(network, 2.0), x0, cond)
         with pytest.raises(FlowlitError, match="function is no network"):
             solver(lambda x, t, cond: -x, x0, cond)
+        beyond = DPMSolverV3(3, grid=Given([0.0, 0.01, 0.5, 1.0]), statistics=solver.statistics)
+        with pytest.raises(FlowlitError, match=r"time 0\.01 is outside of their range, 0\.02 to 0\.98"):
+            beyond(network, x0, cond)
     assert build(spec(solver), Solver) == solver
     guided = tmp_path / "guided.safetensors"
     words = ["--into", str(guided), "--weights", "raw", "--guidance", "2"]

@@ -73,7 +73,8 @@ def _verdict(scores: list[Score], sign: int) -> str:
     if sign < 0 or first.held_out <= 0 or other.held_out <= 0:
         return f"held out: {first.held_out:.4g}, and {other.held_out:.4g} of {other.name}"
     ratio = other.held_out / first.held_out
-    return f"held out: {first.held_out:.4g}, {ratio:.2f} times as near as {other.name} ({other.held_out:.4g})"
+    how = f"{ratio:.2f} times as near as" if ratio >= 1 else f"{1 / ratio:.2f} times as far as"
+    return f"held out: {first.held_out:.4g}, {how} {other.name} ({other.held_out:.4g})"
 
 
 def _cost(result: Result) -> str:
