@@ -15,6 +15,7 @@ from .._support.diffusers_folder import CONFIG, is_pipeline, read_json, weight_f
 from .._support.extras import needed
 from .._support.files import file_hash
 from ..errors import FlowlitError
+from .folder_part import read_part
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 
@@ -59,7 +60,9 @@ class Autoencoder:
         """The network itself, as diffusers has it."""
         file = weight_files(self.folder)[0]
         kind = getattr(needed("diffusers"), self.config["_class_name"])
-        model = _read(kind, self.folder, "fp16" if ".fp16." in file.name else None)
+        variant = "fp16" if ".fp16." in file.name else None
+        given = {"variant": variant, "use_safetensors": True, "torch_dtype": torch.float32}
+        model = read_part("VAE", kind, self.folder, "diffusers", {**given, "low_cpu_mem_usage": False})
         if self.tiling:
             model.enable_tiling()
         return model.to(self.dtype).requires_grad_(False).eval()
@@ -111,23 +114,3 @@ class Autoencoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "model"}
-
-
-def _read(kind: Any, folder: Path, variant: str | None) -> Any:
-    """Read an autoencoder from its folder, in float32.
-
-    Raises:
-        FlowlitError: if it is damaged, or of another architecture than its configuration.
-    """
-    given = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
-    try:
-        model, report = kind.from_pretrained(
-            str(folder), variant=variant, low_cpu_mem_usage=False, output_loading_info=True, **given
-        )
-    except Exception as error:  # of many kinds
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise FlowlitError(f"VAE: {folder} cannot be read ({why}); fetch it again") from error
-    missing = sorted(map(str, report["missing_keys"]))
-    if missing:
-        raise FlowlitError(f"VAE: {folder} lacks {len(missing)} tensors, {missing[0]} first; fetch it again")
-    return model

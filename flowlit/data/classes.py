@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._support.wrapped import first_inside
 from ..errors import FlowlitError
 from ..ranges import as_whole
 from .listing import sub_folders
@@ -106,12 +107,8 @@ def listed(names: Sequence[str]) -> str:
 
 def class_names_of(network: Any) -> tuple[str, ...] | None:
     """Return the names of the classes that a network was trained on; None if it does not say."""
-    while network is not None:  # a wrapper's are those of the network inside
-        names = getattr(network, "class_names", None)
-        if names is not None:
-            return tuple(map(spelt, names))
-        network = getattr(network, "network", None)
-    return None
+    names = first_inside(network, "class_names")
+    return None if names is None else tuple(map(spelt, names))
 
 
 def renumbered(names: Sequence[str], given: Sequence[str], where: str) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from .._support.extras import without_bars
 from ..errors import FlowlitError
 
 
@@ -48,30 +47,3 @@ def weights_in(folder: Path) -> dict[str, Any]:
     options = {"use_safetensors": True, "dtype": torch.float32}
     options["attn_implementation"] = "sdpa"  # a configuration may name code of a hub
     return options | ({"variant": "fp16"} if half else {})
-
-
-def read_part(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
-    """Read a part from a folder, and nothing from a hub.
-
-    Raises:
-        FlowlitError: if it is damaged, or of another architecture.
-    """
-    reporting = {"output_loading_info": True} if options else {}
-    try:
-        with without_bars("transformers"):
-            read = kind.from_pretrained(str(folder), local_files_only=True, **options, **reporting)
-    except Exception as error:  # of many kinds
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FlowlitError(
-            f"text encoder {folder} cannot be read as a {kind.__name__} ({why}); fetch it again"
-        ) from error
-    if not reporting:
-        return read
-    model, report = read
-    missing = sorted(map(str, {*report["missing_keys"], *report.get("mismatched_keys", ())}))
-    if missing:
-        raise FlowlitError(
-            f"text encoder {folder}: {len(missing)} tensors of a {kind.__name__} are missing or of another "
-            f"shape, {missing[0]} first; expected the weights of CLIP's text encoder"
-        )
-    return model

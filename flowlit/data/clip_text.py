@@ -16,8 +16,9 @@ from torch import Tensor
 from .._support.extras import needed
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
-from .clip_folder import check_folder, read_part, weights_in
+from .clip_folder import check_folder, weights_in
 from .clip_vocabulary import clip_tokenizer
+from .folder_part import read_part
 from .text_encoder import TextEncoder, TextPrecision
 
 
@@ -125,9 +126,11 @@ class CLIPText(CLIPEncoder):
         check_folder(*parts)
         weights = weights_in(parts[1])
         library = needed("transformers")
-        return read_part(library.CLIPTokenizer, parts[0], {}), read_part(
-            library.CLIPTextModel, parts[1], weights
+        kinds = ((library.CLIPTokenizer, parts[0], {}), (library.CLIPTextModel, parts[1], weights))
+        tokenizer, encoder = (
+            read_part("text encoder", kind, place, "transformers", options) for kind, place, options in kinds
         )
+        return tokenizer, encoder
 
 
 class RandomCLIPText(CLIPEncoder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._support.wrapped import first_inside
 from ..types import ImageDataset
 
 Facts = dict[str, Any]
@@ -45,12 +46,7 @@ def described(images: ImageDataset) -> Facts:
 
 def trained_on(network: Any) -> Facts | None:
     """Return the images that a network was trained on; None if it does not say."""
-    while network is not None:  # a wrapper's are those of the network inside
-        facts = getattr(network, "trained_on", None)
-        if isinstance(facts, dict):
-            return facts
-        network = getattr(network, "network", None)
-    return None
+    return first_inside(network, "trained_on", dict)
 
 
 def shared(facts: list[Facts | None]) -> Facts | None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from .._support.wrapped import first_inside
 from ..data.prompts import check_prompt, texts_hash
 from ..errors import FlowlitError
 from ..networks.checkpoints.spec import build
-from ..networks.sizes import inside
 from ..types import Noise, reads_of
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 def text_encoder_of(network: Any) -> dict[str, Any] | None:
     """Return how to build the text encoder that a network was trained with; None if it does not say."""
-    described = (getattr(part, "text_encoder", None) for part in inside(network))
-    return next((each for each in described if isinstance(each, dict)), None)
+    return first_inside(network, "text_encoder", dict)
 
 
 def text_facts(network: Any) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
 
 from torch import nn
 
+from .._support.wrapped import inside
 from ..errors import FlowlitError
 from ..types import shape_of
 from .unet_base import UNetBase
@@ -41,13 +41,5 @@ def at_size(network: nn.Module, height: int, width: int) -> nn.Module:
     for part in inside(resized):
         shape = shape_of(part)
         if shape is not None:
-            part.shape = (shape[0], height, width)  # type: ignore[assignment]
+            part.shape = (shape[0], height, width)
     return resized
-
-
-def inside(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a network, and what its wrappers have inside, from the outermost inwards."""
-    part: object = network
-    while isinstance(part, nn.Module):
-        yield part
-        part = getattr(part, "network", None)

@@ -37,6 +37,22 @@ def test_scales_and_places_belong_to_the_levels(chain):
     assert chain.time_input(ratio).tolist() == pytest.approx(list(range(chain.steps)), abs=1e-12)
 
 
+@pytest.mark.parametrize("chain", [SHORT, ResShift(), ResShift(8, power=0.5, kappa=0.4)], ids=repr)
+def test_its_steps_add_up_to_its_marginals_which_are_the_straight_paths(chain):
+    """q(x_k | x_(k-1)) shifts by α_k (c - x) and adds κ² α_k; x_k is t_k of the path from c + κ ε."""
+    x, image = 1.7, -0.4
+    mean, variance, before = x, 0.0, 0.0
+    ratio = torch.tensor(chain.ratios())
+    shares = zip(chain.alpha(ratio).tolist(), chain.root(ratio).tolist(), chain.times(), strict=True)
+    for signal, root, t in shares:
+        step = root**2 - before
+        mean, variance, before = mean + step * (image - x), variance + chain.kappa**2 * step, root**2
+        assert (signal * x + root**2 * image, chain.kappa * root) == pytest.approx((mean, variance**0.5))
+        on_the_path = image + signal / t * (t * x + (1 - t) * image - image)
+        assert on_the_path == pytest.approx(mean)
+        assert signal / t * (1 - t) * chain.kappa == pytest.approx(variance**0.5)
+
+
 def test_a_small_start_has_the_smaller_first_level():
     assert ResShift(kappa=0.4).roots()[0] == pytest.approx(0.04)
     assert ResShift(kappa=4.0).roots()[0] == pytest.approx(0.01)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..._support.names import public_path
 from ..._support.velocities import skipping
+from ..._support.wrapped import inside
 from ...ranges import Checked
 from ...types import Cond, evaluations_of, reads_of
 from ..checkpoints.spec import spec
@@ -83,5 +84,5 @@ class VelocityWrapper(Checked, nn.Module):
 
 def tells_decoder(network: nn.Module) -> bool:
     """Return whether a network, perhaps inside a wrapper, has r in the place of t in its decoder."""
-    inside = getattr(network, "network", None)
-    return getattr(network, "tells_decoder", False) if inside is None else tells_decoder(inside)
+    *_, last = inside(network)
+    return getattr(last, "tells_decoder", False)

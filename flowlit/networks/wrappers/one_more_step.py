@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ..._support.nested import rows_of
 from ..._support.velocities import evaluate
+from ..._support.wrapped import inside
 from ...errors import FlowlitError
 from ...paths.straight import expand
 from ...ranges import Share
@@ -109,12 +110,10 @@ class OneMoreStep(VelocityWrapper):
 
 def _noisiest(network: nn.Module) -> float:
     """Return the time of the noisiest level of a diffusion's network, perhaps inside other wrappers."""
-    inside = network
-    while not isinstance(inside, DiffusionVelocity):
-        inside = getattr(inside, "network", None)  # type: ignore[assignment]
-        if inside is None:
-            raise FlowlitError(
-                f"OneMoreStep: {type(network).__name__} has no noisiest level; give until, the time before "
-                "which it shall not be called, up to the solver's first step"
-            )
-    return 1 / (1 + inside.diffusion.range[1])
+    for part in inside(network):
+        if isinstance(part, DiffusionVelocity):
+            return 1 / (1 + part.diffusion.range[1])
+    raise FlowlitError(
+        f"OneMoreStep: {type(network).__name__} has no noisiest level; give until, the time before which it "
+        "shall not be called, up to the solver's first step"
+    )

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..._support.names import public_path
 from ..._support.nested import rows_of
 from ..._support.velocities import evaluate
+from ..._support.wrapped import first_inside
 from ...errors import FlowlitError
 from ...ranges import Checked, NonNegativeInt
 from ...types import (
@@ -61,9 +62,9 @@ class Router(Checked, nn.Module):
         self.reads = _common("conditions", others) | {"label"}
         for k, student in enumerate(students):
             _check_classes(k, student, self.num_classes)
-        names = [_inside(student, "class_names") for student in students]
+        names = [first_inside(student, "class_names") for student in students]
         self.class_names = _common("class_names", [None if each is None else tuple(each) for each in names])
-        images = [_inside(student, "trained_on") for student in students]
+        images = [first_inside(student, "trained_on") for student in students]
         self.trained_on = images[0] if all(each == images[0] for each in images) else None
         self.loaded = _joined([loaded_of(student) for student in students])
         specs = [spec(student) for student in students]
@@ -138,16 +139,6 @@ def owners_of(classes: Sequence[Sequence[int]], students: int) -> list[int]:
             f"Router: class {missing[0]} has no student, and class {max(owners)} has; expected each from 0 on"
         )
     return [owners[label] for label in range(len(owners))]
-
-
-def _inside(network: Any, name: str) -> Any:
-    """Return an attribute of a network, or of the network inside a wrapper; None if neither has it."""
-    while network is not None:
-        value = getattr(network, name, None)
-        if value is not None:
-            return value
-        network = getattr(network, "network", None)
-    return None
 
 
 def _common(what: str, values: list[Any]) -> Any:
