@@ -62,7 +62,8 @@ class Autoencoder:
         kind = getattr(needed("diffusers"), self.config["_class_name"])
         variant = "fp16" if ".fp16." in file.name else None
         given = {"variant": variant, "use_safetensors": True, "torch_dtype": torch.float32}
-        model = read_part("VAE", kind, self.folder, "diffusers", {**given, "low_cpu_mem_usage": False})
+        options = {**given, "low_cpu_mem_usage": False}
+        model = read_part(kind, self.folder, options, "VAE", "diffusers")
         if self.tiling:
             model.enable_tiling()
         return model.to(self.dtype).requires_grad_(False).eval()

@@ -126,11 +126,8 @@ class CLIPText(CLIPEncoder):
         check_folder(*parts)
         weights = weights_in(parts[1])
         library = needed("transformers")
-        kinds = ((library.CLIPTokenizer, parts[0], {}), (library.CLIPTextModel, parts[1], weights))
-        tokenizer, encoder = (
-            read_part("text encoder", kind, place, "transformers", options) for kind, place, options in kinds
-        )
-        return tokenizer, encoder
+        tokenizer = read_part(library.CLIPTokenizer, parts[0], {})
+        return tokenizer, read_part(library.CLIPTextModel, parts[1], weights)
 
 
 class RandomCLIPText(CLIPEncoder):

@@ -9,15 +9,21 @@ from .._support.extras import without_bars
 from ..errors import FlowlitError
 
 
-def read_part(what: str, kind: Any, folder: Path, library: str, options: dict[str, Any]) -> Any:
+def read_part(
+    kind: Any,
+    folder: Path,
+    options: dict[str, Any],
+    what: str = "text encoder",
+    library: str = "transformers",
+) -> Any:
     """Read a part from a folder, and nothing from a hub.
 
     Args:
-        what: it is, for messages.
         kind: its class, with ``from_pretrained``.
         folder: that it is in.
-        library: whose class it is, "diffusers" or "transformers".
         options: of ``from_pretrained``; {} for a part without weights.
+        what: it is, for messages.
+        library: whose class it is, "diffusers" or "transformers".
 
     Raises:
         FlowlitError: if it is damaged, or of another architecture.
