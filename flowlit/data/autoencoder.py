@@ -66,7 +66,9 @@ class Autoencoder:
         model = read_part(kind, self.folder, options, "VAE", "diffusers")
         if self.tiling:
             model.enable_tiling()
-        return model.to(self.dtype).requires_grad_(False).eval()
+        if self.dtype != torch.float32:  # diffusers warns of every conversion
+            model = model.to(self.dtype)
+        return model.requires_grad_(False).eval()
 
     @property
     def channels(self) -> int:

@@ -66,26 +66,10 @@ class CodecModule(CheckpointedModule):
 
     def on_fit_start(self) -> None:
         """Measure the encoder's codes of all training images, unless a checkpoint has brought that."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        coupling = getattr(data, "coupling", None)
-        if not isinstance(coupling, Independent) or not coupling.codec.pixels:
-            name = type(coupling).__name__
-            codec = getattr(coupling, "codec", None)
-            given = f"{name} with the codec {type(codec).__name__}" if codec else name
-            raise FlowlitError(
-                f"CodecModule trains on images, but the coupling is {given}; expected "
-                "flowlit.couplings.Independent without a codec"
-            )
-        pairs = data.pairs
-        shape = tuple(pairs[0]["x1"].shape)
-        if shape != self.network.image_shape:
-            raise FlowlitError(
-                f"CodecModule: the training images have shape {shape}, the network's image_shape is "
-                f"{self.network.image_shape}; make them equal"
-            )
+        pairs = training_images(self)
         if not self.network.measured:
             gather(self.network)
-            self.network.measure(_batches(pairs))
+            self.network.measure(batches(pairs))
             scatter(self.network)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
@@ -103,21 +87,56 @@ class CodecModule(CheckpointedModule):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        images = batch["x1"]
-        x = from_levels(images)
-        again = to_levels(self.network(x))
-        quality = {"psnr": psnr(again, images).clamp_max(PEAK).mean()}
-        if self.distance is not None:
-            quality["feature_distance"] = self.distance(from_levels(again), x).mean()
-        for name, value in quality.items():
-            self.log(f"val/{name}", value.float(), prog_bar=True, batch_size=len(x), sync_dist=True)
+        for name, value in quality(self.network, batch["x1"], self.distance).items():
+            self.log(f"val/{name}", value, prog_bar=True, batch_size=len(batch["x1"]), sync_dist=True)
 
     test_step = validation_step
 
 
-def _batches(pairs: Any) -> Iterator[Tensor]:
-    """Yield all training images in [-1, 1], (B, C, H, W)."""
-    starts = range(0, len(pairs), ROWS)
+def quality(network: Any, images: Tensor, distance: Distance | None) -> dict[str, Tensor]:
+    """Return how near images, uint8 (B, C, H, W), are to what an autoencoder makes of them: PSNR, and a
+    distance, (), of uint8 again.
+    """
+    x = from_levels(images)
+    output = network(x)
+    again = to_levels(output[0] if isinstance(output, tuple) else output)
+    result = {"psnr": psnr(again, images).clamp_max(PEAK).mean().float()}
+    if distance is not None:
+        result["feature_distance"] = distance(from_levels(again), x).mean().float()
+    return result
+
+
+def training_images(module: Any) -> Any:
+    """Return the training images of a module that trains an autoencoder, rows with "x1" uint8 (C, H, W).
+
+    Raises:
+        FlowlitError: for data that are no images of the network's shape.
+    """
+    data: Any = getattr(module.trainer, "datamodule", None)
+    coupling = getattr(data, "coupling", None)
+    kind = type(module).__name__
+    if not isinstance(coupling, Independent) or not coupling.codec.pixels:
+        name = type(coupling).__name__
+        codec = getattr(coupling, "codec", None)
+        given = f"{name} with the codec {type(codec).__name__}" if codec else name
+        raise FlowlitError(
+            f"{kind} trains on images, but the coupling is {given}; expected flowlit.couplings.Independent "
+            "without a codec"
+        )
+    shape = tuple(data.pairs[0]["x1"].shape)
+    if shape != module.network.image_shape:
+        raise FlowlitError(
+            f"{kind}: the training images have shape {shape}, the network's image_shape is "
+            f"{module.network.image_shape}; make them equal"
+        )
+    return data.pairs
+
+
+def batches(pairs: Any, limit: int | None = None) -> Iterator[Tensor]:
+    """Yield training images in [-1, 1], (B, C, H, W): all, or about so many, evenly spaced."""
+    step = 1 if limit is None else max(len(pairs) // limit, 1)
+    chosen = range(0, len(pairs), step)
+    starts = range(0, len(chosen), ROWS)
     for start in Bar(starts, desc="codes of the training images", leave=False):
-        rows = range(start, min(start + ROWS, len(pairs)))
+        rows = chosen[start : start + ROWS]
         yield from_levels(torch.stack([pairs[row]["x1"] for row in rows]))

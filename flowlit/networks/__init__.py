@@ -22,10 +22,12 @@ from .unet import UNet
 from .vq_autoencoder import StoredVQ, VQAutoencoder
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusers import DiffusersUNet
+from .wrappers.diffusers_autoencoder import DiffusersAutoencoder
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
 from .wrappers.guidance_input import GuidanceInput
+from .wrappers.low_rank import LowRank
 from .wrappers.one_more_step import OneMoreStep
 from .wrappers.preconditioning import EDM
 from .wrappers.pruned import Pruned
@@ -41,6 +43,7 @@ __all__ = [
     "ConvDecoder",
     "ConvResidual",
     "DiT",
+    "DiffusersAutoencoder",
     "DiffusersUNet",
     "DiffusionVelocity",
     "Discriminator",
@@ -48,6 +51,7 @@ __all__ = [
     "FixedTime",
     "GuidanceInput",
     "LatentAutoencoder",
+    "LowRank",
     "OneMoreStep",
     "Pruned",
     "ResShiftVelocity",

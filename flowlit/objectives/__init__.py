@@ -13,6 +13,7 @@ from .edm import EDMLoss
 from .game import CombinedGame
 from .moment_matching import MomentMatching
 from .perceptual import LPIPSHuber, lpips_huber_loss
+from .preference_holders import PSO, OfflinePSO
 from .reflow import AnnealedReflow, RectifiedFlow, annealed_reflow_loss, rectified_flow_loss
 from .rewards import RewardGradient
 from .rollout import Rolled, Rollout
@@ -21,6 +22,7 @@ from .trajectory_distillation import TrajectoryDistillation, trajectory_loss
 from .velocity_matching import VelocityMatching, velocity_matching_loss
 
 __all__ = [
+    "PSO",
     "AnnealedReflow",
     "Combined",
     "CombinedGame",
@@ -30,6 +32,7 @@ __all__ = [
     "KStepDistillation",
     "LPIPSHuber",
     "MomentMatching",
+    "OfflinePSO",
     "RectifiedFlow",
     "RewardGradient",
     "Rolled",

@@ -143,6 +143,23 @@ def test_activations_computed_again_give_the_same_gradients(unet):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_cpu_trains_by_plain_attention_and_generates_by_the_fused_one(unet):
+    """Values and gradients are those of the fused form, whose backward is slow there."""
+    x, t = draw()
+    fused = copy.deepcopy(unet)
+    plain = copy.deepcopy(unet).train()
+    gradients = []
+    for network in (fused, plain):
+        output = network(x, t, {"text": texts(3)})
+        output.square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    kinds = [{type(each).__name__ for each in n.model.attn_processors.values()} for n in (fused, plain)]
+    assert kinds == [{"AttnProcessor2_0"}, {"AttnProcessor"}]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+    assert torch.equal(plain.eval()(x, t), unet(x, t))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -27,9 +27,9 @@ from flowlit import networks
 from flowlit import ranges as r
 from flowlit.commands.couple.options import CoupleOptions
 from flowlit.couplings import Cached, NoisedImage, SeededNoise
-from flowlit.data import AveragePool, Digits, Pixels, Prompts
+from flowlit.data import VAE, AveragePool, Digits, Pixels, Prompts
 from flowlit.errors import FlowlitError
-from flowlit.networks import DiT, LatentAutoencoder, StoredStatistics, VQAutoencoder
+from flowlit.networks import DiffusersAutoencoder, DiT, LatentAutoencoder, StoredStatistics, VQAutoencoder
 from flowlit.objectives import RectifiedFlow
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.rewards import Brightness
@@ -87,6 +87,13 @@ def stored_vq() -> nn.Module:
     return network
 
 
+def bare(kind: type[nn.Module]) -> nn.Module:
+    """A network of a kind without its layers, for which another package would be needed."""
+    network = kind.__new__(kind)
+    nn.Module.__init__(network)
+    return network
+
+
 SPECIAL: dict[str, dict[str, Any]] = {
     "VQ": {"autoencoder": stored_vq()},
     "VQAutoencoder": SMALL_VQ,
@@ -113,6 +120,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Prompts": {"texts": ["a", "b"]},
     "PromptAccuracy": {"classes": [0, 1]},
     "DiffusersUNet": {"config": DIFFUSERS},
+    "DiffusersAutoencoder": {"config": {"sample_size": 8}},
+    "AutoencoderModule": {"network": bare(DiffusersAutoencoder), "into": "vae"},
+    "PSO": {"reference": tiny_unet(), "steps": 1},
+    "OfflinePSO": {"reference": tiny_unet()},
+    "LowRank": {"layers": ["stem"]},
+    "DecodedDistance": {"codec": VAE("vae"), "distance": SquaredError()},
     "Chain": {"steps": [AveragePool(2)]},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""

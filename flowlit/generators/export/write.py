@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._support.files import building, file_hash, write_atomically
+from ...networks import LowRank
 from ...types import loaded_of
 from ..core import NoiseToImages
 from ..files import save
@@ -81,6 +83,8 @@ def export(
     """
     check_target(into, to)
     place = None if runtime is None else runtime_in(runtime)
+    if isinstance(generator.network, LowRank):
+        generator = replace(generator, network=generator.network.merged())
     check_fit(generator, to)
     fold = folded(generator)
     facts = facts_of(generator, fold, licence)

@@ -20,6 +20,9 @@ Prediction = Literal["velocity", "flow", "diffusion"]
 CLOCK = 1000.0
 """Time of these networks where all is noise, as Stable Diffusion's steps are counted."""
 
+FEW = 256
+"""Positions of latents up to which plain attention takes little memory."""
+
 LACKING = (
     "addition_embed_type",
     "class_embed_type",
@@ -70,6 +73,7 @@ class DiffusersUNet(Checked, nn.Module):
                 f"DiffusersUNet: cross_attention_dim is {width!r}; expected one whole number, D of texts"
             )
         self.register_buffer("null_text", torch.zeros(text_length, width))
+        self._plain = False
         self.text_encoder: dict[str, Any] | None = None
         """How to build the encoder of its texts."""
 
@@ -82,6 +86,7 @@ class DiffusersUNet(Checked, nn.Module):
         text = self._checked(x, t, cond).to(x.dtype)
         time = t if self.predicts == "diffusion" else CLOCK * (1 - t)
         self._recompute()
+        self._attend(x)
         output = self.model(x, time, encoder_hidden_states=text, return_dict=False)[0]
         return -output if self.predicts == "flow" else output
 
@@ -96,6 +101,18 @@ class DiffusersUNet(Checked, nn.Module):
             self.model.enable_gradient_checkpointing()
         elif self.model.is_gradient_checkpointing and not wanted:
             self.model.disable_gradient_checkpointing()
+
+    def _attend(self, x: Tensor) -> None:
+        """Compute attention of few positions in its plain form where a CPU trains.
+
+        PyTorch's fused backward takes longer there than all the rest of a small network.
+        """
+        plain = self.training and x.device.type == "cpu" and x[0, 0].numel() <= FEW
+        if plain != self._plain:
+            classes = needed("diffusers").models.attention_processor
+            kind = classes.AttnProcessor if plain else classes.AttnProcessor2_0
+            self.model.set_attn_processor(kind())
+            self._plain = plain
 
     def _checked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         check_times("DiffusersUNet", "times", t, x.shape[0])

@@ -12,7 +12,15 @@ from ..._support.velocities import guided
 from ...errors import FlowlitError
 from ...paths.straight import interpolate
 from ...ranges import Checked, Float
-from ...types import Pair, TimeDistribution, VelocityField, classes_of, evaluations_of, label_dropout_of
+from ...types import (
+    Pair,
+    TimeDistribution,
+    VelocityField,
+    classes_of,
+    evaluations_of,
+    label_dropout_of,
+    reads_of,
+)
 
 
 def cfg_augmentation(guide: VelocityField, pair: Pair, t: Tensor, *, scale: float) -> Tensor:
@@ -55,14 +63,15 @@ class CFGAugmentation(Checked):
 
 
 def check_guidable(guide: Any) -> None:
-    """Refuse a guide without labels, one that needs them, and one that is guided already.
+    """Refuse a guide without labels and text, one that needs them, and one that is guided already.
 
     Raises:
         FlowlitError: naming the reason.
     """
     name = type(guide).__name__
-    if classes_of(guide) == 0 or label_dropout_of(guide) == 0:
-        reason = "is unconditional" if classes_of(guide) == 0 else "never learned to do without its label"
+    unconditional = classes_of(guide) == 0 and "text" not in (reads_of(guide) or ())
+    if unconditional or label_dropout_of(guide) == 0:
+        reason = "is unconditional" if unconditional else "never learned to do without its label"
         raise FlowlitError(
             f"CFGAugmentation: the guide, {name}, {reason}; expected one trained with num_classes and "
             "label_dropout > 0, or no guidance"

@@ -129,6 +129,31 @@ def test_augmentation_is_later_than_the_step_that_made_the_sample(rollout):
     assert not torch.allclose(noise, other)
 
 
+class Read(Labelled):
+    """The same of a text: the first of its numbers is the class."""
+
+    num_classes = 0
+    label_dropout = None
+    reads = frozenset({"text"})
+
+    def forward(self, x, t, cond={}):
+        assert set(cond) <= {"text"}
+        label = {"label": cond["text"][:, 0, 0].long()} if cond else {}
+        return super().forward(x, t, label)
+
+
+def test_augmentation_drops_a_text_as_it_drops_a_label():
+    """Decoupled DMD of text: the same guidance, to the bit."""
+    labelled = batch(3)
+    pair = labelled._replace(cond={"text": labelled.cond["label"].double().view(3, 1, 1)})
+    objective = DecoupledDMD(Read(1), 3.0)
+    torch.manual_seed(0)
+    found = objective.guidance(objective.guide, pair, T, torch.zeros(3, dtype=torch.float64))
+    torch.manual_seed(0)
+    expected = CFGAugmentation(3.0, objective.guidance.times)(Labelled(1), labelled, T, torch.zeros_like(T))
+    assert torch.equal(found, expected)
+
+
 def test_augmentation_is_the_part_of_the_label():
     guide = Labelled(1)
     pair = batch(3)
