@@ -40,16 +40,25 @@ class Tiler(Checked):
         overlap: of neighbours; 0 leaves seams. A quarter of the tile is a good value.
         margin: pixels cut off at each inner border, at most half the overlap; None takes a quarter of it. The
             remaining overlap is blended.
+        unit: tiles begin at multiples of it; the tile and the sides of images are multiples of it, too.
     """
 
     tile: PositiveInt
     overlap: NonNegativeInt
     margin: NonNegativeInt | None = None
+    unit: PositiveInt = 1
 
     def __post_init__(self) -> None:
         if self.overlap >= self.tile:
             raise FlowlitError(
                 f"Tiler: overlap is {self.overlap}; expected fewer pixels than the tile's {self.tile}"
+            )
+        if self.tile % self.unit:
+            raise FlowlitError(f"Tiler: tile is {self.tile}; expected a multiple of {self.unit}")
+        if self.overlap > self.tile - self.unit:
+            raise FlowlitError(
+                f"Tiler: overlap is {self.overlap}; expected {self.tile - self.unit} pixels at most, the "
+                f"tile's {self.tile} less {self.unit}, where the next one may begin"
             )
         if self.margin is not None and 2 * self.margin > self.overlap:
             raise FlowlitError(
@@ -63,8 +72,9 @@ class Tiler(Checked):
         ([0, 6, 12], [0])
         """
         more = max(0, length - self.tile)
-        steps = -(-more // (self.tile - self.overlap))
-        return [round(step * more / steps) for step in range(steps + 1)] if steps else [0]
+        steps = -(-more // ((self.tile - self.overlap) // self.unit * self.unit))
+        last = more // self.unit
+        return [self.unit * round(step * last / steps) for step in range(steps + 1)] if steps else [0]
 
     def weights(self, length: int) -> Tensor:
         """Return the weights of the tiles along a side, (N, tile) float32; they sum to 1 at each pixel.

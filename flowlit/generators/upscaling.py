@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..couplings import NoisedImage
-from ..data.degradations import Degradation, image_condition, seeded
+from ..couplings.degraded import task_of
+from ..data.codecs import from_levels, to_levels
+from ..data.degradations import Degradation, seeded
 from ..data.provenance import trained_on
 from ..errors import FlowlitError
 from ..networks import at_size
@@ -53,13 +56,16 @@ class Upscaler:
         shape = self.generator.shape
         if shape is None or shape[1] != shape[2]:
             raise FlowlitError(f"the network is for images of shape {shape}; expected squares, (c, r, r)")
-        self.channels = shape[0]
-        tile = shape[1]
+        self.channels, tile, _ = self.generator.codec.decoded_shape(shape)
+        self.factor = tile // shape[1]
+        self.low = "lr" in (reads_of(self.generator.network) or ())
+        pixels = self.factor == 1 and not self.low
+        unit = 1 if pixels else math.lcm(self.factor, self.scale)
         overlap = tile // 4 if self.overlap is None else self.overlap
         if overlap >= tile:
             raise FlowlitError(f"overlap is {overlap}; expected fewer pixels than a tile has, {tile}")
-        self.tiler = Tiler(tile, overlap)
-        self.generator = replace(self.generator, blocks=tile <= SMALL_TILE)
+        self.tiler = Tiler(tile, overlap, unit=unit)
+        self.generator = replace(self.generator, blocks=shape[1] <= SMALL_TILE)
 
     @property
     def scale(self) -> int:
@@ -87,10 +93,12 @@ class Upscaler:
         channels, height, width = image.shape
         if channels not in (1, self.channels):
             raise FlowlitError("it is in colour, but the network is for grey images; save it in grey")
-        low = mirrored_to(image.expand(self.channels, -1, -1), -(-self.tiler.tile // self.scale))[None]
-        condition = image_condition(low, self.degradation, self.generator.codec)[0]
-        x1 = self.tiler(self._solver(condition), condition.shape, self.batch, done)
-        large = (x1[None] + 1) / 2
+        multiple = max(1, self.tiler.unit // self.scale)
+        least = -(-self.tiler.tile // self.scale)
+        low = mirrored_to(image.expand(self.channels, -1, -1), least, multiple)[None]
+        condition = self.degradation.enlarge(low)[0] * 2 - 1
+        results = self.tiler(self._solver(condition, low[0] * 2 - 1), condition.shape, self.batch, done)
+        large = (results[None] + 1) / 2
         if self.colour != "none":
             large = FIXES[self.colour](large, (condition[None] + 1) / 2)
         if self.back_projection:
@@ -99,17 +107,32 @@ class Upscaler:
         large = large[0, :, : height * self.scale, : width * self.scale]
         return (large if channels == self.channels else large.mean(0, keepdim=True)).clamp(0, 1)
 
-    def _solver(self, condition: Tensor) -> Callable[[Sequence[Tile]], Tensor]:
-        field = NoiseField(self.seed, self.channels)
+    def _solver(self, condition: Tensor, low: Tensor) -> Callable[[Sequence[Tile]], Tensor]:
+        """Return the function from tiles to images in [-1, 1], given the enlarged and the low-resolution one.
+
+        Both are (C, H, W) in [-1, 1].
+        """
+        generator = self.generator
+        codec = generator.codec
+        field = NoiseField(self.seed, (generator.shape or (0,))[0])
 
         def solve(tiles: Sequence[Tile]) -> Tensor:
-            image = torch.stack([condition[:, tile.rows, tile.columns] for tile in tiles])
-            noise = torch.stack([field(tile.rows, tile.columns) for tile in tiles])
-            x0 = self.start(image, noise)
-            at_once = len(tiles) if self.generator.blocks else 1
-            parts = zip(x0.split(at_once), image.split(at_once), strict=True)
+            image = _parts(condition, tiles)
+            cond = {"image": image if codec.pixels else codec.encode(to_levels(image.to(generator.device)))}
+            if self.low:
+                cond["lr"] = _parts(low, tiles, self.scale)
+            places = [_over(tile, self.factor) for tile in tiles]
+            noise = torch.stack([field(place.rows, place.columns) for place in places])
+            x0 = self.start(cond["image"], noise.to(cond["image"].device))
+            at_once = len(tiles) if generator.blocks else 1
+            x1 = []
             with torch.no_grad():
-                return torch.cat([self.generator.solve(x, {"image": c}).x1.cpu() for x, c in parts])
+                for first in range(0, len(tiles), at_once):
+                    rows = slice(first, first + at_once)
+                    given = {name: value[rows] for name, value in cond.items()}
+                    x1.append(generator.solve(x0[rows], given).x1)
+            solved = torch.cat(x1)
+            return (solved if codec.pixels else from_levels(codec.decode(solved))).cpu()
 
         def mended(tiles: Sequence[Tile]) -> Tensor:
             try:
@@ -123,17 +146,29 @@ class Upscaler:
         return mended
 
 
-def mirrored_to(image: Tensor, least: int) -> Tensor:
+def _over(tile: Tile, factor: int) -> Tile:
+    """Return the place of a tile in an image whose sides are so many times smaller."""
+    rows, columns = (slice(side.start // factor, side.stop // factor) for side in tile)
+    return Tile(rows, columns)
+
+
+def _parts(image: Tensor, tiles: Sequence[Tile], factor: int = 1) -> Tensor:
+    """Return the tiles of an image (C, H, W) that is so many times smaller than theirs, (B, C, h, w)."""
+    places = [_over(tile, factor) for tile in tiles]
+    return torch.stack([image[:, place.rows, place.columns] for place in places])
+
+
+def mirrored_to(image: Tensor, least: int, multiple: int = 1) -> Tensor:
     """Return an image (C, H, W) whose sides have ``least`` pixels at least, mirrored at its lower right.
 
-    The edge is repeated: abc becomes abccba….
+    The edge is repeated: abc becomes abccba…. Sides become multiples of ``multiple``.
 
     >>> mirrored_to(torch.tensor([[[1.0, 2.0, 3.0]]]), 5)[0, 0].tolist()
     [1.0, 2.0, 3.0, 3.0, 2.0]
     """
     for dim in (1, 2):
         side = image.shape[dim]
-        place = torch.arange(max(side, least)) % (2 * side)
+        place = torch.arange(-(-max(side, least) // multiple) * multiple) % (2 * side)
         image = image.index_select(dim, torch.minimum(place, 2 * side - 1 - place))
     return image
 
@@ -162,8 +197,6 @@ def upscaler_of(
         )
     if scale is not None and scale != task.get("scale"):
         raise FlowlitError(f"scale is {scale}, but the network was trained for {task.get('scale')}")
-    if not generator.codec.pixels:
-        raise FlowlitError(f"the codec is {generator.codec!r}; expected flowlit.data.Pixels")
     if t is not None:
         generator = _at(generator, t)
     degradation = build(task["degradation"], Degradation)
@@ -172,15 +205,24 @@ def upscaler_of(
     return Upscaler(generator, degradation, build(task["start"], NoisedImage), **options)
 
 
+def describe_task(network: nn.Module, degradation: Degradation, start: NoisedImage) -> None:
+    """Record in a network of another project what it was trained for, so that saved it serves ``upscale``."""
+    images = {"name": "images of another project", "images": 0, "fingerprint": "unknown"}
+    network.trained_on = {**images, "super_resolution": task_of(degradation, start)}  # type: ignore[assignment]
+
+
 def _of_tiles(generator: NoiseToImages, tile: int, scale: int) -> NoiseToImages:
     channels, side, _ = generator.shape or (0, 0, 0)
-    if tile < side or tile % scale:
+    pixels = generator.codec.decoded_shape((channels, side, side))[1]
+    factor = pixels // side
+    if tile < pixels or tile % scale or tile % factor:
+        of_codec = f" and of the codec's {factor}" if factor > 1 else ""
         raise FlowlitError(
-            f"tile is {tile}; expected a multiple of the scale {scale}, and {side} pixels at least, as in "
-            "training"
+            f"tile is {tile}; expected a multiple of the scale {scale}{of_codec}, and {pixels} pixels at "
+            "least, as in training"
         )
-    network = at_size(generator.network, tile, tile)
-    return replace(generator, network=network, shape=(channels, tile, tile))
+    shape = (channels, tile // factor, tile // factor)
+    return replace(generator, network=at_size(generator.network, *shape[1:]), shape=shape)
 
 
 def _at(generator: NoiseToImages, t: float) -> NoiseToImages:

@@ -1,6 +1,7 @@
 """Images by tiles: a partition of unity, the same as without tiles, and noise that belongs to pixels."""
 
 import itertools
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,6 +48,22 @@ def test_weights_are_a_partition_of_unity(tiler, length):
     assert starts[0] == 0 and starts[-1] == length - tiler.tile
     assert all(b - a <= tiler.tile - tiler.overlap for a, b in itertools.pairwise(starts))
     assert all(b > a for a, b in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("length", [16, 20, 44, 100])
+def test_tiles_begin_at_multiples_of_a_unit(length):
+    tiler = Tiler(16, 6, unit=4)
+    starts = tiler.starts(length)
+    assert starts[0] == 0 and starts[-1] == length - 16 and not any(start % 4 for start in starts)
+    assert all(0 < b - a <= 8 for a, b in pairwise(starts))
+    total = torch.zeros(length)
+    for start, weight in zip(starts, tiler.weights(length), strict=True):
+        total[start : start + 16] += weight
+    torch.testing.assert_close(total, torch.ones(length))
+    with pytest.raises(FlowlitError, match="tile is 18; expected a multiple of 4"):
+        Tiler(18, 6, unit=4)
+    with pytest.raises(FlowlitError, match="overlap is 13; expected 12 pixels at most, the tile's 16 less 4"):
+        Tiler(16, 13, unit=4)
 
 
 def test_weights_of_margins_are_0_but_at_the_image_s_border():

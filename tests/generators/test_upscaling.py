@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from flowlit.couplings import NoisedImage
-from flowlit.data import AveragePool, Bicubic, Pixels
+from flowlit.data import AveragePool, Bicubic, Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.tiles import NoiseField
 from flowlit.generators.upscaling import Upscaler, upscaler_of
+from flowlit.networks import ConcatenatedImage, UNet, at_size
 from flowlit.solvers import Euler, OneStep
 
 
@@ -120,6 +121,71 @@ def test_a_drift_of_colours_is_mended(colour):
     assert means.max() - means.min() < 1e-4
     means = upscaler(Pink())(image).mean((1, 2)) - expected
     assert means.max() - means.min() > 0.09
+
+
+# in latents
+
+
+class Folded(nn.Module):
+    """A velocity in the latents of ``Patches`` whose one step ends at c + a ε, or at the small image."""
+
+    def __init__(self, noise=0.0, low=False):
+        super().__init__()
+        self.noise = noise
+        self.reads = frozenset({"image", "lr"} if low else {"image"})
+        self.shape = (12, 8, 8)
+
+    def forward(self, x, t, cond={}):
+        if "lr" in self.reads:  # repeated pixels are means without differences
+            end = torch.zeros_like(x)
+            end[:, ::4] = 2 * cond["lr"]
+            return end - x
+        assert "lr" not in cond
+        return (self.noise - 1) * (x - cond["image"])
+
+
+def folded(network, degradation=None, **options):
+    generator = Generator(network, Euler(1), Patches())
+    start = NoisedImage(0.2, preserve_variance=False)
+    return Upscaler(generator, degradation or AveragePool(2), start, **options)
+
+
+@pytest.mark.parametrize("size", [(3, 9, 7), (3, 1, 23), (1, 11, 5)])
+@pytest.mark.parametrize("degradation", [AveragePool(2), Bicubic(1), Bicubic(4)], ids=repr)
+def test_latents_are_cut_and_blended_as_their_images(size, degradation):
+    image = photo(*size)
+    result = folded(Folded(), degradation)(image)
+    expected = degradation.enlarge(image[None])[0].clamp(0, 1)
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() <= 0.51 / 255
+
+
+def test_the_low_resolution_image_is_cut_where_its_tile_is():
+    image = photo(3, 19, 13)
+    result = folded(Folded(low=True))(image)
+    assert (result - AveragePool(2).enlarge(image[None])[0]).abs().max() <= 0.51 / 255
+
+
+def test_noise_of_latents_belongs_to_their_places():
+    """Whatever the tiles: neighbours have the same where they overlap, so that nothing is blended away."""
+    image = torch.full((3, 19, 13), 0.5)
+    result = folded(Folded(noise=1.0), seed=3)(image)
+    noise = NoiseField(3, 12)(slice(0, 19), slice(0, 13))[None] * 0.2
+    expected = (
+        (Patches().decode(Patches().encode(torch.full((1, 3, 38, 26), 128).byte()) + noise)[0]).float() / 255
+    )
+    assert (result - expected).abs().max() < 2.5 / 255
+    assert torch.equal(result, folded(Folded(noise=1.0), seed=3, batch=1)(image))
+
+
+def test_tiles_of_latents_are_multiples_of_the_codec_s():
+    network = at_size(ConcatenatedImage(UNet(8, 12, 8, (1, 2), 1, (), 0.0)), 8, 8)
+    generator = trained(network, Euler(1), Patches())
+    assert upscaler_of(generator, None, 4, tile=32).generator.shape == (12, 16, 16)
+    with pytest.raises(FlowlitError, match="multiple of the scale 4 and of the codec's 2, and 16 pixels"):
+        upscaler_of(generator, None, 4, tile=18)
+    with pytest.raises(FlowlitError, match="16 pixels at least"):
+        upscaler_of(generator, None, 4, tile=12)
 
 
 # what a checkpoint says

@@ -6,6 +6,7 @@ import torch
 import yaml
 from commandline import REPOSITORY, in_process
 from pictures import encoded, into_folder, noise
+from PIL import Image
 from reference import vq
 from reference.resshift import Net, mask, sample
 from safetensors.torch import save_file
@@ -15,6 +16,7 @@ from flowlit import rng
 from flowlit.couplings import NoisedImage, SuperResolution
 from flowlit.data import VQ, Bicubic, ImageFolder
 from flowlit.errors import FlowlitError
+from flowlit.generators.upscaling import describe_task
 from flowlit.metrics.cost import count_macs
 from flowlit.networks import ResShiftVelocity, StoredVQ, SwinUNet, UNet, at_size, pretrained
 from flowlit.networks.checkpoints.layouts import ResShiftLayout
@@ -277,6 +279,24 @@ def test_a_published_teacher_is_distilled_to_one_step(tiny_file, tmp_path):
     with torch.no_grad():
         large = codec.decode(OneStep(1.0)(student, pair.x0, pair.cond).x1)
     assert large.shape == (2, 3, 16, 16)
+
+
+def test_photographs_are_enlarged_by_published_weights(cli, tiny_file, tmp_path):
+    """By the command, from the file that holds network, autoencoder, sampler and task."""
+    torch.save(vq.state(), tmp_path / "vq.pth")
+    chain = CHAINS[4]
+    network = pretrained(str(tiny_file), network=ours(TINY, chain))
+    describe_task(network, Bicubic(2), NoisedImage(2.0, False))
+    solver = Euler(4, grid=DiffusionSteps(chain))
+    codec = VQ(StoredVQ(str(tmp_path / "vq.pth")))
+    flowlit.Generator(network, solver, codec).save(tmp_path / "r.safetensors")
+    photo = into_folder(tmp_path / "in", {"a.png": encoded(noise(11, 9, 3))})
+    words = ("upscale", photo, "--model", tmp_path / "r.safetensors", "--overlap", 4)
+    outcome = cli(*words, "--into", tmp_path / "out")
+    assert "9×11 → 18×22, 4 tiles" in outcome.out
+    cli(*words, "--batch", 1, "--into", tmp_path / "one")
+    with Image.open(tmp_path / "out/a.png") as first, Image.open(tmp_path / "one/a.png") as second:
+        assert first.size == (18, 22) and first.tobytes() == second.tobytes()
 
 
 def test_it_says_what_it_reads_and_costs(velocity):
