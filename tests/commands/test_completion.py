@@ -120,3 +120,17 @@ def test_the_shell_reads_its_script(shell, tmp_path):
 def test_fish_says_what_commands_do():
     lines = completion("fish").splitlines()
     assert all(any(f"-a {name} -d" in line for line in lines) for name in COMMANDS)
+
+
+def test_zsh_offers_every_option_of_every_command():
+    """Its functions are those of bash, which it runs by bashcompinit."""
+    lines = ["autoload -U compinit && compinit -u -D", completion("zsh")]
+    typed = ["flowlit ", *(f"flowlit {line} -" for line in TYPED)]
+    for line in typed:
+        words = line.split(" ")
+        quoted = " ".join(f"'{word}'" for word in words)
+        lines.append(f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; CURRENT={len(words)}")
+        lines.append("compgen -F _flowlit; echo END")
+    first, *lists = (set(part.split()) for part in run("zsh", *lines).split("END\n")[:-1])
+    assert first == {*COMMANDS, "--help", "-h", "--version"}
+    assert lists == [set(options(*place)) for place in PLACES]

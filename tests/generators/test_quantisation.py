@@ -17,14 +17,15 @@ from flowlit.generators.quantisation.allocation import allocate, least
 from flowlit.generators.quantisation.choice import Budget, budget_of, prices, within_size, within_time
 from flowlit.generators.quantisation.coefficients import in_features, moments, paired
 from flowlit.generators.quantisation.integers import (
+    NOTHING,
     Range,
     rounded,
     rounded_weight,
     weight_integers,
     weight_scales,
 )
-from flowlit.generators.quantisation.layers import layers_of, measuring, rounding
-from flowlit.generators.quantisation.sensitivity import Harm, Result, sensitivity, weighed
+from flowlit.generators.quantisation.layers import Ranges, layers_of, measuring, rounding
+from flowlit.generators.quantisation.sensitivity import Harm, Result, calm, sensitivity, weighed
 from flowlit.generators.quantisation.subject import Subject
 from flowlit.solvers import Euler
 
@@ -281,7 +282,7 @@ def test_rounding_is_that_of_onnxruntime(bits, activations):
     from flowlit.generators.quantisation.graph import Graph
 
     torch.manual_seed(0)
-    network = Parts().requires_grad_(False)
+    network = Parts().requires_grad_(False).half().float()  # whose biases the file has as they are
     layers = layers_of(network)
     x = torch.randn(20, 1, 8, 8)
     with measuring(layers) as ranges:
@@ -294,15 +295,15 @@ def test_rounding_is_that_of_onnxruntime(bits, activations):
     assert graph.found == ["conv", "linear"]
     content = graph.integers(chosen, used, {"made": "by a test"})
     changed = float((expected - network(x)).abs().mean())
-    levels = [("ORT_DISABLE_ALL", 100)]
+    levels = ["ORT_DISABLE_ALL"]
     if activations == 8:  # else the runtime's own kernels may round activations
-        levels.append(("ORT_ENABLE_ALL", 10))
-    for level, part in levels:
+        levels.append("ORT_ENABLE_ALL")
+    for level in levels:
         options = runtime.SessionOptions()
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"x": x.numpy()})
-        assert float((torch.from_numpy(found) - expected).abs().mean()) < changed / part, level
+        assert float((torch.from_numpy(found) - expected).abs().mean()) < changed / 10, level
     model = onnx.load_from_string(content)
     kinds = {4: onnx.TensorProto.INT4, 8: onnx.TensorProto.INT8}
     arrays = [t for t in model.graph.initializer if t.data_type in kinds.values()]
@@ -321,3 +322,39 @@ def test_rounding_is_that_of_onnxruntime(bits, activations):
 def test_a_network_without_layers_is_refused():
     with pytest.raises(FlowlitError, match="Identity has no convolution or linear layer"):
         layers_of(nn.Identity())
+
+
+def test_most_harmful_activations_stay_as_they_are():
+    """A range that a stray value makes 1,000 times too wide harms; its layer's other end does not."""
+    subject = Subject(Generator(Two(), Euler(1), Pixels()), 100, 1, None)
+    ranges = subject.ranges()
+    assert calm(subject.layers, subject.run, ranges) == ranges
+    wide = {**ranges, "second": Ranges(Range(-5000.0, 5000.0), ranges["second"].outputs)}
+    left = calm(subject.layers, subject.run, wide)
+    assert left["first"] == ranges["first"]
+    assert left["second"] == Ranges(NOTHING, ranges["second"].outputs)
+    with rounding(subject.layers, {"second": 8}, {"second": Ranges()}):
+        assert torch.equal(subject.run().x1, subject.run().x1)
+
+
+def test_constants_that_float16_holds_are_halved_and_others_stay():
+    onnx = pytest.importorskip("onnx", reason="flowlit[export] is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="flowlit[export] is not installed")
+    from flowlit.generators.quantisation.halves import halve
+
+    values = {"a": [1.0, 2.5], "b": [-0.1, 3e-9], "c": [0.3, 0.0], "d": [[7.0, 0.1]], "e": 5e-9}
+    arrays = {name: np.float32(value) for name, value in values.items()}
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [make("Sum", ["x", *arrays], ["y"])]
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    ends = [value("x", 1, [1, 2])], [value("y", 1, [1, 2])]
+    graph = onnx.helper.make_graph(nodes, "sum", *ends, constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    halve(onnx, model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds.pop("b") == kinds.pop("e") == onnx.TensorProto.FLOAT
+    assert set(kinds.values()) == {onnx.TensorProto.FLOAT16} and len(kinds) == 2
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.ones((1, 2), np.float32)})
+    np.testing.assert_allclose(found, 1 + sum(arrays.values()), atol=2e-4)

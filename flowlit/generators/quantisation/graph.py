@@ -103,7 +103,7 @@ class Graph:
         model.graph.node.extend(nodes)
         writer.finish(named)
         versions = {"opset": OPSET, "ir": model.ir_version}
-        text = json.dumps({**facts, "onnx": versions}, sort_keys=True)
+        text = json.dumps({**facts, "onnx": versions}, sort_keys=True, separators=(",", ":"))
         del model.metadata_props[:]
         self.onnx.helper.set_model_props(model, {KEY: text})
         if model.ByteSize() > LARGEST:

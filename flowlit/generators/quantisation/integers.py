@@ -27,6 +27,10 @@ class Range(NamedTuple):
     low: float
     high: float
 
+    def has_values(self) -> bool:
+        """Return whether there is any; what has none is not rounded."""
+        return self.low <= self.high
+
     def joined(self, x: Tensor) -> Range:
         """Return the range of these values and those of x (any shape)."""
         return Range(min(self.low, float(x.min())), max(self.high, float(x.max())))

@@ -81,12 +81,26 @@ def rounding(layers: Layers, bits: Mapping[str, int], ranges: Mapping[str, Range
                 continue
             layer = layers[name]
             stack.enter_context(_weight(layer, rounded_weight(layer.weight, width)))
-            if name not in ranges:
-                continue
-            stack.enter_context(_removed(layer.register_forward_pre_hook(_rounder(ranges[name].inputs))))
-            if rounds_output(layer, width):
-                hook = layer.register_forward_hook(_end_rounder(ranges[name].outputs))
-                stack.enter_context(_removed(hook))
+            if name in ranges:
+                ends = rounds_output(layer, width)
+                stack.enter_context(rounding_activations(layer, ranges[name], ends))
+        yield
+
+
+@contextmanager
+def rounding_activations(layer: nn.Module, ranges: Ranges, ends: bool) -> Iterator[None]:
+    """Round to 8 bits what goes into a layer, and what comes out of it, where these have a range.
+
+    Args:
+        layer: of a network.
+        ranges: of its activations.
+        ends: whether what comes out is rounded at all.
+    """
+    with ExitStack() as stack:
+        if ranges.inputs.has_values():
+            stack.enter_context(_removed(layer.register_forward_pre_hook(_rounder(ranges.inputs))))
+        if ends and ranges.outputs.has_values():
+            stack.enter_context(_removed(layer.register_forward_hook(_end_rounder(ranges.outputs))))
         yield
 
 

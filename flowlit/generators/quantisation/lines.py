@@ -79,6 +79,15 @@ def _features(features: dict[str, Any]) -> Iterator[str]:
             yield real["warning"]
 
 
+def _activations(layers: list[dict[str, Any]]) -> str:
+    """Return in words how many activations of rounded layers have 8 bits."""
+    ends = [bits for layer in layers if layer["bits"] != 32 for bits in layer["activations"].values()]
+    count = ends.count(8)
+    if count in (0, len(ends)):
+        return "8 bits" if count else "float32"
+    return f"8 bits, {len(ends) - count} of {len(ends)} that harm most float32"
+
+
 def lines(done: Quantised) -> Iterator[str]:
     """Yield what is printed of a quantised generator."""
     result = done.report
@@ -89,7 +98,7 @@ def lines(done: Quantised) -> Iterator[str]:
     yield from layer_table(result)
     yield ""
     yield facts["quantisation"]["weights"]
-    yield f"activations: {'8 bits' if facts['quantisation']['activations'] == 8 else 'float32'}"
+    yield f"activations: {_activations(result['layers'])}"
     scales = result["coefficients"]["scales"]
     if scales:
         pairs = ", ".join(f"({a:g}, {b:g})" for a, b in scales)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from ..._support.progress import Bar
 from .allocation import Table
-from .integers import FLOAT
-from .layers import Layers, Ranges, rounding
+from .integers import FLOAT, NOTHING
+from .layers import Layers, Ranges, rounding, rounding_activations, rounds_output
+
+Part = TypeVar("Part", str, tuple[str, str])
 
 
 class Result(NamedTuple):
@@ -76,6 +78,52 @@ def sensitivity(
         with rounding(layers, {name: bits}, ranges):
             table[name][bits] = harm_of(run(), original)
     return table
+
+
+LIMIT = 10**-3.5
+"""Sum of harm at the pixels, of activations and of uniform bits: 35 dB, about one level of 255."""
+
+
+def calm(layers: Layers, run: Callable[[], Result], ranges: Mapping[str, Ranges]) -> dict[str, Ranges]:
+    """Return ranges without those of the few activations that harm most, which stay float32.
+
+    What goes into each layer, and what comes out of it, is rounded alone; the sum of harm that is left is
+    ``LIMIT`` at most. Such are, where skips carry the image, what these carry, and both ends of a network.
+
+    Args:
+        layers: of the network.
+        run: the network on the same noise each time.
+        ranges: of its activations.
+    """
+    original = run()
+    parts = [(name, "inputs") for name in layers]
+    parts += [(name, "outputs") for name, layer in layers.items() if rounds_output(layer, 8)]
+    harm = {}
+    for name, end in Bar(parts, desc="Sensitivity of activations", unit=" ends", leave=False):
+        alone = Ranges(**{end: getattr(ranges[name], end)})
+        with rounding_activations(layers[name], alone, ends=True):
+            harm[name, end] = noise_power(run().x1, original.x1)
+    left = most_harmful(harm, LIMIT)
+    ends = ("inputs", "outputs")
+    return {
+        name: Ranges(*(NOTHING if (name, end) in left else getattr(place, end) for end in ends))
+        for name, place in ranges.items()
+    }
+
+
+def most_harmful(harm: Mapping[Part, float], limit: float) -> set[Part]:
+    """Return the fewest parts without which the sum of harm is a limit at most.
+
+    >>> sorted(most_harmful({"a": 5, "b": 1, "c": 3, "d": 1}, 2.5))
+    ['a', 'c']
+    """
+    parts = sorted(harm, key=harm.__getitem__)
+    count = 0
+    total = 0.0
+    while count < len(parts) and total + harm[parts[count]] <= limit:
+        total += harm[parts[count]]
+        count += 1
+    return set(parts[count:])
 
 
 def weighed(table: Sensitivity, by: str) -> Table:

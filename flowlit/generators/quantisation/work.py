@@ -10,11 +10,14 @@ from ...networks.checkpoints.spec import spec
 from ..core import NoiseToImages
 from ..export.onnx_file import onnx_bytes
 from . import coefficients
-from .allocation import Table
+from .allocation import Table, allocate
 from .choice import WIDTHS, sizes_text, within_size, within_time
+from .choice import prices as sizes
 from .coefficients import Fitting, Scales
 from .graph import Graph, raised
-from .sensitivity import sensitivity, weighed
+from .integers import FLOAT
+from .layers import rounds_output
+from .sensitivity import LIMIT, calm, sensitivity, weighed
 from .settings import Settings
 from .subject import Subject
 from .timing import by_layer, fastest, one_image, prices
@@ -50,7 +53,8 @@ class Work:
                 "no layer of the network stands in its graph with its weights; use flowlit export"
             )
         subject.layers = {name: subject.layers[name] for name in self.graph.found}
-        self.used = self.ranges if settings.activations == 8 else {}
+        rounds = settings.activations == 8
+        self.used = calm(subject.layers, subject.run, self.ranges) if rounds else {}
         widths = WIDTHS if settings.has_budget() else WIDTHS[:2]
         self.table = sensitivity(subject.layers, subject.run, self.used, widths)
         self.by = settings.by or ("pixels" if subject.features is None else "both")
@@ -68,7 +72,7 @@ class Work:
     def _bits(self) -> dict[str, int]:
         settings = self.settings
         if not settings.has_budget():
-            return dict.fromkeys(self.subject.layers, settings.bits)
+            return self._uniform(settings.bits)
         harm = weighed(self.table, self.by)
         if settings.milliseconds is not None:
             return self._bits_in_time(harm, settings.milliseconds)
@@ -78,6 +82,17 @@ class Work:
             return len(self.graph.integers(bits, self.used, self.described(bits, longest)))
 
         return within_size(settings.budget or 0, harm, self.subject.layers, length)
+
+    def _uniform(self, bits: int) -> dict[str, int]:
+        """Return the same bits for all layers; beside 8, float32 for those that harm most for their size."""
+        layers = self.subject.layers
+        if bits != 8:
+            return dict.fromkeys(layers, bits)
+        harm = {name: {8: row[8].pixels, FLOAT: 0.0} for name, row in self.table.items()}
+        costs = sizes(layers)
+        return allocate(
+            {name: {width: costs[name][width] for width in harm[name]} for name in harm}, harm, LIMIT
+        )
 
     def _bits_in_time(self, harm: Table, milliseconds: float) -> dict[str, int]:
         inputs = one_image(self.subject.noise[0])
@@ -119,6 +134,15 @@ class Work:
             },
         }
 
+    def _ends(self, name: str) -> dict[str, int]:
+        """Return the bits of what goes into a layer, and of what comes out of it where that is rounded."""
+        bits = self.bits[name]
+        ranges = self.used.get(name) if bits != FLOAT else None
+        ends = {"inputs": 8 if ranges and ranges.inputs.has_values() else FLOAT}
+        if rounds_output(self.subject.layers[name], bits):
+            ends["outputs"] = 8 if ranges and ranges.outputs.has_values() else FLOAT
+        return ends
+
     def file(self) -> bytes:
         """Return the file with integers."""
         return self.graph.integers(self.bits, self.used, self.described(self.bits, self.scales))
@@ -135,6 +159,7 @@ class Work:
                 "weights": self.subject.layers[name].weight.numel(),
                 "harm": {str(bits): harm._asdict() for bits, harm in row.items()},
                 "bits": self.bits[name],
+                "activations": self._ends(name),
             }
             for name, row in self.table.items()
         ]

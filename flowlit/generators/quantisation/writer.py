@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .halves import halve
 from .integers import Range, weight_integers, weight_scales
 from .layers import Ranges
 
@@ -26,6 +27,7 @@ class Writer:
         self.onnx = onnx
         self.model = model
         self.weights: dict[tuple[str, int], Any] = {}
+        self.zeros: set[int] = set()
         self.taken: Counter[str] = Counter()
 
     def rounded(
@@ -34,11 +36,11 @@ class Writer:
         """Return the nodes that take the place of a layer's."""
         new = [] if (node.input[1], bits) in self.weights else [self._weight(node, layer, bits)]
         node.input[1] = f"{node.input[1]}/{bits}"
-        if ranges is not None:
+        if ranges is not None and ranges.inputs.has_values():
             new += self._activation(node.input[0], f"{node.output[0]}/in", ranges.inputs)
             node.input[0] = f"{node.output[0]}/in"
         new.append(node)
-        if ranges is not None and ends:
+        if ranges is not None and ends and ranges.outputs.has_values():
             result = node.output[0]
             node.output[0] = f"{result}/out"
             new += self._activation(f"{result}/out", result, ranges.outputs)
@@ -73,9 +75,11 @@ class Writer:
     def _activation(self, before: str, after: str, values: Range) -> list[Any]:
         """Return the nodes that round a value to 8 bits."""
         scale, zero = values.scale_and_zero()
-        parts = [f"{after}/s", f"{after}/z"]
+        parts = [f"{after}/s", f"zero/{zero}"]
         self._constant(parts[0], np.float32(scale))
-        self._constant(parts[1], np.uint8(zero))
+        if zero not in self.zeros:
+            self.zeros.add(zero)
+            self._constant(parts[1], np.uint8(zero))
         make = self.onnx.helper.make_node
         return [
             make("QuantizeLinear", [before, *parts], [f"{after}/q"]),
@@ -98,6 +102,8 @@ class Writer:
         constants = [tensor for tensor in graph.initializer if tensor.name in used]
         del graph.initializer[:]
         graph.initializer.extend(constants)
+        if self.weights:
+            halve(self.onnx, graph)
         del graph.value_info[:]
         ends = {value.name for value in (*graph.input, *graph.output)}
         inside = [tensor.name for tensor in graph.initializer]
