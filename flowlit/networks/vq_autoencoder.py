@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import FlowlitError
 from ..ranges import Checked, PositiveInt
 from .checkpoints.fingerprint import fingerprint
-from .checkpoints.load import mismatch
+from .checkpoints.load import mismatch, no_larger
 from .checkpoints.read import read_state
 from .checkpoints.tensors import check_finite
 from .layers import full_precision
@@ -95,7 +95,7 @@ def sizes_of(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
             "codes": codes,
             "inner": state["quant_conv.weight"].shape[1],
         }
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise FlowlitError(
             f"checkpoint {file} holds no autoencoder with a codebook ({type(error).__name__}: {error}); "
             "expected one of latent diffusion or ResShift, as autoencoder_vq_f4.pth"
@@ -117,7 +117,12 @@ class StoredVQ(VQAutoencoder):
         state = {
             name: value for name, value in read_state(checkpoint).items() if not name.startswith("loss.")
         }
-        super().__init__(**sizes_of(state, checkpoint))
+        sizes = sizes_of(state, checkpoint)
+        try:
+            with no_larger(state):
+                super().__init__(**sizes)
+        except ValueError as error:
+            raise FlowlitError(f"checkpoint {checkpoint} cannot be an autoencoder: {error}") from error
         differences = mismatch(self.state_dict(), state)
         if differences:
             raise FlowlitError(

@@ -348,6 +348,12 @@ REFUSED = {
         "with 4 channels beside those of x",
     ),
     "of other windows": (lambda s: s.update({MASK: s[MASK].mT.flip(1)}), "made for other windows"),
+    "of a mask of another form": (lambda s: s.update({MASK: torch.zeros(10**6, 4)}), "other windows"),
+    "of a mask that is a number": (lambda s: s.update({MASK: torch.tensor(0.0)}), "other windows"),
+    "of an end that is a number": (
+        lambda s: s.update({"out.2.weight": torch.tensor(0.0)}),
+        "of another shape",
+    ),
     "not finite": (lambda s: s["out.2.weight"].fill_(float("nan")), "not finite|NaN|nan"),
 }
 

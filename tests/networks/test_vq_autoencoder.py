@@ -104,6 +104,12 @@ REFUSED = {
     ),
     "of another shape": (lambda s: s.update({"quant_conv.bias": torch.zeros(7)}), "1 of another shape"),
     "without a codebook": (lambda s: s.pop("quantize.embedding.weight"), "no autoencoder with a codebook"),
+    "of a layer that would be giant": (
+        lambda s: s.update({"encoder.down.0.block.0.conv1.weight": torch.zeros(3_200_000, 1, 1, 1)}),
+        "far larger than its weights",
+    ),
+    "of no channels": (lambda s: s.update({"encoder.conv_in.weight": torch.zeros(0, 3, 3, 3)}), "no autoenc"),
+    "of a number": (lambda s: s.update({"quant_conv.weight": torch.tensor(1.0)}), "no autoencoder"),
     "of other groups": (lambda s: s.update({"encoder.conv_in.weight": torch.zeros(30, 3, 3, 3)}), "width 30"),
     "not finite": (lambda s: s["quant_conv.bias"].fill_(float("nan")), "quant_conv.bias"),
 }

@@ -4,6 +4,7 @@ attention in windows. Yue et al. 2023 (2307.12348).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,9 +80,9 @@ class ResShiftLayout(Layout):
             FlowlitError: naming the tensor that shows it.
         """
         other = next((name for name in state if name.startswith("feature_extractor.")), None)
-        stem = state["input_blocks.0.0.weight"]
-        if other is None and "out.2.weight" in state and stem.ndim == 4:
-            more = stem.shape[1] - state["out.2.weight"].shape[0]
+        ends = [state[name] for name in ("input_blocks.0.0.weight", "out.2.weight") if name in state]
+        if other is None and [end.ndim for end in ends] == [4, 4]:
+            more = ends[0].shape[1] - ends[1].shape[0]
             other = None if more == 3 else f"input_blocks.0.0.weight, with {more} channels beside those of x"
         if other is not None:
             raise FlowlitError(
@@ -166,17 +167,17 @@ def _swin(ours: str, theirs: str, attention: Any) -> list[Rule]:
 
 def _check_buffer(file: str, name: str, tensor: Tensor) -> None:
     """Refuse places and masks, tensors of any shape, that are not those that are computed here."""
-    expected = None
-    pixels = tensor.shape[-1] if tensor.ndim else 0
-    window = round(pixels**0.5)
-    if name.endswith(".relative_position_index"):
-        expected = relative_places(window)
-    elif name.endswith(".attn_mask") and window > 1:
-        side = window * round(len(tensor) ** 0.5)
-        expected = apart((side, side), window, window // 2, torch.device("cpu"))
-    if expected is None:
+    if not name.endswith((".relative_position_index", ".attn_mask")):
         return
-    if tensor.shape != expected.shape or not torch.equal(tensor.to(expected), expected):
+    window = math.isqrt(tensor.shape[-1]) if tensor.ndim else 0
+    shape = (window**2, window**2)
+    expected = None
+    if window > 1 and name.endswith("_index") and tensor.shape == shape:
+        expected = relative_places(window)
+    elif window > 1 and name.endswith("_mask") and tensor.shape[1:] == shape:
+        side = window * math.isqrt(len(tensor))
+        expected = apart((side, side), window, window // 2, torch.device("cpu"))
+    if expected is None or tensor.shape != expected.shape or not torch.equal(tensor.to(expected), expected):
         raise FlowlitError(
             f"checkpoint {file}: {name} is not what ResShift's code of 2023 and 2024 computes, and flowlit, "
             "too; its weights are made for other windows"
