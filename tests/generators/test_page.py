@@ -235,7 +235,7 @@ class Listening(demo.Handler):
     """Files, and what the page posts."""
 
     answer = None
-    arrived = threading.Event()
+    arrived = None
 
     def do_POST(self):
         type(self).answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -244,31 +244,50 @@ class Listening(demo.Handler):
         self.arrived.set()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
-@pytest.mark.skipif(not RUNTIME, reason="onnxruntime-web is not there: make runtime, or ONNXRUNTIME_WEB=…")
+IN_A_BROWSER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
+    pytest.mark.skipif(
+        not RUNTIME, reason="onnxruntime-web is not there: make runtime, or ONNXRUNTIME_WEB=…"
+    ),
+]
+
+
+def browsed(site, page, tmp_path, *words):
+    """Return what a page posts that is put into a site and opened in headless Chromium."""
+    from http.server import ThreadingHTTPServer
+
+    (site / "probe.html").write_text(page)
+    handler = type("Once", (Listening,), {"arrived": threading.Event()})
+    with ThreadingHTTPServer((demo.HOST, 0), partial(handler, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://{demo.HOST}:{server.server_address[1]}/probe.html"
+        words = ("--headless", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", *words)
+        browser = subprocess.Popen([BROWSER, *words, address], stderr=subprocess.DEVNULL)
+        try:
+            assert handler.arrived.wait(200)
+        finally:
+            browser.kill()
+            browser.wait()
+            server.shutdown()
+    assert "error" not in handler.answer, handler.answer
+    return handler.answer
+
+
+def in_a_browser(test):
+    for mark in IN_A_BROWSER:
+        test = mark(test)
+    return test
+
+
+@in_a_browser
 def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
     pytest.importorskip("onnxscript", reason="flowlit[export] is not installed")
     network = randomise(tiny_unet(multipliers=(1,), attention_resolutions=(), num_classes=3), 1)
     generator = Generator(network, Euler(1), Pixels(), class_names=("cat", "dog", "emu"))
     site = tmp_path / "site"
     export(generator, "web", site, num=4, runtime=Path(RUNTIME), licence="Apache-2.0")
-    (site / "probe.html").write_text(PROBE)
-    from http.server import ThreadingHTTPServer
-
-    with ThreadingHTTPServer((demo.HOST, 0), partial(Listening, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://{demo.HOST}:{server.server_address[1]}/probe.html"
-        words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-        browser = subprocess.Popen([BROWSER, *words, address], stderr=subprocess.DEVNULL)
-        try:
-            assert Listening.arrived.wait(200)
-        finally:
-            browser.kill()
-            browser.wait()
-            server.shutdown()
-    answer = Listening.answer
-    assert "error" not in answer, answer
+    answer = browsed(site, PROBE, tmp_path, "--disable-gpu")
     assert answer["missing"] == "" and answer["status"] == "Ready."
     expected = generator.sample(seeds=[0, 1, 7, 2**32 + 7], labels=[0, 1, 2, 0])
     first = b64decode(json.loads((site / "card.json").read_text())["first"])
@@ -282,3 +301,50 @@ def test_pixels_in_a_browser_are_those_of_pytorch(tmp_path):
     assert answer["columns"] == 1
     assert answer["options"] == ["each in turn", "cat", "dog", "emu"]
     assert "Apache-2.0" in answer["card"]
+
+
+GRAPHICS = """<!doctype html><script type="module">
+import { backends, load } from "./generator.js";
+const send = (body) => fetch("/result", { method: "POST", body: JSON.stringify(body) });
+try {
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter) await send({ none: true });
+  else {
+    const generator = await load("webgpu");
+    const { images } = await generator.run([0, 5].map((seed) => generator.noise(seed)), []);
+    await send({ images: [...images], chosen: await backends() });
+  }
+} catch (error) { await send({ error: String(error) }); }
+</script>"""
+
+
+class Waves(torch.nn.Module):
+    """Convolutions and norms of few shapes, each of which a graphics processor compiles anew."""
+
+    shape = (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = torch.nn.GroupNorm(2, 8)
+        self.last = torch.nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x, t, cond={}):
+        return self.last(torch.nn.functional.silu(self.norm(self.first(x))))
+
+
+@in_a_browser
+def test_pixels_of_webgpu_are_those_of_pytorch(tmp_path):
+    """By SwiftShader, which imitates a graphics processor slowly, so that no page takes it by itself."""
+    pytest.importorskip("onnxscript", reason="flowlit[export] is not installed")
+    generator = Generator(randomise(Waves(), 1), Euler(1), Pixels())
+    site = tmp_path / "site"
+    export(generator, "web", site, num=2, runtime=Path(RUNTIME))
+    words = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+    answer = browsed(site, GRAPHICS, tmp_path, *words)
+    if "none" in answer:
+        pytest.skip("this Chromium has no WebGPU adapter")
+    expected = generator.sample(seeds=[0, 5]).int()
+    found = torch.tensor(answer["images"]).reshape(expected.shape)
+    assert (found - expected).abs().max() <= 1 and expected.unique().numel() > 20
+    assert answer["chosen"] == ["wasm"]
