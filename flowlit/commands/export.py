@@ -26,7 +26,7 @@ def export(
     base: str | None = None,
     onto: str | None = None,
 ) -> Iterator[str]:
-    """Write a generator for other programs: noise and labels go in, images come out, in any batch.
+    """Write a generator for other programs: noise and labels, or images to enlarge, go in.
 
     All steps of the solver and the codec are inside; a network that is called at one time loses its time
     path. Each export is run, and kept if its images are the checkpoint's; see <into>.json beside it.

@@ -99,7 +99,7 @@ BAD = {
     "new noise": (lambda: replace(one_step(), solver=ReNoise(3)), "ReNoise draws noise"),
     "an image to read": (
         lambda: Generator(ConcatenatedImage(tiny_unet()), Euler(1), Pixels()),
-        "reads image",
+        "not of super-resolution",
     ),
     "no shape": (lambda: Generator(torch.nn.Identity(), Euler(1), Pixels()), "no attribute `shape`"),
 }

@@ -1,17 +1,14 @@
 """The page of a generator: its files, its noise, and its pixels in headless Chromium against PyTorch's."""
 
 import json
-import os
-import shutil
 import subprocess
-import threading
 from base64 import b64decode
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsers import NODE, PAGE, RUNTIME, answers, browsed, in_a_browser
 from tools import randomise, tiny_unet
 
 from flowlit.commands import demo
@@ -22,13 +19,6 @@ from flowlit.generators import Generator
 from flowlit.generators.export import export, web
 from flowlit.generators.export import write as writing
 from flowlit.solvers import Euler
-
-PAGE = Path(web.__file__).parent / "page"
-NODE = shutil.which("node")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-FETCHED = Path(__file__).parents[2] / "build/onnxruntime-web"
-RUNTIME = os.environ.get("ONNXRUNTIME_WEB") or (str(FETCHED) if (FETCHED / ".ready").is_file() else "")
-"""Folder of the npm package onnxruntime-web, for the test in a browser: `make runtime` fetches it."""
 
 REPORT = {
     "facts": {"inputs": {}},
@@ -126,15 +116,6 @@ def test_the_noise_of_a_page_is_that_of_python(seed):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
 
 
-def answers(code):
-    """Return what a module prints as JSON that imports what decides where a generator runs."""
-    head = f"import {{ backends, first, missing }} from {json.dumps(str(PAGE / 'generator.js'))};"
-    done = subprocess.run(
-        [NODE, "--input-type=module", "-e", head + code], capture_output=True, check=True, text=True
-    )
-    return json.loads(done.stdout)
-
-
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 def test_a_page_takes_the_graphics_processor_where_it_can_and_says_what_a_browser_lacks():
     code = """
@@ -229,55 +210,6 @@ try {
   });
 } catch (error) { await send({ error: String(error) }); }
 </script><body></body>"""
-
-
-class Listening(demo.Handler):
-    """Files, and what the page posts."""
-
-    answer = None
-    arrived = None
-
-    def do_POST(self):
-        type(self).answer = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-        self.arrived.set()
-
-
-IN_A_BROWSER = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
-    pytest.mark.skipif(
-        not RUNTIME, reason="onnxruntime-web is not there: make runtime, or ONNXRUNTIME_WEB=…"
-    ),
-]
-
-
-def browsed(site, page, tmp_path, *words):
-    """Return what a page posts that is put into a site and opened in headless Chromium."""
-    from http.server import ThreadingHTTPServer
-
-    (site / "probe.html").write_text(page)
-    handler = type("Once", (Listening,), {"arrived": threading.Event()})
-    with ThreadingHTTPServer((demo.HOST, 0), partial(handler, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://{demo.HOST}:{server.server_address[1]}/probe.html"
-        words = ("--headless", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}", *words)
-        browser = subprocess.Popen([BROWSER, *words, address], stderr=subprocess.DEVNULL)
-        try:
-            assert handler.arrived.wait(200)
-        finally:
-            browser.kill()
-            browser.wait()
-            server.shutdown()
-    assert "error" not in handler.answer, handler.answer
-    return handler.answer
-
-
-def in_a_browser(test):
-    for mark in IN_A_BROWSER:
-        test = mark(test)
-    return test
 
 
 @in_a_browser

@@ -15,6 +15,7 @@ from ...networks.checkpoints.spec import spec, summarise
 from ...types import evaluations_of, label_dropout_of, loaded_of
 from ..core import NoiseToImages
 from ..files import run_of
+from .enlarging import enlarges, takes_t, task_facts
 from .fold import Folded, times_of
 
 FORMAT = "flowlit-export"
@@ -34,12 +35,14 @@ def facts_of(generator: NoiseToImages, fold: Folded, licence: str | None) -> dic
     source = {"file": file and file.name, **{key: loaded.get(key) for key in ("sha256", "weights")}}
     steps = len(times_of(generator))
     classes = generator.num_classes or 0
+    enlarging = {"super_resolution": task_facts(generator)} if enlarges(generator) else {}
     unlabelled = classes if classes and label_dropout_of(generator.network) else None
     return {
         "format": FORMAT,
         "version": VERSION,
         "flowlit": __version__,
         **interface(generator),
+        **enlarging,
         "num_classes": classes,
         "class_names": generator.class_names,
         "no_label": unlabelled,
@@ -70,6 +73,11 @@ def interface(generator: NoiseToImages) -> dict[str, Any]:
     }
     if generator.num_classes:
         inputs["label"] = {"shape": ["batch"], "type": "int64", "values": [0, generator.num_classes - 1]}
+    if enlarges(generator):
+        image_values = "[-1, 1], brought to size by the degradation"
+        inputs["image"] = {"shape": ["batch", *shape], "type": "float32", "values": image_values}
+    if takes_t(generator):
+        inputs["t"] = {"shape": ["batch"], "type": "float32", "values": [0, 1]}
     x1 = "about [-1, 1], before rounding" if generator.codec.pixels else "of the codec"
     outputs = {
         "images": {"shape": ["batch", *image], "type": "uint8", "values": [0, 255]},

@@ -17,6 +17,7 @@ from ...networks.base import ConditionalNetwork
 from ...solvers.base import unchecked
 from ...types import Cond, reads_of
 from ..core import NoiseToImages
+from .enlarging import takes_t
 
 
 class Folded(NamedTuple):
@@ -77,6 +78,8 @@ def folded(generator: NoiseToImages) -> Folded:
     """
     network = generator.network
     number = count(network)
+    if takes_t(generator):
+        return Folded(generator, number, number, "kept: t is an input")
     times = list(dict.fromkeys(times_of(generator)))
     if len(times) != 1:
         why = f"kept: the solver calls the network at {len(times)} times"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._support.extras import needed
 from ...errors import FlowlitError
 from ..core import NoiseToImages
-from .program import INPUTS, OUTPUTS, is_labelled, quiet, traced
+from .program import INPUTS, OUTPUTS, names_of, quiet, traced
 
 OPSET = 18
 """Of the operators: what onnxruntime and its web build have had since 2023."""
@@ -38,14 +38,13 @@ def onnx_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> tuple[bytes, 
     onnx = needed("onnx")
     needed("onnxscript")
     program = traced(generator)
-    inputs = INPUTS[: 1 + is_labelled(generator)]
     try:
         with quiet():
             written = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
-                input_names=list(inputs),
+                input_names=list(names_of(generator)),
                 output_names=list(OUTPUTS),
                 opset_version=OPSET,
                 external_data=False,

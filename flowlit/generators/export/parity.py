@@ -22,6 +22,7 @@ from ...metrics.base import FeatureExtractor, Reference
 from ...metrics.speed import timed
 from ..core import NoiseToImages
 from ..sampling import noise_shape
+from .enlarging import Enlarging, enlarges, inputs_to_compare
 from .features import feature_distance
 
 FAR = 0.05
@@ -42,8 +43,8 @@ class Images(NamedTuple):
     x1: Tensor  # (B, c, h, w) float32
 
 
-Run = Callable[[Tensor, Tensor | None], Images]
-"""(noise (B, c, h, w), label (B,) or None) -> images."""
+Run = Callable[..., Images]
+"""(noise (B, c, h, w), label (B,) or None) -> images; or (noise, image (B, c, h, w), and t (B,))."""
 
 
 class Sample(NamedTuple):
@@ -53,11 +54,21 @@ class Sample(NamedTuple):
     label: Tensor | None
     before: Images
     after: Images
+    more: tuple[Tensor, ...] = ()
+    """Of networks that enlarge: image, and t if it is an input."""
+
+    @property
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """Return what both are called with: noise (B, c, h, w), and labels (B,), None, or ``more``."""
+        return (self.noise, *(self.more or (self.label,)))
 
 
 def original(generator: NoiseToImages) -> Run:
     """Return the generator as it was loaded, as a function; a batch of one costs one evaluation."""
     alone = replace(generator, blocks=False)
+    if enlarges(generator):
+        program = Enlarging(alone).eval()
+        return torch.no_grad()(lambda *inputs: Images(*program(*inputs)))
 
     def run(noise: Tensor, label: Tensor | None) -> Images:
         x1 = alone.solve(noise, {} if label is None else {"label": label}).x1
@@ -76,7 +87,11 @@ def sampled(generator: NoiseToImages, run: Run, num: int, seed: int, batch: int 
     functions = (original(generator), run)
     noises = [source.batch(range(first, min(num, first + batch))) for first in range(0, num, batch)]
     bar = Bar(noises, desc="Images of both", unit=" batches", leave=False)
-    pairs = [[function(noise.x0, noise.cond.get("label")) for function in functions] for noise in bar]
+    more = [inputs_to_compare(generator, noise.x0) for noise in noises]
+    pairs = [
+        [function(noise.x0, *(extra or (noise.cond.get("label"),))) for function in functions]
+        for noise, extra in zip(bar, more, strict=True)
+    ]
     for before, after in pairs:
         _check_alike(before, after)
     labels = [noise.cond["label"] for noise in noises if noise.cond]
@@ -85,7 +100,8 @@ def sampled(generator: NoiseToImages, run: Run, num: int, seed: int, batch: int 
         for k in range(2)
     )
     x0 = torch.cat([noise.x0 for noise in noises])
-    return Sample(x0, torch.cat(labels) if labels else None, before, after)
+    extra = tuple(torch.cat(values) for values in zip(*more, strict=True))
+    return Sample(x0, torch.cat(labels) if labels else None, before, after, extra)
 
 
 def _check_alike(before: Images, after: Images) -> None:
@@ -130,7 +146,7 @@ def latencies(generator: NoiseToImages, run: Run, sample: Sample) -> dict[str, d
     result = {}
     for rows in (1, BLOCK):
         places = torch.arange(rows) % len(sample.noise)
-        inputs = (sample.noise[places], None if sample.label is None else sample.label[places])
+        inputs = [None if value is None else value[places] for value in sample.inputs]
         both = {"checkpoint": original(generator), "export": run}
         result[str(rows)] = {
             name: float(timed(partial(function, *inputs), CALLS).median) for name, function in both.items()

@@ -23,6 +23,7 @@ from ...solvers.base import unchecked
 from ...types import reads_of
 from ..core import NoiseToImages
 from ..sampling import noise_shape
+from .enlarging import Enlarging, check_enlarging, enlarges, takes_t
 
 INPUTS = ("noise", "label")
 OUTPUTS = ("images", "x1")
@@ -57,8 +58,24 @@ def is_labelled(generator: NoiseToImages) -> bool:
     return bool(generator.num_classes)
 
 
-def check_exportable(generator: NoiseToImages) -> None:
+def names_of(generator: NoiseToImages) -> tuple[str, ...]:
+    """Return the names of the inputs of a generator's program."""
+    if enlarges(generator):
+        return ("noise", "image", "t") if takes_t(generator) else ("noise", "image")
+    return INPUTS[: 1 + is_labelled(generator)]
+
+
+def program_of(generator: NoiseToImages) -> nn.Module:
+    """Return a generator as a program of its inputs, in the order of ``names_of``."""
+    return (Enlarging(generator) if enlarges(generator) else Program(generator)).eval()
+
+
+def check_exportable(generator: NoiseToImages, images: bool = False) -> None:
     """Refuse generators that no graph of fixed steps can hold, before any work.
+
+    Args:
+        generator: as it was loaded.
+        images: the form takes images to enlarge, too.
 
     Raises:
         FlowlitError: naming the part.
@@ -81,18 +98,22 @@ def check_exportable(generator: NoiseToImages) -> None:
         raise FlowlitError(
             "Router chooses a student for each label, which a graph cannot; export its students one by one"
         )
+    if images and enlarges(generator):
+        return check_enlarging(generator)
     others = sorted((reads_of(network) or frozenset()) - OWN_CONDITIONS)
     if others:
         raise FlowlitError(
-            f"the network reads {', '.join(others)}, and exports take noise and labels alone; use flowlit "
-            "upscale, or --to safetensors"
+            f"the network reads {', '.join(others)}, and this form takes noise and labels alone; networks of "
+            "super-resolution go --to onnx, web or safetensors, or use flowlit upscale"
         )
 
 
 def example(generator: NoiseToImages, rows: int = 2) -> tuple[Tensor, ...]:
-    """Return inputs of a program: noise (rows, c, h, w), and label (rows,) if it takes any."""
-    noise = torch.zeros(rows, *noise_shape(generator))
-    return (noise, torch.zeros(rows, dtype=torch.int64)) if is_labelled(generator) else (noise,)
+    """Return inputs of a program: noise (rows, c, h, w), label and t (rows,), and images as noise."""
+    values = {"label": torch.zeros(rows, dtype=torch.int64), "t": torch.zeros(rows)}
+    shape = noise_shape(generator)  # one tensor each: torch.export would take the same one for one input
+    names = names_of(generator)
+    return tuple(values[name] if name in values else torch.zeros(rows, *shape) for name in names)
 
 
 def traced(generator: NoiseToImages) -> Any:
@@ -101,10 +122,10 @@ def traced(generator: NoiseToImages) -> Any:
     Raises:
         FlowlitError: if it cannot be followed, naming the layer.
     """
-    program = Program(generator).eval()
+    program = program_of(generator)
     batch = torch.export.Dim("batch", min=1, max=MOST)
     inputs = example(generator)
-    shapes = {name: {0: batch} for name in INPUTS[: len(inputs)]}
+    shapes = {name: {0: batch} for name in names_of(generator)}
     with torch.no_grad(), quiet(), followed(program) as place:
         try:
             return torch.export.export(program, inputs, dynamic_shapes=shapes)

@@ -64,6 +64,11 @@ class OnnxProgram(nn.Module):
             raise FlowlitError(f"{path} has {size:,} bytes; expected an ONNX file of 2 GB at most")
         self._session = session(path.read_bytes(), path)
         self.facts = facts_in(self._session, path)
+        if "image" in self.facts["inputs"]:
+            raise FlowlitError(
+                f"{path} enlarges images, and is run by onnxruntime alone; expected its checkpoint, for "
+                "flowlit upscale"
+            )
         check_ports(self._session, self.facts, path)
         self.shape = tuple(self.facts["inputs"]["noise"]["shape"][1:])
         self.num_classes = self.facts.get("num_classes", 0)

@@ -9,9 +9,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ...data.degradations import Degradation
 from ...errors import FlowlitError
+from ...networks.checkpoints.spec import build
 from ..core import NoiseToImages
 from ..sampling import noise_of, noise_shape
+from .enlarging import enlarges, line_of, takes_t, upscaler
+from .examples import CREDIT, write_examples
+from .parity import original
 
 MODEL = "model.onnx"
 CARD = "card.json"
@@ -22,7 +29,10 @@ REPORT = "report.json"
 FOLDER = "runtime"
 """Of onnxruntime-web's files, if they are given."""
 
-PAGE = ("index.html", "style.css", "page.js", "generator.js", "noise.js")
+BOTH = ("style.css", "generator.js", "noise.js", "card.js")
+PAGE = ("index.html", "page.js", *BOTH)
+UPSCALING = ("upscaling.html", "upscaling.js", "enlarge.js", *BOTH)
+"""Files of a page that enlarges images, whose first becomes index.html."""
 
 CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/"
 """Where a page fetches onnxruntime-web if its files are not given."""
@@ -59,8 +69,10 @@ def check_visible(generator: NoiseToImages) -> None:
     """Refuse images that a page cannot show.
 
     Raises:
-        FlowlitError: for other channels than 1 or 3.
+        FlowlitError: for other channels than 1 or 3, and degradations that enlarge in a way of their own.
     """
+    if enlarges(generator):
+        line_of(upscaler(generator).degradation)
     channels = generator.codec.decoded_shape(noise_shape(generator))[0]
     if channels not in (1, 3):
         raise FlowlitError(f"images have {channels} channels; a page shows 1 (grey) or 3 (RGB)")
@@ -71,9 +83,16 @@ LARGEST = 100_000
 
 
 def first_image(generator: NoiseToImages) -> str | None:
-    """Return the bytes of the image of seed 0, and of class 0, as base64; None if they are too many."""
+    """Return the bytes of the image of seed 0, and of class 0 or of a grey image, as base64.
+
+    None if they are too many.
+    """
     noise = noise_of(generator, [0]).to(generator.device)
-    image = generator(noise, labels=0 if generator.num_classes else None)[0]
+    if enlarges(generator):
+        t = (torch.ones(1),) if takes_t(generator) else ()
+        image = original(generator)(noise, torch.zeros_like(noise), *t).images[0]
+    else:
+        image = generator(noise, labels=0 if generator.num_classes else None)[0]
     return b64encode(image.cpu().numpy().tobytes()).decode() if image.numel() <= LARGEST else None
 
 
@@ -86,9 +105,10 @@ def write_page(folder: Path, report: dict[str, Any], runtime: Path | None, first
         runtime: folder of onnxruntime-web's files; None lets the page fetch them from ``CDN``.
         first: see ``first_image``.
     """
-    for name in PAGE:
+    task = report["facts"].get("super_resolution")
+    for name in UPSCALING if task else PAGE:
         content = files(__package__).joinpath("page", name).read_bytes()
-        (folder / name).write_bytes(content)
+        (folder / name.replace(UPSCALING[0], PAGE[0])).write_bytes(content)
     if runtime is not None:
         (folder / FOLDER).mkdir()
         for name in RUNTIME:
@@ -101,4 +121,10 @@ def write_page(folder: Path, report: dict[str, Any], runtime: Path | None, first
         "first": first,
         "runtime": CDN if runtime is None else f"./{FOLDER}/",
     }
+    if task:
+        degradation = build(task["degradation"], Degradation)
+        channels = report["facts"]["outputs"]["images"]["shape"][1]
+        card["examples"] = write_examples(folder, degradation, task["tile"], channels)
+        card["credit"] = CREDIT
+        card["facts"] = {**card["facts"], "super_resolution": {**task, "line": line_of(degradation)}}
     (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")

@@ -19,7 +19,7 @@ from ..files import save
 from .facts import facts_of
 from .fold import Folded, folded
 from .forms import Name, all_or_none, beside, check_free, form_of
-from .onnx_file import inputs_of, onnx_bytes, session
+from .onnx_file import onnx_bytes, session
 from .parity import Images, Run, original, report_of
 from .pipeline import WEIGHTS, check_pipeline, run_folder, write_folder
 from .program import OUTPUTS, check_exportable
@@ -113,7 +113,7 @@ def check_fit(generator: NoiseToImages, to: Name) -> None:
     if to == "diffusers":
         check_pipeline(generator)
     elif to != "safetensors":
-        check_exportable(generator)
+        check_exportable(generator, images=to in ("onnx", "web"))
     if to == "web":
         check_visible(generator)
 
@@ -170,8 +170,12 @@ def run_onnx(file: Path) -> Run:
     """Return an ONNX file as a function, run by onnxruntime."""
     runtime = session(file.read_bytes(), file)
 
-    def run(noise: Tensor, label: Tensor | None) -> Images:
-        return Images(*map(torch.from_numpy, runtime.run(list(OUTPUTS), inputs_of(noise, label))))
+    names = [port.name for port in runtime.get_inputs()]
+
+    def run(*values: Tensor | None) -> Images:
+        given = zip(names, (value for value in values if value is not None), strict=True)
+        inputs = {name: value.numpy() for name, value in given}
+        return Images(*map(torch.from_numpy, runtime.run(list(OUTPUTS), inputs)))
 
     return run
 

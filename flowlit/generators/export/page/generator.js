@@ -69,7 +69,7 @@ export async function first(choices, make = load, seconds = 60) {
   throw new Error(failed.join("; "));
 }
 
-export async function load(backend = "wasm") {
+export async function load(backend = "wasm", Kind = Generator) {
   const card = await (await fetched("card.json")).json();
   const base = new URL(card.runtime, document.baseURI).href;
   const ort = await import(new URL(`ort.${backend}.min.mjs`, base).href);
@@ -77,7 +77,7 @@ export async function load(backend = "wasm") {
   ort.env.wasm.numThreads = 1; // several need headers that plain hosts do not send
   const graph = await (await fetched(card.file)).arrayBuffer();
   const session = await ort.InferenceSession.create(graph, { executionProviders: [backend] });
-  return new Generator(card, ort, session);
+  return new Kind(card, ort, session);
 }
 
 export class Generator {

@@ -23,17 +23,18 @@ function philox(counter, key) {
 
 // The 32-bit numbers of a seed, one after the other.
 class Bits {
-  constructor(seed) {
+  constructor(seed, index) {
     const key = BigInt(seed);
     this.key = [key & MASK, key >> 64n];
     this.count = 0n;
+    this.index = BigInt(index);
     this.waiting = [];
   }
 
   next() {
     if (!this.waiting.length) {
       this.count += 1n; // the counter is raised before it is used
-      for (const value of philox([this.count, 0n, 0n, 0n], this.key)) {
+      for (const value of philox([this.count, this.index, 0n, 0n], this.key)) {
         this.waiting.push(Number(value & 0xffffffffn), Number(value >> 32n));
       }
       this.waiting.reverse();
@@ -100,9 +101,9 @@ function normal(bits) {
   }
 }
 
-// The noise of a seed, `size` numbers.
-export function noise(seed, size) {
-  const bits = new Bits(seed);
+// The noise of a seed, `size` numbers of its row `index`.
+export function noise(seed, size, index = 0) {
+  const bits = new Bits(seed, index);
   return Float32Array.from({ length: size }, () => normal(bits));
 }
 

@@ -1,5 +1,6 @@
 // The page: its controls, the grid of seeds, the way between two of them, and the model's card.
 
+import { list } from "./card.js";
 import { between } from "./noise.js";
 import { backends, draw, first, missing } from "./generator.js";
 
@@ -99,41 +100,14 @@ async function way() {
   if (again) await way();
 }
 
-// Four digits that count, without powers of ten.
-function number(value) {
-  return Number(Number(value).toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
-}
-
-function show({ facts, parity, bytes, sha256 }) {
-  const [channels, height, width] = generator.imageShape;
+function show(card) {
   const chosen = $("label").value;
   const options = ["each in turn", ...Array.from({ length: generator.classes }, (_, i) => className(i))];
   $("label").replaceChildren(...options.map((text, i) => new Option(text, i ? String(i - 1) : "")));
   $("label").value = chosen;
   document.querySelector(".labelled").hidden = !generator.classes;
-  $("title").textContent = `${facts.source?.file ?? "A generator"} in your browser`;
-  const metrics = facts.metrics.flatMap((report) =>
-    Object.entries(report.metrics).map(
-      ([name, value]) => `${name} ${value === null ? "not finite" : number(value)} (${report.images?.toLocaleString("en") ?? "?"} images, ${report.report})`,
-    ),
-  );
-  const rows = {
-    Images: `${width} × ${height}, ${channels === 3 ? "RGB" : "grey"}, in ${facts.nfe} evaluation${facts.nfe === 1 ? "" : "s"} of the network`,
-    Size: `${facts.parameters.export.toLocaleString("en")} parameters, ${(bytes / 1e6).toPrecision(3)} MB`,
-    "Time path": facts.time,
-    "Trained on": facts.data?.name ?? "not recorded",
-    Licence: facts.licence ?? "not stated",
-    Measured: metrics.length ? metrics : "not recorded",
-    "Compared with the checkpoint": `${parity.images} images: ${parity.levels.max} of 255 levels at most`,
-    Checkpoint: facts.source ? `SHA-256 ${facts.source.sha256}` : "not recorded",
-    "This file": `SHA-256 ${sha256}, flowlit ${facts.flowlit}`,
-  };
-  const entries = Object.entries(rows).flatMap(([name, value]) => {
-    const term = document.createElement("dt");
-    term.textContent = name;
-    return [term, ...[value].flat().map((text) => Object.assign(document.createElement("dd"), { textContent: text }))];
-  });
-  $("card").replaceChildren(...entries);
+  $("title").textContent = `${card.facts.source?.file ?? "A generator"} in your browser`;
+  list($("card"), card);
 }
 
 $("controls").addEventListener("submit", (event) => {
