@@ -140,6 +140,7 @@ class RandomCLIPText(CLIPEncoder):
         width: numbers for each token.
         layers: transformer blocks.
         heads: of attention; divide the width.
+        length: tokens that are read, two of them the ends; fewer than CLIP's 77 make short prompts less alike.
         seed: of the weights.
         precision: bf16 rounds embeddings to bfloat16.
     """
@@ -149,26 +150,33 @@ class RandomCLIPText(CLIPEncoder):
         width: PositiveInt = 64,
         layers: PositiveInt = 2,
         heads: PositiveInt = 4,
+        length: PositiveInt = 77,
         seed: Seed = 0,
         precision: TextPrecision = "float32",
     ):
         if width % heads:
             raise FlowlitError(f"RandomCLIPText: width is {width}, no multiple of heads, {heads}; change one")
+        if length < 3:
+            raise FlowlitError(
+                f"RandomCLIPText: length is {length}; expected 3 tokens at least, both ends and one"
+            )
         self.width = width
         self.layers = layers
         self.heads = heads
+        self.length = length
         self.seed = seed
         self.precision = precision
 
     @property
     def spec(self) -> dict[str, Any]:
-        names = ("width", "layers", "heads", "seed", "precision")
+        names = ("width", "layers", "heads", "length", "seed", "precision")
         arguments = {name: getattr(self, name) for name in names}
         return {"class_path": "flowlit.data.RandomCLIPText", "init_args": arguments}
 
     def _load(self) -> tuple[Any, Any]:
         library = needed("transformers")
         tokenizer = clip_tokenizer()
+        tokenizer.model_max_length = self.length
         config = library.CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
@@ -176,7 +184,7 @@ class RandomCLIPText(CLIPEncoder):
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             projection_dim=self.width,
-            max_position_embeddings=tokenizer.model_max_length,
+            max_position_embeddings=self.length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -92,6 +92,23 @@ def test_weights_follow_from_the_seed_and_embeddings_from_the_prompt(tiny):
 
 
 @pytest.mark.slow
+def test_fewer_tokens_make_short_prompts_less_alike(tmp_path):
+    short = RandomCLIPText(16, 1, 2, length=8)
+    prompts = ["ship", "frog", "red truck"]
+
+    def share(encoder):
+        text = encoder(prompts)
+        return ((text - text.mean(0)).square().sum() / (text - text.mean((0, 1))).square().sum()).item()
+
+    assert short.shape == (8, 16) and share(short) > 2 * share(RandomCLIPText(16, 1, 2))
+    assert RandomCLIPText(**short.spec["init_args"]).fingerprint == short.fingerprint
+    short.model().save_pretrained(tmp_path / "text_encoder")
+    short.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    assert torch.equal(CLIPText(str(tmp_path))(prompts), short(prompts))
+    assert CLIPText(str(tmp_path)).tokenizer().model_max_length == 8
+
+
+@pytest.mark.slow
 def test_a_text_that_is_too_long_is_cut_which_is_said_once(caplog, tiny):
     encoder = RandomCLIPText(16, 1, 2)
     with caplog.at_level(logging.WARNING, "flowlit"):
@@ -183,3 +200,5 @@ def test_damaged_weights_and_those_of_other_models_are_refused(pipeline, tiny, t
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(FlowlitError, match="width is 10, no multiple of heads, 4"):
         RandomCLIPText(10)
+    with pytest.raises(FlowlitError, match="length is 2; expected 3 tokens at least"):
+        RandomCLIPText(length=2)
