@@ -47,3 +47,7 @@ def test_all_stages_generate_from_the_same_prompts():
             noise = data["noise"]["init_args"]
             sources.append({name: noise[name] for name in ("prompts", "encoder", "shape")})
     assert len(sources) >= 6 and all(source == sources[0] for source in sources)
+    length = sources[0]["encoder"]["init_args"]["length"]
+    for path in (FOLDER / "teacher.yaml", FOLDER / "layers/slim.yaml"):
+        network = yaml.safe_load(path.read_text())["model"]["init_args"]["network"]
+        assert network["init_args"]["text_length"] == length, path
