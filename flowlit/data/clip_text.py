@@ -140,7 +140,7 @@ class RandomCLIPText(CLIPEncoder):
         width: numbers for each token.
         layers: transformer blocks.
         heads: of attention; divide the width.
-        length: tokens that are read, two of them the ends; fewer than CLIP's 77 make short prompts less alike.
+        length: tokens that are read, two of them ends; fewer than CLIP's 77 make short prompts less alike.
         seed: of the weights.
         precision: bf16 rounds embeddings to bfloat16.
     """
