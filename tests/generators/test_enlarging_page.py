@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsers import NODE, RUNTIME, answers, browsed, in_a_browser
+from browsers import NODE, RUNTIME, SWIFTSHADER, answers, browsed, in_a_browser
 from PIL import Image
 from sharper import photo, sharper
 
@@ -157,3 +157,32 @@ def test_images_enlarged_in_a_browser_are_those_of_upscale(tmp_path):
     assert "2 times what Bicubic brought down" in answer["card"]
     assert answer["torn"].startswith("notes.txt is no image that this browser can read")
     assert answer["wide"].startswith("wide.png has 1100 × 2 pixels, and this page takes 1024 a side at most")
+
+
+GRAPHICS = """<!doctype html><script type="module">
+import { Enlarger } from "./enlarge.js";
+import { load } from "./generator.js";
+const send = (body) => fetch("/result", { method: "POST", body: JSON.stringify(body) });
+try {
+  if (!(await navigator.gpu?.requestAdapter())) await send({ none: true });
+  else {
+    const enlarger = await load("webgpu", Enlarger);
+    const image = { data: Float32Array.from(GIVEN), channels: 3, height: 9, width: 23 };
+    await send({ large: [...(await enlarger.enlarge(image, 11, 0.3)).data] });
+  }
+} catch (error) { await send({ error: String(error.stack) }); }
+</script>"""
+
+
+@in_a_browser
+def test_images_enlarged_through_webgpu_are_those_of_upscale(tmp_path):
+    pytest.importorskip("onnxscript", reason="flowlit[export] is not installed")
+    generator = sharper()
+    export(generator, "web", tmp_path / "site", num=2, runtime=Path(RUNTIME))
+    odd = photo(3, 9, 23)
+    page = GRAPHICS.replace("GIVEN", json.dumps(odd.flatten().tolist()))
+    answer = browsed(tmp_path / "site", page, tmp_path, *SWIFTSHADER)
+    if "none" in answer:
+        pytest.skip("this Chromium has no WebGPU adapter")
+    expected = levels(upscaler_of(generator, 0.3, None, seed=11)(odd))
+    assert (torch.tensor(answer["large"]).reshape(3, 18, 46) - expected).abs().max() <= 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsers import NODE, PAGE, RUNTIME, answers, browsed, in_a_browser
+from browsers import NODE, PAGE, RUNTIME, SWIFTSHADER, answers, browsed, in_a_browser
 from tools import randomise, tiny_unet
 
 from flowlit.commands import demo
@@ -272,8 +272,7 @@ def test_pixels_of_webgpu_are_those_of_pytorch(tmp_path):
     generator = Generator(randomise(Waves(), 1), Euler(1), Pixels())
     site = tmp_path / "site"
     export(generator, "web", site, num=2, runtime=Path(RUNTIME))
-    words = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
-    answer = browsed(site, GRAPHICS, tmp_path, *words)
+    answer = browsed(site, GRAPHICS, tmp_path, *SWIFTSHADER)
     if "none" in answer:
         pytest.skip("this Chromium has no WebGPU adapter")
     expected = generator.sample(seeds=[0, 5]).int()

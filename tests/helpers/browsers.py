@@ -44,6 +44,9 @@ class Listening(demo.Handler):
         self.arrived.set()
 
 
+SWIFTSHADER = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+"""Words for Chromium that have a graphics processor imitated, slowly."""
+
 IN_A_BROWSER = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ...data import Pixels
 from ...data.degradations import Degradation
@@ -80,6 +81,31 @@ class Enlarging(nn.Module):
         with unchecked():
             x1 = self.solver(self.network, x0, cond).x1 if t is None else x0 + self.network(x0, t, cond)
         return self.codec.decode(x1), x1
+
+
+class Widened(nn.Conv2d):
+    """A convolution that takes fewer channels than it has, and zeros for the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) of x (B, c, H, W)."""
+        return super().forward(pad(x, (0, 0, 0, 0, 0, self.in_channels - x.shape[1])))
+
+
+def widened(program: Enlarging) -> Enlarging:
+    """Have convolutions of more than 4 channels take a multiple of 4; results are the same.
+
+    onnxruntime-web 1.30 through WebGPU has wrong results for 6, which are two images in RGB
+    (microsoft/onnxruntime#29651).
+    """
+    for conv in program.modules():
+        if not isinstance(conv, nn.Conv2d) or type(conv) is not nn.Conv2d or conv.groups > 1:
+            continue
+        lacking = -conv.in_channels % 4
+        if lacking and conv.in_channels > 4:
+            conv.weight = nn.Parameter(pad(conv.weight, (0, 0, 0, 0, 0, lacking)), requires_grad=False)
+            conv.in_channels += lacking
+            conv.__class__ = Widened
+    return program
 
 
 def inputs_to_compare(generator: NoiseToImages, noise: Tensor) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from ...solvers.base import unchecked
 from ...types import reads_of
 from ..core import NoiseToImages
 from ..sampling import noise_shape
-from .enlarging import Enlarging, check_enlarging, enlarges, takes_t
+from .enlarging import Enlarging, check_enlarging, enlarges, takes_t, widened
 
 INPUTS = ("noise", "label")
 OUTPUTS = ("images", "x1")
@@ -67,7 +67,7 @@ def names_of(generator: NoiseToImages) -> tuple[str, ...]:
 
 def program_of(generator: NoiseToImages) -> nn.Module:
     """Return a generator as a program of its inputs, in the order of ``names_of``."""
-    return (Enlarging(generator) if enlarges(generator) else Program(generator)).eval()
+    return (widened(Enlarging(generator)) if enlarges(generator) else Program(generator)).eval()
 
 
 def check_exportable(generator: NoiseToImages, images: bool = False) -> None:
