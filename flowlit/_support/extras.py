@@ -17,6 +17,7 @@ EXTRAS = {
     "open_clip": "text",
     "peft": "text",
     "pyarrow": "text",
+    "torchao": "export",
     "transformers": "text",
 }
 

@@ -31,11 +31,11 @@ def quantise(
     """Write a generator whose weights have 8 or 4 bits, and its activations 8, as an ONNX file.
 
     Each layer is rounded alone first: --budget chooses the bits that harm least. <into>.json has the
-    comparison, <into>.png a picture.
+    comparison, <into>.png a picture. A .pt2 is for PyTorch with torchao, in 8 bits.
 
     Args:
         checkpoint: a run's folder, or a file of weights
-        into: the file to write, which ends in .onnx
+        into: the file to write, which ends in .onnx, or in .pt2
         budget: of 4, 8 or 32 bits for each layer: size of the file at most, as 4MB or 150kB, or time of one
             image on this machine, as 2ms
         bits: of all layers; 8 without --budget

@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_nothing(fast, tmp_path, monkeypatch):
 
 
 BAD = {
-    "an ending": (lambda: small(), "g.safetensors", {}, r"ends in \.onnx"),
+    "an ending": (lambda: small(), "g.safetensors", {}, r"ends in \.onnx or \.pt2"),
     "features": (lambda: small(), "g.onnx", {"by": "both"}, "need --features"),
     "coefficients": (lambda: small(Heun(1)), "g.onnx", {"fit": "paired"}, "those of Euler's steps"),
     "no layers": (lambda: replaced(nn.Identity()), "g.onnx", {}, "no convolution or linear layer"),

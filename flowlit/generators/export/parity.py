@@ -204,7 +204,7 @@ def comparison(
 def all_versions() -> dict[str, str]:
     """Return the versions of what an export is made with."""
     installed = versions()
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+    for name in ("onnx", "onnxscript", "onnxruntime", "torchao"):
         try:
             installed[name] = version(name)
         except PackageNotFoundError:

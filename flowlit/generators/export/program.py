@@ -116,6 +116,12 @@ def example(generator: NoiseToImages, rows: int = 2) -> tuple[Tensor, ...]:
     return tuple(values[name] if name in values else torch.zeros(rows, *shape) for name in names)
 
 
+def sizes_of_inputs(generator: NoiseToImages) -> tuple[dict[int, Any], ...]:
+    """Return, for each input, that its first size is a batch of any number of images."""
+    batch = torch.export.Dim("batch", min=1, max=MOST)
+    return tuple({0: batch} for _ in example(generator))
+
+
 def traced(generator: NoiseToImages) -> Any:
     """Return a generator as ``torch.export.ExportedProgram``, for batches of any size.
 
@@ -123,9 +129,8 @@ def traced(generator: NoiseToImages) -> Any:
         FlowlitError: if it cannot be followed, naming the layer.
     """
     program = program_of(generator)
-    batch = torch.export.Dim("batch", min=1, max=MOST)
     inputs = example(generator)
-    shapes = {name: {0: batch} for name in names_of(generator)}
+    shapes = sizes_of_inputs(generator)
     with torch.no_grad(), quiet(), followed(program) as place:
         try:
             return torch.export.export(program, inputs, dynamic_shapes=shapes)
@@ -135,15 +140,20 @@ def traced(generator: NoiseToImages) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what exporters print of their progress and of this machine."""
-    log = logging.getLogger("torch.utils.cpp_extension")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Silence what exporters print of their progress, of this machine and of each other."""
+    logs = [logging.getLogger(f"torch.utils.{name}") for name in ("cpp_extension", "_pytree")]
+    for log in logs:
+        log.addFilter(_is_error)  # PyTorch sets their levels anew on its way
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        log.setLevel(level)
+        for log in logs:
+            log.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager

@@ -21,6 +21,9 @@ ENTRY = "flowlit.json"
 KEY = "flowlit"
 """Of a package's metadata."""
 
+SOURCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
+"""Of a node, where its operation stands in Python: a third of a small program's file, and not run."""
+
 
 def torch_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> bytes:
     """Return a generator as a file of ``torch.export.save``.
@@ -28,9 +31,20 @@ def torch_bytes(generator: NoiseToImages, facts: dict[str, Any]) -> bytes:
     Raises:
         FlowlitError: if it cannot be followed, naming the layer.
     """
+    return program_bytes(traced(generator), facts)
+
+
+def program_bytes(program: Any, facts: dict[str, Any]) -> bytes:
+    """Return a program as a file of ``torch.export.save``, with facts in it.
+
+    What its nodes say of the source, with the names of files on this machine, is removed first.
+    """
+    for node in program.graph.nodes:
+        for key in SOURCE:
+            node.meta.pop(key, None)
     file = io.BytesIO()
     with quiet():
-        torch.export.save(traced(generator), file, extra_files={ENTRY: json.dumps(facts, sort_keys=True)})
+        torch.export.save(program, file, extra_files={ENTRY: json.dumps(facts, sort_keys=True)})
     return file.getvalue()
 
 

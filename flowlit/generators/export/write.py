@@ -156,7 +156,8 @@ def _run_weights(file: Path) -> Run:
     return original(load(file))
 
 
-def _run_program(file: Path, opened: Callable[[Path], tuple[Any, str]] = open_program) -> Run:
+def run_program(file: Path, opened: Callable[[Path], tuple[Any, str]] = open_program) -> Run:
+    """Return a program of PyTorch as a function, by whatever opens it."""
     module, _ = opened(file)
 
     def run(noise: Tensor, label: Tensor | None) -> Images:
@@ -190,8 +191,8 @@ WRITERS: dict[str, Callable[[NoiseToImages, dict[str, Any], Path], dict[str, Any
 }
 RUNNERS: dict[str, Callable[[Path], Run]] = {
     "safetensors": _run_weights,
-    "torch": _run_program,
-    "compiled": lambda file: _run_program(file, open_package),
+    "torch": run_program,
+    "compiled": lambda file: run_program(file, open_package),
     "onnx": run_onnx,
     "web": run_onnx,
     "diffusers": run_folder,

@@ -38,7 +38,8 @@ def layer_table(report: dict[str, Any]) -> list[str]:
 def price(report: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about sizes, times and quality."""
     sizes = report["bytes"]
-    rows = [["", "checkpoint", "float32 ONNX", "quantised"]]
+    same = "float32 ONNX" if report["form"] == "onnx" else "float32 .pt2"
+    rows = [["", "checkpoint", same, "quantised"]]
     rows.append(["file", *("–" if count is None else size(count) for count in sizes.values())])
     for images, times in report["latency"].items():
         shown = [duration(times[key]) for key in ("checkpoint", "float32", "export")]
@@ -95,16 +96,31 @@ def lines(done: Quantised) -> Iterator[str]:
     yield f"time path: {done.fold.why}"
     yield f"licence: {facts['licence'] or 'not stated (--licence)'}"
     yield ""
+    yield from _layers(result) if "layers" in result else _kept(facts["quantisation"]["float32"])
+    yield ""
+    yield from price(result)
+    yield ""
+    yield f"{done.into}: SHA-256 {result['sha256']}"
+    if "layers" in result:
+        yield f"{beside(done.into)}, {drawn(done.into)}: the comparison, and harm of each layer as a picture"
+    else:
+        yield f"{beside(done.into)}: the comparison"
+        yield "run it: import torch, torchao; torch.export.load(file).module()"
+
+
+def _layers(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about layers of an ONNX file."""
     yield from layer_table(result)
     yield ""
-    yield facts["quantisation"]["weights"]
+    yield result["facts"]["quantisation"]["weights"]
     yield f"activations: {_activations(result['layers'])}"
     scales = result["coefficients"]["scales"]
     if scales:
         pairs = ", ".join(f"({a:g}, {b:g})" for a, b in scales)
         yield f"coefficients of state and velocity, {result['coefficients']['fit']}: {pairs}"
-    yield ""
-    yield from price(result)
-    yield ""
-    yield f"{done.into}: SHA-256 {result['sha256']}"
-    yield f"{beside(done.into)}, {drawn(done.into)}: the comparison, and the harm of each layer as a picture"
+
+
+def _kept(names: list[str]) -> Iterator[str]:
+    """Yield the line about layers of a program of torchao."""
+    exceptions = f", but for {', '.join(names)}, which harm most: float32" if names else ""
+    yield f"weights and activations of convolutions and linear layers: 8 bits by torchao{exceptions}"
