@@ -231,7 +231,8 @@ def test_shipped_recipes_read_nothing_but_images_their_own_results_and_shared_on
         for plan in recipe.plans():
             shared = f"{recipe.variables.get('shared')}/"
             missing = {name for name in plan.missing if not name.startswith(shared)}
-            assert missing <= {recipe.variables.get("images")}, (path, plan.missing)
+            theirs = {recipe.variables.get(name) for name in ("images", "teacher", "prompts")}
+            assert missing <= theirs, (path, plan.missing)
             others = [name for name in plan.inputs if not name.startswith(("data/", shared))]
             assert not others, (path, plan.inputs)
 

@@ -1,7 +1,5 @@
 """Changes of low rank: what is trained, what they are merged to, and how checkpoints hold them."""
 
-import copy
-
 import pytest
 import tiny
 import torch
@@ -38,7 +36,7 @@ def unet():
 def changed(unet):
     """One whose changes are not zero any more."""
     torch.manual_seed(2)
-    network = LowRank(copy.deepcopy(unet), 4, 8.0).eval()
+    network = LowRank(unet, 4, 8.0).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
@@ -48,7 +46,9 @@ def changed(unet):
 
 def test_it_begins_as_the_network_inside_and_trains_the_changes_alone(unet):
     x, t = inputs()
-    network = LowRank(copy.deepcopy(unet), 4).eval()
+    network = LowRank(unet, 4).eval()
+    assert not any("lora_" in name for name in unet.state_dict()), "the network that was given is as it was"
+    assert all(p.requires_grad for p in unet.parameters())
     assert torch.equal(network(x, t, {"text": texts(3)}), unet(x, t, {"text": texts(3)}))
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)

@@ -25,7 +25,7 @@ class LowRank(VelocityWrapper):
     whole; ``flowlit export`` adds the changes to the layers. Hu et al. 2021 (2106.09685). ``flowlit[text]``.
 
     Args:
-        network: the network inside, changed in place.
+        network: the network inside, of which a copy is changed.
         rank: r.
         alpha: α; None is r.
         layers: ends of the names of the layers, as in ``network.named_modules()``; the default is attention
@@ -42,6 +42,7 @@ class LowRank(VelocityWrapper):
         alpha: PositiveFloat | None = None,
         layers: Sequence[str] = ATTENTION,
     ):
+        network = deepcopy(network)
         super().__init__(network, rank=rank, alpha=alpha, layers=list(layers))
         peft = needed("peft")
         config = peft.LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(layers))
