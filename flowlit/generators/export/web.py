@@ -29,7 +29,7 @@ REPORT = "report.json"
 FOLDER = "runtime"
 """Of onnxruntime-web's files, if they are given."""
 
-BOTH = ("style.css", "generator.js", "noise.js", "card.js")
+BOTH = ("style.css", "controls.js", "generator.js", "noise.js", "card.js")
 PAGE = ("index.html", "page.js", *BOTH)
 UPSCALING = ("upscaling.html", "upscaling.js", "enlarge.js", *BOTH)
 """Files of a page that enlarges images, whose first becomes index.html."""

@@ -1,22 +1,13 @@
 // The page: its controls, the grid of seeds, the way between two of them, and the model's card.
 
 import { list } from "./card.js";
+import { $, enable, say, seedOf } from "./controls.js";
 import { between } from "./noise.js";
 import { backends, draw, first, missing } from "./generator.js";
 
-const $ = (id) => document.getElementById(id);
 let generator = null;
 let turn = 0; // of the last request; an older one stops
 let moving = false;
-
-function say(text, error = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("error", error);
-}
-
-function enable(on) {
-  for (const control of document.querySelectorAll("input, select, button")) control.disabled = !on;
-}
 
 async function start(choices) {
   enable(false);
@@ -46,10 +37,6 @@ function label(seed) {
 
 function className(number) {
   return generator.card.facts.class_names?.[number] ?? `class ${number}`;
-}
-
-function seedOf(id) {
-  return Math.min(Math.max(Math.round(Number($(id).value)) || 0, 0), Number.MAX_SAFE_INTEGER);
 }
 
 // Images of seeds, some at a time, so that the first are soon there.

@@ -1,24 +1,15 @@
 // The page of a network of super-resolution: an image, before and after, t, and the model's card.
 
 import { list } from "./card.js";
+import { $, enable, say, seedOf } from "./controls.js";
 import { Enlarger } from "./enlarge.js";
 import { backends, draw, first, load, missing } from "./generator.js";
 
 const MOST = 2048; // pixels of a side of a result
-const $ = (id) => document.getElementById(id);
 let enlarger = null;
 let image = null; // as the network takes it, with its name
 let turn = 0; // of the last request; an older one stops
 let work = Promise.resolve(); // one after the other
-
-function say(text, error = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("error", error);
-}
-
-function enable(on) {
-  for (const control of document.querySelectorAll("input, select, button")) control.disabled = !on;
-}
 
 async function start(choices) {
   enable(false);
@@ -103,7 +94,7 @@ function show() {
 
 async function enlarged(mine) {
   if (mine !== turn || !image) return;
-  const seed = Math.min(Math.max(Math.round(Number($("seed").value)) || 0, 0), Number.MAX_SAFE_INTEGER);
+  const seed = seedOf("seed");
   const before = performance.now();
   let number = 0;
   const step = async (done, tiles) => {
