@@ -1,7 +1,6 @@
 """Exported generators: compared with their checkpoint, described, and run by programs that lack flowlit."""
 
 import json
-import logging
 import shutil
 from dataclasses import replace
 
@@ -24,6 +23,8 @@ from flowlit.solvers import RK45, SDE, Euler, Heun, OneStep, ReNoise
 
 NAMES = ("cat", "dog", "emu")
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 def one_step(**arguments):
     return Generator(randomise(tiny_unet(**arguments), 1), Euler(1), Pixels())
@@ -37,15 +38,6 @@ def flat(**arguments):
 def guided(solver):
     network = ClassifierFreeGuidance(flat(num_classes=3, label_dropout=0.1), 2.0)
     return Generator(network, solver, Pixels(), class_names=NAMES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet():
-    """PyTorch writes whole graphs as text where its trace is listened to, as pytest does."""
-    log = logging.getLogger("torch.__trace")
-    log.disabled = True
-    yield
-    log.disabled = False
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """``flowlit quantise --into FILE.pt2``: integers by torchao, run where flowlit is not; what is refused."""
 
 import json
-import logging
 import subprocess
 import sys
 import zipfile
@@ -20,14 +19,7 @@ from flowlit.generators.quantisation import Settings, quantise
 from flowlit.generators.quantisation import write as writing
 from flowlit.solvers import Euler
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet():
-    """PyTorch writes whole graphs as text where its trace is listened to, as pytest does."""
-    log = logging.getLogger("torch.__trace")
-    log.disabled = True
-    yield
-    log.disabled = False
+pytestmark = pytest.mark.usefixtures("untraced")
 
 
 def small(**arguments):
