@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -93,13 +93,8 @@ class VAE(Codec):
             FlowlitError: for images that it does not take.
         """
         channels = self.autoencoder.config.get("in_channels", 3)
-        step = self.autoencoder.factor
-        if len(shape) != 3 or shape[0] != channels or shape[1] % step or shape[2] % step:
-            raise FlowlitError(
-                f"{self!r}: images of shape {tuple(shape)}; expected {channels} channels, and a height and "
-                f"width divisible by {step}"
-            )
-        return self.autoencoder.channels, shape[1] // step, shape[2] // step
+        inside = self.autoencoder
+        return latent_shape(repr(self), shape, channels, inside.channels, inside.factor)
 
     def decoded_shape(self, shape: Any) -> tuple[int, ...]:
         """Return the shape (C, f h, f w) of images for x1 of a shape (c, h, w).
@@ -108,12 +103,8 @@ class VAE(Codec):
             FlowlitError: for x1 of other channels.
         """
         inside = self.autoencoder
-        if len(shape) != 3 or shape[0] != inside.channels:
-            raise FlowlitError(
-                f"{self!r}: x1 of shape {tuple(shape)}; its latents have {inside.channels} channels: a "
-                "network works with the autoencoder that it was trained with"
-            )
-        return inside.config.get("out_channels", 3), shape[1] * inside.factor, shape[2] * inside.factor
+        channels = inside.config.get("out_channels", 3)
+        return image_shape(repr(self), shape, channels, inside.channels, inside.factor)
 
     def _latents(self, images: Tensor) -> Tensor:
         """Return x1 (B, c, h, w) of images (B, C, H, W) in [-1, 1]."""
@@ -121,6 +112,38 @@ class VAE(Codec):
         if self.seed is not None and deviation is not None:
             mean = mean + deviation * _noise_of(mean, self.seed)
         return (mean - self.autoencoder.shift) * self.autoencoder.scale
+
+
+def latent_shape(
+    name: str, shape: Sequence[int], channels: int, latents: int, factor: int
+) -> tuple[int, int, int]:
+    """Return a codec's shape (latents, H/factor, W/factor) of x1 for images of a shape (channels, H, W).
+
+    Raises:
+        FlowlitError: for images that it does not take.
+    """
+    if len(shape) != 3 or shape[0] != channels or shape[1] % factor or shape[2] % factor:
+        raise FlowlitError(
+            f"{name}: images of shape {tuple(shape)}; expected {channels} channels, and a height and "
+            f"width divisible by {factor}"
+        )
+    return latents, shape[1] // factor, shape[2] // factor
+
+
+def image_shape(
+    name: str, shape: Sequence[int], channels: int, latents: int, factor: int
+) -> tuple[int, int, int]:
+    """Return a codec's shape (channels, f h, f w) of images for x1 of a shape (latents, h, w).
+
+    Raises:
+        FlowlitError: for x1 of other channels.
+    """
+    if len(shape) != 3 or shape[0] != latents:
+        raise FlowlitError(
+            f"{name}: x1 of shape {tuple(shape)}; its latents have {latents} channels: a "
+            "network works with the autoencoder that it was trained with"
+        )
+    return channels, shape[1] * factor, shape[2] * factor
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> Tensor:

@@ -13,7 +13,7 @@ from ..frozen import Frozen
 from ..ranges import PositiveInt
 from ..types import Codec
 from .codecs import Pixels, from_levels, to_levels
-from .latents import in_parts
+from .latents import image_shape, in_parts, latent_shape
 
 
 class VQ(Codec):
@@ -72,13 +72,7 @@ class VQ(Codec):
         Raises:
             FlowlitError: for images that it does not take.
         """
-        step = self.factor
-        if len(shape) != 3 or shape[0] != self.channels or shape[1] % step or shape[2] % step:
-            raise FlowlitError(
-                f"VQ: images of shape {tuple(shape)}; expected {self.channels} channels, and a height and "
-                f"width divisible by {step}"
-            )
-        return self.latents, shape[1] // step, shape[2] // step
+        return latent_shape("VQ", shape, self.channels, self.latents, self.factor)
 
     def decoded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape (C, f h, f w) of images for x1 of a shape (c, h, w).
@@ -86,9 +80,4 @@ class VQ(Codec):
         Raises:
             FlowlitError: for x1 of other channels.
         """
-        if len(shape) != 3 or shape[0] != self.latents:
-            raise FlowlitError(
-                f"VQ: x1 of shape {tuple(shape)}; its latents have {self.latents} channels: a network works "
-                "with the autoencoder that it was trained with"
-            )
-        return self.channels, shape[1] * self.factor, shape[2] * self.factor
+        return image_shape("VQ", shape, self.channels, self.latents, self.factor)
