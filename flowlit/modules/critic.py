@@ -46,7 +46,7 @@ class Critic(Checked, nn.Module):
             takes a batch of its own.
         inheritance: share of the generator's weights that the critic takes over after each update of the
             generator, to follow it with fewer updates of its own: 0.03 in Flash-DMD (2511.20549). Both need
-            the same architecture.
+            the same architecture, beside the head of a ``flowlit.networks.Discriminator``.
     """
 
     def __init__(

@@ -14,6 +14,8 @@ from flowlit.couplings import Independent, SeededNoise
 from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Critic, CriticModule, FlowDataModule
+from flowlit.modules.inheritance import inherit
+from flowlit.networks import Discriminator
 from flowlit.objectives import CombinedGame, Rollout
 from flowlit.objectives.score_distillation import DMD, TDM, SiD
 from flowlit.solvers import Euler, ReNoise
@@ -169,6 +171,19 @@ def test_the_critic_takes_over_a_share_after_the_generators_update(tmp_path):
     assert torch.equal(generator, seen[0.25][2][0])
     torch.testing.assert_close(seen[0.25][2][1], 0.75 * critic + 0.25 * generator)
     assert not torch.allclose(critic, seen[0.25][2][1])
+
+
+def test_the_network_of_a_discriminator_inherits_and_its_head_does_not():
+    head = torch.nn.Conv2d(1, 1, 1)
+    critic = Discriminator(tiny.Affine(), layer="mix", head=head)
+    generator = tiny.Affine()
+    model = module(inheritance=0.25, critic=critic)
+    before = [p.detach().clone() for p in critic.parameters()]
+    inherit(generator, model.critic.network, 0.25)
+    pairs = zip(critic.network.parameters(), generator.parameters(), before, strict=False)
+    for own, other, old in pairs:
+        torch.testing.assert_close(own, 0.75 * old + 0.25 * other)
+    assert torch.equal(head.weight, before[-2]) and torch.equal(head.bias, before[-1])
 
 
 def test_it_goes_on_to_the_bit_from_a_checkpoint(tmp_path):

@@ -26,18 +26,28 @@ class NearestNeighbours(FirstImages):
 
     ``neighbours/<solver>``, in the loggers and as PNG, has a row for each: the sample, then its neighbours,
     nearest first, by root mean square difference of pixels. ``memorisation/<solver>`` is the median distance
-    of these samples to their nearest training image, divided by that of at most 1,000 training images to
+    of samples to their nearest training image, divided by that of at most 1,000 training images to
     their nearest other one: about 1 or above is fine, near 0 is copying. Mirrored copies are not recognised.
 
     Args:
         images: what the model was trained on, as they are.
-        num: samples, so rows.
+        num: samples that are drawn, so rows.
         k: neighbours in a row.
+        measured: samples that ``memorisation`` is of, those that are drawn first among them; all there are if
+            there are fewer. None is ``num``.
     """
 
-    def __init__(self, images: ImageDataset, num: PositiveInt = 16, k: PositiveInt = 5):
+    def __init__(
+        self,
+        images: ImageDataset,
+        num: PositiveInt = 16,
+        k: PositiveInt = 5,
+        measured: PositiveInt | None = None,
+    ):
         super().__init__(num)
         self.images = images
+        self.rows = num
+        self.measured = max(num, measured or num)
         self.k = k
         self._among: Tensor | None = None
 
@@ -45,9 +55,10 @@ class NearestNeighbours(FirstImages):
         return {"memorisation": {"images": self.images.fingerprint, "samples": self.num}}
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        noise = check_noise(trainer, stage, "NearestNeighbours", self.num)
+        noise = check_noise(trainer, stage, "NearestNeighbours", self.rows)
         if noise is None:
             return
+        self.num = min(self.measured, len(noise))
         super().setup(trainer, pl_module, stage)
         if self.k >= len(self.images):
             raise FlowlitError(
@@ -71,8 +82,9 @@ class NearestNeighbours(FirstImages):
             blocks = self._blocks(f"NearestNeighbours of {name}", quiet)
             distances, indices = nearest(samples.to(module.device), blocks, self.k)
             module.log(f"memorisation/{name}", memorisation(distances[:, 0], among), rank_zero_only=True)
-            near = self._read(indices.flatten().tolist()).unflatten(0, (len(samples), self.k))
-            table = torch.cat([samples[:, None], near], 1).flatten(0, 1)
+            drawn = indices[: self.rows]
+            near = self._read(drawn.flatten().tolist()).unflatten(0, drawn.shape)
+            table = torch.cat([samples[: self.rows, None], near], 1).flatten(0, 1)
             show(trainer, f"neighbours/{name}", table, self.k + 1)
 
     def _among_training(self, module: Any, quiet: bool) -> Tensor:

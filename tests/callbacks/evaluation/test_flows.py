@@ -534,6 +534,23 @@ def test_a_generator_that_copies_is_found_out(tmp_path):
         assert np.array_equal(sample, nearest_one)
 
 
+@pytest.mark.parametrize("measured", [10, 1000])
+def test_memorisation_may_be_of_more_samples_than_are_drawn(tmp_path, measured):
+    """Sixteen samples, of which the first four are copies: their median is one as soon as all count."""
+    training = torch.cat([pictures(30, tiny.SHAPE, seed=5), made(4)])
+    module = flow(solvers={"euler": Euler(1)})
+    callback = NearestNeighbours(Wall(training), 4, 2, measured)
+    metrics = validate(tmp_path, [callback], module).callback_metrics
+    among = pixel_distance(training, training).fill_diagonal_(torch.inf).min(1).values
+    nearest_of_all = pixel_distance(made()[: min(measured, 16)], training).min(1).values
+    assert float(metrics["memorisation/euler"]) == pytest.approx(
+        np.median(nearest_of_all) / np.median(among), rel=1e-5
+    )
+    assert metrics["memorisation/euler"] > 0
+    assert callback.protocol()["memorisation"]["samples"] == min(measured, 16)
+    shown(tmp_path, "neighbours/euler", 4, 3)
+
+
 def test_neighbours_are_the_nearest_and_sorted(tmp_path):
     training = pictures(50, tiny.SHAPE, seed=5)
     module = flow(solvers={"euler": Euler(1)})
