@@ -71,16 +71,21 @@ class TextEncoder(Checked, ABC):
         known = self._known()
         embeddings = {prompt: known[prompt] for prompt in prompts if prompt in known}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in embeddings]
-        for first in range(0, len(new), BLOCK):
-            block = [check_prompt(prompt, type(self).__name__) for prompt in new[first : first + BLOCK]]
-            padded = block + block[-1:] * (BLOCK - len(block))
-            with torch.no_grad():
-                rows = self.encode(padded).cpu()[: len(block)]
-            embeddings.update(zip(block, self.rounded(rows), strict=True))
+        embeddings.update(zip(new, self.afresh(new), strict=True))
         self._keep(embeddings)
         if not prompts:
             return torch.empty(0, *self.shape)
         return torch.stack([embeddings[prompt] for prompt in prompts])
+
+    def afresh(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Encode prompts that may have been encoded before, each as often as it occurs; (L, D) each."""
+        rows: list[Tensor] = []
+        for first in range(0, len(prompts), BLOCK):
+            block = [check_prompt(prompt, type(self).__name__) for prompt in prompts[first : first + BLOCK]]
+            padded = block + block[-1:] * (BLOCK - len(block))
+            with torch.no_grad():
+                rows.extend(self.rounded(self.encode(padded).cpu()[: len(block)]))
+        return rows
 
     def rounded(self, rows: Tensor) -> Tensor:
         """Return embeddings (B, L, D) as float32, in this precision."""

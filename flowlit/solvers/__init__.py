@@ -9,6 +9,7 @@ from .dpm_solver_v3 import DPMSolverV3
 from .edm import EDMHeun, edm_heun
 from .flow_map import Jumps
 from .grids import sigma_grid, time_grid
+from .guided import Guided
 from .multistep import Adams
 from .one_step import OneStep
 from .runge_kutta import RK2, RK4, Euler, Heun, Midpoint, Ralston
@@ -30,6 +31,7 @@ __all__ = [
     "DPMSolverV3",
     "EDMHeun",
     "Euler",
+    "Guided",
     "Heun",
     "Jumps",
     "Midpoint",

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 HELPERS = Path(__file__).parent
-TIMED = ("images_per_s", "step_seconds", "hp_metric")
+TIMED = ("images_per_s", "image_seconds", "step_seconds", "hp_metric")
 
 
 def flat(node: Any, at: str = "") -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _caption(report: dict[str, Any]) -> str:
 def place(name: str) -> tuple[bool, bool, bool, str]:
     """Return a key that sorts distances first, their halves beside them, and costs last."""
     return (
-        name.startswith(("nfe", "images")),
+        name.startswith(("nfe", "image")),
         not name.startswith(("fid", "frechet")),
         name.endswith("_half"),
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -22,6 +23,7 @@ from ...ranges import PositiveInt
 from ...types import Noise
 from ..evaluation.base import Evaluation
 from .ema import EMA
+from .image_parts import other_parts
 
 PARTS = ("data", "forward", "backward", "optimizer", "ema", "rest")
 
@@ -48,7 +50,9 @@ class Throughput(Evaluation):
     backward passes of a batch is ``optimizer``.
 
     Outside training, where nothing else competes, ``images_per_s/<solver>`` of this device: the median of
-    some timed repeats on one batch, after a warm-up.
+    some timed repeats on one batch, after a warm-up. Where prompts are encoded, or latents decoded,
+    ``image_seconds/text``, ``image_seconds/network/<solver>`` and ``image_seconds/decoder`` are the parts of
+    an image's time, taken in the same way.
 
     Args:
         batch_size: samples generated at a time.
@@ -164,11 +168,19 @@ class Throughput(Evaluation):
         noise = self._noise
         if noise is None or trainer.state.fn == "fit":
             return
+        others = other_parts(trainer, module, noise)
         for name in module.solvers:
             with trainer.precision_plugin.val_step_context():
-                solve = partial(module.solve, name, noise)
-                rate = images_per_second(solve, len(noise.x0), self.repeats, module.device)
+                rate = self._rate(module, partial(module.solve, name, noise))
             module.log(f"images_per_s/{name}", rate, rank_zero_only=True)
+            if others:
+                module.log(f"image_seconds/network/{name}", 1 / rate, rank_zero_only=True)
+        for part, call in others.items():
+            module.log(f"image_seconds/{part}", 1 / self._rate(module, call), rank_zero_only=True)
+
+    def _rate(self, module: Any, call: Callable[[], object]) -> float:
+        assert self._noise is not None
+        return images_per_second(call, len(self._noise.x0), self.repeats, module.device)
 
 
 class Last(Callback):
