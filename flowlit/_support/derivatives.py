@@ -25,6 +25,11 @@ def along(
     return both[0], both[1]
 
 
+def unrounded(device: torch.device) -> torch.autocast:
+    """Switch autocast off, for differences of nearly equal values, that half precision would drown."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def differentiating() -> bool:
     """Return whether a forward derivative is being computed, which takes the cost of two evaluations."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..._support.derivatives import along
+from ..._support.derivatives import along, unrounded
 from ..._support.modes import training
 from ..._support.velocities import evaluate
 from ...paths.straight import expand
@@ -98,9 +98,11 @@ def start_derivative(
 ) -> Tensor:
     """d/dt u(x_t, t, s) along dx/dt = tangent, (B, C, H, W), at t and s (B,), without a gradient.
 
-    ``u`` is u(x, t, s). Differences stay inside [0, 1]: they are one-sided at its ends.
+    ``u`` is u(x, t, s). Differences stay inside [0, 1]: they are one-sided at its ends. Their evaluations are
+    not rounded by autocast, under which "forward" takes another u(x, t, s).
     """
-    with torch.no_grad():
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with torch.no_grad(), unrounded(x.device):
 
         def moved(by: Tensor) -> Tensor:
             return average(velocity, x + expand(by, x) * tangent, t + by, s, cond)
@@ -111,6 +113,7 @@ def start_derivative(
             )[1]
         if derivative == "forward":
             by = torch.where(t + step <= 1, step, -step).to(t.dtype)
+            u = moved(torch.zeros_like(t)) if autocast else u
             return (moved(by) - u) / expand(by, x)
         ahead = (1 - t).clamp(max=step)
         behind = t.clamp(max=step)
@@ -129,14 +132,15 @@ def end_derivative(
 ) -> tuple[Tensor, Tensor]:
     """Return u(x, t, s) and d/ds u(x, t, s), (B, C, H, W), at t and s (B,), both with their gradients.
 
-    Differences stay inside [t, 1]; "forward" is the one with the value behind.
+    Differences stay inside [t, 1]; "forward" is the one with the value behind. Autocast rounds neither.
     """
     if derivative == "jvp":
         return along(lambda s: average(velocity, x, t, s, cond), (s,), (torch.ones_like(s),))
-    u = average(velocity, x, t, s, cond)
     behind = (s - t).clamp(max=step)
     ahead = (1 - s).clamp(max=step) if derivative == "central" else torch.zeros_like(s)
-    later = average(velocity, x, t, s + ahead, cond) if derivative == "central" else u
-    earlier = average(velocity, x, t, s - behind, cond)
+    with unrounded(x.device):
+        u = average(velocity, x, t, s, cond)
+        later = average(velocity, x, t, s + ahead, cond) if derivative == "central" else u
+        earlier = average(velocity, x, t, s - behind, cond)
     span = torch.where(ahead + behind > 0, ahead + behind, 1.0)
     return u, (later - earlier) / expand(span, x)

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from gaussian_map import GaussianMap, intervals
+from tools import randomise, tiny_unet
 
 from flowlit.errors import FlowlitError
 from flowlit.objectives import flow_guided_loss, rectified_flow_loss
@@ -116,6 +117,24 @@ def test_the_start_derivative_is_the_slope_along_the_path():
     ahead, behind = (GUIDE(x_t + sign * step * v, T + sign * step, {"r": S}) for sign in (1, -1))
     inside = torch.minimum(T, S - T) > step
     torch.testing.assert_close(slope[inside], ((ahead - behind) / (2 * step))[inside], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "central", "forward"])
+def test_derivatives_are_not_rounded_by_autocast(derivative):
+    network = randomise(tiny_unet(second_time=True))
+    x, v = torch.randn(2, 16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, s = T.float(), S.float()
+
+    def both():
+        u = network(x, t, {"r": s})
+        start = start_derivative(network, x, t, s, v, u=u, derivative=derivative)
+        return u, start, end_derivative(network, x, t, s, derivative=derivative)[1]
+
+    exact = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = both()
+    assert not torch.equal(rounded[0], exact[0])
+    assert torch.equal(rounded[1], exact[1]) and torch.equal(rounded[2], exact[2])
 
 
 @pytest.mark.parametrize(
