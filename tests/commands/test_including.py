@@ -63,6 +63,12 @@ def test_mappings_merge_key_by_key_and_lists_are_replaced(arena):
     assert (recipe.budget.stage, count.share, count.batches) == ("a", 0.25, 1)
 
 
+def test_a_new_stage_comes_after_the_one_before_it_in_the_file(arena, tmp_path):
+    between = {"a": {}, "n": stage("n", needs=["a"]), "c": {"needs": ["n"]}}
+    tiny.write(tmp_path / "methods/plain.yaml", {"include": "parts/common.yaml", "stages": between})
+    assert [stage.name for stage in settled(arena).stages] == ["a", "n", "c", "d"]
+
+
 def test_the_variable_that_was_typed_chooses_what_is_included(arena):
     recipe = settled(arena, "--vars.method", "guided", "--vars.seed=7")
     assert str(recipe.root) == "runs/arena/guided/7"

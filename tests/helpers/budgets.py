@@ -84,6 +84,9 @@ def of_step(model: str, step: int) -> Evaluations:
     rows = 2
     x0, x1 = torch.randn(2, rows, 1, 8, 8)
     pair = Pair(x0, x1, {"label": torch.zeros(rows, dtype=torch.int64)})
+    if "path" in module.objective.keeps:
+        times = torch.tensor([[0.5, 1.0]]).expand(rows, 2)
+        pair = pair._replace(cond={**pair.cond, "path": (x0 + x1)[:, None] / 2, "times": times})
     networks = CountedNetworks(module, None, counts := {})
     networks.begin()
     if isinstance(module, CriticModule):
@@ -102,7 +105,9 @@ def small(arguments: dict[str, Any]) -> FlowModule:
     objective = built(arguments["objective"])
     solvers = {name: built(solver) for name, solver in arguments["solvers"].items()}
     if "critic" not in arguments:
-        return FlowModule(Labelled(), objective, solvers=solvers)
+        module = FlowModule(Labelled(), objective, solvers=solvers)
+        module.averages.begin("ema", module.network)
+        return module
     critic = arguments["critic"]
     second = Critic(built(critic["network"]), updates=critic["updates"])
     return CriticModule(Labelled(), objective, second, solvers=solvers)

@@ -82,7 +82,7 @@ def test_the_command_in_the_header_parses(path, cli):
     assert outcome.code == 0, outcome.err
 
 
-SIZED = [path for path in RUN if path.parent == ARENA]
+SIZED = [path for path in RUN if path.parent == ARENA and path.stem != "clock"]
 
 
 @pytest.mark.parametrize("path", SIZED, ids=lambda path: path.name)
@@ -126,18 +126,19 @@ def test_methods_run_side_by_side_into_one_table(arena, tmp_path):
     shared = tmp_path / "arena/shared"
     small = {"teacher_width": 8, "teacher_steps": 2, "batch_size": 8, "pairs": 32, "num": 16}
     small |= {"student_width": 8, "reflow_steps": 2, "distill_steps": 2, "shared": str(shared)}
-    small |= {"score_steps": 2, "wait": 1}
+    small |= {"score_steps": 2, "mid_steps": 2, "wait": 1}
     small["teacher"] = str(shared / "teacher/checkpoints/last.ckpt")
     evaluation = ["experiments/arena/evaluate.yaml", "experiments/arena/layers/many_steps.yaml"]
     images = str(tmp_path / "train-*.zip")
     arena("arena_teacher", "", {"evaluate_teacher": evaluation}, images=images, **small)
     assert json.loads((shared / "couplings/manifest.json").read_text())["counts"]
     methods = ("slimflow", "no_guidance", "naive", "plain_reflow", "dmd", "msd")
+    methods += ("shortcut", "mean_flow_teacher", "cmt_lagrangian")
     for method in methods:
         stages = {stage.name: stage.configs for stage in read(method).stages if stage.command == "validate"}
         root = f"{tmp_path}/arena/${{vars.method}}/${{vars.seed}}"
         out = arena("arena", root, stages, "--vars.method", method, **small)
-        assert "one step" in out
+        assert "one step" in out or "one jump" in out
     outcome = in_process("arena", tmp_path / "arena")
     assert outcome.code == 0, outcome.err
     assert "different: " not in outcome.out and "several machines" not in outcome.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ..._support.suggestions import did_you_mean
@@ -109,13 +110,21 @@ def _included(path: str, names: Any) -> Iterator[str]:
 def laid_over(below: Any, above: Any, depth: int = DEPTH) -> Any:
     """Return mappings merged key by key, down to a depth; of all other values the upper one.
 
+    A new key comes after the one before it in the upper mapping; after all, if there is none.
+
     >>> laid_over({"vars": {"a": 1, "b": 1}, "table": [1]}, {"vars": {"b": 2}, "table": [2]})
     {'vars': {'a': 1, 'b': 2}, 'table': [2]}
+    >>> laid_over({"a": 1, "b": 1}, {"a": 1, "c": 1, "d": 1})
+    {'a': 1, 'c': 1, 'd': 1, 'b': 1}
     """
     if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    merged = {key: laid_over(below.get(key), value, depth - 1) for key, value in above.items()}
-    return {key: (below | merged)[key] for key in below | merged}
+    order = list(below)
+    for before, key in pairwise([None, *above]):
+        if key not in below:
+            order.insert(len(order) if before is None else order.index(before) + 1, key)
+    merged = below | {key: laid_over(below.get(key), value, depth - 1) for key, value in above.items()}
+    return {key: merged[key] for key in order}
 
 
 def _without_dropped(path: str, content: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
