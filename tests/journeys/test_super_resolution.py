@@ -204,7 +204,7 @@ def test_one_recipe_runs_all_stages_into_the_curve(tmp_path, monkeypatch):
 
 LAYERS = {
     "adm_256": (["teacher"], 93_563_907),
-    "adm_256_imagenet": (["teacher"], 389_792_771),
+    "adm_256_imagenet": (["teacher"], 552_814_083),
     "bicubic": (["teacher", "student"], None),
     "bicubic_start": (["couple", "reflow", "evaluate"], None),
     "papers": (["teacher", "student"], None),
