@@ -157,7 +157,12 @@ def write_figure(path: Path, figure: Figure, dpi: float | str = "figure") -> Non
 
 
 @contextmanager
-def building(target: Path, file: str | None = None, again: bool = False) -> Iterator[Path]:
+def building(
+    target: Path,
+    file: str | None = None,
+    again: bool = False,
+    replaces: Callable[[Path], bool] = lambda there: False,
+) -> Iterator[Path]:
     """Yield a folder beside ``target``, to be filled. It, or this file in it, becomes ``target`` at the end;
     if anything fails, nothing of it stays.
 
@@ -165,6 +170,8 @@ def building(target: Path, file: str | None = None, again: bool = False) -> Iter
         target: the folder or file to make.
         file: name in the folder of what becomes ``target``.
         again: this file may be there already, of the same bytes.
+        replaces: whether what is there may be replaced. It stays until the new one is whole. Who is killed
+            between the two leaves it as .<name>.old, which the next one brings back.
 
     Raises:
         FlowlitError: if ``target`` exists or another process makes it, or the disk is full or cannot be
@@ -174,16 +181,20 @@ def building(target: Path, file: str | None = None, again: bool = False) -> Iter
     result = temporary / file if file else temporary
     exists = FlowlitError(f"{target} exists already; remove it, or choose another --into")
     with locked_target(target):
-        if target.exists() and not again:
-            raise exists
         try:
+            _bring_back(target, replaces)
+            if target.exists() and not (again or replaces(target)):
+                raise exists
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             _sync_folder(temporary)
             if not target.exists():
                 result.rename(target)
-            elif not filecmp.cmp(result, target, shallow=False):
+            elif replaces(target):
+                target.rename(_old(target))
+                result.rename(target)
+            elif not again or not filecmp.cmp(result, target, shallow=False):
                 raise exists
         except OSError as error:
             raise FlowlitError(
@@ -191,6 +202,24 @@ def building(target: Path, file: str | None = None, again: bool = False) -> Iter
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            _bring_back(target, replaces)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _bring_back(target: Path, replaces: Callable[[Path], bool]) -> None:
+    """Give what was to be replaced its name again; remove it where the new one has that name."""
+    old = _old(target)
+    if not old.exists() or not replaces(old):
+        return
+    if not target.exists():
+        old.rename(target)
+    elif old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

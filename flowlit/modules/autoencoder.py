@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,6 @@ class AutoencoderModule(CheckpointedModule):
             count += z.numel()
         size = float((total / count).sqrt())
         model.register_to_config(scaling_factor=1 / size if size else 1.0)
-        target = Path(self.into)
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with building(target) as folder:
+        with building(Path(self.into).resolve(), replaces=is_part) as folder:
             model.save_pretrained(str(folder), safe_serialization=True)
         model.train(training)

@@ -1,6 +1,7 @@
 """An autoencoder of diffusers that a stage has trained: its folder, its scale, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -77,6 +78,21 @@ def test_a_fit_that_goes_on_writes_the_folder_again(tmp_path):
     assert fit(tmp_path, "--resume", "auto", steps=4).code == 0
     assert (tmp_path / "vae/diffusion_pytorch_model.safetensors").read_bytes() != before
     assert not list(tmp_path.glob(".vae*"))
+
+
+def test_the_folder_before_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    assert fit(tmp_path).code == 0
+    before = (tmp_path / "vae/diffusion_pytorch_model.safetensors").read_bytes()
+
+    def torn(model, folder, **options):
+        (Path(folder) / "config.json").write_text("{")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(diffusers.AutoencoderKL, "save_pretrained", torn)
+    outcome = fit(tmp_path, "--resume", "auto", steps=4)
+    assert outcome.code != 0 and "vae cannot be written (disk full)" in outcome.err
+    assert (tmp_path / "vae/diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert json.loads((tmp_path / "vae/config.json").read_text()) and not list(tmp_path.glob(".vae*"))
 
 
 def test_a_folder_of_something_else_stays(tmp_path):
