@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._support.places import without_folders
 from .._support.wrapped import first_inside
 from ..types import ImageDataset
 
@@ -64,11 +65,16 @@ def are_other(a: Facts | None, b: Facts | None) -> bool:
         return False
     parts = {a.get("part"), b.get("part")}
     wholes = {a.get("whole"), b.get("whole")}
-    named_alike = a.get("name") == b.get("name")
+    named_alike = _alike(str(a.get("name")), str(b.get("name")))
     if named_alike and len(wholes) == 2 and None in wholes:
         return False
     copied = len(wholes) == 1 and None not in wholes
     return not (copied or named_alike) or len(parts) == 1 or None in parts
+
+
+def _alike(a: str, b: str) -> bool:
+    """Return whether two names are the same, or one is that of the other to share."""
+    return a == b or without_folders(a) == b or a == without_folders(b)
 
 
 def in_words(facts: Facts) -> str:

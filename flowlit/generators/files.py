@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._support.diffusers_folder import is_pipeline
+from .._support.places import to_share
 from .._version import __version__
 from ..data import Pixels
 from ..data.provenance import trained_on
@@ -141,7 +142,7 @@ def save(
         "shape": generator.shape,
         "num_classes": generator.num_classes,
         "class_names": generator.class_names,
-        "data": trained_on(network),
+        "data": to_share(trained_on(network)),
         **text_facts(network),
         "version": __version__,
         **(others or {}),

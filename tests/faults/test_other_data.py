@@ -13,19 +13,25 @@ from commandline import in_process
 from PIL import Image
 from tools import classifier_checkpoint, tiny_unet
 
+import flowlit
+from flowlit._support.places import without_folders
 from flowlit.callbacks import LastCheckpoint
+from flowlit.commands.share.configuration import configuration, encoded
 from flowlit.couplings import Cached, Independent, Mixed, OptimalTransport, SeededNoise, Simulated
 from flowlit.couplings.store.manifest import describe, read_manifest
 from flowlit.couplings.store.merge import merge
-from flowlit.data import Digits, ImageFolder
+from flowlit.data import Digits, ImageFolder, Pixels
 from flowlit.data.provenance import are_other, described, in_words, shared, trained_on
 from flowlit.errors import FlowlitError
+from flowlit.generators import Generator
+from flowlit.generators.export.facts import facts_of
+from flowlit.generators.export.fold import folded
 from flowlit.metrics.base import Reference
 from flowlit.metrics.protocol import other_images
 from flowlit.modules import Critic, CriticModule, FlowDataModule, ReflowStudent, Teacher
 from flowlit.modules.provenance import images_trained_on, warn_of_memorising
 from flowlit.networks import pretrained
-from flowlit.networks.checkpoints.fingerprint import identity
+from flowlit.networks.checkpoints.fingerprint import fingerprint, identity
 from flowlit.networks.wrappers.base import VelocityWrapper
 from flowlit.objectives import CombinedGame
 from flowlit.objectives.score_distillation import DMD, SiD
@@ -184,6 +190,16 @@ def test_a_reference_of_before_may_be_of_another_part_of_the_training_data(name,
         ({"fingerprint": "1", "name": "a", "whole": "w"}, {"fingerprint": "2", "name": "b"}, True),
         ({"fingerprint": "1", "name": "a"}, None, False),
         (None, None, False),
+        (  # one from a file to share
+            {"fingerprint": "1", "name": "ImageZip /home/me/cats.zip", "part": "train"},
+            {"fingerprint": "2", "name": "ImageZip cats.zip", "part": "held_out"},
+            False,
+        ),
+        (
+            {"fingerprint": "1", "name": "ImageZip /home/me/a/train.zip", "part": "train"},
+            {"fingerprint": "2", "name": "ImageZip /home/me/b/train.zip", "part": "held_out"},
+            True,
+        ),
     ],
 )
 def test_other_data_are_told_from_parts_of_one_set(a, b, other):
@@ -229,6 +245,47 @@ def test_a_folder_is_called_by_its_place(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "cats/a.png")
     facts = described(ImageFolder(str(tmp_path / "cats")))
     assert facts["name"] == f"ImageFolder {tmp_path / 'cats'}" and facts["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Digits", "Digits"),
+        ("ImageFolder /home/me/cats", "ImageFolder cats"),
+        ("ImageFolder /home/my name/my cats/", "ImageFolder my cats"),
+        ("ImageZip /a b/c.zip /d/e-*.zip", "ImageZip c.zip e-*.zip"),
+        ("ImageZip ~/x/a.zip data/b.zip", "ImageZip b.zip"),
+        ("ImageZip ../x/a.zip b/c.zip d.zip", "ImageZip a.zip c.zip d.zip"),
+        ("ImageFolder data/cats/", "ImageFolder cats/"),
+        ("images of another project", "images of another project"),
+    ],
+)
+def test_a_name_to_share_has_no_folders(name, expected):
+    assert without_folders(name) == expected == without_folders(expected)
+
+
+def test_files_that_others_get_do_not_show_where_images_lie(tmp_path):
+    place = tmp_path / "my private folder"
+    place.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(place / "a.png")
+    network = tiny_unet()
+    network.trained_on = described(ImageFolder(str(place)))
+    root = tmp_path / "evaluate"
+    root.mkdir()
+    reference = {"file": str(place / "real.npz"), "count": 1, "data": network.trained_on}
+    facts = {"format": "flowlit-metrics", "version": 2, "metrics": {"nfe/euler1": 1.0}, "command": "validate"}
+    facts |= {"sha256": fingerprint(network), "features": {"tiny": {"images": 4, "reference": reference}}}
+    (root / "metrics.json").write_text(json.dumps(facts))
+    generator = Generator(network, Euler(1), Pixels())
+    (tmp_path / "student").mkdir()
+    generator.save(file := tmp_path / "student/run.safetensors")
+    assert trained_on(pretrained(str(file)))["name"] == "ImageFolder my private folder"
+    assert not are_other(network.trained_on, trained_on(pretrained(str(file))))
+    loaded = flowlit.load(file)
+    said = facts_of(loaded, folded(loaded), None)
+    texts = [file.read_bytes(), json.dumps(said).encode(), encoded(configuration(generator))]
+    assert said["metrics"] and all(b"my private folder" in text for text in texts)
+    assert not any(str(tmp_path).encode() in text for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..._support.formatting import duration, number_or_dash
 from ..._support.nested import flatten
+from ..._support.places import without_folders
 from .blocks import Block, Commands, Table, Text
 from .find import Group
 from .results import label
@@ -61,7 +62,8 @@ def _protocol(report: dict[str, Any]) -> list[list[str]]:
         rows.append([f"solver {name}", spelt(solver)])
     data = _mapping(report.get("data"))
     if data:
-        rows.append(["trained on", f"{_text(data, 'name')}, {_text(data, 'images')} images"])
+        name = without_folders(_text(data, "name"))
+        rows.append(["trained on", f"{name}, {_text(data, 'images')} images"])
     return [row for row in rows if row[1]]
 
 

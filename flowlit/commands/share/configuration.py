@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ..._support.places import to_share
 from ..._version import __version__
 from ...data.provenance import trained_on
 from ...metrics.cost import count_parameters
@@ -28,7 +29,7 @@ def configuration(generator: Generator) -> dict[str, Any]:
         "num_classes": generator.num_classes,
         "class_names": generator.class_names,
         "parameters": count_parameters(generator.network),
-        "data": trained_on(generator.network),
+        "data": to_share(trained_on(generator.network)),
         "sha256": fingerprint(generator.network),
     }
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..._support.places import to_share
 from ..._version import __version__
 from ...couplings.noise import GENERATOR
 from ...data.provenance import trained_on
@@ -54,7 +55,7 @@ def facts_of(generator: NoiseToImages, fold: Folded, licence: str | None) -> dic
         "time": fold.why,
         "source": source if file else None,
         "licence": licence or (licence_beside(file) if file else None),
-        "data": trained_on(generator.network),
+        "data": to_share(trained_on(generator.network)),
         "metrics": recorded(file, fingerprint(generator.network)) if file else [],
     }
 
@@ -114,7 +115,7 @@ def recorded(file: Path, weights: str) -> list[dict[str, Any]]:
             "report": f"{path.parent.name}/{path.name}",
             "metrics": report["metrics"],
             "spread": report.get("spread"),
-            **{name: report[name] for name in PROTOCOL if report.get(name) is not None},
+            **{name: to_share(report[name]) for name in PROTOCOL if report.get(name) is not None},
         }
         for path, report in reports_of(run_of(file), weights).items()
     ]
