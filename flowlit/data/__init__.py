@@ -25,9 +25,11 @@ _HOMES = {
     "Prompts": "prompts",
     "RandomCLIPText": "clip_text",
     "RealESRGAN": "real_esrgan",
+    "SD3Text": "transformer_text",
     "TextEncoder": "text_encoder",
     "VAE": "latents",
     "VQ": "vq",
+    "ZImageText": "transformer_text",
 }
 __all__ = [
     "CIFAR10",
@@ -52,6 +54,8 @@ __all__ = [
     "Prompts",
     "RandomCLIPText",
     "RealESRGAN",
+    "SD3Text",
     "TextEncoder",
+    "ZImageText",
 ]
 __getattr__ = lazily(__name__, _HOMES)  # headers of images are read without torch

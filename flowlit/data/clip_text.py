@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,6 +16,7 @@ from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
 from .clip_folder import check_folder, weights_in
 from .clip_vocabulary import clip_tokenizer
+from .folder_encoder import part_digest
 from .folder_part import read_part
 from .text_encoder import TextEncoder, TextPrecision
 
@@ -51,15 +50,7 @@ class CLIPEncoder(TextEncoder):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        tokenizer, model = self._parts
-        rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        lasting = {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
-        digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode())
-        digest.update(str(tokenizer.pad_token_id).encode())
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return part_digest(*self._parts)
 
     def to(self, device: torch.device | str) -> CLIPEncoder:
         self._device = torch.device(device)

@@ -14,7 +14,8 @@ import torch
 from .._support.extras import needed, without_bars
 from ..data import RandomCLIPText
 from ..errors import FlowlitError
-from ..networks.wrappers.diffusers import CLOCK, DiffusersUNet, built
+from ..networks.wrappers.diffusers import DiffusersUNet
+from ..networks.wrappers.diffusers_base import CLOCK, built
 from ..ranges import PositiveInt, Seed, checked
 
 SCHEDULER = "FlowMapEulerDiscreteScheduler"

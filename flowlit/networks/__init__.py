@@ -23,6 +23,7 @@ from .vq_autoencoder import StoredVQ, VQAutoencoder
 from .wrappers.concatenated import ConcatenatedImage
 from .wrappers.diffusers import DiffusersUNet
 from .wrappers.diffusers_autoencoder import DiffusersAutoencoder
+from .wrappers.diffusers_transformers import DiffusersSD3, DiffusersZImage
 from .wrappers.diffusion import DiffusionVelocity
 from .wrappers.fixed_time import FixedTime
 from .wrappers.guidance import ClassifierFreeGuidance
@@ -44,7 +45,9 @@ __all__ = [
     "ConvResidual",
     "DiT",
     "DiffusersAutoencoder",
+    "DiffusersSD3",
     "DiffusersUNet",
+    "DiffusersZImage",
     "DiffusionVelocity",
     "Discriminator",
     "EmpiricalFlow",

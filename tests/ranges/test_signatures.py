@@ -21,6 +21,7 @@ from texts import Hashed
 from tools import tiny_unet
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+from transformer_pipelines import SD3, Z_IMAGE
 
 import flowlit
 from flowlit import networks
@@ -120,6 +121,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Prompts": {"texts": ["a", "b"]},
     "PromptAccuracy": {"classes": [0, 1]},
     "DiffusersUNet": {"config": DIFFUSERS},
+    "DiffusersSD3": {"config": SD3},
+    "DiffusersZImage": {"config": Z_IMAGE},
     "DiffusersAutoencoder": {"config": {"sample_size": 8}},
     "AutoencoderModule": {"network": bare(DiffusersAutoencoder), "into": "vae"},
     "PSO": {"reference": tiny_unet(), "steps": 1},

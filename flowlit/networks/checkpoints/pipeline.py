@@ -20,9 +20,12 @@ from ..._support.diffusers_folder import (
     weight_files,
 )
 from ..._support.names import resolve
+from ..._support.packed_text import rows_of_pooled
 from ...errors import FlowlitError
+from ..wrappers.diffusers import DiffusersUNet
+from ..wrappers.diffusers_transformers import DiffusersSD3, DiffusersZImage
 from .contents import Contents
-from .layouts.diffusers import NULL, DiffusersLayout, is_flow
+from .layouts.diffusers import KINDS, NULL, DiffusersLayout, is_flow
 from .locate import locate
 from .read import read_contents
 from .safetensors_file import unpack
@@ -30,7 +33,13 @@ from .tensors import check_dense
 
 FACTS = "flowlit.json"
 """Of a pipeline that flowlit wrote: what diffusers has no place for."""
-UNET = "UNet2DConditionModel"
+
+ENCODERS = {
+    DiffusersUNet.kind: "flowlit.data.CLIPText",
+    DiffusersSD3.kind: "flowlit.data.SD3Text",
+    DiffusersZImage.kind: "flowlit.data.ZImageText",
+}
+"""Text encoders of pipelines by the class of their network."""
 
 
 def opened(checkpoint: Any) -> tuple[Contents, str]:
@@ -47,7 +56,7 @@ def opened(checkpoint: Any) -> tuple[Contents, str]:
 
 
 def _is_of_diffusers(place: Any) -> bool:
-    """Return whether a path is a pipeline's folder, or that of its U-Net."""
+    """Return whether a path is a pipeline's folder, or that of its network."""
     try:
         return is_pipeline(Path(place)) or is_part(Path(place))
     except (TypeError, OSError, ValueError):
@@ -55,7 +64,7 @@ def _is_of_diffusers(place: Any) -> bool:
 
 
 def read_pipeline(folder: Path) -> tuple[Contents, Path]:
-    """Return the U-Net of a pipeline's folder, or of its own folder, and the first file of its weights.
+    """Return the network of a pipeline's folder, or of its own folder, and the first file of its weights.
 
     Facts are how to build the codec of its latents, and the encoder of its texts.
 
@@ -68,16 +77,17 @@ def read_pipeline(folder: Path) -> tuple[Contents, Path]:
     parts: dict[str, str] = {}
     if is_pipeline(folder):
         parts = parts_of(folder)
-        place = folder / "unet"
-        _check_kind(folder, parts)
+        place = folder / _network_part(folder, parts)
         scheduler = read_json(folder / "scheduler" / SCHEDULER)
     config = read_json(place / CONFIG)
-    if config.get("_class_name", UNET) != UNET:
-        raise FlowlitError(f"{place} holds a {config['_class_name']}; expected a {UNET}, or its pipeline")
+    kind = config.get("_class_name", DiffusersUNet.kind)
+    if kind not in KINDS:
+        raise FlowlitError(f"{place} holds a {kind}; expected a {' or '.join(KINDS)}, or its pipeline")
     if (folder / FACTS).is_file():
         facts |= {name: value for name, value in read_json(folder / FACTS).items() if name == "solver"}
+    size = None
     if "vae" in parts:
-        check_latents(folder, config)
+        size = check_latents(folder, config, place.name)
         facts["codec"] = {"class_path": "flowlit.data.VAE", "init_args": {"folder": str(folder / "vae")}}
     files = weight_files(place)
     state: dict[str, Tensor] = {}
@@ -87,50 +97,89 @@ def read_pipeline(folder: Path) -> tuple[Contents, Path]:
     state[NULL], encoder = _null_text(folder, parts, config)
     if encoder is not None:
         facts["text_encoder"] = encoder
-    layout = DiffusersLayout(str(folder), config=config, scheduler=scheduler, text_length=len(state[NULL]))
+    length = len(state[NULL]) - _pooled_rows(config)
+    layout = DiffusersLayout(
+        str(folder), config=config, scheduler=scheduler, text_length=length, sample_size=size
+    )
     return Contents(layout, {"only": state}, facts), files[0]
 
 
-def _check_kind(folder: Path, parts: Mapping[str, str]) -> None:
-    kind = parts.get("unet") or parts.get("transformer") or parts.get("prior") or "no network"
-    if kind != UNET:
+def _network_part(folder: Path, parts: Mapping[str, str]) -> str:
+    """Return the name of the folder of a pipeline's network."""
+    names = ("unet", "transformer", "prior")
+    part = next((name for name in names if name in parts), "")
+    kind = parts.get(part, "no network")
+    if kind not in KINDS:
         raise FlowlitError(
-            f"{folder} is a pipeline with {kind}; expected one with a {UNET} as unet, as Stable Diffusion "
-            "1.x and 2.x have it"
+            f"{folder} is a pipeline with {kind}; expected one with a {DiffusersUNet.kind} as unet, as of "
+            f"Stable Diffusion 1.x and 2.x, or a {DiffusersSD3.kind} or {DiffusersZImage.kind} as transformer"
         )
+    return part
 
 
-def check_latents(folder: Path, unet: Mapping[str, Any]) -> None:
-    """Compare the channels of a pipeline's VAE with those of its U-Net.
+def check_latents(folder: Path, network: Mapping[str, Any], part: str = "unet") -> int | None:
+    """Compare the channels of a pipeline's VAE with those of its network.
+
+    Args:
+        folder: of the pipeline.
+        network: its configuration.
+        part: its name in the pipeline.
+
+    Returns:
+        Latents a side of the images that the VAE was trained on; None if it does not say.
 
     Raises:
         FlowlitError: if they differ.
     """
-    latents = read_json(folder / "vae" / CONFIG).get("latent_channels", 4)
-    channels = unet.get("in_channels", 4)
+    vae = read_json(folder / "vae" / CONFIG)
+    latents = vae.get("latent_channels", 4)
+    channels = network.get("in_channels", 4 if part == "unet" else 16)
     if latents != channels:
         raise FlowlitError(
-            f"{folder}: latents of its vae have {latents} channels, but its unet takes {channels}; put the "
+            f"{folder}: latents of its vae have {latents} channels, but its {part} takes {channels}; put the "
             "vae there that it was trained with"
         )
+    size = vae.get("sample_size")
+    blocks = vae.get("block_out_channels")
+    if not isinstance(size, int) or not isinstance(blocks, list) or not blocks:
+        return None
+    return size >> (len(blocks) - 1)
+
+
+def _pooled_rows(config: Mapping[str, Any]) -> int:
+    """Return the rows of a text that hold its pooled embedding."""
+    if config.get("_class_name") != DiffusersSD3.kind:
+        return 0
+    return rows_of_pooled(config.get("pooled_projection_dim", 2048), config.get("joint_attention_dim", 4096))
 
 
 def _null_text(
     folder: Path, parts: Mapping[str, str], config: Mapping[str, Any]
 ) -> tuple[Tensor, dict[str, Any] | None]:
     """Return the embedding of the empty text, (L, D), and how to build the encoder, if there is one."""
+    kind = config.get("_class_name", DiffusersUNet.kind)
     if "text_encoder" not in parts:
         logging.getLogger("flowlit").warning(
             "%s has no text encoder: the embedding of the empty text is zeros until training sets it", folder
         )
-        width = config.get("cross_attention_dim", 1280)
-        return torch.zeros(77, width if isinstance(width, int) else 1), None
-    encoder = resolve("flowlit.data.CLIPText")(str(folder))
+        return _blank(kind, config), None
+    encoder = resolve(ENCODERS[kind])(str(folder))
     return encoder.null(), {**encoder.spec, "fingerprint": encoder.fingerprint}
 
 
+def _blank(kind: str, config: Mapping[str, Any]) -> Tensor:
+    """Return zeros in the place of the embedding of the empty text, (L, D)."""
+    length, name, default = {
+        DiffusersUNet.kind: (77, "cross_attention_dim", 1280),
+        DiffusersSD3.kind: (333, "joint_attention_dim", 4096),
+        DiffusersZImage.kind: (512, "cap_feat_dim", 2560),
+    }[kind]
+    width = config.get(name, default)
+    return torch.zeros(length + _pooled_rows(config), width if isinstance(width, int) else 1)
+
+
 def as_velocity(folder: str) -> nn.Module:
-    """Take the U-Net of a diffusers pipeline's folder for a velocity, data - noise at the time 1000 (1 - t).
+    """Take the network of a diffusers pipeline's folder for a velocity; of U-Nets, at the time 1000 (1 - t).
 
     For InstaFlow's published networks, whose scheduler says otherwise, and for students of reflow that begin
     with the weights of a diffusion: their first thousands of steps give the output a new meaning
@@ -138,7 +187,7 @@ def as_velocity(folder: str) -> nn.Module:
     scheduler says.
 
     Args:
-        folder: of the pipeline, or of its unet.
+        folder: of the pipeline, or of its network.
 
     Raises:
         FlowlitError: as ``pretrained``.
@@ -149,4 +198,4 @@ def as_velocity(folder: str) -> nn.Module:
     layout = contents.layout
     assert isinstance(layout, DiffusersLayout)
     predicts = "flow" if is_flow(layout.scheduler) else "velocity"
-    return take(contents, str(file), network=rebuilt(layout.unet(predicts)))
+    return take(contents, str(file), network=rebuilt(layout.inside(predicts)))

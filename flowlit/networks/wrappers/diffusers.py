@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..._support.derivatives import differentiating
 from ..._support.extras import needed
 from ...errors import FlowlitError
-from ...ranges import Checked, PositiveInt
+from ...ranges import PositiveInt
 from ...types import Cond
-from ..base import check_times
+from .diffusers_base import CLOCK, DiffusersNetwork
 
 Prediction = Literal["velocity", "flow", "diffusion"]
-
-CLOCK = 1000.0
-"""Time of these networks where all is noise, as Stable Diffusion's steps are counted."""
 
 FEW = 256
 """Positions of latents up to which plain attention takes little memory."""
@@ -33,7 +27,7 @@ LACKING = (
 """Entries of a configuration that stand for inputs which are not given here."""
 
 
-class DiffusersUNet(Checked, nn.Module):
+class DiffusersUNet(DiffusersNetwork):
     """diffusers' ``UNet2DConditionModel``: (x, t, cond) -> (B, C, R, R), with text in ``cond["text"]``.
 
     It has the architecture of Stable Diffusion 1.x and 2.x. Texts are embeddings (B, L, D); rows without one
@@ -50,32 +44,21 @@ class DiffusersUNet(Checked, nn.Module):
         FlowlitError: for configurations that diffusers refuses, or that need other inputs.
     """
 
-    num_classes = 0
-    reads = frozenset({"text"})
-    null_text: Tensor
+    kind = "UNet2DConditionModel"
 
     def __init__(
         self, config: dict[str, Any], predicts: Prediction = "velocity", text_length: PositiveInt = 77
     ):
-        super().__init__()
-        entries = {name: value for name, value in config.items() if not name.startswith("_")}
-        plain = json.loads(json.dumps(entries))
-        self.spec = {
-            "class_path": "flowlit.networks.DiffusersUNet",
-            "init_args": {"config": plain, "predicts": predicts, "text_length": text_length},
-        }
+        super().__init__(config, predicts=predicts, text_length=text_length)
         self.predicts = predicts
-        self.model = built("UNet2DConditionModel", plain)
         self.shape = _shape(self.model.config)
         width = self.model.config.cross_attention_dim
         if not isinstance(width, int):
             raise FlowlitError(
                 f"DiffusersUNet: cross_attention_dim is {width!r}; expected one whole number, D of texts"
             )
-        self.register_buffer("null_text", torch.zeros(text_length, width))
+        self._read_texts(text_length, width)
         self._plain = False
-        self.text_encoder: dict[str, Any] | None = None
-        """How to build the encoder of its texts."""
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         """Return the prediction (B, C, R, R) at x (B, C, R, R) and t (B,), under cond["text"] (B, L, D).
@@ -90,18 +73,6 @@ class DiffusersUNet(Checked, nn.Module):
         output = self.model(x, time, encoder_hidden_states=text, return_dict=False)[0]
         return -output if self.predicts == "flow" else output
 
-    def checkpointable(self) -> list[nn.Module]:
-        """Return the part whose activations can be computed again: the network inside, block by block."""
-        return [self.model]
-
-    def _recompute(self) -> None:
-        """Switch diffusers' own recomputation as ``recompute`` has it."""
-        wanted = getattr(self.model, "_recomputed", False) and self.training and not differentiating()
-        if wanted and not self.model.is_gradient_checkpointing:
-            self.model.enable_gradient_checkpointing()
-        elif self.model.is_gradient_checkpointing and not wanted:
-            self.model.disable_gradient_checkpointing()
-
     def _attend(self, x: Tensor) -> None:
         """Compute attention of few positions in its plain form where a CPU trains.
 
@@ -113,41 +84,6 @@ class DiffusersUNet(Checked, nn.Module):
             kind = classes.AttnProcessor if plain else classes.AttnProcessor2_0
             self.model.set_attn_processor(kind())
             self._plain = plain
-
-    def _checked(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        check_times("DiffusersUNet", "times", t, x.shape[0])
-        if unknown := sorted(set(cond) - self.reads):
-            raise FlowlitError(
-                f"DiffusersUNet: cond has {', '.join(unknown)}, but this network looks at nothing but 'text'"
-            )
-        if tuple(x.shape[1:]) != self.shape:
-            raise FlowlitError(
-                f"DiffusersUNet: built for images of shape {self.shape}, found {tuple(x.shape[1:])}"
-            )
-        if "text" not in cond:
-            return self.null_text.expand(x.shape[0], -1, -1)
-        text = cond["text"]
-        if text.shape != (x.shape[0], *self.null_text.shape):
-            expected = " × ".join(map(str, self.null_text.shape))
-            raise FlowlitError(
-                f'DiffusersUNet: cond["text"] has shape {tuple(text.shape)}; expected {expected} for each '
-                "image, from the encoder that it was trained with"
-            )
-        return text
-
-
-def built(kind: str, config: dict[str, Any]) -> Any:
-    """Return a network of diffusers with fresh weights.
-
-    Raises:
-        FlowlitError: without the package, and for configurations that it refuses.
-    """
-    model = getattr(needed("diffusers"), kind)
-    try:
-        return model.from_config(config)
-    except Exception as error:  # of many kinds
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise FlowlitError(f"diffusers cannot build a {kind} of its configuration: {why}") from error
 
 
 def _shape(config: Any) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ... import rng
 from ...errors import FlowlitError
 from ...ranges import Checked
-from .diffusers import built
+from .diffusers_base import built
 
 
 class DiffusersAutoencoder(Checked, nn.Module):

@@ -1,4 +1,4 @@
-"""The layout of diffusers' U-Nets: their names, and what a pipeline's scheduler says of their output."""
+"""The layout of diffusers' networks: their names, and what a pipeline's scheduler says of their output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ....errors import FlowlitError
 from ....paths import DiscreteVP
 from ....types import Diffusion
 from ...wrappers.diffusers import DiffusersUNet
+from ...wrappers.diffusers_base import DiffusersNetwork
+from ...wrappers.diffusers_transformers import DiffusersSD3, DiffusersZImage
 from ...wrappers.diffusion import DiffusionVelocity
 from ..spec import spec
 from .base import Layout
@@ -24,19 +26,32 @@ SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_c
 """Words of a scheduler for its noise levels, and ours."""
 
 
+KINDS: dict[str, type[DiffusersNetwork]] = {
+    kind.kind: kind for kind in (DiffusersUNet, DiffusersSD3, DiffusersZImage)
+}
+"""Networks of ours by the class in diffusers that is inside."""
+
+
 @dataclass(frozen=True)
 class DiffusersLayout(Layout):
-    """Weights of a ``UNet2DConditionModel``, of the folder ``unet`` of a pipeline.
+    """Weights of a network of diffusers, of the folder ``unet`` or ``transformer`` of a pipeline.
 
     Args:
-        config: of the U-Net; empty for a file that is read without its folder.
+        config: of the network; empty for a file that is read without its folder.
         scheduler: configuration of the pipeline's scheduler; empty if there is none.
         text_length: tokens of a text.
+        sample_size: R of latents (C, R, R), where the network's configuration does not have it.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     text_length: int = 77
+    sample_size: int | None = None
+
+    @property
+    def kind(self) -> type[DiffusersNetwork]:
+        """Class of ours around the network."""
+        return KINDS[self.config.get("_class_name", DiffusersUNet.kind)]
 
     hint = ": flowlit.networks.as_velocity takes the weights for those of a velocity"
 
@@ -55,33 +70,39 @@ class DiffusersLayout(Layout):
 
     def describe(self, state: State) -> dict[str, Any]:
         """Return the spec of the velocity, as scheduler and configuration have it; ``state`` is not used."""
+        if self.kind is not DiffusersUNet:
+            return self.inside()
         if not self.scheduler:
             raise ValueError("no scheduler says what it predicts")
         if is_flow(self.scheduler):
-            return self.unet("flow")
+            return self.inside("flow")
         diffusion = spec(diffusion_of(self.scheduler, self.file))
         return {
             "class_path": "flowlit.networks.DiffusionVelocity",
             "init_args": {
-                "network": self.unet("diffusion"),
+                "network": self.inside("diffusion"),
                 "diffusion": diffusion,
                 "predicts": PREDICTS[self.scheduler.get("prediction_type", "epsilon")],
             },
         }
 
-    def unet(self, predicts: str) -> dict[str, Any]:
-        """Return the spec of the U-Net alone."""
+    def inside(self, predicts: str = "flow") -> dict[str, Any]:
+        """Return the spec of the network alone; ``predicts`` is for U-Nets, others have one meaning."""
         plain = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        arguments = {"config": plain, "predicts": predicts, "text_length": self.text_length}
-        return {"class_path": "flowlit.networks.DiffusersUNet", "init_args": arguments}
+        arguments: dict[str, Any] = {"config": plain, "text_length": self.text_length}
+        if self.kind is DiffusersUNet:
+            arguments["predicts"] = predicts
+        if self.kind is DiffusersZImage and self.sample_size is not None:
+            arguments["sample_size"] = self.sample_size
+        return {"class_path": f"flowlit.networks.{self.kind.__name__}", "init_args": arguments}
 
     def wrap(self, network: Any, state: State) -> nn.Module:
-        """Return the network, a ``DiffusersUNet`` or one in ``DiffusionVelocity``; ``state`` is not used."""
+        """Return the network, one of ``KINDS`` or in ``DiffusionVelocity``; ``state`` is not used."""
         inside = network.network if isinstance(network, DiffusionVelocity) else network
-        if not isinstance(inside, DiffusersUNet):
+        if not isinstance(inside, self.kind):
             raise FlowlitError(
                 f"checkpoint {self.file} cannot be read into {type(inside).__name__}; expected "
-                "flowlit.networks.DiffusersUNet"
+                f"flowlit.networks.{self.kind.__name__}"
             )
         return network
 
