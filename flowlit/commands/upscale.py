@@ -68,21 +68,27 @@ def upscale(
     options["back_projection"] = back_projection
     upscaler = _upscaler(model, weights, device, t, scale, tile=tile, **options)
     facts = {"flowlit": json.dumps(_facts(upscaler, model, weights))}
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowlitError(f"--into {into} cannot be made ({error}); choose another folder") from error
     yield from _each(targets, upscaler, facts)
 
 
 def _each(targets: dict[Path, Path], upscaler: Upscaler, facts: dict[str, str]) -> Iterator[str]:
-    """Enlarge images one after the other.
+    """Enlarge images one after the other; yield a line on each.
 
     Raises:
-        FlowlitError: at the end, naming those that failed.
+        FlowlitError: at the end, naming the first of those that failed.
     """
     broken: dict[Path, str] = {}
     for path, target in targets.items():
         try:
-            yield _enlarged(path, target, upscaler, facts)
+            line = _enlarged(path, target, upscaler, facts)
         except Exception as error:
             broken[path] = _reason(error)
+            line = f"{path}: not enlarged, {broken[path]}"
+        yield line
     if broken:
         named = "; ".join(f"{path}: {why}" for path, why in list(broken.items())[:NAMED])
         more = f" and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""

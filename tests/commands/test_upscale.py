@@ -86,9 +86,11 @@ def test_one_bad_image_among_many_is_reported_and_the_others_are_done(cli, model
         c_png=encoded(noise(4, 4, 3))[:50],
         d_png=encoded(noise(4, 4, 3)),
     )
-    error = cli("upscale", photos, "--model", model, "--into", tmp_path / "out").error
+    outcome = cli("upscale", photos, "--model", model, "--into", tmp_path / "out")
+    error = outcome.error
     assert "2 of 4 images failed" in error and "b.jpg: it has CMYK" in error and "c.png" in error
     assert "the other 2 are done" in error
+    assert f"{photos}/b.jpg: not enlarged, it has CMYK" in outcome.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
 
 
@@ -112,6 +114,20 @@ def test_what_does_not_fit_is_refused_before_any_work(cli, model, tmp_path, word
     photos = folder(tmp_path / "in", a_png=encoded(noise(4, 4, 3)))
     error = cli("upscale", photos, "--model", model, "--into", tmp_path / "out", *words).error
     assert expected in error and not (tmp_path / "out").exists()
+
+
+def test_every_image_that_failed_is_named(cli, model, tmp_path):
+    """The error at the end names five."""
+    photos = folder(tmp_path / "in", **{f"a{i}_png": b"torn" for i in range(7)})
+    outcome = cli("upscale", photos, "--model", model, "--into", tmp_path / "out")
+    assert "7 of 7 images failed" in outcome.error and "and 2 more" in outcome.error
+    assert [f"a{i}.png: not enlarged" in outcome.out for i in range(7)] == [True] * 7
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(cli, model, tmp_path):
+    photos = folder(tmp_path / "in", a_png=encoded(noise(4, 4, 3)))
+    outcome = cli("upscale", photos, "--model", model, "--into", photos / "a.png/out")
+    assert "a.png/out cannot be made" in outcome.error and "not enlarged" not in outcome.out
 
 
 def test_a_teacher_has_no_knob_but_enlarges(cli, model, tmp_path):

@@ -36,7 +36,7 @@ def literal(line, new, edge):
 
 
 @pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize(("size", "new"), [(8, 2), (8, 4), (9, 4), (7, 20), (5, 5), (12, 3), (3, 1)])
+@pytest.mark.parametrize(("size", "new"), [(8, 2), (8, 4), (9, 4), (7, 20), (5, 5), (12, 3), (24, 3), (3, 1)])
 def test_a_line_is_resized_as_matlab_does(size, new, edge):
     line = torch.rand(size, dtype=torch.float64)
     expected = torch.tensor(literal(line.tolist(), new, edge), dtype=torch.float64)
