@@ -257,3 +257,43 @@ def test_other_ways_are_recipes_of_the_same_stages(recipe, tmp_path, monkeypatch
     assert outcome.code == 0, outcome.error
     rows = json.loads((tmp_path / "sr/summary.json").read_text())
     assert len(rows) == len(shipped.table) and all(row["paired"] and row["frechet"] > 0 for row in rows)
+
+
+PAPERS = ["super_resolution_div2k", "super_resolution_ffhq", "super_resolution_imagenet"]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recipe", PAPERS)
+def test_the_papers_recipes_run_with_small_numbers(recipe, tmp_path, monkeypatch):
+    """Their layers fit together: networks, degradations and starts of all stages."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(pipeline, "run_child", lambda command, env: in_process(*command[3:]).code)
+    labelled_images(tmp_path / "train.zip")
+    layer = random_features(tmp_path, "experiments/super_resolution/evaluate.yaml")
+    path = f"experiments/recipes/{recipe}.yaml"
+    metrics = {"trainer.callbacks.2.metrics": [{"class_path": "flowlit.metrics.PSNR"}]}
+    options = {
+        "teacher": {"vars.width": 8, "vars.steps": 2},
+        "couple": {"vars.pairs": 16},
+        "student": {"vars.steps": 2},
+        "reflow": {"vars.width": 8, "vars.steps": 2, "vars.anneal_steps": 1},
+        "slim_student": {"vars.steps": 2},
+    }
+    stages = {name: {"options": {**more, "vars.batch_size": 4}} for name, more in options.items()}
+    del stages["couple"]["options"]["vars.batch_size"]
+    for each in Recipe.read(path).stages:
+        if each.command == "validate":
+            stages[each.name] = {
+                "config": [*each.configs, layer],
+                "options": metrics | {"vars.num": 8, "vars.paired": 4},
+            }
+    content = {"include": path, "root": str(tmp_path / "sr"), "stages": stages}
+    content["vars"] = {"images": str(tmp_path / "train.zip"), "resolution": 32}
+    outcome = in_process("pipeline", "-c", tiny.write(tmp_path / "recipe.yaml", content))
+    assert outcome.code == 0, outcome.error
+    rows = json.loads((tmp_path / "sr/summary.json").read_text())
+    assert len(rows) == 8 and all(row["paired"] and row["frechet"] > 0 for row in rows)
+    task = trained_on(pretrained(str(tmp_path / "sr/slim_student/checkpoints/last.ckpt")))["super_resolution"]
+    assert task["degradation"]["class_path"] == "flowlit.data.Bicubic" and task["scale"] == 4
+    sigma = yaml.safe_load((REPOSITORY / path).read_text())["vars"]["sigma"]
+    assert task["start"]["init_args"]["sigma"] == sigma
