@@ -42,7 +42,7 @@ def upscale(
     """Enlarge images of any size by a network that was trained for super-resolution, and write PNGs.
 
     Large images are made of overlapping tiles without seams. Bits (8 or 16), transparency, colour profile and
-    EXIF are kept, and photos stand upright. A result depends on its image, the model, t and the seed alone.
+    EXIF are kept, and photos stand upright. A result depends on image, model, t, seed and size of the tiles.
 
     Args:
         images: files, folders of images, or patterns such as "photos/*.jpg"

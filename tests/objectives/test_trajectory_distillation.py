@@ -65,6 +65,21 @@ def test_the_first_average_is_the_posterior_mean():
     torch.testing.assert_close(x0 + recursion(1, None)[0], GUIDE.posterior(cond), atol=1e-13, rtol=0)
 
 
+def test_short_steps_and_small_t_tend_to_the_posterior_mean():
+    """x0 + v(x0, t) as t falls to 0: of the target of a step from 0, and of the flow itself."""
+    x0, _, cond = pair()
+    mean = GUIDE.posterior(cond)
+    away = []
+    for t in (1e-2, 1e-3, 1e-4):
+        s = torch.full((len(x0),), t, dtype=torch.float64)
+        first, slope = average_slope(GUIDE, x0, 0 * s, s, cond)
+        target = x0 + trajectory_target(first, slope, 0 * s, s)
+        result = OneStep(t)(GUIDE.average, x0, cond).x1
+        away.append([float((each - mean).abs().max()) for each in (target, result)])
+    for before, after in pairwise(away):
+        assert [a / b for a, b in zip(after, before, strict=True)] == pytest.approx([0.1, 0.1], rel=0.1)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_exact_average_has_no_loss(form):
     t = torch.linspace(0, 0.95, 6, dtype=torch.float64)
