@@ -22,6 +22,7 @@ _HOMES = {
     "PSNR": "paired",
     "PairedMetric": "paired",
     "Perceptual": "super_resolution",
+    "PixelFeatures": "pixels",
     "PrecisionRecall": "fidelity",
     "PromptAccuracy": "text",
     "SSIM": "paired",
@@ -45,6 +46,7 @@ __all__ = [
     "OwnFeatures",
     "PairedMetric",
     "Perceptual",
+    "PixelFeatures",
     "PrecisionRecall",
     "PromptAccuracy",
 ]

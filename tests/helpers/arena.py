@@ -11,10 +11,16 @@ from pictures import encoded, into_zip, noise
 
 
 def random_features(folder: Path, evaluation: str = "experiments/arena/evaluate.yaml") -> str:
-    """Write a layer over an evaluation with features of a random network, which need no package."""
+    """Write a layer over an evaluation with features of a random network, which need no package, and pixels
+    that are few.
+    """
     content = yaml.safe_load((REPOSITORY / evaluation).read_text())
     callbacks = content["trainer"]["callbacks"]
-    named = {callback["class_path"].rpartition(".")[2]: callback for callback in callbacks}
+    named = {callback["class_path"].rpartition(".")[2]: callback for callback in reversed(callbacks)}
+    for callback in callbacks:
+        features = callback.get("init_args", {}).get("features", {})
+        if features.get("class_path") == "flowlit.metrics.PixelFeatures":
+            features["init_args"] = {"size": 4}
     network = {"class_path": "flowlit.networks.SmallEncoder", "init_args": {"dim": 8}}
     arguments = {"network": network, "layer": "top", "name": "random"}
     fid = named["FID"]["init_args"]
