@@ -28,7 +28,8 @@ def test_images_may_not_be_smaller():
 
 
 def test_sizes_are_different_features():
-    assert PixelFeatures(8).fingerprint() != PixelFeatures(16).fingerprint() == PixelFeatures(16).fingerprint()
+    eight, sixteen = PixelFeatures(8).fingerprint(), PixelFeatures(16).fingerprint()
+    assert eight != sixteen == PixelFeatures(16).fingerprint()
     assert PixelFeatures(8).name == "pixels_8"
 
 
