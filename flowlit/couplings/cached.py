@@ -33,7 +33,8 @@ class Cached(Coupling):
         resident: keep all pairs on the device, in the dtypes of the store, so that only row numbers are
             copied there; right where they fit into its memory.
         checksums: verify each file when it is opened; ``flowlit couplings verify`` checks all of them.
-        only: take the pairs of these classes alone, of those first ones; None takes all.
+        only: take the pairs of these classes, or of prompts by number, alone, of those first ones; None takes
+            all.
         states: read so many states of each trajectory, x1 among them, for
             ``flowlit.objectives.flow_maps.OnTrajectories``, from a store that has them (``flowlit couple
             --times``). None reads pairs alone, of which a store with states has them, too.

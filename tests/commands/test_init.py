@@ -30,8 +30,8 @@ def test_nothing_of_the_users_is_replaced(cli, tmp_path):
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist(cli, tmp_path):
     assert (
-        "expected one of arena, arena_shared, arena_teacher, instaflow_sd15, instaflow_tiny, msd_digits, "
-        in cli("init", tmp_path / "x", "--recipe", "nothing").error
+        "expected one of arena, arena_shared, arena_teacher, instaflow_sd15, instaflow_slim, "
+        "instaflow_tiny, msd_digits, " in cli("init", tmp_path / "x", "--recipe", "nothing").error
     )
     assert not (tmp_path / "x").exists()
 

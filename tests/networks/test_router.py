@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from texts import Hashed, Reader
 from tools import randomise, tiny_unet, write_checkpoint
 from torch import nn
 
@@ -262,3 +263,70 @@ def test_what_does_not_fit_together_is_one_clear_error(make, message):
 def test_a_student_that_says_nothing_fits_all():
     router = Router([coded(net(1), None), coded(named(net(2)), spec(Patches()))], TWO)
     assert router.codec == spec(Patches()) and router.class_names == NAMES
+
+
+# prompts
+
+PROMPTS = ["cat", "dog", "emu"]
+
+
+def reader(seed):
+    network = Reader(seed)
+    network.text_encoder = {**Hashed().spec, "fingerprint": Hashed().fingerprint}
+    return network
+
+
+def of_prompts():
+    return Router([reader(1), reader(2)], [[0, 2], [1]], PROMPTS)
+
+
+def test_a_row_goes_to_the_student_of_the_nearest_prompt():
+    router = of_prompts()
+    assert (router.reads, router.num_classes) == ({"text"}, 0)
+    x, t, _ = inputs(0, 1, 2, 1)
+    text = Hashed()(["emu", "dog", "cat", "dog"])
+    text = text + 0.1 * torch.randn(text.shape, generator=torch.Generator().manual_seed(1))
+    velocities = router(x, t, {"text": text})
+    for i, k in enumerate([0, 1, 0, 1]):
+        alone = router.students[k](x[i : i + 1], t[i : i + 1], {"text": text[i : i + 1]})
+        torch.testing.assert_close(velocities[i : i + 1], alone)
+    with pytest.raises(FlowlitError, match="cond has no 'text', which chooses the student; give prompts"):
+        router(x, t)
+
+
+def test_students_of_prompts_become_one_file_that_needs_no_encoder_to_choose(tmp_path):
+    generator = Generator(of_prompts(), Euler(1), Pixels())
+    generator.save(tmp_path / "g.safetensors")
+    loaded = flowlit.load(tmp_path / "g.safetensors")
+    assert torch.equal(loaded.network.centres, Hashed()(PROMPTS))
+    images = loaded.sample(6, seed=2, prompts=PROMPTS)
+    assert torch.equal(images, generator.sample(6, seed=2, prompts=PROMPTS))
+    alone = Generator(reader(2), Euler(1), Pixels()).sample(6, seed=2, prompts=PROMPTS)
+    assert torch.equal(images[1::3], alone[1::3]) and not torch.equal(images[0::3], alone[0::3])
+
+
+def other(fingerprint):
+    network = reader(1)
+    network.text_encoder["fingerprint"] = fingerprint
+    return network
+
+
+@pytest.mark.parametrize(
+    ("students", "prompts", "message"),
+    [
+        (lambda: [reader(1), reader(2)], PROMPTS[:2], "2 prompts, and classes up to 2"),
+        (lambda: [net(k, num_classes=0) for k in (1, 2)], PROMPTS, "student 0 has no null_text"),
+        (lambda: [other("x"), other("x")], PROMPTS, "has other weights than in training"),
+        (lambda: [other("x"), reader(2)], PROMPTS, "text encoder of student 1"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(students, prompts, message):
+    with pytest.raises(FlowlitError, match=message):
+        Router(students(), [[0, 2], [1]], prompts)
+
+
+def test_fresh_students_have_no_embeddings_to_choose_by():
+    router = Router([Reader(1), Reader(2)], [[0], [1]], ["cat", "dog"])
+    x, t, _ = inputs(0)
+    with pytest.raises(FlowlitError, match="its prompts have no embeddings"):
+        router(x, t, {"text": Hashed()(["cat"])})

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...data.classes import rows_of_classes
 from .shard import ShardFile
+from .text import NUMBER
 
 Entries = Sequence[tuple[Path, dict[str, Any]]]
 Labels = dict[str, Any] | None
@@ -21,10 +22,19 @@ def rows_of(
 ) -> np.ndarray | None:
     """Return the rows, of the first ``count`` pairs, that are of some classes, in order; None for all.
 
+    Prompts by number are classes where ``labels`` is what ``grouped`` returns.
+
     Raises:
         FlowlitError: naming what is there, if one of the classes is not.
     """
     return None if only is None else rows_of_classes([*_by_shard(entries, labels, count)], only, name)
+
+
+def grouped(manifest: dict[str, Any]) -> Labels:
+    """Return how the pairs of a manifest are divided: by label, or by the number of their prompt."""
+    if manifest["labels"] is None and NUMBER in manifest.get("conditions", {}):
+        return {"law": "stored", "field": NUMBER}
+    return manifest["labels"]
 
 
 def count_labels(
@@ -51,4 +61,4 @@ def labels_of_shard(folder: Path, labels: dict[str, Any], entry: dict[str, Any],
     first, last = entry["index"]
     if labels["law"] == "balanced" and last - first + 1 == entry["rows"]:
         return np.arange(first, first + rows) % labels["num_classes"]
-    return ShardFile(folder / entry["file"]).read("label", 0, rows)
+    return ShardFile(folder / entry["file"]).read(labels.get("field", "label"), 0, rows)

@@ -26,7 +26,7 @@ from .checks import (
     is_normal,
     path_of,
 )
-from .classes import count_labels, rows_of
+from .classes import count_labels, grouped, rows_of
 from .manifest import read_manifest
 from .plan import plan
 from .shard import Fields, ShardFile, gather
@@ -89,7 +89,7 @@ class StoredPairs(Dataset):
         self.open = self._opener()
         self.text = text_of(self.folders, self.manifests, checksums)
         self.only = only
-        self.rows = rows_of(self.entries, self.manifest["labels"], self.count, only, self.name)
+        self.rows = rows_of(self.entries, grouped(self.manifest), self.count, only, self.name)
 
     def _opener(self) -> Callable[[int], ShardFile]:
         """Return a function that opens a shard, and keeps the last ones open. It has no reference to self, so

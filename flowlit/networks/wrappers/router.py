@@ -1,4 +1,4 @@
-"""Several students as one network: each class of images has one that makes it."""
+"""Several students as one network: each class of images, or each prompt, has one that makes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..._support.names import public_path
+from ..._support.names import public_path, resolve
 from ..._support.nested import rows_of
 from ..._support.velocities import evaluate
 from ..._support.wrapped import first_inside
@@ -25,7 +25,7 @@ from ...types import (
     reads_of,
     shape_of,
 )
-from ..checkpoints.spec import spec
+from ..checkpoints.spec import build, spec
 
 
 class Router(Checked, nn.Module):
@@ -35,11 +35,16 @@ class Router(Checked, nn.Module):
     student; memory is that of all. It generates, and takes weights; its students are trained one by one, on
     ``flowlit.data.OfClasses`` or ``Cached(only=…)``. What depends on labels is not for CUDA graphs.
 
+    Of students that read text a class is a prompt: a row goes to the student of that one of ``prompts`` whose
+    embedding is the nearest to its own. They are encoded as in the students' training, once: files have the
+    embeddings.
+
     Song et al. 2024 (2410.23274), where students of equal sets of classes are distilled apart.
 
     Args:
         students: velocities of the same shape, conditions and evaluations.
         classes: those of each student; from 0 on, each class is one student's.
+        prompts: that of class 0, 1, …, for students that read text.
 
     Raises:
         FlowlitError: if a class is missing, or there twice, or students differ.
@@ -47,19 +52,26 @@ class Router(Checked, nn.Module):
 
     label_dropout = 0.0
     owners: Tensor
+    centres: Tensor
 
-    def __init__(self, students: list[nn.Module], classes: list[list[NonNegativeInt]]):
+    def __init__(
+        self,
+        students: list[nn.Module],
+        classes: list[list[NonNegativeInt]],
+        prompts: list[str] | None = None,
+    ):
         super().__init__()
         owners = owners_of(classes, len(students))
         self.students = nn.ModuleList(students)
         self.classes = [list(own) for own in classes]
-        self.num_classes = len(owners)
+        self.num_classes = len(owners) if prompts is None else 0
+        self.chosen_by = "label" if prompts is None else "text"
         self.register_buffer("owners", torch.tensor(owners), persistent=False)
         self.shape = _common("shape", [shape_of(student) for student in students])
         self.evaluations = _common("evaluations", [evaluations_of(student) for student in students])
         self.codec = _common("codec", [codec_of(student) for student in students])
         others = [(reads_of(student) or frozenset()) - {"label"} for student in students]
-        self.reads = _common("conditions", others) | {"label"}
+        self.reads = _common("conditions", others) | {self.chosen_by}
         for k, student in enumerate(students):
             _check_classes(k, student, self.num_classes)
         names = [first_inside(student, "class_names") for student in students]
@@ -67,13 +79,21 @@ class Router(Checked, nn.Module):
         images = [first_inside(student, "trained_on") for student in students]
         self.trained_on = images[0] if all(each == images[0] for each in images) else None
         self.loaded = _joined([loaded_of(student) for student in students])
+        self.text_encoder = _common(
+            "text encoder", [first_inside(student, "text_encoder", dict) for student in students]
+        )
+        if prompts is not None:
+            _check_prompts(prompts, len(owners), students)
+            self.register_buffer("centres", embedded(prompts, students[0], self.text_encoder))
         specs = [spec(student) for student in students]
         if None not in specs:
-            arguments = {"students": specs, "classes": self.classes}
+            arguments: dict[str, Any] = {"students": specs, "classes": self.classes}
+            if prompts is not None:
+                arguments["prompts"] = list(prompts)
             self.spec = {"class_path": public_path(type(self)), "init_args": arguments}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
-        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under cond["label"] (B,)."""
+        """Return the velocity (B, C, H, W) at x (B, C, H, W) and t (B,), under labels (B,) or texts."""
         return self.routed(x, t, cond)
 
     def routed(
@@ -93,13 +113,15 @@ class Router(Checked, nn.Module):
 
     def _rows(self, cond: Cond, x: Tensor) -> dict[int, Any]:
         """Return the rows of each student that has some; of one that has all, a slice."""
-        if "label" not in cond:
+        if self.chosen_by not in cond:
+            missing = "labels (data.noise.num_classes)" if self.chosen_by == "label" else "prompts"
             raise FlowlitError(
-                "Router: cond has no 'label', which chooses the student; give labels (data.noise.num_classes)"
+                f"Router: cond has no '{self.chosen_by}', which chooses the student; give {missing}"
             )
-        if isinstance(cond["label"], FakeTensor):  # shapes alone are followed, as if all were of one class
+        chosen = cond[self.chosen_by]
+        if isinstance(chosen, FakeTensor):  # shapes alone are followed, as if all were of one class
             return {0: slice(None)}
-        owners = self.owners[cond["label"]]
+        owners = self.owners[chosen if self.chosen_by == "label" else nearest(chosen, self.centres)]
         present = owners.unique().tolist() or [0]
         if len(present) == 1:
             return {present[0]: slice(None)}
@@ -139,6 +161,44 @@ def owners_of(classes: Sequence[Sequence[int]], students: int) -> list[int]:
             f"Router: class {missing[0]} has no student, and class {max(owners)} has; expected each from 0 on"
         )
     return [owners[label] for label in range(len(owners))]
+
+
+def nearest(text: Tensor, centres: Tensor) -> Tensor:
+    """Return for texts (B, L, D) the number (B,) of the nearest of some embeddings (P, L, D).
+
+    >>> nearest(torch.tensor([[[0.9]], [[0.2]]]), torch.tensor([[[0.0]], [[1.0]]])).tolist()
+    [1, 0]
+    """
+    if not centres.any():
+        raise FlowlitError("Router: its prompts have no embeddings; build it of students that were trained")
+    exact = "donot_use_mm_for_euclid_dist"  # a sample's number is its own in any batch
+    return torch.cdist(text.flatten(1).float(), centres.flatten(1).float(), compute_mode=exact).argmin(1)
+
+
+def embedded(prompts: Sequence[str], student: nn.Module, encoder: dict[str, Any] | None) -> Tensor:
+    """Return the embeddings (P, L, D) of prompts by the encoder of a student's training; zeros without one.
+
+    Raises:
+        FlowlitError: if the encoder has other weights here.
+    """
+    null = first_inside(student, "null_text", Tensor)
+    if encoder is None:
+        return torch.zeros(len(prompts), *null.shape)
+    described = {key: encoder.get(key) for key in ("class_path", "init_args")}
+    rebuilt = build(described, resolve("flowlit.data.TextEncoder"))
+    if encoder.get("fingerprint") not in (None, rebuilt.fingerprint):
+        raise FlowlitError(f"Router: {rebuilt!r} has other weights than in training; put that encoder there")
+    return rebuilt(list(prompts))
+
+
+def _check_prompts(prompts: Sequence[str], classes: int, students: Sequence[nn.Module]) -> None:
+    if len(prompts) != classes:
+        raise FlowlitError(
+            f"Router: {len(prompts)} prompts, and classes up to {classes - 1}; expected one for each class"
+        )
+    for k, student in enumerate(students):
+        if first_inside(student, "null_text", Tensor) is None:
+            raise FlowlitError(f"Router: student {k} has no null_text: it reads no text; leave prompts out")
 
 
 def _common(what: str, values: list[Any]) -> Any:

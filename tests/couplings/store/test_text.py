@@ -210,3 +210,18 @@ def test_a_pair_of_a_prompt_that_is_none_is_found(tmp_path):
     stored = StoredText(store, read_manifest(store))
     with pytest.raises(FlowlitError, match="a pair has a prompt that is none of its 7"):
         stored.rows(torch.tensor([7]))
+
+
+def test_some_prompts_alone_are_read_for_one_of_several_students(tmp_path):
+    store = make(tmp_path, 20)
+    everything = StoredPairs([store])
+    wanted = [i for i in range(18) if i % 7 in (2, 5)]
+    some = StoredPairs([store], limit=18, only=[5, 2])
+    assert len(some) == len(wanted) == 5
+    found = some.__getitems__(range(5))
+    expected = everything.__getitems__(wanted)
+    assert torch.equal(found.x1, expected.x1) and torch.equal(found.cond["text"], expected.cond["text"])
+    coupling = Cached(str(store), only=[1])
+    assert len(coupling.dataset()) == 3
+    with pytest.raises(FlowlitError, match=r"only is \[9\]; expected some of its classes"):
+        StoredPairs([store], only=[9])
