@@ -100,6 +100,11 @@ def test_a_grey_image_is_grey_again():
         upscaler(Known(channels=1))(photo(3, 10, 7))
 
 
+def test_results_that_are_not_finite_are_no_black_images():
+    with pytest.raises(FlowlitError, match="are not finite"):
+        upscaler(Known(drift=float("nan"), noise=1.0), solver=OneStep(0.5))(photo(3, 10, 7))
+
+
 def test_back_projection_gives_the_input_again():
     image = 0.25 + 0.5 * photo(3, 11, 6)
     plain = upscaler(Known(noise=0.5))(image)
