@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,34 +13,23 @@ from torch import Tensor
 from .._support.extras import needed
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
-from .clip_folder import check_folder, weights_in
 from .clip_vocabulary import clip_tokenizer
-from .folder_encoder import part_digest
+from .encoder_folder import check_folder, weights_in
 from .folder_part import read_part
-from .text_encoder import TextEncoder, TextPrecision
+from .model_encoder import ModelEncoder, Part, part_digest
+from .text_encoder import TextPrecision
 
 
-class CLIPEncoder(TextEncoder):
+class CLIPEncoder(ModelEncoder):
     """A tokenizer and a model of transformers, and texts that are cut after its tokens."""
-
-    _device: torch.device = torch.device("cpu")
-    _said: bool = False
 
     def tokenizer(self) -> Any:
         """Return the CLIPTokenizer, as transformers has it."""
-        return self._parts[0]
+        return self._parts[0].tokenizer
 
     def model(self) -> Any:
         """Return the CLIPTextModel, as transformers has it: in eval mode, float32, without gradients."""
-        return self._parts[1]
-
-    def _load(self) -> tuple[Any, Any]:
-        raise NotImplementedError
-
-    @cached_property
-    def _parts(self) -> tuple[Any, Any]:
-        tokenizer, model = self._load()
-        return tokenizer, model.requires_grad_(False).eval()
+        return self._parts[0].model
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,43 +38,15 @@ class CLIPEncoder(TextEncoder):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        return part_digest(*self._parts)
-
-    def to(self, device: torch.device | str) -> CLIPEncoder:
-        self._device = torch.device(device)
-        return self
+        return part_digest(*self._parts[0])
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Return the numbers of tokens, int64 (B, L); a longer text is cut, which is said once."""
-        length = self.shape[0]
-        tokenizer = self.tokenizer()
-        if not self._said:
-            for prompt, numbers in zip(
-                prompts, tokenizer(list(prompts), verbose=False)["input_ids"], strict=True
-            ):
-                self._warn(prompt, len(numbers), length)
-        padded = {"padding": "max_length", "max_length": length, "truncation": True}
-        return tokenizer(list(prompts), **padded, return_tensors="pt")["input_ids"]
-
-    def _warn(self, prompt: str, count: int, length: int) -> None:
-        if count > length and not self._said:
-            self._said = True
-            logging.getLogger("flowlit").warning(
-                "the prompt %.60r has %d tokens, of which CLIP reads %d: it is cut there, and so are others "
-                "like it",
-                prompt,
-                count,
-                length,
-            )
+        return self._tokens(self._parts[0], prompts, self.shape[0])["input_ids"]
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the last hidden states (B, L, D) of prompts."""
-        model = self.model().to(self._device)
-        with torch.autocast(self._device.type, enabled=False):
-            return model(self.tokens(prompts).to(self._device))[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_device"}
+        return self._run(self._parts[0], {"input_ids": self.tokens(prompts)})[0]
 
 
 class CLIPText(CLIPEncoder):
@@ -109,7 +69,7 @@ class CLIPText(CLIPEncoder):
         arguments = {"folder": self.folder, "precision": self.precision}
         return {"class_path": "flowlit.data.CLIPText", "init_args": arguments}
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> list[Part]:
         folder = Path(self.folder)
         parts = [
             folder / name if (folder / name).is_dir() else folder for name in ("tokenizer", "text_encoder")
@@ -118,7 +78,7 @@ class CLIPText(CLIPEncoder):
         weights = weights_in(parts[1])
         library = needed("transformers")
         tokenizer = read_part(library.CLIPTokenizer, parts[0], {})
-        return tokenizer, read_part(library.CLIPTextModel, parts[1], weights)
+        return [Part(tokenizer, read_part(library.CLIPTextModel, parts[1], weights))]
 
 
 class RandomCLIPText(CLIPEncoder):
@@ -164,7 +124,7 @@ class RandomCLIPText(CLIPEncoder):
         arguments = {name: getattr(self, name) for name in names}
         return {"class_path": "flowlit.data.RandomCLIPText", "init_args": arguments}
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> list[Part]:
         library = needed("transformers")
         tokenizer = clip_tokenizer()
         tokenizer.model_max_length = self.length
@@ -182,4 +142,4 @@ class RandomCLIPText(CLIPEncoder):
         )
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(self.seed)
-            return tokenizer, library.CLIPTextModel(config)
+            return [Part(tokenizer, library.CLIPTextModel(config))]

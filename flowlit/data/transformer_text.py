@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,39 @@ from .._support.extras import needed
 from .._support.packed_text import packed, rows_of_pooled
 from ..errors import FlowlitError
 from ..ranges import PositiveInt
-from .clip_folder import check_folder, weights_in
-from .folder_encoder import FolderEncoder, Part, numbers
+from .encoder_folder import check_folder, weights_in
 from .folder_part import read_part
+from .model_encoder import ModelEncoder, Part, part_digest
 from .text_encoder import TextPrecision
 
 CLIP_LENGTH = 77
+"""Tokens that CLIP reads."""
+
+
+class FolderEncoder(ModelEncoder):
+    """Texts by the models of a pipeline's folder.
+
+    Args:
+        folder: of the pipeline.
+        length: tokens that are read.
+        precision: bf16 rounds embeddings to bfloat16.
+    """
+
+    def __init__(self, folder: str, length: PositiveInt, precision: TextPrecision):
+        self.folder = folder
+        self.length = length
+        self.precision = precision
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        arguments = {"folder": self.folder, "length": self.length, "precision": self.precision}
+        return {"class_path": f"flowlit.data.{type(self).__name__}", "init_args": arguments}
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        digests = [part_digest(*part) for part in self._parts]
+        templates = [getattr(part.tokenizer, "chat_template", None) for part in self._parts]
+        return hashlib.sha256(json.dumps([self.length, digests, templates]).encode()).hexdigest()
 
 
 class SD3Text(FolderEncoder):
@@ -51,7 +81,8 @@ class SD3Text(FolderEncoder):
         config = read_json(Path(self.folder) / "transformer" / CONFIG)
         return config.get("joint_attention_dim", 4096)
 
-    def _load(self, folder: Path) -> list[Part]:
+    def _load(self) -> list[Part]:
+        folder = Path(self.folder)
         kinds = parts_of(folder)
         read = []
         for place, number in enumerate(("", "_2", "_3")):
@@ -65,13 +96,13 @@ class SD3Text(FolderEncoder):
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings (B, L, D) of prompts."""
         clips = [
-            self._run(part, numbers(part.tokenizer, prompts, CLIP_LENGTH), output_hidden_states=True)
+            self._run(part, self._tokens(part, prompts, CLIP_LENGTH), output_hidden_states=True)
             for part in self._parts[:2]
         ]
         tokens = torch.cat([each.hidden_states[-2] for each in clips], 2)
         if len(self._parts) == 3:
             part = self._parts[2]
-            long = self._run(part, numbers(part.tokenizer, prompts, self.length))[0]
+            long = self._run(part, self._tokens(part, prompts, self.length))[0]
         else:
             long = tokens.new_zeros(len(prompts), self.length, self._width)
         if tokens.shape[2] > long.shape[2]:
@@ -101,7 +132,8 @@ class ZImageText(FolderEncoder):
     def shape(self) -> tuple[int, int]:
         return self.length, self._parts[0].model.config.hidden_size
 
-    def _load(self, folder: Path) -> list[Part]:
+    def _load(self) -> list[Part]:
+        folder = Path(self.folder)
         kind = parts_of(folder).get("text_encoder", "none")
         if not kind.startswith("Qwen3"):
             raise FlowlitError(f"ZImageText: {folder} has {kind} as text_encoder; expected a Qwen3Model")
@@ -119,7 +151,7 @@ class ZImageText(FolderEncoder):
         frame = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
         messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
         texts = [part.tokenizer.apply_chat_template(message, **frame) for message in messages]
-        tokens = numbers(part.tokenizer, texts, self.length, mask=True)
+        tokens = self._tokens(part, texts, self.length, mask=True)
         hidden = self._run(part, tokens, output_hidden_states=True).hidden_states[-2]
         return _first(hidden, tokens["attention_mask"].to(hidden.device).bool())
 
@@ -132,8 +164,17 @@ def _first(rows: Tensor, real: Tensor) -> Tensor:
 
 
 def _part(tokenizer: Path, encoder: Path, tokenizer_kind: str, kind: str) -> Part:
-    """Read a tokenizer and a model of classes of transformers."""
+    """Read a tokenizer and a model of classes of transformers.
+
+    Raises:
+        FlowlitError: naming what is missing, or of a class that transformers lacks.
+    """
     check_folder(tokenizer, encoder)
     library: Any = needed("transformers")
+    if not hasattr(library, kind):
+        raise FlowlitError(
+            f"text encoder {encoder} is a {kind}, which transformers {library.__version__} lacks; "
+            "pip install -U transformers, or fetch the folder again"
+        )
     read = read_part(getattr(library, tokenizer_kind), tokenizer, {})
     return Part(read, read_part(getattr(library, kind), encoder, weights_in(encoder)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._support.extras import needed
 from .._support.files import short_hash
-from ..data.clip_folder import check_folder, weights_in
+from ..data.encoder_folder import check_folder, weights_in
 from ..data.folder_part import read_part
 from ..data.prompts import Prompts
 from ..errors import FlowlitError

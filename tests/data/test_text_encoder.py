@@ -165,7 +165,7 @@ def test_folders_that_hold_no_encoder_are_refused(tmp_path):
     encoder.mkdir(parents=True)
     refused("there is no config.json")
     (encoder / "config.json").write_text("{}")
-    refused("has no vocab.json and merges.txt")
+    refused("has no vocab.json and merges.txt, nor tokenizer.json")
     (tmp_path / "p" / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / "p" / "tokenizer" / name).write_text("{}")

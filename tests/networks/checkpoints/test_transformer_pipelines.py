@@ -74,6 +74,16 @@ def test_texts_of_z_image_are_those_of_diffusers():
     assert encoder([""]).abs().amax() > 0, "a message without words has tokens, too"
 
 
+def test_a_longer_prompt_is_cut_which_is_said_once(caplog):
+    encoder = ZImageText(str(z_image_pipeline()), length=9)
+    first = encoder(["a red cat"])[0]
+    assert torch.equal(first, encoder(["a red dog"])[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the prompt '<u>a red cat<e>' has 15 tokens, of which Qwen2 reads 9: it is cut there, and so are "
+        "others like it"
+    ]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_velocity_is_that_of_diffusers_own_scheduler(family):
     """One step of ``FlowMatchEulerDiscreteScheduler`` from σ to σ' is one of Euler's from 1 - σ to 1 - σ'."""
@@ -190,6 +200,11 @@ FAULTS = {
         z_image_pipeline,
         lambda f: change(f / "model_index.json", text_encoder=["transformers", "LlamaModel"]),
         "has LlamaModel as text_encoder; expected a Qwen3Model",
+    ),
+    "an unknown encoder": (
+        z_image_pipeline,
+        lambda f: change(f / "model_index.json", text_encoder=["transformers", "Qwen3NextGenModel"]),
+        "is a Qwen3NextGenModel, which transformers .* lacks; pip install -U transformers",
     ),
     "no message": (
         z_image_pipeline,

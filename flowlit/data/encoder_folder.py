@@ -1,4 +1,4 @@
-"""Folders of CLIP's text encoder, as diffusers and transformers write them."""
+"""Folders of text encoders, as diffusers and transformers write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import FlowlitError
 
 
 def check_folder(tokenizer: Path, encoder: Path) -> None:
-    """Refuse folders that hold no text encoder of CLIP.
+    """Refuse folders that hold no text encoder, or not its tokenizer.
 
     Raises:
         FlowlitError: naming what is missing.
@@ -21,12 +21,13 @@ def check_folder(tokenizer: Path, encoder: Path) -> None:
     if not (encoder / "config.json").is_file():
         raise FlowlitError(
             f"text encoder {encoder}: there is no config.json; expected the folder of a diffusers pipeline, "
-            "or of a CLIPTextModel"
+            "or of a model that transformers wrote"
         )
     files = {path.name for path in tokenizer.glob("*.*")}
     if not ({"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files):
         raise FlowlitError(
-            f"text encoder {encoder}: {tokenizer} has no vocab.json and merges.txt; put the tokenizer there"
+            f"text encoder {encoder}: {tokenizer} has no vocab.json and merges.txt, nor tokenizer.json; put "
+            "the tokenizer there"
         )
 
 
