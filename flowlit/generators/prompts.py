@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .._support.wrapped import first_inside
 from ..data.prompts import check_prompt, texts_hash
 from ..errors import FlowlitError
-from ..networks.checkpoints.spec import build
+from ..networks.checkpoints.encoder import encoder_from
 from ..types import Noise, reads_of
 
 if TYPE_CHECKING:
@@ -43,22 +41,7 @@ def encoder_of(network: Any) -> TextEncoder:
             f"{type(network).__name__} reads text, and its checkpoint does not say which encoder made it; "
             'call the generator with embeddings of your own: generator(noise, {"text": …})'
         )
-    return _built(json.dumps(described))
-
-
-@lru_cache(4)
-def _built(description: str) -> TextEncoder:
-    from ..data.text_encoder import TextEncoder
-
-    described = json.loads(description)
-    encoder = build({key: described.get(key) for key in ("class_path", "init_args")}, TextEncoder)
-    known = described.get("fingerprint")
-    if known is not None and encoder.fingerprint != known:
-        raise FlowlitError(
-            f"{encoder!r} has other weights or another vocabulary than in training "
-            f"({encoder.fingerprint[:8]}, expected {known[:8]}); put the encoder of training there"
-        )
-    return encoder
+    return encoder_from(described)
 
 
 def prompted(generator: NoiseToImages, rows: Rows, prompts: Any) -> Rows:

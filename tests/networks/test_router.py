@@ -316,7 +316,11 @@ def other(fingerprint):
     [
         (lambda: [reader(1), reader(2)], PROMPTS[:2], "2 prompts, and classes up to 2"),
         (lambda: [net(k, num_classes=0) for k in (1, 2)], PROMPTS, "student 0 has no null_text"),
-        (lambda: [other("x"), other("x")], PROMPTS, "has other weights than in training"),
+        (
+            lambda: [other("x"), other("x")],
+            PROMPTS,
+            "has other weights or another vocabulary than in training",
+        ),
         (lambda: [other("x"), reader(2)], PROMPTS, "text encoder of student 1"),
     ],
 )

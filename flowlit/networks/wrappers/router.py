@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..._support.names import public_path, resolve
+from ..._support.names import public_path
 from ..._support.nested import rows_of
 from ..._support.velocities import evaluate
 from ..._support.wrapped import first_inside
@@ -25,7 +25,8 @@ from ...types import (
     reads_of,
     shape_of,
 )
-from ..checkpoints.spec import build, spec
+from ..checkpoints.encoder import encoder_from
+from ..checkpoints.spec import spec
 
 
 class Router(Checked, nn.Module):
@@ -168,6 +169,9 @@ def nearest(text: Tensor, centres: Tensor) -> Tensor:
 
     >>> nearest(torch.tensor([[[0.9]], [[0.2]]]), torch.tensor([[[0.0]], [[1.0]]])).tolist()
     [1, 0]
+
+    Raises:
+        FlowlitError: if the embeddings are zeros, those of a router that was built of fresh students.
     """
     if not centres.any():
         raise FlowlitError("Router: its prompts have no embeddings; build it of students that were trained")
@@ -179,16 +183,12 @@ def embedded(prompts: Sequence[str], student: nn.Module, encoder: dict[str, Any]
     """Return the embeddings (P, L, D) of prompts by the encoder of a student's training; zeros without one.
 
     Raises:
-        FlowlitError: if the encoder has other weights here.
+        FlowlitError: if the encoder cannot be built, or has other weights here.
     """
     null = first_inside(student, "null_text", Tensor)
     if encoder is None:
         return torch.zeros(len(prompts), *null.shape)
-    described = {key: encoder.get(key) for key in ("class_path", "init_args")}
-    rebuilt = build(described, resolve("flowlit.data.TextEncoder"))
-    if encoder.get("fingerprint") not in (None, rebuilt.fingerprint):
-        raise FlowlitError(f"Router: {rebuilt!r} has other weights than in training; put that encoder there")
-    return rebuilt(list(prompts))
+    return encoder_from(encoder)(list(prompts))
 
 
 def _check_prompts(prompts: Sequence[str], classes: int, students: Sequence[nn.Module]) -> None:
