@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Cond, VelocityField, evaluations_of, reads_of
+from ..types import Cond, VelocityField, evaluations_of, label_dropout_of, reads_of
 from .nested import rows_of
 from .velocities import evaluate, skipping
 
@@ -57,6 +57,7 @@ class BatchInvariant:
     def __init__(self, velocity: VelocityField):
         self.velocity = velocity
         self.evaluations = evaluations_of(velocity)
+        self.label_dropout = label_dropout_of(velocity)
 
     @property
     def reads(self) -> frozenset[str] | None:

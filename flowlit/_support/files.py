@@ -202,7 +202,8 @@ def building(
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            _bring_back(target, replaces)
+            with suppress(OSError):  # the next one tries again
+                _bring_back(target, replaces)
 
 
 def _old(target: Path) -> Path:

@@ -54,10 +54,20 @@ class Guided(Solver):
     Args:
         solver: that follows the guided velocity.
         scale: of the guidance.
+
+    Raises:
+        FlowlitError: for a solver that is guided already.
     """
 
     solver: Solver
     scale: Float
+
+    def __post_init__(self) -> None:
+        """Refuse guidance upon guidance."""
+        if isinstance(self.solver, Guided):
+            raise FlowlitError(
+                f"Guided: solver is {self.solver!r}, guided already; give the one inside, and one scale"
+            )
 
     def __call__(
         self,
@@ -73,8 +83,7 @@ class Guided(Solver):
         Raises:
             FlowlitError: as the solver inside; without labels and text, and for networks that need them.
         """
-        needs_label = label_dropout_of(getattr(velocity, "velocity", velocity)) == 0
-        if needs_label and "label" in cond and self.scale != 1:
+        if label_dropout_of(velocity) == 0 and "label" in cond and self.scale != 1:
             raise FlowlitError(
                 "Guided: the network never learned to do without its label; train it with label_dropout > 0"
             )

@@ -14,6 +14,7 @@ from ..._support.nested import rows_of
 from ...callbacks.evaluation.base import Evaluation, numbers, protocols
 from ...callbacks.evaluation.grids import check_noise
 from ...callbacks.evaluation.pictures import file_for, show_figure
+from ...errors import FlowlitError
 from ...modules import FlowModule
 from ...ranges import PositiveInt
 from ...solvers import RK45, Guided
@@ -32,7 +33,16 @@ def sweep(
     exact: Solver | None,
     num: int,
 ) -> None:
-    """Validate a model with other solvers than its own, and with ``Sweep`` among the callbacks."""
+    """Validate a model with other solvers than its own, and with ``Sweep`` among the callbacks.
+
+    Raises:
+        FlowlitError: for an exact solver that is guided.
+    """
+    if isinstance(exact, Guided):
+        raise FlowlitError(
+            f"sweep: exact is {exact!r}; expected the solver inside alone: each solver is compared with the "
+            "exact flow under its own guidance"
+        )
     own = model.solvers
     model.solvers = own if solvers is None else solvers
     callback = Sweep(exact or RK45(1e-6, 1e-6), num)

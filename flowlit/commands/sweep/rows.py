@@ -11,6 +11,12 @@ from typing import Any
 from ...solvers import Guided
 from ...types import Solver
 
+COSTS = ("steps", "evaluations", "rtol", "atol", "times")
+"""Settings of a solver by which the members of a family differ in their cost."""
+
+LONG = 40
+"""Signs of a setting from which on its class stands for it."""
+
 
 def sweep_rows(
     metrics: Mapping[str, float], spread: Mapping[str, float], solvers: Mapping[str, Solver]
@@ -27,14 +33,6 @@ def sweep_rows(
     return sorted(rows, key=lambda row: row.get("nfe", 0.0))
 
 
-COSTS = ("steps", "evaluations", "rtol", "atol", "times")
-"""Settings of a solver by which the members of a family differ in their cost."""
-
-
-LONG = 40
-"""Signs of a setting from which on its class stands for it."""
-
-
 def guidance(solver: Solver) -> dict[str, Any]:
     """Return the scale of a guided solver, and the solver inside with its costs; {} for others.
 
@@ -45,7 +43,8 @@ def guidance(solver: Solver) -> dict[str, Any]:
     if not isinstance(solver, Guided):
         return {}
     inside = solver.solver
-    costs = [f"{name} {getattr(inside, name):g}" for name in COSTS[:-1] if hasattr(inside, name)]
+    values = {name: getattr(inside, name, None) for name in COSTS}
+    costs = [f"{name} {value:g}" for name, value in values.items() if isinstance(value, int | float)]
     return {"guidance": float(solver.scale), "guided": ", ".join([family(inside), *costs])}
 
 

@@ -22,9 +22,10 @@ from ...types import Codec, Diffusion, Solver
 def spec(thing: Any) -> dict[str, Any] | None:
     """Return how to build an object again, as {"class_path", "init_args"}; None if it has no description.
 
-    Networks describe themselves by an attribute ``spec``; dataclasses (solvers, also with a time grid, which
-    may have a diffusion) and objects without state (codecs) are read. An argument that is None by default,
-    and is so here, is left out: what is compared stays as it was when a class gets another option.
+    Networks describe themselves by an attribute ``spec``; dataclasses (solvers, also with another solver or
+    a time grid, which may have a diffusion) and objects without state (codecs) are read. An argument that is
+    None by default, and is so here, is left out: what is compared stays as it was when a class gets another
+    option.
     """
     path = public_path(type(thing))
     own = getattr(thing, "spec", None)
@@ -36,7 +37,7 @@ def spec(thing: Any) -> dict[str, Any] | None:
     optional = {argument.name for argument in fields(thing) if argument.default is None}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, (TimeGrid, Diffusion, ModelStatistics)):
+        if isinstance(value, (TimeGrid, Diffusion, ModelStatistics, Solver)):
             arguments[name] = spec(value)
             if arguments[name] is None:
                 return None
