@@ -16,6 +16,7 @@ from flowlit.callbacks.training import heat_map
 from flowlit.commands import sweep
 from flowlit.commands.cost.models import Model
 from flowlit.commands.cost.plot import plot
+from flowlit.commands.sweep.rows import family
 from flowlit.couplings.store.picture import show
 from flowlit.metrics.cost import Macs
 from flowlit.metrics.report import Estimate, Kind, Record
@@ -92,7 +93,7 @@ def test_a_sweep_draws_distances_and_errors_with_their_spread_a_line_for_each_fa
     row = {"nfe": 2.0, "frechet_mine": 1.0, "frechet_mine_spread": 0.2, "endpoint_error": 0.1, "fid": 3.0}
     others = {"frechet_extrapolated_mine": 5.0, "frechet_mine_half": 4.0, "kid": 0.1, "frechet_b": 2.0}
     solvers = {"a": DPMSolver(2), "b": DPMSolver(4), "c": DPMSolver(4, order=2), "d": RK45(0.1, 0.1)}
-    rows = [{**row, "solver": name, "family": sweep.family(solver)} for name, solver in solvers.items()]
+    rows = [{**row, "solver": name, "family": family(solver)} for name, solver in solvers.items()]
     figure = sweep.plot([{**rows[0], **others}, *rows[1:]])
     assert [axes.get_ylabel() for axes in figure.axes] == [
         "frechet_mine",
@@ -106,7 +107,7 @@ def test_a_sweep_draws_distances_and_errors_with_their_spread_a_line_for_each_fa
         "RK45",
     ]
     listed = Given([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1])
-    assert sweep.family(DPMSolver(7, grid=listed)) == "DPMSolver(grid=Given)"
+    assert family(DPMSolver(7, grid=listed)) == "DPMSolver(grid=Given)"
     bars = figure.axes[0].containers[0].lines[2][0].get_segments()
     assert [list(bar[:, 1]) for bar in bars] == [[0.8, 1.2]] * 2
 
