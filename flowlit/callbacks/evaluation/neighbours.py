@@ -33,8 +33,8 @@ class NearestNeighbours(FirstImages):
         images: what the model was trained on, as they are.
         num: samples that are drawn, so rows.
         k: neighbours in a row.
-        measured: samples that ``memorisation`` is of, those that are drawn first among them; all there are if
-            there are fewer. None is ``num``.
+        measured: samples that ``memorisation`` is of: the first ones, ``num`` at least, or all if there are
+            fewer. None is ``num``.
     """
 
     def __init__(
