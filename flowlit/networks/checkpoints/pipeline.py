@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..._support.diffusers_folder import (
@@ -20,7 +19,6 @@ from ..._support.diffusers_folder import (
     weight_files,
 )
 from ..._support.names import resolve
-from ..._support.packed_text import rows_of_pooled
 from ...errors import FlowlitError
 from ..wrappers.diffusers import DiffusersUNet
 from ..wrappers.diffusers_transformers import DiffusersSD3, DiffusersZImage
@@ -33,13 +31,6 @@ from .tensors import check_dense
 
 FACTS = "flowlit.json"
 """Of a pipeline that flowlit wrote: what diffusers has no place for."""
-
-ENCODERS = {
-    DiffusersUNet.kind: "flowlit.data.CLIPText",
-    DiffusersSD3.kind: "flowlit.data.SD3Text",
-    DiffusersZImage.kind: "flowlit.data.ZImageText",
-}
-"""Text encoders of pipelines by the class of their network."""
 
 
 def opened(checkpoint: Any) -> tuple[Contents, str]:
@@ -97,7 +88,7 @@ def read_pipeline(folder: Path) -> tuple[Contents, Path]:
     state[NULL], encoder = _null_text(folder, parts, config)
     if encoder is not None:
         facts["text_encoder"] = encoder
-    length = len(state[NULL]) - _pooled_rows(config)
+    length = len(state[NULL]) - KINDS[kind].pooled_rows(config)
     layout = DiffusersLayout(
         str(folder), config=config, scheduler=scheduler, text_length=length, sample_size=size
     )
@@ -146,36 +137,18 @@ def check_latents(folder: Path, network: Mapping[str, Any], part: str = "unet") 
     return size >> (len(blocks) - 1)
 
 
-def _pooled_rows(config: Mapping[str, Any]) -> int:
-    """Return the rows of a text that hold its pooled embedding."""
-    if config.get("_class_name") != DiffusersSD3.kind:
-        return 0
-    return rows_of_pooled(config.get("pooled_projection_dim", 2048), config.get("joint_attention_dim", 4096))
-
-
 def _null_text(
     folder: Path, parts: Mapping[str, str], config: Mapping[str, Any]
 ) -> tuple[Tensor, dict[str, Any] | None]:
     """Return the embedding of the empty text, (L, D), and how to build the encoder, if there is one."""
-    kind = config.get("_class_name", DiffusersUNet.kind)
+    kind = KINDS[config.get("_class_name", DiffusersUNet.kind)]
     if "text_encoder" not in parts:
         logging.getLogger("flowlit").warning(
             "%s has no text encoder: the embedding of the empty text is zeros until training sets it", folder
         )
-        return _blank(kind, config), None
-    encoder = resolve(ENCODERS[kind])(str(folder))
+        return kind.blank(config), None
+    encoder = resolve(kind.encoder)(str(folder))
     return encoder.null(), {**encoder.spec, "fingerprint": encoder.fingerprint}
-
-
-def _blank(kind: str, config: Mapping[str, Any]) -> Tensor:
-    """Return zeros in the place of the embedding of the empty text, (L, D)."""
-    length, name, default = {
-        DiffusersUNet.kind: (77, "cross_attention_dim", 1280),
-        DiffusersSD3.kind: (333, "joint_attention_dim", 4096),
-        DiffusersZImage.kind: (512, "cap_feat_dim", 2560),
-    }[kind]
-    width = config.get(name, default)
-    return torch.zeros(length + _pooled_rows(config), width if isinstance(width, int) else 1)
 
 
 def as_velocity(folder: str) -> nn.Module:

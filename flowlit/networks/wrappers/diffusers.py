@@ -45,6 +45,9 @@ class DiffusersUNet(DiffusersNetwork):
     """
 
     kind = "UNet2DConditionModel"
+    encoder = "flowlit.data.CLIPText"
+    text_length = 77
+    text_width = ("cross_attention_dim", 1280)
 
     def __init__(
         self, config: dict[str, Any], predicts: Prediction = "velocity", text_length: PositiveInt = 77

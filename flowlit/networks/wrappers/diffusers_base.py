@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,12 @@ class DiffusersNetwork(Checked, nn.Module):
 
     kind: ClassVar[str]
     """Its class in diffusers."""
+    encoder: ClassVar[str]
+    """The text encoder of its pipelines."""
+    text_length: ClassVar[int]
+    """Tokens of a text, where no encoder says it."""
+    text_width: ClassVar[tuple[str, int]]
+    """Entry of a configuration that has the numbers of a token, and diffusers' default of it."""
 
     num_classes = 0
     reads = frozenset({"text"})
@@ -51,6 +58,18 @@ class DiffusersNetwork(Checked, nn.Module):
         self.model = built(self.kind, plain)
         self.text_encoder: dict[str, Any] | None = None
         """How to build the encoder of its texts."""
+
+    @classmethod
+    def pooled_rows(cls, config: Mapping[str, Any]) -> int:
+        """Return the rows of a text that hold its pooled embedding, behind those of its tokens."""
+        return 0
+
+    @classmethod
+    def blank(cls, config: Mapping[str, Any]) -> Tensor:
+        """Return zeros (L, D) as the embedding of the empty text, where no encoder makes it."""
+        width = config.get(*cls.text_width)
+        rows = cls.text_length + cls.pooled_rows(config)
+        return torch.zeros(rows, width if isinstance(width, int) else 1)
 
     def _read_texts(self, rows: int, width: int) -> None:
         """Take texts (B, rows, width) from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,15 +31,24 @@ class DiffusersSD3(DiffusersNetwork):
     """
 
     kind = "SD3Transformer2DModel"
+    encoder = "flowlit.data.SD3Text"
+    text_length = 333
+    text_width = ("joint_attention_dim", 4096)
 
     def __init__(self, config: dict[str, Any], text_length: PositiveInt = 333):
         super().__init__(config, text_length=text_length)
         own = self.model.config
-        _check_channels(self, own.in_channels, own.out_channels)
+        if own.in_channels != own.out_channels:
+            raise FlowlitError(
+                f"DiffusersSD3: {own.in_channels} channels in and {own.out_channels} out; expected as many"
+            )
         self.shape = (own.in_channels, own.sample_size, own.sample_size)
         self.pooled = own.pooled_projection_dim
-        rows = text_length + rows_of_pooled(self.pooled, own.joint_attention_dim)
-        self._read_texts(rows, own.joint_attention_dim)
+        self._read_texts(text_length + self.pooled_rows(own), own.joint_attention_dim)
+
+    @classmethod
+    def pooled_rows(cls, config: Mapping[str, Any]) -> int:
+        return rows_of_pooled(config.get("pooled_projection_dim", 2048), config.get(*cls.text_width))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = {}) -> Tensor:
         """Return the velocity (B, C, R, R) at x (B, C, R, R) and t (B,), under cond["text"] (B, L + P, D).
@@ -69,6 +79,9 @@ class DiffusersZImage(DiffusersNetwork):
     """
 
     kind = "ZImageTransformer2DModel"
+    encoder = "flowlit.data.ZImageText"
+    text_length = 512
+    text_width = ("cap_feat_dim", 2560)
 
     def __init__(
         self, config: dict[str, Any], sample_size: PositiveInt = 128, text_length: PositiveInt = 512
@@ -96,10 +109,3 @@ class DiffusersZImage(DiffusersNetwork):
         frames = list(x.unsqueeze(2))
         output = self.model(frames, t, captions, **self._patches, return_dict=False)[0]
         return torch.stack(list(output)).squeeze(2)
-
-
-def _check_channels(network: DiffusersNetwork, channels: int, out: int) -> None:
-    if channels != out:
-        raise FlowlitError(
-            f"{type(network).__name__}: {channels} channels in and {out} out; expected equal numbers"
-        )
