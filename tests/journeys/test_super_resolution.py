@@ -271,7 +271,7 @@ def test_the_papers_recipes_run_with_small_numbers(recipe, tmp_path, monkeypatch
     labelled_images(tmp_path / "train.zip")
     layer = random_features(tmp_path, "experiments/super_resolution/evaluate.yaml")
     path = f"experiments/recipes/{recipe}.yaml"
-    metrics = {"trainer.callbacks.2.metrics": [{"class_path": "flowlit.metrics.PSNR"}]}
+    metrics = {"trainer.callbacks.3.metrics": [{"class_path": "flowlit.metrics.PSNR"}]}
     options = {
         "teacher": {"vars.width": 8, "vars.steps": 2},
         "couple": {"vars.pairs": 16},
