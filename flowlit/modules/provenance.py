@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from ..couplings import Independent
+from ..couplings import Independent, PromptedImages
 from ..data.provenance import Facts, are_other, described, in_words, trained_on
 from ..errors import FlowlitError
 from ..types import ImageDataset, loaded_of
@@ -42,7 +42,7 @@ def take_data(network: nn.Module, data: Any, flow: bool) -> None:
     """
     facts = images_trained_on(data)
     if facts is not None:
-        fresh = flow and type(getattr(data, "coupling", None)) is Independent
+        fresh = flow and type(getattr(data, "coupling", None)) in (Independent, PromptedImages)
         network.trained_on = facts if fresh else {**facts, "fresh_noise": False}  # type: ignore[assignment]
 
 
@@ -57,7 +57,8 @@ def check_guide(guide: nn.Module, name: str) -> None:
         file = (loaded_of(guide) or {}).get("file", type(guide).__name__)
         raise FlowlitError(
             f"{name}: its guide {file} was trained on pairs or as a generator, so that its velocity is not "
-            "that of fresh noise; expected a teacher, trained on images with couplings.Independent"
+            "that of fresh noise; expected a teacher, trained on images with couplings.Independent or "
+            "couplings.PromptedImages"
         )
 
 

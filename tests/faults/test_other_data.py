@@ -17,10 +17,18 @@ import flowlit
 from flowlit._support.places import without_folders
 from flowlit.callbacks import LastCheckpoint
 from flowlit.commands.share.configuration import configuration, encoded
-from flowlit.couplings import Cached, Independent, Mixed, OptimalTransport, SeededNoise, Simulated
+from flowlit.couplings import (
+    Cached,
+    Independent,
+    Mixed,
+    OptimalTransport,
+    PromptedImages,
+    SeededNoise,
+    Simulated,
+)
 from flowlit.couplings.store.manifest import describe, read_manifest
 from flowlit.couplings.store.merge import merge
-from flowlit.data import Digits, ImageFolder, Pixels
+from flowlit.data import Digits, ImageFolder, Pixels, Prompts, RandomCLIPText
 from flowlit.data.provenance import are_other, described, in_words, shared, trained_on
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
@@ -29,7 +37,7 @@ from flowlit.generators.export.fold import folded
 from flowlit.metrics.base import Reference
 from flowlit.metrics.protocol import other_images
 from flowlit.modules import Critic, CriticModule, FlowDataModule, ReflowStudent, Teacher
-from flowlit.modules.provenance import images_trained_on, warn_of_memorising
+from flowlit.modules.provenance import images_trained_on, take_data, warn_of_memorising
 from flowlit.networks import pretrained
 from flowlit.networks.checkpoints.fingerprint import fingerprint, identity
 from flowlit.networks.wrappers.base import VelocityWrapper
@@ -348,3 +356,15 @@ def test_a_generator_of_score_distillation_is_no_guide(chain, tmp_path):
 def test_noise_of_optimal_transport_is_not_fresh(tmp_path):
     file = fit(tmp_path, Teacher(tiny_unet()), OptimalTransport(Digits(limit=40, labels=False)))
     assert trained_on(pretrained(str(file), "raw"))["fresh_noise"] is False
+
+
+def test_prompts_do_not_change_that_noise_is_fresh(tmp_path):
+    """A teacher of prompts may be the guide of score distillation."""
+    pytest.importorskip("transformers", reason="flowlit[text] is not installed")
+    encoder = RandomCLIPText(width=16, length=4)
+    prompts = Prompts(classes=[f"digit {i}" for i in range(10)], template="{}")
+    network = tiny_unet()
+    take_data(network, SimpleNamespace(coupling=PromptedImages(Digits(limit=8), prompts, encoder)), flow=True)
+    assert "fresh_noise" not in trained_on(network)
+    take_data(network, SimpleNamespace(coupling=OptimalTransport(Digits(limit=8))), flow=True)
+    assert trained_on(network)["fresh_noise"] is False

@@ -139,3 +139,23 @@ def test_guidance_is_swept_on_the_teacher(root, monkeypatch):
     names = header.split(",")
     assert {"guidance", "prompt_accuracy_tiny_classifier", "frechet_tiny_classifier"} <= set(names)
     assert len(rows) == 5
+
+
+OTHERS = [("dmd", []), ("dmd", ["decoupled_dmd"]), ("distill", ["ect"])]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("experiment", "layers"), OTHERS, ids=["dmd", "decoupled dmd", "consistency"])
+def test_other_wings_train_on_it(root, experiment, layers, monkeypatch):
+    """Score distillation takes the text teacher as its guide; it is a flow of fresh noise."""
+    monkeypatch.chdir(REPOSITORY)
+    paths = [
+        f"experiments/text/{experiment}.yaml",
+        *(f"experiments/text/layers/{name}.yaml" for name in layers),
+    ]
+    words = [word for path in paths for word in ("-c", path)]
+    steps = ["--vars.steps", 2, "--vars.wait", 1] if experiment == "dmd" else ["--vars.distill_steps", 2]
+    outcome = in_process("fit", *words, "--vars.root", root, "--vars.batch_size", 4, *steps)
+    assert outcome.code == 0, outcome.err
+    stage = layers[-1] if layers else experiment
+    assert flowlit.load(root / stage).sample(2, seed=0, prompts=["cat", "ship"]).shape == (2, 3, 16, 16)
