@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from .._support.extras import needed
 from ..errors import FlowlitError
 from ..ranges import PositiveInt, Seed
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = {"onnx": ONNX, "web": ONNX, "diffusers": ("diffusers",)}
+"""What a form needs beside flowlit."""
 
 
 def export(
@@ -67,6 +72,8 @@ def _check_options(to: str, runtime: Path | None, base: str | None, onto: str | 
         raise FlowlitError(f"--runtime is for --to web; this is --to {to}")
     if (base is None) != (onto is None) or (onto is not None and to != "diffusers"):
         raise FlowlitError("--base and --onto are for --to diffusers, and belong together")
+    for package in PACKAGES.get(to, ()):
+        needed(package)
 
 
 def _loaded(

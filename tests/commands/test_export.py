@@ -1,6 +1,7 @@
 """``flowlit export`` as a command: features, in which an export is compared with its checkpoint."""
 
 import json
+import sys
 from importlib import import_module
 
 import pytest
@@ -117,3 +118,13 @@ def test_features_are_of_a_few_images_at_a_time_and_a_distance_is_never_below_ze
     assert extractor.most <= 64 and 0 <= found["frechet"] < 1e-6 and found["moved"] == 0
     other = Images(255 - images, images.float())
     assert feature_distance(extractor, Sample(images.float(), None, same, other))["frechet"] > 1
+
+
+MISSING = [("onnx", "onnxscript"), ("web", "onnx"), ("diffusers", "diffusers")]
+
+
+@pytest.mark.parametrize(("form", "package"), MISSING)
+def test_a_missing_package_is_named_before_the_checkpoint_is_read(cli, tmp_path, monkeypatch, form, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    error = cli("export", tmp_path / "none.ckpt", "--to", form, "--into", tmp_path / "out").error
+    assert f"{package} cannot be imported" in error and "pip install 'flowlit[" in error
