@@ -28,7 +28,5 @@ def other_parts(trainer: pl.Trainer, module: Any, noise: Noise) -> dict[str, Cal
         parts["text"] = partial(encoder.afresh, texts)
     codec = getattr(module, "codec", None)
     if codec is not None and not codec.pixels:
-        with trainer.precision_plugin.val_step_context():
-            x1 = module.solve(next(iter(module.solvers)), noise).x1
-        parts["decoder"] = partial(codec.decode, x1)
+        parts["decoder"] = partial(codec.decode, noise.x0)  # of x1's shape; its values take no time
     return parts
