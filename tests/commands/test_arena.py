@@ -431,6 +431,27 @@ def test_whether_another_space_of_features_ranks_alike_is_said(runs):
     assert not any("Spearman" in note and "4 rows" in note for note in arena(runs, FEATURES)[0].notes)
 
 
+def test_records_make_the_same_table_without_the_runs(runs, tmp_path):
+    stage(runs / "slimflow/0", "recouplings", "couple")
+    stores.fill(runs / "slimflow/0/recouplings", num=50)
+    (runs / "naive/0/distill/weights.ckpt").write_bytes(b"large")
+    stage(runs / "naive/2", "distill", "fit", done=False)
+    shutil.rmtree(runs / "slimflow/1")
+    kept = tmp_path / "kept"
+    drawn(runs, "--records", kept)
+    assert not list(kept.rglob("*.ckpt")) + list(kept.rglob("*.safetensors")) + list(kept.glob("naive/2"))
+    again = compare(find_runs(kept), "")
+    assert again.rows == compare(find_runs(runs), "").rows and len(again.samples) == 2
+    shutil.rmtree(runs / "naive")
+    drawn(runs, "--records", kept)
+    assert {row.method for row in compare(find_runs(kept), "").rows} == {"slimflow", "naive"}
+
+
+def test_records_beside_the_runs_themselves_are_refused(runs):
+    outcome = in_process("arena", runs, "--records", runs)
+    assert outcome.code == 1 and "another folder" in outcome.err
+
+
 def test_networks_that_several_methods_share_are_shown_once(runs):
     """The student that all distil, of both seeds in slimflow, of one elsewhere; its distilled ones differ."""
     for run in runs.glob("*/*"):

@@ -8,7 +8,13 @@ from ...ranges import PositiveInt
 
 
 def arena(
-    folder: str, *, into: str = "", features: str = "", nfe: PositiveInt | None = None, markdown: bool = False
+    folder: str,
+    *,
+    into: str = "",
+    records: str = "",
+    features: str = "",
+    nfe: PositiveInt | None = None,
+    markdown: bool = False,
 ) -> Iterator[str]:
     """Gather the runs of several methods and seeds into one table, one plot and one sheet of samples.
 
@@ -19,6 +25,7 @@ def arena(
     Args:
         folder: of the runs, <method>/<seed> in it
         into: folder for the results; that of the runs by default
+        records: folder that gets what the table is made of, JSON and samples, to make it again
         features: whose distance counts, where reports have several
         nfe: evaluations for an image of the rows that are printed; all by default
         markdown: print the table for a document
@@ -29,12 +36,16 @@ def arena(
     from ..pipeline.summary import draw_sheet
     from .plot import plot
     from .record import encode
+    from .records import keep_records
     from .rows import compare
     from .runs import find_runs
     from .table import format_table
 
     target = Path(into or folder)
-    arena = compare(find_runs(Path(folder)), features)
+    runs = find_runs(Path(folder))
+    arena = compare(runs, features)
+    if records:
+        keep_records(runs, Path(records))
     yield format_table(arena, markdown, nfe)
     yield from arena.notes
     write_atomically(target / "arena.json", encode(arena))
