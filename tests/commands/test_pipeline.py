@@ -255,6 +255,24 @@ def test_dry_run_runs_nothing(cli, tmp_path):
     assert not (tmp_path / "root").exists()
 
 
+def test_a_dry_run_names_inputs_that_are_missing(tmp_path):
+    recipe = "experiments/recipes/arena_shared.yaml"
+    words = ("pipeline", "-c", recipe, "--root", tmp_path / "root", "--vars.images", tmp_path / "nowhere.zip")
+    planned = in_process(*words, "--dry-run")
+    assert planned.code == 0
+    assert "it would not begin: stage images reads" in planned.out and "nowhere.zip" in planned.out
+    error = in_process(*words).error
+    assert "nowhere.zip" in error and not list(tmp_path.rglob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    "name, words", [("kid_subset", "--evaluate_teacher.vars.kid_subset 8"), ("root", "--root 8")]
+)
+def test_a_variable_of_stages_alone_is_named_with_the_words_that_set_it(tmp_path, name, words):
+    error = in_process("pipeline", "-c", RECIPE, "--root", tmp_path, f"--vars.{name}", "8").error
+    assert "stage " in error and f"has it: {words}" in error
+
+
 # the digits recipe, as
 # small as it gets
 

@@ -34,6 +34,8 @@ def pipeline(
         yield from (f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}" for plan in plans)
         if not dry_run:
             recipe.check(plans)
+        elif missing := recipe.missing(plans):
+            yield f"it would not begin: {missing}"
         recipe.trust = trust or check_trust(recipe)
         check_configurations(plans, recipe.root, recipe.trust)
         if dry_run:

@@ -81,7 +81,7 @@ class Recipe:
             name, dot, option = key.partition(".")
             if word.startswith("--vars.") and option and (equals or remaining):
                 value = value if equals else remaining.pop(0)
-                self.variables = overridden(self.variables, option, value)
+                self.variables = overridden(self.variables, option, value, self.stages, self.files)
                 continue
             stage = next((s for s in self.stages if s.name == name), None)
             if not word.startswith("--") or not dot or stage is None or not (equals or remaining):
@@ -131,14 +131,18 @@ class Recipe:
         Raises:
             FlowlitError: naming all that are missing.
         """
+        if missing := self.missing(plans):
+            raise FlowlitError(missing)
+
+    def missing(self, plans: Sequence[Plan]) -> str:
+        """Return which inputs the stages that are to run lack, and how to mend it; "" if none."""
         missing = [
             f"stage {plan.stage.name} reads {', '.join(plan.missing)}"
             for plan in plans
             if plan.missing and plan.action != "done"
         ]
-        if missing:
-            mend = f"put it there, or name another{stated_needs(self.files[0])}"
-            raise FlowlitError(f"{'; '.join(missing)}: no such file or folder; {mend}")
+        mend = f"put it there, or name another{stated_needs(self.files[0])}"
+        return f"{'; '.join(missing)}: no such file or folder; {mend}" if missing else ""
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.

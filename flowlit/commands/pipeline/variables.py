@@ -37,15 +37,27 @@ def check_variables(path: str, variables: Any) -> Variables:
     return variables
 
 
-def overridden(variables: Variables, name: str, word: str) -> Variables:
+def overridden(
+    variables: Variables, name: str, word: str, stages: Sequence[Stage] = (), recipes: Sequence[str] = ()
+) -> Variables:
     """Return variables of which one has the value that was typed; a text stays a text.
+
+    Args:
+        variables: of the recipe.
+        name: of the one.
+        word: its new value.
+        stages: of the recipe, whose YAMLs may have the variable where the recipe has not.
+        recipes: the file, and those that it includes.
 
     Raises:
         FlowlitError: if there is no such variable, or it is to be a number and is none.
     """
     if name not in variables:
         known = ", ".join(variables) or "none"
-        meant = did_you_mean(name, variables)
+        own = [stage.name for stage in stages if name in _declared(stage, variables, recipes)]
+        words = "--root" if name == "root" else f"--{own[0]}.vars.{name}" if own else ""
+        of = f"; stage {', '.join(own)} has it: {words} {word}" if words else ""
+        meant = of or did_you_mean(name, variables)
         raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}{meant}")
     before = variables[name]
     value = word if isinstance(before, str) else load_text(word, f"--vars.{name}")
@@ -116,12 +128,16 @@ def settle(stages: Sequence[Stage], variables: Variables, recipes: Sequence[str]
         stage.options = in_place(stage.options, variables)
         configs = [chosen_file(name, variables, recipes) for name in stage.configs]
         stage.config = configs[0] if isinstance(stage.config, str) else configs
-        declared: set[str] = set()
-        for config in configs:
-            declared |= set(read_yaml(config).get("vars") or {})
+        declared = _declared(stage, variables, recipes)
         for name, value in variables.items():
             if name in declared and value is not None:
                 stage.options.setdefault(f"vars.{name}", value)
+
+
+def _declared(stage: Stage, variables: Variables, recipes: Sequence[str]) -> set[str]:
+    """Return the names of the variables that the YAMLs of a stage have."""
+    configs = [chosen_file(name, variables, recipes) for name in stage.configs]
+    return {name for config in configs for name in read_yaml(config).get("vars") or {}}
 
 
 def chosen_file(name: str, variables: Variables, recipes: Sequence[str]) -> str:
