@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..errors import FlowlitError
 from ..ranges import Checked, PositiveFloat, PositiveInt, Probability
 from ..types import TimeDistribution
 from .times import LogitNormal, Uniform
@@ -28,6 +29,30 @@ class IntervalDistribution(Checked, ABC):
     @abstractmethod
     def __call__(self, n: int, device: Device = "cpu") -> tuple[Tensor, Tensor]:
         """Draw n intervals, t (n,) and s (n,) float32, 0 <= t <= s <= 1."""
+
+
+def check_intervals(name: str, intervals: IntervalDistribution, n: int = 1000) -> None:
+    """Refuse a distribution for the objective ``name`` if some of n draws are no intervals in [0, 1].
+
+    Random draws afterwards are as they would have been without it.
+
+    Raises:
+        FlowlitError: with one of the intervals.
+    """
+    with torch.random.fork_rng(devices=[]):
+        t, s = intervals(n)
+    if t.shape != (n,) or s.shape != (n,):
+        raise FlowlitError(
+            f"{name}: {intervals} gave times of shapes {tuple(t.shape)} and {tuple(s.shape)} for {n} "
+            f"intervals; expected ({n},) for both"
+        )
+    wrong = ~((t >= 0) & (t <= s) & (s <= 1))
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise FlowlitError(
+            f"{name}: {intervals} gave an interval from {float(t[first]):.4g} to {float(s[first]):.4g}; "
+            "expected 0 <= t <= s <= 1, where 0 is the noise and 1 the data (flowlit list intervals)"
+        )
 
 
 def some_equal(t: Tensor, s: Tensor, share: float) -> Tensor:

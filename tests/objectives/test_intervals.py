@@ -1,9 +1,22 @@
 """Distributions of the intervals that flow maps are trained on."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from flowlit.objectives.intervals import Dyadic, FromNoise, Gap, Milestones, Ordered, StartEnd, ToData
+from flowlit.errors import FlowlitError
+from flowlit.objectives.intervals import (
+    Dyadic,
+    FromNoise,
+    Gap,
+    IntervalDistribution,
+    Milestones,
+    Ordered,
+    StartEnd,
+    ToData,
+    check_intervals,
+)
 from flowlit.objectives.times import Fixed, Uniform
 
 N = 200_000
@@ -19,11 +32,50 @@ def test_intervals_are_float32_and_in_order(law):
     assert law.to_data == bool(type(law) in (ToData, Gap))
 
 
+@dataclass
+class Written(IntervalDistribution):
+    """Somebody's own, one interval for all."""
+
+    t: float
+    s: float
+    shape: tuple[int, ...] = ()
+
+    def __call__(self, n, device="cpu"):
+        return torch.full((n, *self.shape), self.t), torch.full((n, *self.shape), self.s)
+
+
+@pytest.mark.parametrize(
+    ("law", "found"),
+    [
+        (Written(0.7, 0.2), "from 0.7 to 0.2; expected 0 <= t <= s <= 1"),
+        (Written(-0.1, 0.5), "from -0.1 to 0.5"),
+        (Written(0.5, 1.2), "from 0.5 to 1.2"),
+        (Written(0.5, torch.nan), "from 0.5 to nan"),
+        (ToData(lambda n, device: torch.full((n,), 1.5)), "from 1.5 to 1"),
+        (Written(0.2, 0.7, (1,)), r"shapes \(1000, 1\) and \(1000, 1\)"),
+    ],
+    ids=["reversed", "before the noise", "behind the data", "no number", "times", "shape"],
+)
+def test_intervals_outside_of_0_and_1_or_reversed_are_refused(law, found):
+    with pytest.raises(FlowlitError, match=rf"^MeanFlow: .* {found}"):
+        check_intervals("MeanFlow", law)
+
+
+def test_a_look_at_intervals_changes_no_draw():
+    torch.manual_seed(0)
+    for law in ALL:
+        check_intervals("MeanFlow", law)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(3))
+
+
 def test_start_and_end_are_those_of_mean_flow():
     torch.manual_seed(0)
     t, s = StartEnd()(N)
     places = torch.tensor([0.05, 0.5, 0.95])
     assert t.quantile(places).tolist() == pytest.approx([0.116, 0.645, 0.962], abs=0.004)
+    assert s.quantile(places).tolist() == pytest.approx([0.320, 0.969, 0.998], abs=0.004)
     assert float((t == s).float().mean()) == pytest.approx(0.300, abs=0.004)
     t, s = StartEnd(start=Fixed(0.0), equal=0.0)(N)
     assert s.quantile(places).tolist() == pytest.approx([0.797, 0.982, 0.9987], abs=0.004)

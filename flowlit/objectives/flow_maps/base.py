@@ -16,7 +16,7 @@ from ...paths.straight import interpolate
 from ...ranges import NonNegativeFloat, PositiveFloat
 from ...types import Distance, Objective, Pair, VelocityField, reads_of
 from ..distances import SquaredError
-from ..intervals import IntervalDistribution, StartEnd
+from ..intervals import IntervalDistribution, StartEnd, check_intervals
 from .averages import repeated
 
 RIPPLE = 100
@@ -62,10 +62,11 @@ class FlowMapObjective(Objective):
         """Refuse a network without a second time, unless all intervals end at the data; warn of its clock.
 
         Raises:
-            FlowlitError: naming the option that gives it one.
+            FlowlitError: naming the option that gives it one, or for intervals that are none.
         """
         network: Any = getattr(module, "network", None)
         name = type(self).__name__
+        check_intervals(name, self.intervals)
         reads = reads_of(network)
         if self.intervals.to_data:
             module.trains_flow = False  # type: ignore[assignment]

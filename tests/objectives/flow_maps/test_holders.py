@@ -8,7 +8,7 @@ import tiny
 import torch
 from flow_maps import GUIDE, OBJECTIVES, guided_student, student
 from gaussian_map import GaussianMap
-from tools import tiny_unet
+from tools import randomise, tiny_unet
 from torch import nn
 
 from flowlit import rng
@@ -23,7 +23,9 @@ from flowlit.objectives.flow_maps import (
     ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
+    OnTrajectories,
     Splitting,
+    VelocityDistillation,
     guided_target,
     own_guided_target,
     splitting_loss,
@@ -32,7 +34,7 @@ from flowlit.objectives.flow_maps.improved import drawn_guidance
 from flowlit.objectives.intervals import FromNoise, Ordered, ToData
 from flowlit.objectives.times import Fixed, Uniform
 from flowlit.schedules import Geometric, Sigmoid
-from flowlit.solvers import Euler, Jumps
+from flowlit.solvers import Euler, Heun, Jumps
 from flowlit.types import Pair
 
 
@@ -61,15 +63,17 @@ class Watching(nn.Module):
     num_classes = 3
     label_dropout = 0.5
 
-    def __init__(self):
+    def __init__(self, guided=False):
         super().__init__()
-        self.network = student(dropout=0.5, num_classes=3, label_dropout=0.5)
+        inside = student(dropout=0.5, num_classes=3, label_dropout=0.5)
+        self.network = GuidanceInput(inside) if guided else inside
+        inside = self.network.network if guided else inside  # a copy
         self.masks = []
         self.labels = []
         for module in self.network.modules():
             if isinstance(module, nn.Dropout):
                 module.register_forward_hook(lambda m, i, o: self.masks.append(self.plain(o) == 0))
-        self.network.label.table.register_forward_hook(lambda m, i, o: self.labels.append(i[0]))
+        inside.label.table.register_forward_hook(lambda m, i, o: self.labels.append(i[0]))
 
     @staticmethod
     def plain(value):
@@ -81,33 +85,47 @@ class Watching(nn.Module):
         return self.network(x, t, cond)
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [
-        MeanFlow(Ordered(Uniform(), equal=0.0)),
-        MeanFlow(Ordered(Uniform(), equal=0.0), derivative="central", tangent="self"),
-        Splitting(Ordered(Uniform(), equal=0.0)),
-        Lagrangian(Ordered(Uniform(), equal=0.0), derivative="central"),
-        Consistency(),
-    ],
-    ids=["jvp", "central", "splitting", "lagrangian", "consistency"],
-)
-def test_dropout_and_hidden_labels_are_the_same_in_every_call_of_a_step(objective):
-    network = Watching().train()
+APART = Ordered(Uniform(), equal=0.0)
+LABELLED = randomise(tiny_unet(multipliers=(1,), attention_resolutions=(), num_classes=3), scale=0.1)
+SEVERAL_CALLS = {
+    "jvp": MeanFlow(APART),
+    "central": MeanFlow(APART, derivative="central", tangent="self"),
+    "forward": MeanFlow(APART, guide=LABELLED, derivative="forward"),
+    "guided": MeanFlow(APART, guidance=2.0, kappa=0.5),
+    "improved": ImprovedMeanFlow(APART),
+    "splitting": Splitting(APART),
+    "splitting, guide": Splitting(APART, guide=LABELLED, first="guide"),
+    "lagrangian": Lagrangian(APART, derivative="central"),
+    "lagrangian, jvp": Lagrangian(APART),
+    "consistency": Consistency(),
+    "consistency, guide": Consistency(guide=LABELLED),
+    "trajectories": OnTrajectories(LABELLED, Heun(2), draws=2),
+    "velocity distillation": VelocityDistillation(LABELLED),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL_CALLS)
+def test_dropout_and_hidden_labels_are_the_same_in_every_call_of_a_step(name):
+    """But where guidance leaves all labels out."""
+    objective = SEVERAL_CALLS[name]
+    network = Watching(guided=name == "improved").train()
     torch.manual_seed(1)
     data = pair(8, label=torch.arange(8) % 3)
     objective(network, data)["loss"].backward()
-    first = network.labels[0]
-    assert len(network.labels) > 1 and all(torch.equal(labels, first) for labels in network.labels)
+    labelled = [labels for labels in network.labels if not bool((labels == 3).all())]
+    free = len(network.labels) - len(labelled)
+    assert free == (1 if name in ("guided", "improved") else 0)
+    first = labelled[0]
+    assert len(labelled) > 1 and all(torch.equal(labels, first) for labels in labelled)
     assert 0 < int((first == 3).sum()) < 8
     layers = len(network.masks) // len(network.labels)
     for i, mask in enumerate(network.masks):
         expected = network.masks[i % layers]
         assert float((mask == expected).float().mean()) > 0.99  # an activation may be 0 by itself
-    state = torch.get_rng_state()
+    torch.manual_seed(2)
     network.labels.clear()
     objective(network, data)
-    assert not torch.equal(network.labels[0], first) or not torch.equal(state, torch.get_rng_state())
+    assert not any(torch.equal(labels, first) for labels in network.labels), "and others in another step"
 
 
 def test_draws_of_intervals_are_those_of_the_whole_batch():
@@ -152,9 +170,21 @@ def test_a_network_of_one_time_is_refused_unless_all_intervals_end_at_the_data(m
         FlowModule(one, make())
     with pytest.raises(FlowlitError, match="no second time"):
         FlowModule(one, Combined({"a": make()}))
+    with pytest.raises(FlowlitError, match="ImprovedMeanFlow trains a flow map"):
+        FlowModule(one, ImprovedMeanFlow())
     module = FlowModule(one, make(ToData()))
     assert not module.trains_flow and torch.isfinite(module.objective(one, pair())["loss"])
     assert FlowModule(student(), make()).trains_flow
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_intervals_that_are_none_are_refused_by_each_before_a_step(name):
+    objective = OBJECTIVES[name]()
+    objective.intervals = ToData(lambda n, device: torch.full((n,), -0.5))
+    with pytest.raises(
+        FlowlitError, match=rf"^{type(objective).__name__}: .*from -0.5 to 1; expected 0 <= t"
+    ):
+        FlowModule(student(), Combined({"it": objective}))
 
 
 def test_a_clock_of_ripple_is_warned_of_where_time_is_differentiated(caplog):

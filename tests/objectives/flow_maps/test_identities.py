@@ -13,8 +13,10 @@ from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.flow_maps import (
     consistency_loss,
     end_derivative,
+    guided_target,
     lagrangian_loss,
     mean_flow_loss,
+    own_guided_target,
     splitting_loss,
     start_derivative,
     velocity_distillation_loss,
@@ -252,10 +254,15 @@ def test_velocity_distillation_moves_samples_by_the_difference_of_velocities():
 # data instead of a guide
 
 
+def halved(student, guide, pair, t, s, *, distance, **changes):
+    """Shortcut models' loss, whose interval ends in the middle for its first leg."""
+    return splitting_loss(student, guide, pair, t, s, m=(t + s) / 2, distance=distance, **changes)
+
+
 @pytest.mark.parametrize(
     "loss",
-    [mean_flow_loss, partial(mean_flow_loss, tangent="self"), lagrangian_loss],
-    ids=["mean flow", "own tangent", "lagrangian"],
+    [mean_flow_loss, partial(mean_flow_loss, tangent="self"), lagrangian_loss, halved],
+    ids=["mean flow", "own tangent", "lagrangian", "splitting"],
 )
 def test_data_have_the_true_map_as_their_minimum(loss):
     student = GaussianMap()
@@ -289,18 +296,40 @@ def test_the_adaptive_weight_is_mean_flows_up_to_a_factor():
 # where gradients go
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        mean_flow_loss,
-        partial(mean_flow_loss, tangent="self"),
-        partial(mean_flow_loss, derivative="forward"),
-        lagrangian_loss,
-        consistency_loss,
-        partial(splitting_loss, m=(T + S) / 2, first="guide", second="self"),
-    ],
-    ids=["mean flow", "own tangent", "difference", "lagrangian", "consistency", "splitting"],
-)
+def distilled(student, guide, pair, t, s, *, distance):
+    noise = torch.randn(pair.x0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return velocity_distillation_loss(student, guide, pair, 0.9 * t, noise, distance=distance)
+
+
+def guided(student, guide, pair, t, s, *, distance):
+    label = torch.zeros(len(t), dtype=torch.int64)
+    pair = pair._replace(cond={"label": label})
+    v = guided_target(student, pair, t, guidance=2.0, kappa=0.5)
+    return mean_flow_loss(student, guide, pair, t, s, distance=distance, v=v)
+
+
+def improved(student, guide, pair, t, s, *, distance):
+    label = torch.zeros(len(t), dtype=torch.int64)
+    guidance = torch.tensor([2.0, 0.0, 1.0]).expand(len(t), 3)
+    pair = pair._replace(cond={"label": label, "guidance": guidance})
+    v = own_guided_target(student, pair, t)
+    return mean_flow_loss(student, guide, pair, t, s, distance=distance, v=v, tangent="self")
+
+
+WITH_TARGET = {
+    "mean flow": mean_flow_loss,
+    "own tangent": partial(mean_flow_loss, tangent="self"),
+    "difference": partial(mean_flow_loss, derivative="forward"),
+    "guided": guided,
+    "improved": improved,
+    "lagrangian": lagrangian_loss,
+    "consistency": consistency_loss,
+    "splitting": partial(splitting_loss, m=(T + S) / 2, first="guide", second="self"),
+    "velocity distillation": distilled,
+}
+
+
+@pytest.mark.parametrize("loss", WITH_TARGET.values(), ids=WITH_TARGET)
 def test_no_gradient_reaches_the_guide_or_the_target(loss):
     """The gradient is that of the same loss with every other number held still."""
     guide, student = GaussianMap(), GaussianMap()
