@@ -526,11 +526,14 @@ def test_a_pipeline_that_is_told_to_stop_lets_its_stage_save(tmp_path, signum):
         words,
         env={**os.environ, "PYTHONPATH": str(runs.HELPERS)},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 90
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     running.send_signal(signum)
-    assert running.wait(60) == 128 + signum
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 128 + signum
+    assert errors.rstrip().endswith("the pipeline is stopped; the same command goes on with it")
     assert torch.load(tmp_path / "root/a/checkpoints/last.ckpt", weights_only=True)["global_step"] > 2

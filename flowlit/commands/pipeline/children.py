@@ -73,6 +73,7 @@ def run_child(words: Sequence[str], env: dict[str, str]) -> int:
         for signum, handler in before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
     if heard:
+        print("flowlit: the pipeline is stopped; the same command goes on with it", file=sys.stderr)
         raise Stopped(heard[0])
     return code
 
