@@ -152,6 +152,12 @@ class Combined(Objective):
         others = self.keeps - part.keeps
         return pair._replace(cond={name: x for name, x in pair.cond.items() if name not in others})
 
+    def conditions(self, cond: Cond) -> Cond:
+        """Return those conditions (B, …) of the data that every part gives the network."""
+        objectives = cast(dict[str, Objective], self.objectives)
+        given = [part.conditions(cond) for part in objectives.values()]
+        return {name: value for name, value in cond.items() if all(name in names for names in given)}
+
     def add(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return {"loss": weighted sum (), and each part () by name}."""
         total = torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()

@@ -11,10 +11,13 @@ from commandline import in_process
 import flowlit
 from flowlit.couplings.store.encoding import codec_facts, stored_codec
 from flowlit.data import EncoderLatents
+from flowlit.data.codecs import from_levels
 from flowlit.errors import FlowlitError
+from flowlit.modules import CodecModule
+from flowlit.modules.codec import quality
 from flowlit.networks import StoredAutoencoder, UNet
 from flowlit.networks.checkpoints.spec import build, spec
-from flowlit.types import Codec
+from flowlit.types import Codec, Pair
 
 NETWORK = tiny.unet(resolution=2, in_channels=10, multipliers=[1])
 
@@ -73,6 +76,27 @@ def test_statistics_are_of_all_training_images(checkpoint):
     network = StoredAutoencoder(str(checkpoint)).network
     z = (network.code(images(24).float() / 127.5 - 1) - network.mean) / network.std
     assert z.mean(0).abs().max() < 1e-3 and z.shape[1:] == (8, 2, 2)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.8])
+def test_the_decoder_learns_from_latents_with_noise_and_is_tried_without(tau, monkeypatch):
+    network = autoencoders.autoencoder(masked=0.0)
+    x = images(200).float() / 127.5 - 1
+    network.measure([x])
+    module = CodecModule(network, noise=tau)
+    monkeypatch.setattr(module, "log_training", lambda losses, rows: None)
+    decoded = []
+    network.decoder.register_forward_pre_hook(lambda part, given: decoded.append(given[0].detach()))
+    torch.manual_seed(0)
+    loss = module.train().training_step(Pair(torch.zeros_like(x), x), 0)
+    assert loss.requires_grad and network.train()(x, "encode").requires_grad
+    noise = decoded[0] - network(x, "encode").detach()
+    levels = noise.square().mean((1, 2, 3)).sqrt()  # σ of each image, uniform in [0, τ]
+    assert float(levels.mean()) == pytest.approx(tau / 2, abs=0.05)
+    assert float(levels.std()) == pytest.approx(tau / 12**0.5, abs=0.05)
+    network.eval()
+    quality(network, images(4), None)
+    torch.testing.assert_close(decoded[-1], network(from_levels(images(4)), "encode"))
 
 
 def test_reconstruction_is_reported(tmp_path):

@@ -12,6 +12,7 @@ from ...errors import FlowlitError
 from ...paths.straight import expand
 from ...ranges import PositiveInt
 from ...types import Cond, Distance, Pair, Solver, VelocityField
+from ..intervals import ToData
 from .averages import average, repeated
 from .base import FlowMapObjective
 
@@ -38,14 +39,18 @@ def stored_states(pair: Pair) -> tuple[Tensor, Tensor]:
     Raises:
         FlowlitError: where it has none.
     """
-    if not {"path", "times"} <= pair.cond.keys():
+    _check_states(pair.cond)
+    between = pair.cond["path"].transpose(0, 1)
+    times = pair.cond["times"].transpose(0, 1)
+    return torch.cat([torch.zeros_like(times[:1]), times]), torch.cat([pair.x0[None], between, pair.x1[None]])
+
+
+def _check_states(cond: Cond) -> None:
+    if not {"path", "times"} <= cond.keys():
         raise FlowlitError(
             "OnTrajectories: pairs without states, and no guide to solve for them; read stored ones "
             "(data.coupling: flowlit.couplings.Cached, with states), or give guide and solver"
         )
-    between = pair.cond["path"].transpose(0, 1)
-    times = pair.cond["times"].transpose(0, 1)
-    return torch.cat([torch.zeros_like(times[:1]), times]), torch.cat([pair.x0[None], between, pair.x1[None]])
 
 
 def trajectory_regression_loss(
@@ -83,7 +88,8 @@ class OnTrajectories(FlowMapObjective):
     Args:
         guide: the velocity that is solved; frozen, absent from checkpoints. None takes stored states.
         solver: on a grid, e.g. ``{class_path: flowlit.solvers.Heun, init_args: {steps: 8}}``.
-        between: "any" two of its times, a time and the "next" (key points), or a time and the "end".
+        between: "any" two of its times, a time and the "next" (key points), or a time and the "end", which is
+            for networks of one time, too.
         draws: intervals of each trajectory in a step.
         distance: between average velocities; None is the mean squared error.
 
@@ -113,7 +119,7 @@ class OnTrajectories(FlowMapObjective):
             )
         if solver is not None and solver.times()[-1] != 1:  # type: ignore[attr-defined]
             raise FlowlitError(f"OnTrajectories: {solver} stops before t = 1; take a grid that goes there")
-        super().__init__(None, distance, guide)
+        super().__init__(ToData() if between == "end" else None, distance, guide)
         self.solver = solver
         self.between: Between = between
         self.draws = draws
@@ -134,6 +140,16 @@ class OnTrajectories(FlowMapObjective):
             self.report(times[i] if times.dim() == 1 else times[i, rows], loss)
             losses.append(loss.mean())
         return {"loss": torch.stack(losses).mean()}
+
+    def conditions(self, cond: Cond) -> Cond:
+        """Return the conditions (B, …) of the data that the network gets: all but the states.
+
+        Raises:
+            FlowlitError: where there are none, and no guide.
+        """
+        if self.guide is None:
+            _check_states(cond)
+        return super().conditions(cond)
 
     def places(self, n: int, steps: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Draw places i < j (n,) among 0 … steps; of "any" two, all pairs equally often."""

@@ -1,12 +1,16 @@
 """Regression onto trajectories that are solved in the step."""
 
 import pytest
+import tiny
 import torch
+from flow_maps import student
 from gaussian_map import GaussianMap
 from tools import tiny_unet
 
+from flowlit.couplings import Independent
+from flowlit.data import Digits
 from flowlit.errors import FlowlitError
-from flowlit.modules import FlowModule
+from flowlit.modules import FlowDataModule, FlowModule
 from flowlit.objectives import Combined
 from flowlit.objectives.distances import SquaredError
 from flowlit.objectives.flow_maps import Lagrangian, OnTrajectories, states, trajectory_regression_loss
@@ -127,6 +131,33 @@ def test_pairs_without_states_are_refused_and_a_guide_alone_too():
         OnTrajectories(GaussianMap())
     with pytest.raises(FlowlitError, match="a solver without a guide"):
         OnTrajectories(solver=Heun(2))
+
+
+def test_pairs_without_states_are_refused_before_a_step(tmp_path, monkeypatch):
+    def step(self, velocity, pair):
+        raise AssertionError("a step")
+
+    monkeypatch.setattr(OnTrajectories, "forward", step)
+    data = FlowDataModule(Independent(Digits(limit=8, labels=False)), batch_size=4)
+    for objective in (OnTrajectories(), Combined({"paths": OnTrajectories(), "map": Lagrangian()})):
+        module = FlowModule(student(), objective)
+        with pytest.raises(FlowlitError, match="pairs without states"):
+            tiny.trainer(tmp_path, 1, limit_val_batches=0).fit(module, data)
+
+
+def test_to_the_end_a_network_of_one_time_will_do():
+    class OneTime(GaussianMap):
+        reads = frozenset()
+
+        def forward(self, x, t, cond=None):
+            assert not cond
+            return super().forward(x, t, {"r": torch.ones_like(t)})
+
+    objective = OnTrajectories(GaussianMap(), Jumps(4, grid=Given(GRID)), "end", draws=3)
+    assert float(objective(OneTime(), PAIR)["loss"]) < 1e-12
+    assert float(objective(OneTime(sign=0.5), PAIR)["loss"]) > 0.1
+    module = FlowModule(tiny_unet(), OnTrajectories(tiny_unet(), Heun(2), "end"))
+    assert not module.trains_flow
 
 
 def test_what_does_not_fit_is_refused():
