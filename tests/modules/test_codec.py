@@ -133,6 +133,21 @@ def test_the_codec_is_deterministic_and_has_one_shape(codec):
     assert codec.encoded_shape((1, 8, 8)) == SHAPE and codec.decoded_shape(SHAPE) == (1, 8, 8)
 
 
+def test_a_codec_without_a_branch_is_trained_and_used(tmp_path):
+    content = autoencoders.stage(tmp_path, 2)
+    arguments = {
+        name: value for name, value in autoencoders.NETWORK["init_args"].items() if name != "residual"
+    }
+    decoder = autoencoders.DECODER["init_args"] | {"in_channels": 8}
+    arguments["decoder"] = {**autoencoders.DECODER, "init_args": decoder}
+    content["model"]["init_args"]["network"] = {**autoencoders.NETWORK, "init_args": arguments}
+    run("fit", tmp_path / "run.yaml", content)
+    codec = EncoderLatents(StoredAutoencoder(str(tmp_path / "checkpoints/last.ckpt")))
+    x1 = codec.encode(images(3))
+    assert x1.shape == (3, 8, 2, 2) == (3, *codec.encoded_shape((1, 8, 8)))
+    assert codec.decode(x1).shape == (3, 1, 8, 8)
+
+
 def test_its_description_builds_it_again(codec):
     again = build(spec(codec), Codec)
     assert torch.equal(again.encode(images(2)), codec.encode(images(2)))

@@ -86,6 +86,21 @@ def test_a_masked_branch_is_a_learned_constant_and_only_in_training():
     assert not (network.eval().encode(x)[:, 8:] == network.constant).all(dim=1).any()
 
 
+def test_without_a_branch_latents_are_the_codes_alone():
+    """RAE's form."""
+    network = autoencoder(residual=None, decoder=ConvDecoder(8, 1, 2, 8)).train()
+    x = from_levels(images(40))
+    network.measure([x])
+    z = network.encode(x)
+    assert z.shape == (40, 8, 2, 2) and not z.requires_grad
+    torch.testing.assert_close(z, (network.code(x) - network.mean) / network.std)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("decoder.") for name in trained)
+    again = build(spec(network), nn.Module)
+    again.load_state_dict(network.state_dict())
+    assert again.residual is None and torch.equal(again.eval()(x), network.eval()(x))
+
+
 def test_it_is_built_again_from_its_description():
     network = autoencoder()
     again = build(spec(network), nn.Module)
