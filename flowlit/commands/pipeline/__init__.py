@@ -22,7 +22,7 @@ def pipeline(
         trust: run classes of your own, too
     """
     from .check import check_configurations
-    from .recipe import Recipe, check_trust
+    from .recipe import Recipe, check_trust, missing_inputs
     from .state import locked
 
     recipe = Recipe.read(config, root, overrides)
@@ -34,7 +34,7 @@ def pipeline(
         yield from (f"{plan.stage.name:<{width}}  {plan.action:<6}  {plan.reason}" for plan in plans)
         if not dry_run:
             recipe.check(plans)
-        elif missing := recipe.missing(plans):
+        elif missing := missing_inputs(plans, config):
             yield f"it would not begin: {missing}"
         recipe.trust = trust or check_trust(recipe)
         check_configurations(plans, recipe.root, recipe.trust)

@@ -131,18 +131,8 @@ class Recipe:
         Raises:
             FlowlitError: naming all that are missing.
         """
-        if missing := self.missing(plans):
+        if missing := missing_inputs(plans, self.files[0]):
             raise FlowlitError(missing)
-
-    def missing(self, plans: Sequence[Plan]) -> str:
-        """Return which inputs the stages that are to run lack, and how to mend it; "" if none."""
-        missing = [
-            f"stage {plan.stage.name} reads {', '.join(plan.missing)}"
-            for plan in plans
-            if plan.missing and plan.action != "done"
-        ]
-        mend = f"put it there, or name another{stated_needs(self.files[0])}"
-        return f"{'; '.join(missing)}: no such file or folder; {mend}" if missing else ""
 
     def run(self, plan: Plan) -> None:
         """Carry out one stage.
@@ -182,6 +172,17 @@ class Recipe:
         check_end(stage, code, self.root / stage.writes)
         result = measured(stage, self.root / stage.writes)
         write_state(folder, state | {"done": True, "result": result})
+
+
+def missing_inputs(plans: Sequence[Plan], recipe: str) -> str:
+    """Return which inputs the stages that are to run lack, and how to mend it; "" if none."""
+    missing = [
+        f"stage {plan.stage.name} reads {', '.join(plan.missing)}"
+        for plan in plans
+        if plan.missing and plan.action != "done"
+    ]
+    mend = f"put it there, or name another{stated_needs(recipe)}"
+    return f"{'; '.join(missing)}: no such file or folder; {mend}" if missing else ""
 
 
 def prepare(plan: Plan, root: Path) -> None:

@@ -55,9 +55,9 @@ def overridden(
     if name not in variables:
         known = ", ".join(variables) or "none"
         own = [stage.name for stage in stages if name in _declared(stage, variables, recipes)]
-        words = "--root" if name == "root" else f"--{own[0]}.vars.{name}" if own else ""
-        of = f"; stage {', '.join(own)} has it: {words} {word}" if words else ""
-        meant = of or did_you_mean(name, variables)
+        option = "--root" if name == "root" else f"--{(own or ['stage'])[0]}.vars.{name}"
+        of = f"; stage {', '.join(own)} has it: {option} {word}"
+        meant = of if own else did_you_mean(name, variables)
         raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}{meant}")
     before = variables[name]
     value = word if isinstance(before, str) else load_text(word, f"--vars.{name}")
