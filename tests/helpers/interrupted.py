@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,40 @@ class StrikeTwice(Strike):
         super().strike(trainer)
         if self.seen == self.count:
             os.kill(os.getpid(), self.signum)
+
+
+class Strikes(Callback):
+    """Kills its own process, and that of each run that goes on from there: so many times, at moments drawn.
+
+    A moment is a hook, and in how many batches after the start it counts: fewer than two steps. A file has
+    a line for each, with the batch of its step.
+    """
+
+    HOOKS = (
+        "on_train_batch_start",
+        "on_after_backward",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "on_save_checkpoint",
+    )
+
+    def __init__(self, times: int, batches: int, file: str, seed: int = 0):
+        self.times, self.batches, self.file, self.seed = times, batches, Path(file), seed
+        for hook in self.HOOKS:
+            setattr(self, hook, partial(self.strike, hook))
+
+    def on_fit_start(self, *_):
+        self.begun = 0
+        self.before = self.file.read_text().splitlines() if self.file.exists() else []
+        draw = random.Random(f"{self.seed} {len(self.before)}")
+        self.moment = draw.choice(self.HOOKS), draw.randrange(1, 2 * self.batches)
+
+    def strike(self, hook, trainer, *_, **__):
+        self.begun += hook == "on_train_batch_start"
+        if len(self.before) < self.times and hook == self.moment[0] and self.begun >= self.moment[1]:
+            line = f"{hook} {trainer.fit_loop.batch_idx % self.batches} {trainer.global_step}"
+            self.file.write_text("\n".join([*self.before, line]))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Fill(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -9,10 +10,21 @@ import runs
 import tiny
 import torch
 from commandline import in_process
-from forks import killed, left
+from forks import apart, killed, left
 from games import duel
-from interrupted import assert_equal
+from interrupted import Strikes, assert_equal
 from matrix import few
+from tools import tiny_unet
+from torch.optim import Adam
+
+from flowlit import networks
+from flowlit.callbacks import EMA, Gradients, LastCheckpoint, LossOverTime
+from flowlit.couplings import Independent
+from flowlit.data import Digits
+from flowlit.modules import Critic, CriticModule, FlowDataModule
+from flowlit.objectives import CombinedGame, Rollout
+from flowlit.objectives.score_distillation import DMD2, Adversarial
+from flowlit.solvers import ReNoise
 
 pytestmark = pytest.mark.journey
 STEPS = 6
@@ -225,6 +237,60 @@ def test_a_game_against_real_images_is_killed_again_and_again(tmp_path):
     resumed = in_process("fit", "-c", path, "--resume", "auto")
     assert resumed.code == 0, resumed.err
     assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+KILLS = 20
+LATER = KILLS + 2
+"""Steps, of which less than two pass before each kill."""
+
+
+def play(folder, callbacks=()):
+    """DMD2 of two steps on real images, from where the folder's last checkpoint is."""
+    torch.manual_seed(0)
+    game = CombinedGame({"kl": DMD2(tiny_unet()), "gan": Adversarial(r1=0.1, start=2)}, rollout=Rollout(2))
+    second = Critic(networks.Discriminator(tiny_unet()), optimizer=Adam, updates=2)
+    module = CriticModule(tiny_unet(), game, second, optimizer=Adam, solvers={"two": ReNoise(2)})
+    data = FlowDataModule(Independent(Digits(labels=False)), batch_size=8, device_batch_size=4, seed=3)
+    every = [EMA(0.8), Gradients(), LossOverTime(2), LastCheckpoint(1), *callbacks]
+    trainer = tiny.trainer(folder, LATER, every, limit_val_batches=0, enable_checkpointing=True)
+    last = folder / "checkpoints/last.ckpt"
+    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+
+
+def play_until_killed(folder):
+    """Twenty times, each in a process of its own; then to the end, and once without a disturbance."""
+    strikes = Strikes(KILLS, BATCHES, str(folder / "kills"))
+    for code in [*KILLS * [-signal.SIGKILL], 0]:
+        assert left_alone(play, folder / "run", [strikes]) == code
+    assert left_alone(play, folder / "whole") == 0
+
+
+def left_alone(function, *arguments):
+    """Call a function in a fork of this process, which never trains itself; its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function(*arguments)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_game_that_is_killed_twenty_times_is_the_same_to_the_bit(tmp_path):
+    """At moments drawn from a seed, in turns of both networks, between their updates and while saving."""
+    apart(play_until_killed, tmp_path)
+    moments = [line.split() for line in (tmp_path / "kills").read_text().splitlines()]
+    assert len(moments) == KILLS
+    assert {hook for hook, *_ in moments} == set(Strikes.HOOKS)
+    assert {int(batch) for _, batch, _ in moments} == set(range(BATCHES))
+    ends = [tmp_path / run / "checkpoints/last.ckpt" for run in ("whole", "run")]
+    assert runs.differences(*ends) == []
+    content = torch.load(ends[0], weights_only=True)
+    assert [state["state"][0]["step"] for state in content["optimizer_states"]] == [LATER, 2 * LATER]
 
 
 @pytest.mark.slow
