@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from ..._engine.lightning import global_batches
 from ..._engine.sharding import Sharded
 from ..._support.cuda_graphs import FirstCallGraphed, check_device
 from ...errors import FlowlitError
@@ -57,6 +58,11 @@ class Compile(Checked, Callback):
         if not self.graphs or stage != "fit":
             return
         check_graphs(trainer, "Compile")
+        if global_batches(trainer) > 1:
+            raise FlowlitError(
+                "Compile: graphs are of one network's training step, and here two are trained in turns; "
+                "leave graphs out"
+            )
         check_accumulation(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

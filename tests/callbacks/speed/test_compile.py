@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tools import randomise, tiny_unet
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import SGD
 
 import flowlit
 from flowlit._support.cuda_graphs import FirstCallGraphed
@@ -34,6 +35,7 @@ from flowlit.networks.checkpoints.fingerprint import identity
 from flowlit.networks.checkpoints.spec import spec
 from flowlit.networks.norm import norm
 from flowlit.objectives import Combined, Distillation, FlowGuided, RectifiedFlow
+from flowlit.objectives.score_distillation import UID
 from flowlit.solvers import Euler, Heun
 
 PARTS = {"bf16": 2e-3, "tf32": 0.0, "channels_last": 1e-5, "compile": 1e-5, "recompute": 0.0}
@@ -318,6 +320,50 @@ def test_a_critic_is_as_fast_as_its_generator(callback, eager, cpu_graphs, tmp_p
     assert (critic.network._compiled_call_impl is not None) == compiled
     last = critic.network[2].weight.is_contiguous(memory_format=torch.channels_last)
     assert last == (callback is ChannelsLast)
+
+
+def test_graphs_of_training_are_for_one_network(cpu_graphs, tmp_path):
+    module = CriticModule(tiny.Affine(), Game(), Critic(tiny.Affine()), solvers={"euler1": Euler(1)})
+    trainer = tiny.trainer(tmp_path, 1, [Compile(graphs=True)], limit_val_batches=0)
+    with pytest.raises(
+        FlowlitError, match="Compile: graphs are of one network's training step, and here two"
+    ):
+        trainer.fit(module, FlowDataModule(Independent(Digits(labels=False)), batch_size=8))
+
+
+class Severed(tiny.Affine):
+    """A guide through which no gradient flows."""
+
+    def forward(self, x, t, cond={}):
+        return super().forward(x.detach(), t, cond)
+
+
+def first_step(folder, guide, *callbacks, precision="32-true"):
+    """How the generator's weights move in a step of score identity."""
+    torch.manual_seed(0)
+    network, second = tiny.Affine(), Critic(tiny.Affine())
+    before = nn.utils.parameters_to_vector(network.parameters()).detach()
+    module = CriticModule(
+        network, UID(guide), second, optimizer=lambda p: SGD(p, lr=1.0), solvers={"euler1": Euler(1)}
+    )
+    trainer = tiny.trainer(folder, 1, callbacks, limit_val_batches=0, precision=precision)
+    trainer.fit(module, FlowDataModule(Independent(Digits(labels=False)), batch_size=8, seed=1))
+    assert all(p.grad is None for p in guide.parameters())
+    return nn.utils.parameters_to_vector(network.parameters()).detach() - before
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("bf16-mixed", 0.02)])
+@pytest.mark.parametrize("callback", [None, Compile, CUDAGraphs])
+def test_gradients_flow_through_a_guide(callback, precision, tolerance, eager, cpu_graphs, tmp_path):
+    """To the input of score identity's guide, however it is called."""
+    torch.manual_seed(5)
+    guide, severed = tiny.Affine(), Severed()
+    severed.load_state_dict(guide.state_dict())
+    plain = first_step(tmp_path, guide)
+    fast = first_step(tmp_path, guide, *([callback()] if callback else []), precision=precision)
+    assert (fast - plain).norm() < tolerance * plain.norm()
+    assert (first_step(tmp_path, severed) - plain).norm() > 5 * tolerance * plain.norm()
+    assert bool(eager) == (callback is Compile)
 
 
 def test_compiled_networks_stay_what_they_are(eager):

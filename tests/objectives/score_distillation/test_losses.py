@@ -58,6 +58,28 @@ def expected_distance(distance, t, law_fixed):
 
 
 @pytest.mark.parametrize("t", TIMES)
+def test_differences_of_velocities_are_those_of_scores(t):
+    """s = (t v - x_t) / (1 - t), so that scores differ by t / (1 - t) · y, denoisers by (1 - t) y."""
+    critic = gaussian(0.1, 0.9)
+    x_t = torch.linspace(-3, 3, 13, dtype=torch.float64).reshape(-1, 1, 1, 1).requires_grad_()
+    time = torch.full((13,), t, dtype=torch.float64)
+    scores, denoised = [], []
+    for law in (critic, GUIDE):
+        variance = law.variance(torch.tensor(t, dtype=torch.float64))
+        (score,) = torch.autograd.grad((-((x_t - t * law.mean) ** 2) / (2 * variance)).sum(), x_t)
+        v = law(x_t, time)
+        mean = law.mean + t * law.std**2 / variance * (x_t - t * law.mean)  # E[x | x_t]
+        assert agree((t * v - x_t) / (1 - t), score, 1e-12)
+        assert agree(x_t + (1 - t) * v, mean, 1e-12)
+        assert agree(x_t - t * v, -(1 - t) * score, 1e-12)
+        scores.append(score)
+        denoised.append(mean)
+    y = critic(x_t, time) - GUIDE(x_t, time)
+    assert agree(t / (1 - t) * y, scores[0] - scores[1], 1e-12)
+    assert agree((1 - t) * y, denoised[0] - denoised[1], 1e-12)
+
+
+@pytest.mark.parametrize("t", TIMES)
 def test_reverse_kl_has_the_gradient_of_the_divergence(t):
     model = generator()
     loss, residual = reverse_kl_loss(GUIDE, fixed(model), linear_pair(model, Z, NOISE), times(t))
