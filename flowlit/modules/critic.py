@@ -25,7 +25,7 @@ from .flow import FlowModule
 from .inheritance import check_alike, inherit
 from .provenance import check_guide
 from .rollouts import check_solvers
-from .trial import check_conditions, try_game
+from .trial import check_conditions, check_same_classes, try_game
 
 
 class Critic(Checked, nn.Module):
@@ -99,6 +99,8 @@ class CriticModule(FlowModule):
         for part in objective.modules():
             if isinstance(part, ScoreDistillation):
                 check_guide(part.guide.network, type(part).__name__)
+                check_same_classes(network, part.guide.network, "guide")
+        check_same_classes(network, critic.network, "critic")
         self.automatic_optimization = False
         self.critic = critic
         self._counts_in_steps = False

@@ -103,6 +103,21 @@ def check_conditions(network: nn.Module, cond: Cond) -> None:
         )
 
 
+def check_same_classes(network: nn.Module, other: nn.Module, role: str) -> None:
+    """Refuse a guide or critic of another number of classes than the generator; 0 goes with any.
+
+    Raises:
+        FlowlitError: with both numbers.
+    """
+    classes = classes_of(network)
+    theirs = classes_of(other)
+    if classes and theirs and classes != theirs:
+        raise FlowlitError(
+            f"the {role}, {type(other).__name__}, knows {theirs} classes, but the generator {classes}; make "
+            "them equal (num_classes)"
+        )
+
+
 def first_rows(
     pairs: Any, codec: Codec, device: torch.device, coupling: Coupling | None = None
 ) -> tuple[Tensor, Cond]:

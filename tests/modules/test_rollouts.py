@@ -7,6 +7,7 @@ import tiny
 import torch
 from commandline import in_process
 from lightning.pytorch.callbacks import Callback
+from tools import tiny_unet
 from torch.optim import SGD, Adam
 
 from flowlit.callbacks import EMA, LastCheckpoint
@@ -96,6 +97,31 @@ def test_networks_of_other_images_are_refused_before_the_first_step(tmp_path, at
         FlowlitError, match=r"DMD fails on the training data, x .*expected a guide and a critic"
     ):
         fit(tmp_path, model)
+
+
+def game_of(**classes):
+    """A game of U-Nets that know so many classes."""
+    generator, guide, critic = (tiny_unet(num_classes=classes.get(name, 0)) for name in ROLES)
+    return CriticModule(generator, DMD(guide), Critic(critic), solvers={"euler1": Euler(1)})
+
+
+ROLES = ("generator", "guide", "critic")
+
+
+@pytest.mark.parametrize(("role", "theirs"), [("guide", 5), ("critic", 11)])
+def test_networks_of_other_classes_are_refused_when_they_meet(role, theirs):
+    with pytest.raises(FlowlitError, match=f"the {role}, UNet, knows {theirs} classes, but the generator 10"):
+        game_of(**dict.fromkeys(ROLES, 10) | {role: theirs})
+    game_of(**dict.fromkeys(ROLES, 10) | {role: 0})
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_networks_that_miss_their_labels_are_refused_before_the_first_step(tmp_path, role, monkeypatch):
+    monkeypatch.setattr(CriticModule, "training_step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(
+        FlowlitError, match=r"10 classes, but (cond has no 'label'|num_classes of data.noise)"
+    ):
+        fit(tmp_path, game_of(**{role: 10}))
 
 
 def test_the_trial_leaves_no_trace(tmp_path):
