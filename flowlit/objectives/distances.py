@@ -20,6 +20,11 @@ def per_sample(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
 
 
+def pooled(features: Tensor) -> Tensor:
+    """Average (B, d, …) over positions: (B, d)."""
+    return features.flatten(2).mean(2) if features.dim() > 2 else features
+
+
 class SquaredError(Distance):
     """Mean of (a - b)² over channels and pixels."""
 

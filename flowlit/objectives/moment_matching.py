@@ -15,6 +15,7 @@ from ..errors import FlowlitError
 from ..frozen import FrozenLayers
 from ..ranges import PositiveInt
 from ..types import Objective, Pair, Solver, VelocityField
+from .distances import pooled
 
 
 def mmd_loss(generated: Tensor, real: Tensor, *, degree: int = 3) -> Tensor:
@@ -104,10 +105,5 @@ class MomentMatching(Objective):
         ours = self.features(x)
         with torch.no_grad():
             theirs = self.features(pair.x1)
-        parts = [mmd_loss(_pooled(ours[name]), _pooled(theirs[name]), degree=self.degree) for name in ours]
+        parts = [mmd_loss(pooled(ours[name]), pooled(theirs[name]), degree=self.degree) for name in ours]
         return {"loss": torch.stack(parts).sum().to(x.dtype)}
-
-
-def _pooled(features: Tensor) -> Tensor:
-    """Average (B, d, …) over positions: (B, d)."""
-    return features.flatten(2).mean(2) if features.dim() > 2 else features

@@ -8,6 +8,7 @@ import torch
 from tools import classifier, tiny_unet
 from torch import nn
 
+from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.modules import Critic, CriticModule
 from flowlit.objectives import Combined, CombinedGame, Distillation, RewardGradient
@@ -17,6 +18,7 @@ from flowlit.objectives.rewards import (
     Colourfulness,
     JPEGSize,
     MirrorSymmetry,
+    NearestImages,
     Reward,
     RewardWeight,
     Saturation,
@@ -127,6 +129,42 @@ def test_a_classifier_without_labels_is_refused():
         with pytest.raises(FlowlitError, match="ClassifierReward needs labels, but UNet is unconditional"):
             CriticModule(tiny_unet(), objective, Critic(tiny.Affine()))
         CriticModule(tiny_unet(num_classes=10), objective, Critic(tiny.Affine()))
+
+
+FLAT = nn.Flatten()
+
+
+def test_near_images_are_rewarded_by_their_mean_distance():
+    """Of the k nearest in features; other images do not count."""
+    images = Digits(limit=300, labels=False)
+    real = torch.stack([images[i]["x1"] for i in range(300)]).float() / 127.5 - 1
+    x = (real[:4] + 0.1 * torch.randn(4, *tiny.SHAPE)).requires_grad_()
+    found = NearestImages(images, FLAT, "", 3)(x)
+    for row, own in zip(x, found, strict=True):
+        distances = (real - row).square().sum((1, 2, 3)).sqrt().sort().values
+        torch.testing.assert_close(own, -distances[:3].mean())
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    assert bool(slope.isfinite().all()) and bool((slope.flatten(1).norm(dim=1) > 0.1).all())
+    copies = real[:4].clone().requires_grad_()
+    found = NearestImages(images, FLAT, "", 1)(copies)
+    assert found.tolist() == [0, 0, 0, 0]
+    assert bool(torch.autograd.grad(found.sum(), copies)[0].isfinite().all())
+
+
+def test_features_of_near_images_are_averaged_over_positions():
+    network = classifier()
+    images = Digits(limit=5, labels=False)
+    reward = NearestImages(images, network, "body", 5)
+    x = torch.randn(2, *tiny.SHAPE)
+    own = network.body(x).flatten(2).mean(2)
+    real = (
+        network.body(torch.stack([images[i]["x1"] for i in range(5)]).float() / 127.5 - 1).flatten(2).mean(2)
+    )
+    torch.testing.assert_close(reward(x), -(own[:, None] - real).norm(dim=2).mean(1))
+    with pytest.raises(
+        FlowlitError, match="NearestImages: k is 6, but there are 5 images; expected k of them"
+    ):
+        NearestImages(images, network, "body", 6)(x)
 
 
 def test_noise_is_a_larger_file_than_a_plane():
