@@ -13,7 +13,8 @@ Facts = dict[str, Any]
 
 ``fresh_noise`` is False for networks whose velocity is not that of independent noise and images: those of
 pairs, of optimal transport, and generators. ``super_resolution`` is the task of those that enlarge images:
-``scale``, and the specs of ``degradation`` and ``start``.
+``scale``, and the specs of ``degradation`` and ``start``. ``features`` are networks whose features it was
+trained on, which do not judge it: a hash of their weights, and the objective's name.
 """
 
 

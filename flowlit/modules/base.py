@@ -84,7 +84,7 @@ class CheckpointedModule(Checked, pl.LightningModule):
         else:
             check_encoder(text_encoder_of(self.network), getattr(data, "noise", None))
         if stage == "fit" and self.trainer.is_global_zero:  # which writes checkpoints
-            take_data(self.network, data, self.trains_flow)
+            take_data(self.network, data, self.trains_flow, getattr(self, "objective", None))
 
     def networks(self) -> list[nn.Module]:
         """Return all networks that are trained or averaged."""

@@ -12,6 +12,7 @@ from torch import nn
 from ..couplings import Independent, PromptedImages
 from ..data.provenance import Facts, are_other, described, in_words, trained_on
 from ..errors import FlowlitError
+from ..networks.checkpoints.fingerprint import features_of
 from ..types import ImageDataset, loaded_of
 
 FEW_IMAGES = 5_000
@@ -32,18 +33,21 @@ def images_trained_on(data: Any) -> Facts | None:
     return trained_on(getattr(data, "pairs", None)) or trained_on(getattr(coupling, "teacher", None))
 
 
-def take_data(network: nn.Module, data: Any, flow: bool) -> None:
+def take_data(network: nn.Module, data: Any, flow: bool, objective: nn.Module | None = None) -> None:
     """Give a network the images that it is about to be trained on, where these are known.
 
     Args:
         network: whose attribute ``trained_on`` is set.
         data: the data module.
         flow: whether it is trained as a flow, and not as a generator alone.
+        objective: whose feature networks are kept with it, and with those of trainings before.
     """
     facts = images_trained_on(data)
     if facts is not None:
         fresh = flow and type(getattr(data, "coupling", None)) in (Independent, PromptedImages)
-        network.trained_on = facts if fresh else {**facts, "fresh_noise": False}  # type: ignore[assignment]
+        features = (trained_on(network) or {}).get("features", {}) | features_of(objective)
+        seen = {"features": features} if features else {}
+        network.trained_on = facts | seen | ({} if fresh else {"fresh_noise": False})  # type: ignore[assignment]
 
 
 def check_guide(guide: nn.Module, name: str) -> None:

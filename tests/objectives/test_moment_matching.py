@@ -5,13 +5,16 @@ from itertools import product
 import pytest
 import tiny
 import torch
-from tools import Mean, classifier
+from tools import Mean, classifier, tiny_unet
 from torch import nn
 
 from flowlit.callbacks.evaluation.fid_checks import warn_of_own_features
+from flowlit.couplings import Independent
+from flowlit.data import Digits
 from flowlit.errors import FlowlitError
 from flowlit.metrics import NetworkFeatures
-from flowlit.modules import FlowModule
+from flowlit.modules import FlowDataModule, FlowModule
+from flowlit.networks import pretrained
 from flowlit.objectives import Combined, Distillation, MomentMatching
 from flowlit.objectives.distances import FeatureDistance
 from flowlit.objectives.moment_matching import mmd_loss
@@ -170,6 +173,22 @@ def test_features_that_are_trained_on_do_not_judge(make, recwarn):
     assert not recwarn.list
     with pytest.warns(UserWarning, match="trains on the network whose digits features measure the result"):
         warn_of_own_features(features, make(classifier(seed=0)))
+
+
+def test_a_network_remembers_the_features_that_it_was_trained_on(tmp_path):
+    """Also where it is measured later, by another objective's module, and after another training."""
+    features = NetworkFeatures(classifier(seed=0), "body", "digits")
+    network = tiny_unet()
+    for objective in (MomentMatching(Euler(1), classifier(seed=0), ["body"]), Distillation()):
+        module = FlowModule(network, objective, solvers={"euler1": Euler(1)})
+        data = FlowDataModule(Independent(Digits(limit=40, labels=False)), batch_size=8)
+        trainer = tiny.trainer(tmp_path, 1, limit_val_batches=0)
+        trainer.fit(module, datamodule=data)
+        with pytest.warns(UserWarning, match="MomentMatching trains on the network whose digits features"):
+            warn_of_own_features(features, Distillation(), network)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    with pytest.warns(UserWarning, match="MomentMatching trains on the network whose digits features"):
+        warn_of_own_features(features, None, pretrained(str(tmp_path / "end.ckpt"), "raw"))
 
 
 def test_what_it_trains_is_a_generator_and_no_flow():

@@ -117,7 +117,7 @@ class FID(Evaluation):
             blank = torch.zeros(BLOCK, *noise_of(trainer).shape, device=module.device)
             self._real = compared(reference, self.features, module.codec.decode(blank))
             warn_of_few_images(len(noise_of(trainer)), reference.protocol.get("count"), self._real.dim)
-            warn_of_own_features(self.features, getattr(module, "objective", None))
+            warn_of_own_features(self.features, getattr(module, "objective", None), module.network)
         return self._real
 
     def _reference(self, device: str) -> Reference:

@@ -12,11 +12,11 @@ from ..._support.batch_invariance import in_blocks
 from ...data.classes import check_same_names, class_names_of
 from ...data.provenance import trained_on
 from ...errors import FlowlitError
-from ...frozen import Frozen
 from ...metrics import FirstAvailable, Inception
 from ...metrics.base import FeatureBatch, FeatureExtractor, Reference
 from ...metrics.frechet import few_images
 from ...metrics.protocol import check_dimension, check_reference, other_images
+from ...networks.checkpoints.fingerprint import features_of, hash_weights
 from ...solvers.base import non_finite
 from ...types import Codec
 from .feature_metrics import RealImages
@@ -62,30 +62,24 @@ def compared(reference: Reference, features: FeatureExtractor, blank: Tensor) ->
     return RealImages(reference, dim, classes, not_compared)
 
 
-def warn_of_own_features(features: FeatureExtractor, objective: nn.Module | None) -> None:
-    """Warn of features that the objective trains on itself: their distance falls faster than others do."""
+def warn_of_own_features(
+    features: FeatureExtractor, objective: nn.Module | None, network: nn.Module | None = None
+) -> None:
+    """Warn of features that an objective compares, now or when the network was trained.
+
+    Their distance falls faster than others do.
+    """
     measuring = features.network()
-    if measuring is None or objective is None:
+    if measuring is None:
         return
-    for part in objective.modules():
-        frozen = [*vars(part).values(), getattr(part, "features", None)]  # some load theirs then
-        networks = [each.network for each in frozen if isinstance(each, Frozen)]
-        if any(same_weights(measuring, network) for network in networks):
-            rank_zero_warn(
-                f"{type(part).__name__} trains on the network whose {features.name} features measure the "
-                "result, so that their distance says little; measure in another network's as well, by a "
-                "second flowlit.callbacks.FID"
-            )
-            return
-
-
-def same_weights(a: nn.Module, b: nn.Module) -> bool:
-    """Return whether two networks have the same parameters in the same order, whatever their names are."""
-    ours, theirs = (list(network.parameters()) for network in (a, b))
-    return len(ours) == len(theirs) > 0 and all(
-        one.shape == other.shape and torch.equal(one.cpu(), other.cpu())
-        for one, other in zip(ours, theirs, strict=True)
-    )
+    compared_before = (trained_on(network) or {}).get("features", {})
+    part = (compared_before | features_of(objective)).get(hash_weights(measuring))
+    if part is not None:
+        rank_zero_warn(
+            f"{part} trains on the network whose {features.name} features measure the "
+            "result, so that their distance says little; measure in another network's as well, by a "
+            "second flowlit.callbacks.FID"
+        )
 
 
 def check_images(x1: Tensor, solver: str) -> None:

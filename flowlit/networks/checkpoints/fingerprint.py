@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._support.names import public_path
+from ...frozen import FrozenLayers
 
 _PASSING = (
     "training",
@@ -26,6 +27,25 @@ _PASSING = (
 def fingerprint(network: nn.Module) -> str:
     """Hash names, shapes and bytes of all weights (SHA-256), independently of their file."""
     return hash_state(network.state_dict())
+
+
+def features_of(objective: nn.Module | None) -> dict[str, str]:
+    """Return the frozen networks whose features an objective compares: hash of weights to name of its part.
+
+    Names of weights do not count, so that a network within another has the same hash as alone.
+    """
+    names = {}
+    for part in [] if objective is None else objective.modules():
+        values = [*vars(part).values(), getattr(part, "features", None)]  # some load theirs then
+        for network in [each.network for each in values if isinstance(each, FrozenLayers)]:
+            if any(True for _ in network.parameters()):
+                names[hash_weights(network)] = type(part).__name__
+    return names
+
+
+def hash_weights(network: nn.Module) -> str:
+    """Hash shapes and bytes of parameters in their order (SHA-256)."""
+    return hash_state({f"{i:06}": parameter for i, parameter in enumerate(network.parameters())})
 
 
 def hash_state(state: Mapping[str, Any]) -> str:
