@@ -27,14 +27,26 @@ def test_the_command_in_the_header_parses(path, cli):
         assert (REPOSITORY / found).is_file(), found
 
 
-def test_two_students_of_five_classes_become_one_router():
+STARTS = {"msd_digits": ("reflow", "reflow"), "msd_small_digits": ("tsm_low", "tsm_high")}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_two_students_of_five_classes_become_one_router(name):
     """The router has what the recipe writes, and its networks know the classes."""
-    recipe = Recipe.read("experiments/recipes/msd_digits.yaml")
+    recipe = Recipe.read(f"experiments/recipes/{name}.yaml")
     stages = {stage.name: stage for stage in recipe.stages}
     content = {name: stage.configuration(recipe.root) for name, stage in stages.items()}
     router = content["evaluate_router"]["model"]["network"]
     read = [student["checkpoint"] for student in router["students"]]
-    assert read == [f"${{vars.root}}/{stages[name].writes}" for name in ("low", "high")]
-    assert [content[name]["vars"]["only"] for name in ("low", "high")] == router["classes"]
-    assert [content[name]["vars"]["method"] for name in ("low", "high")] == ["low", "high"]
-    assert all(content[name]["model"]["network"]["num_classes"] == 10 for name in ("teacher", "reflow"))
+    assert read == [f"${{vars.root}}/{stages[student].writes}" for student in ("low", "high")]
+    assert [content[student]["vars"]["only"] for student in ("low", "high")] == router["classes"]
+    assert [content[student]["vars"]["method"] for student in ("low", "high")] == ["low", "high"]
+    starts = STARTS[name]
+    assert all(content[each]["model"]["network"]["num_classes"] == 10 for each in ("teacher", *starts))
+    read = [content[student]["vars"]["start"] for student in ("low", "high")]
+    assert read == [f"${{vars.root}}/{stages[start].writes}" for start in starts]
+    assert all(start in stages[student].needs for student, start in zip(("low", "high"), starts, strict=True))
+    if name == "msd_small_digits":
+        for student, start in zip(("low", "high"), starts, strict=True):
+            assert content[start]["vars"]["only"] == content[student]["vars"]["only"]
+            assert content[start]["model"]["objective"]["class_path"] == "flowlit.objectives.VelocityMatching"
