@@ -45,7 +45,7 @@ def arena(
     runs = find_runs(Path(folder))
     arena = compare(runs, features)
     if records:
-        keep_records(runs, Path(records))
+        keep_records(runs, arena.samples.values(), Path(records))
     yield format_table(arena, markdown, nfe)
     yield from arena.notes
     write_atomically(target / "arena.json", encode(arena))
