@@ -12,6 +12,8 @@ from commandline import REPOSITORY, in_process
 
 import flowlit
 from flowlit._support.files import file_hash
+from flowlit.commands.arena.rows import compare
+from flowlit.commands.arena.runs import find_runs
 from flowlit.commands.pipeline import recipe as pipeline
 from flowlit.commands.pipeline.recipe import Recipe
 
@@ -171,3 +173,19 @@ def test_couplings_and_figures_are_of_the_same_teacher(name):
     assert ("teacher" in stages) != kept
     assert stages["couple"].options["vars.teacher"] == teacher
     assert stages["evaluate_teacher"].options["vars.checkpoint"] == teacher
+
+
+RECORDS = REPOSITORY / "benchmarks/results/arena"
+
+
+def test_the_table_of_flow_maps_is_what_their_runs_recorded():
+    arena = compare(find_runs(RECORDS), "")
+    assert {row.method for row in arena.rows} <= set(METHODS) and not arena.incomplete
+    published = (REPOSITORY / "docs/results.md").read_text()
+    for row in arena.rows:
+        assert row.with_gradient == 320_000 and row.seeds == ["1", "2"]
+        if row.nfe <= 4:
+            (line,) = [line for line in published.splitlines() if re.match(rf"{row.name}  +\d", line)]
+            _, *cells = re.split(r"  +", line)
+            assert cells[(1, 2, 4).index(row.nfe)] == f"{row.distance:.4g} ± {row.spread:.2g}", row.name
+            assert cells[-1] == f"{row.processor_hours:.2f}", row.name
