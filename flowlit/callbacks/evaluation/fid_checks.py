@@ -69,11 +69,9 @@ def warn_of_own_features(
 
     Their distance falls faster than others do.
     """
-    measuring = features.network()
-    if measuring is None:
-        return
-    compared_before = (trained_on(network) or {}).get("features", {})
-    part = (compared_before | features_of(objective)).get(hash_weights(measuring))
+    parts = (trained_on(network) or {}).get("features", {}) | features_of(objective)
+    measuring = features.network() if parts else None
+    part = parts.get(hash_weights(measuring)) if measuring is not None else None
     if part is not None:
         rank_zero_warn(
             f"{part} trains on the network whose {features.name} features measure the "

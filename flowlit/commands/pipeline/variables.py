@@ -54,10 +54,11 @@ def overridden(
     """
     if name not in variables:
         known = ", ".join(variables) or "none"
-        own = [stage.name for stage in stages if name in _declared(stage, variables, recipes)]
-        option = "--root" if name == "root" else f"--{(own or ['stage'])[0]}.vars.{name}"
-        of = f"; stage {', '.join(own)} has it: {option} {word}"
-        meant = of if own else did_you_mean(name, variables)
+        meant = did_you_mean(name, variables)
+        own = [stage.name for stage in stages if name in _declared(_files(stage, variables, recipes))]
+        if own:
+            option = "--root" if name == "root" else f"--{own[0]}.vars.{name}"
+            meant = f"; stage {', '.join(own)} has it: {option} {word}"
         raise FlowlitError(f"--vars.{name}: no such variable; the recipe has {known}{meant}")
     before = variables[name]
     value = word if isinstance(before, str) else load_text(word, f"--vars.{name}")
@@ -126,17 +127,21 @@ def settle(stages: Sequence[Stage], variables: Variables, recipes: Sequence[str]
     """
     for stage in stages:
         stage.options = in_place(stage.options, variables)
-        configs = [chosen_file(name, variables, recipes) for name in stage.configs]
+        configs = _files(stage, variables, recipes)
         stage.config = configs[0] if isinstance(stage.config, str) else configs
-        declared = _declared(stage, variables, recipes)
+        declared = _declared(configs)
         for name, value in variables.items():
             if name in declared and value is not None:
                 stage.options.setdefault(f"vars.{name}", value)
 
 
-def _declared(stage: Stage, variables: Variables, recipes: Sequence[str]) -> set[str]:
-    """Return the names of the variables that the YAMLs of a stage have."""
-    configs = [chosen_file(name, variables, recipes) for name in stage.configs]
+def _files(stage: Stage, variables: Variables, recipes: Sequence[str]) -> list[str]:
+    """Return where the YAMLs of a stage are."""
+    return [chosen_file(name, variables, recipes) for name in stage.configs]
+
+
+def _declared(configs: Sequence[str]) -> set[str]:
+    """Return the names of the variables that YAMLs have."""
     return {name for config in configs for name in read_yaml(config).get("vars") or {}}
 
 
