@@ -76,7 +76,7 @@ def test_every_yaml_is_one_of_the_experiments():
 
 
 def test_numbers_of_ours_are_those_of_the_pages_that_say_how_they_were_measured():
-    pages = [REPOSITORY / "README.md", *(p for p in (REPOSITORY / "docs").glob("*.md") if p != PAGE)]
+    pages = [REPOSITORY / "README.md", *(p for p in (REPOSITORY / "docs").rglob("*.md") if p != PAGE)]
     measured = {number for page in pages for number in re.findall(r"\d+\.\d+", page.read_text())}
     headers = {
         number
