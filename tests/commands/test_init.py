@@ -17,7 +17,7 @@ def test_a_recipe_has_all_its_files_in_the_new_folder(recipe, cli, tmp_path, mon
     monkeypatch.chdir(project)
     planned = cli("pipeline", "-c", f"experiments/recipes/{recipe}.yaml", "--dry-run")
     assert planned.code == 0, planned.err
-    expected = ("it has not run yet", "it depends on", "it would not begin: stage ")
+    expected = ("it has not run yet", "it depends on", "it would not begin: stage ", "variables: ")
     assert all(any(words in line for words in expected) for line in planned.out.splitlines())
     assert len((project / "README.md").read_text().splitlines()) == 5
 

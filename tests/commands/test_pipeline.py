@@ -255,11 +255,14 @@ def test_dry_run_runs_nothing(cli, tmp_path):
     assert not (tmp_path / "root").exists()
 
 
-def test_a_dry_run_names_inputs_that_are_missing(tmp_path):
+def test_a_dry_run_names_variables_and_inputs_that_are_missing(tmp_path):
     recipe = "experiments/recipes/arena_shared.yaml"
     words = ("pipeline", "-c", recipe, "--root", tmp_path / "root", "--vars.images", tmp_path / "nowhere.zip")
     planned = in_process(*words, "--dry-run")
     assert planned.code == 0
+    first = planned.out.splitlines()[0]
+    assert first.startswith("variables: ") and first.endswith("; another value by --vars.NAME VALUE")
+    assert f"images={tmp_path / 'nowhere.zip'}" in first and "resolution=16" in first
     assert "it would not begin: stage images reads" in planned.out and "nowhere.zip" in planned.out
     error = in_process(*words).error
     assert "nowhere.zip" in error and not list(tmp_path.rglob("*.zip"))

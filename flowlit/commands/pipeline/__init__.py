@@ -18,15 +18,18 @@ def pipeline(
         overrides: options of stages, each with its value
         config: the recipe, e.g. experiments/recipes/slimflow_digits.yaml
         root: folder for all results; the recipe's own by default
-        dry_run: only show what would run, and why
+        dry_run: only show the variables, what would run, and why
         trust: run classes of your own, too
     """
     from .check import check_configurations
     from .recipe import Recipe, check_trust, missing_inputs
     from .state import locked
+    from .variables import described
 
     recipe = Recipe.read(config, root, overrides)
     recipe.trust = trust
+    if dry_run and recipe.variables:
+        yield described(recipe.variables)
     yield from recipe.settle(dry_run)
     with nullcontext() if dry_run else locked(recipe.root):
         plans = recipe.plans()

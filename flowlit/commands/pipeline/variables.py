@@ -37,6 +37,16 @@ def check_variables(path: str, variables: Any) -> Variables:
     return variables
 
 
+def described(variables: Variables) -> str:
+    """Return a line on the variables of a recipe and on how another value is given.
+
+    >>> described({"method": "slimflow", "seed": 1})
+    'variables: method=slimflow seed=1; another value by --vars.NAME VALUE'
+    """
+    values = " ".join(f"{name}={'' if value is None else value}" for name, value in variables.items())
+    return f"variables: {values}; another value by --vars.NAME VALUE"
+
+
 def overridden(
     variables: Variables, name: str, word: str, stages: Sequence[Stage] = (), recipes: Sequence[str] = ()
 ) -> Variables:
