@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -26,6 +26,12 @@ MODES = {*GREY, "RGB", "RGBA"}
 """Modes of files that are read."""
 
 HINTS = {"P": "a palette", "PA": "a palette", "CMYK": "CMYK, the colours of print"}
+
+SIZES = (0x0100, 0x0101)
+"""EXIF's width and height of the image, which is given another size."""
+
+SIZES_INSIDE = {ExifTags.IFD.Exif: (0xA002, 0xA003), ExifTags.IFD.Interop: (0x1001, 0x1002)}
+"""The same in parts of it."""
 
 BLEED = 8
 """Pixels by which visible colours are carried into what is transparent."""
@@ -38,7 +44,7 @@ class Photograph(NamedTuple):
     alpha: Tensor | None = None  # (1, H, W) float32 in [0, 1]
     bits: int = 8  # of a channel: 8 or 16
     icc: bytes | None = None  # its colour profile
-    exif: bytes | None = None  # without its orientation
+    exif: bytes | None = None  # without orientation, width and height
 
     @property
     def size(self) -> str:
@@ -105,7 +111,10 @@ def _sixteen_bits(file: IO[bytes], format: str) -> Tensor:
 
 
 def _extras(file: IO[bytes]) -> tuple[bytes | None, bytes | None]:
-    """Return the colour profile and the EXIF of a file, whose image stands upright from now on."""
+    """Return the colour profile and the EXIF of a file, whose image stands upright from now on.
+
+    EXIF is without what the pixels have to say themselves: orientation, width and height.
+    """
     file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
         profile = image.info.get("icc_profile")
@@ -114,7 +123,11 @@ def _extras(file: IO[bytes]) -> tuple[bytes | None, bytes | None]:
             return icc, None
         try:
             exif = image.getexif()
-            exif.pop(ORIENTATION, None)
+            for tag in (ORIENTATION, *SIZES):
+                exif.pop(tag, None)
+            for part, tags in SIZES_INSIDE.items() if ExifTags.IFD.Exif in exif else ():
+                for tag in tags:
+                    exif.get_ifd(part).pop(tag, None)
             return icc, exif.tobytes() if len(exif) else None
         except Exception:  # damaged EXIF
             return icc, None

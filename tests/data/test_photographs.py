@@ -103,6 +103,23 @@ def test_profile_and_exif_are_kept(tmp_path, format, bits):
         assert dict(file.getexif()) == {0x010F: "a camera"}
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_exif_does_not_state_the_former_size(tmp_path, format):
+    """Results are larger, and turned: the file's own width and height are in its header."""
+    exif = Image.Exif()
+    exif.update({0x0100: 7, 0x0101: 9, 0x010F: "a camera"})
+    exif.get_ifd(0x8769).update({0xA002: 7, 0xA003: 9, 0x9003: "2026:11:30 12:00:00"})
+    exif.get_ifd(0x8769)[0xA005] = {1: "R98", 0x1001: 7, 0x1002: 9}
+    exif.get_ifd(0x8825)[1] = "N"
+    again(tmp_path, read(tmp_path, encoded(RGB, format, exif=exif)))
+    with Image.open(tmp_path / "out.png") as file:
+        kept = file.getexif()
+        assert {tag: value for tag, value in kept.items() if tag < 0x8000} == {0x010F: "a camera"}
+        assert kept.get_ifd(0xA005) == {1: "R98"} and kept.get_ifd(0x8825) == {1: "N"}
+        inside = kept.get_ifd(0x8769)
+        assert inside.pop(0xA005) and inside == {0x9003: "2026:11:30 12:00:00"}
+
+
 def test_values_are_clipped_and_rounded(tmp_path):
     values = torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.3]).view(1, 1, 5)
     assert whole(again(tmp_path, Photograph(values)).pixels).flatten().tolist() == [0, 0, 1, 255, 255]
