@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,11 +131,12 @@ def _files(images: Sequence[str]) -> list[Path]:
     for word in images:
         paths = [Path(name) for name in matching(word)]
         inside = [path for folder in paths if folder.is_dir() for path in sorted(folder.iterdir())]
-        pictures = [path for path in inside if path.suffix.lower() in SUFFIXES | TIFF and path.is_file()]
+        pictures = [path for path in inside if path.suffix.lower() in SUFFIXES | TIFF and not path.is_dir()]
         new = [path for path in paths if not path.is_dir()] + pictures
         if not new:
             what = "has no images" if paths else "does not exist"
-            raise FlowlitError(f"{word} {what}; expected images, folders of images, or patterns")
+            said = word if word.strip() else f"'{word}'"
+            raise FlowlitError(f"{said} {what}; expected images, folders of images, or patterns")
         files += new
     return list(dict.fromkeys(files))
 
@@ -146,20 +148,22 @@ def _targets(files: Sequence[Path], into: Path) -> dict[Path, Path]:
         FlowlitError: if one exists, is an image to read, or is that of two images.
     """
     targets: dict[Path, Path] = {}
-    sources = {path.resolve(): path for path in files}
+    sources = {os.path.realpath(path) for path in files}
     named: dict[str, Path] = {}
     for path in files:
         target = into / f"{path.stem}.png"
         other = named.setdefault(target.name, path)
         if other != path:
             raise FlowlitError(f"{other} and {path} would both become {target}; rename one of them")
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise FlowlitError(f"{target} would replace an image that is read; choose another --into")
-        if target.exists():
-            raise FlowlitError(f"{target} exists; remove it, or choose another --into")
+        if os.path.lexists(target):
+            what = "exists" if target.exists() else "is a link to nothing"
+            raise FlowlitError(f"{target} {what}; remove it, or choose another --into")
         targets[path] = target
-    if into.exists() and not into.is_dir():
-        raise FlowlitError(f"--into {into} is a file; expected a folder")
+    if os.path.lexists(into) and not into.is_dir():
+        what = "a file" if into.exists() else "a link to nothing"
+        raise FlowlitError(f"--into {into} is {what}; expected a folder")
     return targets
 
 

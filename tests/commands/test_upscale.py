@@ -153,6 +153,31 @@ def test_no_image_is_replaced(cli, model, tmp_path):
     assert "would both become" in error and "a.jpg" in error and not (tmp_path / "new").exists()
 
 
+def test_links_to_nothing_are_neither_followed_nor_replaced(cli, model, tmp_path):
+    photos = folder(tmp_path / "in", a_png=encoded(noise(4, 4, 3)))
+    words = ("upscale", photos, "--model", model, "--into")
+    out = folder(tmp_path / "out")
+    for place in (tmp_path / "elsewhere.png", out / "a.png"):  # the latter leads to itself
+        (out / "a.png").symlink_to(place)
+        assert "a.png is a link to nothing; remove it" in cli(*words, out).error
+        assert (out / "a.png").is_symlink() and not place.exists()
+        (out / "a.png").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    error = cli(*words, tmp_path / "link").error
+    assert "link is a link to nothing; expected a folder" in error and not (tmp_path / "nowhere").exists()
+    (photos / "b.png").symlink_to("nowhere.png")
+    (photos / "c.png").symlink_to("c.png")
+    error = cli(*words, out).error
+    assert "2 of 3 images failed" in error and "b.png: No such file" in error and "c.png: Too many" in error
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_an_empty_name_is_seen_in_its_error(cli, model, tmp_path, word):
+    outcome = cli("upscale", word, "--model", model, "--into", tmp_path / "out")
+    assert f"'{word}' does not exist; expected images" in outcome.error and not (tmp_path / "out").exists()
+
+
 def test_words_that_are_no_images_are_refused(cli, model, tmp_path):
     empty = folder(tmp_path / "empty", notes_txt=b"")
     words = ("--model", model, "--into", tmp_path / "out")
