@@ -27,7 +27,10 @@ def cubic(x: Tensor, a: float = A) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-@lru_cache(maxsize=64)
+KEPT = 2**20
+"""Entries of the largest matrices that are kept for the next images; those of photographs are gigabytes."""
+
+
 def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:
     """Return the matrix, (n, size) float64, that resizes a line of pixels; each row sums to 1.
 
@@ -37,6 +40,10 @@ def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:
     >>> weights(8, 2, "renormalise").sum(1).tolist()
     [1.0, 1.0]
     """
+    return _kept(size, new, edge) if size * new <= KEPT else _weights(size, new, edge)
+
+
+def _weights(size: int, new: int, edge: Edge) -> Tensor:
     ratio = new / size
     widening = min(ratio, 1.0)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) / ratio - 0.5
@@ -53,6 +60,9 @@ def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:
     matrix = torch.zeros(new, size, dtype=torch.float64)
     matrix.scatter_add_(1, places, values / values.sum(1, keepdim=True))
     return matrix
+
+
+_kept = lru_cache(maxsize=64)(_weights)
 
 
 def resize(images: Tensor, size: tuple[int, int], edge: Edge = "symmetric") -> Tensor:

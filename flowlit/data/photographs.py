@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,6 +32,9 @@ SIZES = (0x0100, 0x0101)
 
 SIZES_INSIDE = {ExifTags.IFD.Exif: (0xA002, 0xA003), ExifTags.IFD.Interop: (0x1001, 0x1002)}
 """The same in parts of it."""
+
+BAND = 256
+"""Rows that are rounded, or compressed, at a time: a large image is not in memory many times."""
 
 BLEED = 8
 """Pixels by which visible colours are carried into what is transparent."""
@@ -144,45 +147,57 @@ def write_photograph(path: Path, photograph: Photograph, facts: Mapping[str, str
     Raises:
         FlowlitError: if the disk is full or cannot be written.
     """
-    parts = [photograph.pixels] + ([] if photograph.alpha is None else [photograph.alpha])
-    most = 2**photograph.bits - 1
-    values = (torch.cat(parts).double().clamp(0, 1) * most).round().permute(1, 2, 0).numpy()
+    values = _levels(photograph)
     text = PngInfo()
     for name, fact in facts.items():
         text.add_text(name, fact)
     extras: dict[str, Any] = {"pnginfo": text, "icc_profile": photograph.icc, "exif": photograph.exif or b""}
     if photograph.bits == 8:
-        array = values.astype(np.uint8)
-        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
         write_atomically(path, lambda file: image.save(file, "PNG", **extras))
     else:
-        write_atomically(path, deep_png(values.astype(np.uint16), extras))
+        write_atomically(path, lambda file: write_deep_png(file, values, extras))
 
 
-def deep_png(values: np.ndarray, extras: Mapping[str, Any]) -> bytes:
-    """Return the PNG of pixels (H, W, 1 … 4) of 16 bits, which Pillow does not write in colour.
+def _levels(photograph: Photograph) -> np.ndarray:
+    """Return clipped and rounded values, with transparency, (H, W, 1 … 4) uint8 or uint16."""
+    planes = [*photograph.pixels, *(() if photograph.alpha is None else photograph.alpha)]
+    most = 2**photograph.bits - 1
+    values = np.empty((*planes[0].shape, len(planes)), np.uint8 if photograph.bits == 8 else np.uint16)
+    for place, plane in enumerate(planes):
+        for top in range(0, len(plane), BAND):
+            rows = plane[top : top + BAND].double().clamp_(0, 1).mul_(most).round_()
+            values[top : top + BAND, :, place] = rows.numpy()
+    return values
+
+
+def write_deep_png(file: IO[bytes], values: np.ndarray, extras: Mapping[str, Any]) -> None:
+    """Write the PNG of pixels (H, W, 1 … 4) of 16 bits, which Pillow does not write in colour.
 
     Args:
+        file: to write to.
         values: grey, grey and alpha, RGB, or RGB and alpha.
         extras: of a PNG, as Pillow's ``save`` takes them.
     """
     height, width, channels = values.shape
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    rows = np.frombuffer(values.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
-    differences = rows.copy()
-    differences[1:] -= rows[:-1]  # each row from the one above: the filter "up"
-    filtered = np.insert(differences, 0, 2, axis=1)
-    pixels = zlib.compress(filtered.tobytes(), 6)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            _chunk(b"IHDR", header),
-            *_other_chunks(extras),
-            _chunk(b"IDAT", pixels),
-            _chunk(b"IEND", b""),
-        ]
-    )
+    file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+    file.writelines(_other_chunks(extras))
+    file.writelines(_chunk(b"IDAT", part) for part in _compressed(values))
+    file.write(_chunk(b"IEND", b""))
+
+
+def _compressed(values: np.ndarray) -> Iterator[bytes]:
+    """Yield the compressed rows of pixels (H, W, channels) of 16 bits, some at a time."""
+    compressor = zlib.compressobj(6)
+    above = np.zeros((1, values[0].nbytes), np.uint8)
+    for top in range(0, len(values), BAND):
+        rows = values[top : top + BAND].astype(">u2").view(np.uint8).reshape(-1, above.size)
+        differences = np.diff(np.concatenate([above, rows]), axis=0)  # from the row above: the filter "up"
+        above = rows[-1:]
+        yield compressor.compress(np.insert(differences, 0, 2, axis=1).tobytes())
+    yield compressor.flush()
 
 
 def _other_chunks(extras: Mapping[str, Any]) -> list[bytes]:

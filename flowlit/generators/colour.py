@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ColourFix = Literal["none", "adain", "wavelet", "chroma"]
@@ -23,33 +22,48 @@ def adain(images: Tensor, others: Tensor) -> Tensor:
     """Return images (B, C, H, W) with the mean and the standard deviation of the others, in each channel."""
     std, mean = torch.std_mean(images, (2, 3), keepdim=True, correction=0)
     other_std, other_mean = torch.std_mean(others, (2, 3), keepdim=True, correction=0)
-    return (images - mean) / std.clamp_min(1e-6) * other_std + other_mean
+    return (images - mean).div_(std.clamp_min(1e-6)).mul_(other_std).add_(other_mean)
 
 
 def low_pass(images: Tensor) -> Tensor:
-    """Return what is left of images (B, C, H, W) after ``LEVELS`` of the à trous wavelets, edges repeated."""
-    kernel = images.new_tensor([1.0, 2.0, 1.0]) / 4
-    channels = images.shape[1]
+    """Return what is left of images (…, H, W) after ``LEVELS`` of the à trous wavelets, edges repeated."""
     for level in range(LEVELS):
-        reach = 2**level
-        for shape, pad in (((1, 3), (reach, reach, 0, 0)), ((3, 1), (0, 0, reach, reach))):
-            weight = kernel.view(1, 1, *shape).expand(channels, 1, *shape)
-            wide = F.pad(images, pad, mode="replicate")
-            images = F.conv2d(wide, weight, groups=channels, dilation=reach)
+        for dim in (-1, -2):
+            images = _blurred(images, 2**level, dim)
     return images
 
 
+def _blurred(images: Tensor, reach: int, dim: int) -> Tensor:
+    """Return (¼, ½, ¼) of pixels that far before, here, and that far behind along a side of (…, H, W)."""
+    side = images.shape[dim]
+    edge = min(reach, side)
+    inner = side - edge
+    result = images / 2
+    for here, there, border, last in ((edge, 0, 0, 0), (0, edge, inner, side - 1)):
+        result.narrow(dim, here, inner).add_(images.narrow(dim, there, inner), alpha=0.25)
+        result.narrow(dim, border, edge).add_(images.narrow(dim, last, 1), alpha=0.25)
+    return result
+
+
 def wavelet(images: Tensor, others: Tensor) -> Tensor:
-    """Return images (B, C, H, W) with the low frequencies of the others; StableSR (2305.07015)."""
-    return images - low_pass(images) + low_pass(others)
+    """Return images (B, C, H, W) with the low frequencies of the others; StableSR (2305.07015).
+
+    That is what they are, and the low frequencies of the difference, a channel at a time.
+    """
+    result = torch.empty_like(images)
+    for place, channel in enumerate(images.unbind(1)):
+        torch.add(channel, low_pass(others[:, place] - channel), out=result[:, place])
+    return result
 
 
 def chroma(images: Tensor, others: Tensor) -> Tensor:
     """Return the luma of images and the chroma of the others, (B, 3, H, W); grey images as they are."""
     if images.shape[1] != 3:
         return images
-    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return others + ((images - others) * weights).sum(1, keepdim=True)
+    luma = torch.zeros_like(images[:, :1])
+    for place, weight in enumerate((0.299, 0.587, 0.114)):
+        luma.add_(images[:, place : place + 1] - others[:, place : place + 1], alpha=weight)
+    return others + luma
 
 
 FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"adain": adain, "wavelet": wavelet, "chroma": chroma}

@@ -141,6 +141,21 @@ class Tiler(Checked):
         return total
 
 
+def mirrored_to(image: Tensor, least: int, multiple: int = 1) -> Tensor:
+    """Return an image (C, H, W) whose sides have ``least`` pixels at least, mirrored at its lower right.
+
+    The edge is repeated: abc becomes abccba…. Sides become multiples of ``multiple``.
+
+    >>> mirrored_to(torch.tensor([[[1.0, 2.0, 3.0]]]), 5)[0, 0].tolist()
+    [1.0, 2.0, 3.0, 3.0, 2.0]
+    """
+    for dim in (1, 2):
+        side = image.shape[dim]
+        place = torch.arange(-(-max(side, least) // multiple) * multiple) % (2 * side)
+        image = image.index_select(dim, torch.minimum(place, 2 * side - 1 - place))
+    return image
+
+
 BLOCK = 32
 """Pixels of a side of the squares in which noise is drawn."""
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._support.formatting import size
+from .._support.machine import free_memory
 from ..couplings import NoisedImage
 from ..couplings.degraded import task_of
 from ..data.codecs import from_levels, to_levels
@@ -21,7 +23,7 @@ from ..networks.checkpoints.spec import build
 from ..types import reads_of
 from .colour import FIXES, ColourFix
 from .core import NoiseToImages
-from .tiles import NoiseField, Tile, Tiler
+from .tiles import NoiseField, Tile, Tiler, mirrored_to
 
 SMALL_TILE = 64
 """Tiles of more pixels a side are computed one at a time, so that none is computed in vain."""
@@ -77,6 +79,18 @@ class Upscaler:
         sides = (max(side * self.scale, self.tiler.tile) for side in (height, width))
         return len(self.tiler.tiles(*sides))
 
+    def memory(self, height: int, width: int) -> int:
+        """Return how many bytes of the main memory an input of that size takes, besides it and a batch."""
+        copy = 4 * self.channels * height * width
+        result = copy * self.scale**2
+        needed = 2 * copy + 2 * result  # the input's edges mirrored; the sum of tiles, and the condition
+        if self.colour != "none":
+            needed += result + result // self.channels
+        elif self.back_projection:
+            needed += result
+        matrices = 12 * self.scale * (height**2 + width**2)  # that enlarge the input
+        return max(needed, result + matrices)
+
     def __call__(self, image: Tensor, done: Callable[[int], object] = lambda tiles: None) -> Tensor:
         """Return an image (C, h, w) in [0, 1] enlarged, (C, h · scale, w · scale) float32, clipped to [0, 1].
 
@@ -96,16 +110,27 @@ class Upscaler:
         multiple = max(1, self.tiler.unit // self.scale)
         least = -(-self.tiler.tile // self.scale)
         low = mirrored_to(image.expand(self.channels, -1, -1), least, multiple)[None]
-        condition = self.degradation.enlarge(low)[0] * 2 - 1
+        self._check_memory(*low.shape[2:])
+        condition = self.degradation.enlarge(low)[0].mul(2).sub_(1)
         results = self.tiler(self._solver(condition, low[0] * 2 - 1), condition.shape, self.batch, done)
-        large = (results[None] + 1) / 2
+        large = results.add_(1).div_(2)[None]
         if self.colour != "none":
-            large = FIXES[self.colour](large, (condition[None] + 1) / 2)
+            large = FIXES[self.colour](large, condition.add_(1).div_(2)[None])
+        del condition, results
         if self.back_projection:
             again = self.degradation(large, seeded([self.seed]))
-            large = large + self.degradation.enlarge(low - again)
+            large += self.degradation.enlarge(low - again)
         large = large[0, :, : height * self.scale, : width * self.scale]
-        return (large if channels == self.channels else large.mean(0, keepdim=True)).clamp(0, 1)
+        return (large if channels == self.channels else large.mean(0, keepdim=True)).clamp_(0, 1).contiguous()
+
+    def _check_memory(self, height: int, width: int) -> None:
+        needed = self.memory(height, width)
+        free = free_memory(torch.device("cpu"))
+        if needed > free:
+            raise FlowlitError(
+                f"a result of {width * self.scale}×{height * self.scale} needs {size(needed)} of memory "
+                f"besides the network's, and {size(free)} are free; enlarge the image in parts"
+            )
 
     def _solver(self, condition: Tensor, low: Tensor) -> Callable[[Sequence[Tile]], Tensor]:
         """Return the function from tiles to images in [-1, 1], given the enlarged and the low-resolution one.
@@ -156,21 +181,6 @@ def _parts(image: Tensor, tiles: Sequence[Tile], factor: int = 1) -> Tensor:
     """Return the tiles of an image (C, H, W) that is so many times smaller than theirs, (B, C, h, w)."""
     places = [_over(tile, factor) for tile in tiles]
     return torch.stack([image[:, place.rows, place.columns] for place in places])
-
-
-def mirrored_to(image: Tensor, least: int, multiple: int = 1) -> Tensor:
-    """Return an image (C, H, W) whose sides have ``least`` pixels at least, mirrored at its lower right.
-
-    The edge is repeated: abc becomes abccba…. Sides become multiples of ``multiple``.
-
-    >>> mirrored_to(torch.tensor([[[1.0, 2.0, 3.0]]]), 5)[0, 0].tolist()
-    [1.0, 2.0, 3.0, 3.0, 2.0]
-    """
-    for dim in (1, 2):
-        side = image.shape[dim]
-        place = torch.arange(-(-max(side, least) // multiple) * multiple) % (2 * side)
-        image = image.index_select(dim, torch.minimum(place, 2 * side - 1 - place))
-    return image
 
 
 def upscaler_of(

@@ -172,6 +172,14 @@ def test_links_to_nothing_are_neither_followed_nor_replaced(cli, model, tmp_path
     assert [path.name for path in out.iterdir()] == ["a.png"]
 
 
+def test_what_the_memory_cannot_hold_is_reported_and_the_others_are_done(cli, model, tmp_path, monkeypatch):
+    photos = folder(tmp_path / "in", a_png=encoded(noise(90, 70, 3)), b_png=encoded(noise(4, 4, 3)))
+    monkeypatch.setattr("flowlit.generators.upscaling.free_memory", lambda device: 50_000)
+    error = cli("upscale", photos, "--model", model, "--into", tmp_path / "out").error
+    assert "1 of 2 images failed" in error and "a.png: a result of 140×180 needs" in error
+    assert "50 kB are free" in error and [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
 @pytest.mark.parametrize("word", ["", " "])
 def test_an_empty_name_is_seen_in_its_error(cli, model, tmp_path, word):
     outcome = cli("upscale", word, "--model", model, "--into", tmp_path / "out")

@@ -83,3 +83,10 @@ def test_the_kernel_interpolates():
     assert cubic(torch.tensor([0.0, 1.0, 2.0, 2.5, -1.0])).tolist() == [1, 0, 0, 0, 0]
     phases = torch.arange(-2, 2, dtype=torch.float64)[:, None] + torch.linspace(0, 1, 9)
     torch.testing.assert_close(cubic(phases).sum(0), torch.ones(9, dtype=torch.float64))
+
+
+def test_matrices_of_photographs_are_not_kept():
+    """Each size of a photograph has its own, and they are large."""
+    assert weights(32, 8) is weights(32, 8)
+    large = weights(1200, 1000)
+    assert large is not weights(1200, 1000) and torch.equal(large, weights(1200, 1000))

@@ -12,8 +12,8 @@ from sharper import photo, sharper
 
 from flowlit.data import AveragePool, Bicubic, GaussianNoise
 from flowlit.generators.export import enlarging, export, web
-from flowlit.generators.tiles import NoiseField, Tiler
-from flowlit.generators.upscaling import mirrored_to, upscaler_of
+from flowlit.generators.tiles import NoiseField, Tiler, mirrored_to
+from flowlit.generators.upscaling import upscaler_of
 
 TILES = """
 const found = { starts: [], weights: [] };

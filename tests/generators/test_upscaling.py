@@ -1,11 +1,16 @@
 """Images of any size by a generator of super-resolution; a network whose results are known stands for one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from flowlit.couplings import NoisedImage
-from flowlit.data import AveragePool, Bicubic, Patches, Pixels
+from flowlit.data import AveragePool, Bicubic, GaussianNoise, Patches, Pixels
 from flowlit.errors import FlowlitError
 from flowlit.generators import Generator
 from flowlit.generators.tiles import NoiseField
@@ -126,6 +131,71 @@ def test_a_drift_of_colours_is_mended(colour):
     assert means.max() - means.min() < 1e-4
     means = upscaler(Pink())(image).mean((1, 2)) - expected
     assert means.max() - means.min() > 0.09
+
+
+# memory
+
+
+def test_an_input_is_not_changed():
+    """Whatever its degradation does, or does not, to bring it to the size of the result."""
+    image = photo(3, 16, 16)
+    for degradation in (AveragePool(1), GaussianNoise(0.1)):
+        upscaler(degradation=degradation, colour="wavelet", back_projection=True)(image)
+        assert torch.equal(image, photo(3, 16, 16))
+
+
+def test_what_the_memory_cannot_hold_is_refused_before_the_first_tile(monkeypatch):
+    network = Known()
+    needed = upscaler(network).memory(5, 7)
+    assert upscaler(network, colour="adain").memory(5, 7) > needed
+    assert upscaler(network, back_projection=True).memory(5, 7) > needed
+    assert upscaler(network).memory(3, 4000) > 12 * 4 * 4000**2  # matrices of bicubic resizing
+    monkeypatch.setattr("flowlit.generators.upscaling.free_memory", lambda device: needed)
+    assert upscaler(network)(photo(3, 5, 7)).shape == (3, 20, 28)
+    monkeypatch.setattr("flowlit.generators.upscaling.free_memory", lambda device: needed - 1)
+    tiles = []
+    with pytest.raises(
+        FlowlitError, match=r"28×20 needs [\d.]+ kB of memory .* free; enlarge the image in p"
+    ):
+        upscaler(network)(photo(3, 5, 7), tiles.append)
+    assert not tiles
+
+
+GROWTH = """
+import sys
+import torch
+from test_upscaling import Bicubic, Known, photo, upscaler
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+torch.set_num_threads(1)
+options = {"colour": "none", "back_projection": False} | eval(sys.argv[1])
+enlarge = upscaler(Known(tile=64), Bicubic(4), batch=1, **options)
+enlarge(photo(3, 16, 16))
+image = photo(3, 400, 300)
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+enlarge(image)
+print(peak() - before, enlarge.memory(400, 300))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{}, {"colour": "wavelet"}, {"colour": "chroma"}, {"back_projection": True}]
+)
+def test_it_needs_the_memory_that_it_says(options):
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the peak of a process is not known here")
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed, is free at once
+    environment["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-c", GROWTH, repr(options)]
+    answer = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    grown, said = map(int, answer.split())
+    assert 0.7 * said < grown < said + 12_000_000  # what is not of its size
 
 
 # in latents
