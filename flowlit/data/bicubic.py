@@ -27,8 +27,8 @@ def cubic(x: Tensor, a: float = A) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-KEPT = 2**20
-"""Entries of the largest matrices that are kept for the next images; those of photographs are gigabytes."""
+KEPT = 2**18
+"""Entries of the largest matrices that are kept for the next images, 2 MB; those of photographs are gigabytes."""
 
 
 def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:

@@ -173,7 +173,7 @@ def peak():
 torch.set_num_threads(1)
 options = {"colour": "none", "back_projection": False} | eval(sys.argv[1])
 enlarge = upscaler(Known(tile=64), Bicubic(4), batch=1, **options)
-enlarge(photo(3, 16, 16))
+enlarge(photo(3, 200, 200))
 image = photo(3, 400, 300)
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
