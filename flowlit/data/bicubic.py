@@ -28,7 +28,7 @@ def cubic(x: Tensor, a: float = A) -> Tensor:
 
 
 KEPT = 2**18
-"""Entries of the largest matrices that are kept for the next images, 2 MB; those of photographs are gigabytes."""
+"""Entries of the largest matrices that are kept, 2 MB; those of photographs are hundreds of times as large."""
 
 
 def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -103,10 +104,11 @@ def _load_lpips() -> nn.Module:
 
     try:
         return SampleSimilarityLPIPS("lpips-vgg16")
-    except OSError as error:
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:  # the last three: a damaged file
+        why = " ".join(str(error).split()) or type(error).__name__
         raise FlowlitError(
-            f"LPIPS: its weights are not in {torch.hub.get_dir()}/checkpoints and could not be downloaded "
-            f"({error}). "
+            f"LPIPS: its weights could neither be read from {torch.hub.get_dir()}/checkpoints nor downloaded "
+            f"({why}). "
             "Expected vgg16-397923af.pth (torchvision) and weights-vgg16-lpips.pth (torch-fidelity): put "
             "them there, or "
             "choose another distance, e.g. --model.objective.distance "

@@ -148,6 +148,20 @@ def test_lpips_without_a_network_says_which_files_are_missing(error, monkeypatch
         LPIPS()(a[:, :1], b[:, :1])
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", "another's"], ids=["empty", "text", "another's"])
+def test_lpips_says_which_file_is_damaged(content, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    path = tmp_path / "checkpoints/weights-vgg16-lpips.pth"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(FlowlitError, match=rf"neither be read from {tmp_path}.*weights-vgg16-lpips.pth") as e:
+        LPIPS()(a[:, :1], b[:, :1])
+    assert "\n" not in str(e.value)
+
+
 def small_network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1))
