@@ -28,7 +28,7 @@ def cubic(x: Tensor, a: float = A) -> Tensor:
 
 
 KEPT = 2**18
-"""Entries of the largest matrices that are kept, 2 MB; those of photographs are hundreds of times as large."""
+"""Entries of the largest matrices that are kept, 2 MB; those of photographs have hundreds of times that."""
 
 
 def weights(size: int, new: int, edge: Edge = "symmetric") -> Tensor:
