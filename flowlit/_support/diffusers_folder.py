@@ -66,7 +66,7 @@ def parts_of(folder: Path) -> dict[str, str]:
         if isinstance(value, list) and len(value) == 2 and value[1] is not None
     }
     if "safety_checker" in parts:
-        logging.getLogger("flowlit").info(
+        logging.getLogger("flowlit").warning(
             "%s: its safety_checker is not used; images are what the network makes", folder
         )
     return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,20 @@ class Autoencoder:
         """Configuration.
 
         Raises:
-            FlowlitError: if the folder holds none.
+            FlowlitError: if the folder holds none, or its latents have no size.
         """
         config = read_json(self.folder / CONFIG)
         if config.get("_class_name") not in KINDS:
             raise FlowlitError(
                 f"VAE: {self.folder} holds a {config.get('_class_name')}; expected {' or '.join(KINDS)}"
             )
+        for name, lowest in (("scaling_factor", 0), ("shift_factor", -math.inf)):
+            factor = config.get(name)
+            if factor is not None and not (_is_number(factor) and lowest < factor < math.inf):
+                raise FlowlitError(
+                    f"VAE: {self.folder / CONFIG} has {name}: {factor!r:.40}; expected a number"
+                    f"{' above 0' if lowest == 0 else ''}, as its pipeline was trained with; fetch it again"
+                )
         return config
 
     @cached_property
@@ -117,3 +125,7 @@ class Autoencoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "model"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

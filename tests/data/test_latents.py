@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import shutil
 
@@ -142,3 +143,14 @@ def test_folders_that_hold_none_are_refused(tmp_path):
     (place / "diffusion_pytorch_model.safetensors").rename(place / "diffusion_pytorch_model.bin")
     with pytest.raises(FlowlitError, match="whose pickle may run code"):
         VAE(str(place)).autoencoder.model  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("scaling_factor", 0), ("scaling_factor", "0.18"), ("scaling_factor", math.nan), ("shift_factor", [0])],
+)
+def test_latents_without_a_size_are_refused_before_any_weights_are_read(tmp_path, name, factor):
+    place = shutil.copytree(pipeline() / "vae", tmp_path / "vae")
+    change(place / "config.json", **{name: factor})
+    with pytest.raises(FlowlitError, match=rf"vae.config.json has {name}: .*; expected a number"):
+        VAE(str(place)).encoded_shape((3, 16, 16))

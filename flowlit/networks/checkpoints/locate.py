@@ -64,7 +64,12 @@ def _content(folder: Path) -> str:
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} <file>"
         )
     names = files_in(folder)
-    return f"give a file in it: {names}" if names else "a file of weights does not exist in it"
+    if not names:
+        return (
+            "it holds no weights; expected a file of weights, or the folder of a run, or of a diffusers "
+            "pipeline, which has model_index.json; mend the path"
+        )
+    return f"give a file in it: {names}"
 
 
 def files_in(folder: Path) -> str:
