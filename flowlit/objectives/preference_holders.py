@@ -51,7 +51,7 @@ class PSO(_Preference):
 
     Args:
         reference: the generator before, a network of its own (``flowlit.networks.pretrained``); frozen.
-        reward: of images; of latents as they are.
+        reward: of images; of latents by ``flowlit.data.DecodedReward``.
         time: t.
         steps: 2 lets the generator take the step after t, and compares its images; 1 compares the samples
             with their noise, of deviation (1 - t) / t, for networks that were trained at time 0 alone.
@@ -113,7 +113,7 @@ class OfflinePSO(_Preference):
 
     Args:
         reference: the generator before, a network of its own; frozen.
-        reward: of images; of latents as they are.
+        reward: of images; of latents by ``flowlit.data.DecodedReward``.
         times: at which the velocity is compared; None is uniform on [0, 1).
         beta: β, of the mean over the entries of an image.
     """

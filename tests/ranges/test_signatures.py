@@ -129,6 +129,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "OfflinePSO": {"reference": tiny_unet()},
     "LowRank": {"layers": ["stem"]},
     "DecodedDistance": {"codec": VAE("vae"), "distance": SquaredError()},
+    "DecodedReward": {"codec": VAE("vae"), "reward": Brightness()},
     "Chain": {"steps": [AveragePool(2)]},
 }
 """Arguments of a class beside those of ``EXAMPLES``: small networks, and what a wrapper needs."""
