@@ -14,7 +14,7 @@ from .._support.modes import evaluating
 from .._support.velocities import blank_images
 from ..errors import FlowlitError
 from ..types import reads_of, shape_of
-from .activation_checkpointing import absent, checkpointable
+from .activation_checkpointing import absent, with_parts
 
 _known: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
@@ -32,13 +32,16 @@ class Skipped(nn.Module):
 def removable(network: nn.Module) -> list[str]:
     """Return the names of the parts of a network that return what has the shape of their first input.
 
-    They are stages of U-Nets but those that halve, double or widen, and blocks of transformers.
+    They are stages of U-Nets but those that halve, double or widen, and blocks of transformers; in U-Nets of
+    diffusers residual blocks.
 
     Raises:
         FlowlitError: if it has no parts.
     """
     names = {module: name for name, module in network.named_modules()}
-    parts = [part for part in checkpointable(network) if not isinstance(part, Skipped)]
+    inside: Any = with_parts(network)
+    blocks = getattr(inside, "residual_blocks", inside.checkpointable)()
+    parts = [part for part in blocks if not isinstance(part, Skipped)]
     same: set[nn.Module] = set()
 
     def compare(part: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -72,9 +75,14 @@ def skipping(network: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """Leave parts of a network out in the calls inside, those of this thread alone.
 
     Raises:
-        FlowlitError: for other parts than ``removable`` ones, and for a network that runs as it was compiled
-            or recorded.
+        FlowlitError: for other parts than ``removable`` ones, for U-Nets of diffusers, and for a network that
+            runs as it was compiled or recorded.
     """
+    if names and hasattr(with_parts(network), "residual_blocks"):
+        raise FlowlitError(
+            f"{type(network).__name__}: blocks of diffusers cannot be left out for a while; for good by "
+            "networks.Pruned, with their names"
+        )
     check_called_as_usual(network)
     if network not in _known:
         _known[network] = removable(network)

@@ -141,11 +141,18 @@ def test_guidance_is_swept_on_the_teacher(root, monkeypatch):
     assert len(rows) == 5
 
 
-OTHERS = [("dmd", []), ("dmd", ["decoupled_dmd"]), ("distill", ["ect"])]
+OTHERS = {
+    "score distillation": ("dmd", []),
+    "decoupled DMD": ("dmd", ["decoupled_dmd"]),
+    "consistency": ("distill", ["ect"]),
+    "changes of low rank": ("distill", ["lora"]),
+    "preferences for the prompt's class": ("distill", ["preference"]),
+    "a student of the teacher's blocks": ("reflow", ["pruned"]),
+}
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("experiment", "layers"), OTHERS, ids=["dmd", "decoupled dmd", "consistency"])
+@pytest.mark.parametrize(("experiment", "layers"), OTHERS.values(), ids=OTHERS)
 def test_other_wings_train_on_it(root, experiment, layers, monkeypatch):
     """Score distillation takes the text teacher as its guide; it is a flow of fresh noise."""
     monkeypatch.chdir(REPOSITORY)
@@ -154,7 +161,9 @@ def test_other_wings_train_on_it(root, experiment, layers, monkeypatch):
         *(f"experiments/text/layers/{name}.yaml" for name in layers),
     ]
     words = [word for path in paths for word in ("-c", path)]
-    steps = ["--vars.steps", 2, "--vars.wait", 1] if experiment == "dmd" else ["--vars.distill_steps", 2]
+    steps = (
+        ["--vars.steps", 2, "--vars.wait", 1] if experiment == "dmd" else [f"--vars.{experiment}_steps", 2]
+    )
     outcome = in_process("fit", *words, "--vars.root", root, "--vars.batch_size", 4, *steps)
     assert outcome.code == 0, outcome.err
     stage = layers[-1] if layers else experiment

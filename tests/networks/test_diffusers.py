@@ -11,10 +11,11 @@ from pipelines import CONFIG, TEXT, texts
 from torch import nn
 
 from flowlit.errors import FlowlitError
-from flowlit.networks import ClassifierFreeGuidance, DiffusersUNet, DiffusionVelocity
+from flowlit.networks import ClassifierFreeGuidance, DiffusersUNet, DiffusionVelocity, Pruned
 from flowlit.networks.activation_checkpointing import recompute
 from flowlit.networks.checkpoints.layouts.diffusers import diffusion_of
 from flowlit.networks.checkpoints.spec import build, spec
+from flowlit.networks.skipping import removable, skipping
 from flowlit.types import evaluations_of
 
 diffusers = pytest.importorskip("diffusers", reason="flowlit[text] is not installed")
@@ -190,3 +191,32 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(FlowlitError, match=r"pip install 'flowlit\[text\]'"):
         DiffusersUNet(CONFIG)
+
+
+def test_residual_blocks_that_keep_their_shape_are_left_out_for_good_and_not_for_a_while(unet):
+    """A slim student of text may begin with its teacher's blocks; the input of one passes in its place."""
+    whole = copy.deepcopy(unet)
+    names = removable(whole)
+    assert names == [
+        "model.down_blocks.0.resnets.0",
+        "model.mid_block.resnets.0",
+        "model.mid_block.resnets.1",
+    ]
+    refused = pytest.raises(
+        FlowlitError, match=r"cannot be left out for a while; for good by networks\.Pruned"
+    )
+    with refused, skipping(whole, names[:1]):
+        pass
+    blocks = [whole.get_submodule(name) for name in names]
+    for block in blocks:
+        block.register_forward_hook(lambda block, inputs, output: inputs[0])
+    x, t = draw()
+    expected = whole(x, t, {"text": texts(3)})
+    student = Pruned(copy.deepcopy(unet), names).eval()
+    assert torch.equal(student(x, t, {"text": texts(3)}), expected) and removable(student) == []
+    assert not torch.equal(expected, unet(x, t, {"text": texts(3)}))
+    lost = sum(weight.numel() for block in blocks for weight in block.parameters())
+    assert sum(map(torch.numel, unet.parameters())) - sum(map(torch.numel, student.parameters())) == lost
+    again = build(spec(student), nn.Module)
+    again.load_state_dict(student.state_dict())
+    assert torch.equal(again.eval()(x, t, {"text": texts(3)}), expected)

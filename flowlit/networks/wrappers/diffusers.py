@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._support.extras import needed
 from ...errors import FlowlitError
@@ -75,6 +75,11 @@ class DiffusersUNet(DiffusersNetwork):
         self._attend(x)
         output = self.model(x, time, encoder_hidden_states=text, return_dict=False)[0]
         return -output if self.predicts == "flow" else output
+
+    def residual_blocks(self) -> list[nn.Module]:
+        """Return the residual blocks, of which those that keep their shape can be left out for good."""
+        kind = needed("diffusers").models.resnet.ResnetBlock2D
+        return [module for module in self.model.modules() if isinstance(module, kind)]
 
     def _attend(self, x: Tensor) -> None:
         """Compute attention of few positions in its plain form where a CPU trains.

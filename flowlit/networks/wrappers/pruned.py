@@ -19,7 +19,7 @@ class Pruned(VelocityWrapper):
     the teacher's weights in the others. Here they are as those of the network inside: fresh, if it is.
 
     Args:
-        network: ``UNet``, ``ADM`` or ``DiT``, or a wrapper around one; changed in place.
+        network: ``UNet``, ``ADM``, ``DiT`` or ``DiffusersUNet``, or a wrapper around one; changed in place.
         without: names of parts in it, as ``bottleneck.0`` or ``blocks.3``, each of which returns what has the
             shape of its input (``removable``).
 
