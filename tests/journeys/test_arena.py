@@ -182,14 +182,23 @@ def test_published_distances_are_what_kept_records_have():
     arena = compare(find_runs(RECORDS), "")
     assert {row.method for row in arena.rows} <= set(METHODS) and not arena.incomplete
     published = (REPOSITORY / "docs/results/arena.md").read_text()
-    table = published[published.index("## Flow maps") :].partition("![")[0]
+    one_step, maps = published.split("## Flow maps")
+    short = (REPOSITORY / "docs/results.md").read_text()
+    seen = set()
     for row in arena.rows:
         assert row.with_gradient == 320_000 and row.seeds == ["1", "2"]
         distance = f"{row.distance:.4g} ± {row.spread:.2g}"
-        lines = [line for line in table.splitlines() if re.match(rf"{row.name}  +\d", line)]
-        if lines and row.nfe <= 4:
-            _, *cells = re.split(r"  +", lines[0])
-            assert cells[(1, 2, 4).index(row.nfe)] == distance, row.name
-            assert cells[-1] == f"{row.processor_hours:.2f}", row.name
-        elif row.name.endswith(": distill"):
-            assert distance in published, row.name
+        for line in maps.partition("![")[0].splitlines():
+            if re.match(rf"{row.name}  +\d", line) and row.nfe <= 4:
+                _, *cells = re.split(r"  +", line)
+                assert cells[(1, 2, 4).index(row.nfe)] == distance, row.name
+                assert cells[-1] == f"{row.processor_hours:.2f}", row.name
+                seen.add(row.method)
+        for line in one_step.splitlines():
+            if re.match(rf"{row.name}  +\d", line) and row.nfe == 1:
+                _, *cells = re.split(r"  +", line)
+                kernel, hours = f"{row.kernel:.3f}", f"{row.processor_hours:.2f}"
+                assert cells[:4] == [distance, "2", f"{row.extrapolated:.1f}", kernel], row.name
+                assert cells[-2:] == [hours, "B"] and line in short, row.name
+                seen.add(row.method)
+    assert seen == {row.method for row in arena.rows}
