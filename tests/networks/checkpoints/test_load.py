@@ -113,7 +113,7 @@ def test_missing_file():
 
 
 def test_folder_instead_of_a_file(tmp_path):
-    with pytest.raises(FlowlitError, match="does not exist"):
+    with pytest.raises(FlowlitError, match="is a folder; it holds no weights; expected a file"):
         pretrained(str(tmp_path))
 
 
