@@ -16,6 +16,7 @@ from .._support.diffusers_folder import CONFIG, is_pipeline, read_json, weight_f
 from .._support.extras import needed
 from .._support.files import file_hash
 from ..errors import FlowlitError
+from ..ranges.kinds import as_finite
 from .folder_part import read_part
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
@@ -49,7 +50,8 @@ class Autoencoder:
             )
         for name, lowest in (("scaling_factor", 0), ("shift_factor", -math.inf)):
             factor = config.get(name)
-            if factor is not None and not (_is_number(factor) and lowest < factor < math.inf):
+            number = as_finite(factor)
+            if factor is not None and (number is None or number <= lowest):
                 raise FlowlitError(
                     f"VAE: {self.folder / CONFIG} has {name}: {factor!r:.40}; expected a number"
                     f"{' above 0' if lowest == 0 else ''}, as its pipeline was trained with; fetch it again"
@@ -125,7 +127,3 @@ class Autoencoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "model"}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
