@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._support.nearest import nearest
 from ..errors import FlowlitError
 from ..objectives.rewards import Reward
 from ..types import Cond, Distance
@@ -74,11 +75,11 @@ class DecodedReward(Reward):
         if "text" not in cond:
             raise FlowlitError("DecodedReward: cond has no 'text'; give pairs that were made with prompts")
         assert self.prompts is not None and self.encoder is not None
-        text = cond["text"].flatten(1).float()
-        centres = self.encoder(self.prompts.texts).flatten(1).to(text)
-        if centres.shape[1] != text.shape[1]:
+        text = cond["text"]
+        centres = self.encoder(self.prompts.texts).to(text.device)
+        if centres.shape[1:] != text.shape[1:]:
             raise FlowlitError(
-                f"DecodedReward: texts of shape {tuple(cond['text'].shape[1:])}, its encoder's have "
+                f"DecodedReward: texts of shape {tuple(text.shape[1:])}, its encoder's have "
                 f"{self.encoder.shape}; give the encoder of the pairs"
             )
-        return torch.cdist(text, centres).argmin(1)
+        return nearest(text, centres)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..._support.names import public_path
+from ..._support.nearest import nearest
 from ..._support.nested import rows_of
 from ..._support.velocities import evaluate
 from ..._support.wrapped import first_inside
@@ -122,11 +123,19 @@ class Router(Checked, nn.Module):
         chosen = cond[self.chosen_by]
         if isinstance(chosen, FakeTensor):  # shapes alone are followed, as if all were of one class
             return {0: slice(None)}
-        owners = self.owners[chosen if self.chosen_by == "label" else nearest(chosen, self.centres)]
+        owners = self.owners[chosen if self.chosen_by == "label" else self._prompts_of(chosen)]
         present = owners.unique().tolist() or [0]
         if len(present) == 1:
             return {present[0]: slice(None)}
         return {k: (owners == k).nonzero().squeeze(1) for k in present}
+
+    def _prompts_of(self, text: Tensor) -> Tensor:
+        """Return for texts (B, L, D) the number (B,) of the nearest prompt."""
+        if not self.centres.any():  # built of fresh students
+            raise FlowlitError(
+                "Router: its prompts have no embeddings; build it of students that were trained"
+            )
+        return nearest(text, self.centres)
 
     def _cond_of(self, k: int, cond: Cond) -> Cond:
         if classes_of(self.students[k]) == 0:
@@ -162,21 +171,6 @@ def owners_of(classes: Sequence[Sequence[int]], students: int) -> list[int]:
             f"Router: class {missing[0]} has no student, and class {max(owners)} has; expected each from 0 on"
         )
     return [owners[label] for label in range(len(owners))]
-
-
-def nearest(text: Tensor, centres: Tensor) -> Tensor:
-    """Return for texts (B, L, D) the number (B,) of the nearest of some embeddings (P, L, D).
-
-    >>> nearest(torch.tensor([[[0.9]], [[0.2]]]), torch.tensor([[[0.0]], [[1.0]]])).tolist()
-    [1, 0]
-
-    Raises:
-        FlowlitError: if the embeddings are zeros, those of a router that was built of fresh students.
-    """
-    if not centres.any():
-        raise FlowlitError("Router: its prompts have no embeddings; build it of students that were trained")
-    exact = "donot_use_mm_for_euclid_dist"  # a sample's number is its own in any batch
-    return torch.cdist(text.flatten(1).float(), centres.flatten(1).float(), compute_mode=exact).argmin(1)
 
 
 def embedded(prompts: Sequence[str], student: nn.Module, encoder: dict[str, Any] | None) -> Tensor:
