@@ -386,7 +386,8 @@ def other(path, value):
     [
         (other(["images"], 2000), "images 10,000 and 2,000"),
         (other(["sha256"], "ef" * 32), "features sha256 abababababab and efefefefefef"),
-        (other(["reference", "sha256"], "ef" * 32), "reference sha256 cdcdcdcdcdcd and efefefefefef"),
+        (other(["reference", "sha256"], "ef" * 32), "reference cdcdcdcdcdcd and efefefefefef"),
+        (other(["reference", "images"], "0bf59b9331cdd892"), "reference cdcdcdcdcdcd and 0bf59b9331cd"),
         (other(["reference", "count"], 10), "reference images 50,000 and 10"),
     ],
 )
@@ -395,6 +396,14 @@ def test_other_protocols_are_never_mixed(runs, content, words):
     error = in_process("arena", runs).error
     assert "naive/0, evaluate and slimflow/1, evaluate were measured by different protocols" in error
     assert words in error and not (runs / "arena.json").exists()
+
+
+def test_statistics_of_the_same_images_by_another_processor_are_the_same_reference(runs):
+    for number, run in enumerate(sorted(runs.glob("*/*"))):
+        content = other(["reference", "images"], "0bf59b9331cdd892")
+        content["features"][FEATURES]["reference"]["sha256"] = f"{number:02d}" * 32
+        measure(run, content)
+    assert arena(runs)[0].protocol.reference == "0bf59b9331cdd892"
 
 
 def test_other_features_are_never_mixed(runs):

@@ -178,6 +178,15 @@ def test_couplings_and_figures_are_of_the_same_teacher(name):
 RECORDS = REPOSITORY / "benchmarks/results/arena"
 HALVES = {"two_steps", "pseudo_huber", "guide_first"}
 """Methods whose first seed was measured on another machine, before there were records."""
+MACHINES = {"Intel(R) Xeon(R) Processor": "A", "AMD EPYC": "B"}
+
+
+def machines(method: str) -> str:
+    """Letters of the machines that a method's kept reports name, as the tables write them."""
+    reports = (RECORDS / method).glob("*/*/metrics.json")
+    return ", ".join(
+        sorted({MACHINES[json.loads(path.read_text())["hardware"]["device"]] for path in reports})
+    )
 
 
 def test_published_distances_are_what_kept_records_have():
@@ -189,7 +198,7 @@ def test_published_distances_are_what_kept_records_have():
     seen = set()
     for row in arena.rows:
         assert row.with_gradient == 320_000
-        assert row.seeds == (["2"] if row.method in HALVES else ["1", "2"])
+        assert len(row.seeds) >= 2 or row.method in HALVES
         if row.method in HALVES:
             continue
         distance = f"{row.distance:.4g} ± {row.spread:.2g}"
@@ -203,7 +212,8 @@ def test_published_distances_are_what_kept_records_have():
             if re.match(rf"{row.name}  +\d", line) and row.nfe == 1:
                 _, *cells = re.split(r"  +", line)
                 kernel, hours = f"{row.kernel:.3f}", f"{row.processor_hours:.2f}"
-                assert cells[:4] == [distance, "2", f"{row.extrapolated:.1f}", kernel], row.name
-                assert cells[-2:] == [hours, "B"] and line in short, row.name
+                seeds = f"{len(row.seeds)}"
+                assert cells[:4] == [distance, seeds, f"{row.extrapolated:.1f}", kernel], row.name
+                assert cells[-2:] == [hours, machines(row.method)] and line in short, row.name
                 seen.add(row.method)
     assert seen | HALVES == {row.method for row in arena.rows}

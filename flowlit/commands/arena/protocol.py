@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ...errors import FlowlitError
-from ...metrics.report import distance_features
+from ...metrics.report import distance_features, real_images
 from .record import Protocol
 from .runs import Run, number
 
@@ -100,7 +100,7 @@ def _protocol(report: dict[str, Any], features: str) -> Protocol:
     facts = (report.get("features") or {}).get(features) or {}
     reference = facts.get("reference") or {}
     images = facts.get("images", report.get("images"))
-    return Protocol(features, facts.get("sha256"), images, reference.get("sha256"), reference.get("count"))
+    return Protocol(features, facts.get("sha256"), images, real_images(reference), reference.get("count"))
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,8 @@ class Protocol(Struct, frozen=True):
     features: str
     features_sha256: str | None
     images: Count | None
-    reference_sha256: str | None
+    reference: str | None
+    """Which real images: their fingerprint, or the hash of their statistics."""
     reference_images: Count | None
 
 
